@@ -1,0 +1,1 @@
+"""Differentially private federated learning for Keras, on TensorFlow Federated."""

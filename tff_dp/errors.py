@@ -1,0 +1,41 @@
+"""The exceptions of tff_dp.
+
+```text
+Exception
+└── TffDpError
+    ├── ArgumentError (ValueError)      an argument is outside its bounds
+    │   ├── DataError                   client data do not fit together or with the model
+    │   ├── ModelError                  a model cannot be wrapped, or wrapped like this
+    │   └── AccountingError             no valid accountant for a combination, or over its rounds
+    └── StackError (ImportError)        an installed package is missing or of a version not tested
+```
+
+Every message names the argument or the object at fault, its value, the bound and the remedy. Whatever
+raises one of these has changed nothing.
+"""
+
+from __future__ import annotations
+
+
+class TffDpError(Exception):
+    """Base of every exception that tff_dp raises on purpose."""
+
+
+class ArgumentError(TffDpError, ValueError):
+    """An argument is outside its bounds."""
+
+
+class DataError(ArgumentError):
+    """Client data are malformed, disagree across clients, or do not fit the model or the plan."""
+
+
+class ModelError(ArgumentError):
+    """A Keras model, loss or metric cannot be used as it was given."""
+
+
+class AccountingError(ArgumentError):
+    """No valid privacy accounting exists for what was asked."""
+
+
+class StackError(TffDpError, ImportError):
+    """A package that tff_dp builds on is missing or of a version that does not work."""

@@ -1,0 +1,153 @@
+"""The mechanisms: how one client's update is bounded and how the sum is noised.
+
+These are descriptions without TensorFlow, so that accounting never waits for its import;
+`tff_dp.aggregation` turns them into TFF aggregators.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+from tff_dp import _checks
+from tff_dp.config import Config
+
+
+class Mechanism(Config, abc.ABC):
+    """A mechanism whose one round is a Gaussian mechanism of a known total noise multiplier."""
+
+    noise_multiplier: float
+
+    def check(self, clients_per_round: float) -> None:
+        """Raises ArgumentError if the mechanism cannot work with so many expected clients a round."""
+
+    def with_noise(self, noise_multiplier: float) -> Mechanism:
+        """Returns the same mechanism with another total noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)  # type: ignore[type-var]
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    _checks.real(
+        "noise_multiplier",
+        noise_multiplier,
+        "[0, inf)",
+        "It is the noise's standard deviation over the clip norm; 0 adds none and gives no privacy.",
+    )
+
+
+def _check_clip(name: str, clip_norm: float) -> None:
+    _checks.real(name, clip_norm, "(0, inf)", "It is the largest L2 norm that one update may have.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianMechanism(Mechanism):
+    """Gaussian noise on the sum of updates that are clipped to a fixed L2 norm.
+
+    What it protects: the whole contribution of one client to one round.
+
+    Formal guarantee: every update is scaled to L2 norm at most C = `clip_norm`, so that adding or
+    removing one client moves the sum by at most C. Noise N(0, (z C)^2) on each coordinate, z =
+    `noise_multiplier`, makes the round the Gaussian mechanism of noise multiplier z. The noised sum is
+    divided by the public expected number of clients, never by how many took part.
+
+    Edge cases: an update with a NaN or an infinity, or whose norm overflows, counts as zero; an empty
+    round still gets its noise and is still charged.
+
+    Source: McMahan et al., "Learning Differentially Private Recurrent Language Models",
+    arXiv:1710.06963, algorithm 1, with the fixed-denominator estimator of its section 3.
+
+    Args:
+      clip_norm: C, in units of the model's weights; > 0.
+      noise_multiplier: z, without unit; >= 0.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _check_clip("clip_norm", self.clip_norm)
+        _check_noise(self.noise_multiplier)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveGaussianMechanism(Mechanism):
+    """Gaussian noise with a clip norm that follows a quantile of the updates' norms, privately.
+
+    What it protects: the whole contribution of one client to one round, both its update and the bit
+    that says whether the update was clipped.
+
+    Formal guarantee: a round releases the noised sum (noise multiplier z_v) and the noised count of
+    unclipped clients (standard deviation s_b, on bits shifted by 1/2, hence sensitivity 1/2). Together
+    they are one Gaussian mechanism of noise multiplier z = `noise_multiplier` where
+    z^-2 = z_v^-2 + (2 s_b)^-2; z is what is accounted for, and z_v > z is what is added.
+
+    Edge cases: z must be below 2 s_b, or no z_v exists; with the default s_b = 0.05 m that rules out
+    small cohorts (m < 10 z), and the error says so before anything is trained.
+
+    Source: Andrew et al., "Differentially Private Learning with Adaptive Clipping",
+    arXiv:1905.03871, theorem 1.
+
+    Args:
+      noise_multiplier: z, the total, without unit; >= 0.
+      initial_clip_norm: The first round's clip norm, in units of the model's weights; > 0.
+      target_quantile: The share of clients that are to stay unclipped; in [0, 1].
+      clip_learning_rate: Rate of the geometric update of the clip norm, without unit; >= 0.
+      clipped_count_stddev: s_b, in clients; > 0, or None for 0.05 times the expected clients a round.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
+
+    noise_multiplier: float
+    initial_clip_norm: float = 0.1
+    target_quantile: float = 0.5
+    clip_learning_rate: float = 0.2
+    clipped_count_stddev: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_noise(self.noise_multiplier)
+        _check_clip("initial_clip_norm", self.initial_clip_norm)
+        _checks.real("target_quantile", self.target_quantile, "[0, 1]")
+        _checks.real("clip_learning_rate", self.clip_learning_rate, "[0, inf)")
+        if self.clipped_count_stddev is not None:
+            _checks.real("clipped_count_stddev", self.clipped_count_stddev, "(0, inf)")
+
+    def count_stddev(self, clients_per_round: float) -> float:
+        """Returns s_b, the noise on the count of unclipped clients, in clients."""
+        if self.clipped_count_stddev is not None:
+            return self.clipped_count_stddev
+        return 0.05 * clients_per_round
+
+    def value_noise_multiplier(self, clients_per_round: float) -> float:
+        """Returns z_v, the noise multiplier on the updates alone.
+
+        Args:
+          clients_per_round: The public expected number of clients a round, m.
+
+        Returns:
+          z_v >= z, without unit; 0 where z is 0.
+
+        Raises:
+          ArgumentError: z >= 2 s_b.
+        """
+        self.check(clients_per_round)
+        if self.noise_multiplier == 0:
+            return 0.0
+        s_b = self.count_stddev(clients_per_round)
+        return float((self.noise_multiplier**-2 - (2 * s_b) ** -2) ** -0.5)
+
+    def check(self, clients_per_round: float) -> None:
+        """Raises ArgumentError if the count's noise leaves nothing for the updates."""
+        s_b = self.count_stddev(clients_per_round)
+        if self.noise_multiplier > 0:
+            _checks.real(
+                "noise_multiplier",
+                self.noise_multiplier,
+                f"(0, {2 * s_b:g})",
+                f"The bound is twice clipped_count_stddev={s_b:g}, which by default is 0.05 of the "
+                f"{clients_per_round:g} clients expected a round. Take more clients a round, a larger "
+                "clipped_count_stddev, or GaussianMechanism with a fixed clip_norm.",
+            )

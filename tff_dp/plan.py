@@ -1,0 +1,231 @@
+"""The privacy plan: what is protected, from whom, by what, for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import TypeVar
+
+import dp_accounting
+import numpy as np
+
+from tff_dp import _checks, _seeds
+from tff_dp.accounting import (
+    EpsilonReport,
+    GaussianRound,
+    calibrate_noise,
+    recommended_delta,
+    spend,
+)
+from tff_dp.accounting.accountants import rdp_epsilon
+from tff_dp.config import Config
+from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.mechanisms import Mechanism
+from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
+
+
+_E = TypeVar("_E", bound=enum.Enum)
+
+
+class Unit(enum.Enum):
+    """Whose contribution is protected as a whole."""
+
+    CLIENT = "client"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoPrivacy(Config):
+    """Training without differential privacy: an explicit choice, never an omission.
+
+    Args:
+      sampler: Who takes part in a round; every client by default.
+    """
+
+    sampler: Sampler = dataclasses.field(default_factory=FullParticipation)
+
+    def __post_init__(self) -> None:
+        _checks.instance("sampler", self.sampler, Sampler)
+
+    def draw_cohort(self, round_number: int, *, population: int, seed: int | None) -> np.ndarray:
+        """Draws one round's cohort; see `Sampler.cohort`."""
+        return self.sampler.cohort(population, round_number, _seeds.root(seed))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacyPlan(Config):
+    """Couples the unit of privacy, adjacency, sampler, mechanism, rounds and delta.
+
+    The plan draws the cohorts and makes the events, so that training and accounting cannot disagree.
+    What cannot be accounted for is refused when the plan is made.
+
+    Args:
+      mechanism: How updates are bounded and noised.
+      population: N, the number of clients, taken as public; > 1.
+      rounds: T, the largest number of rounds that may ever be run under this plan; >= 1.
+      delta: The probability with which the guarantee may fail; in (0, 1/N).
+      cohort: Expected clients a round, m, in (0, N]: short for
+        `sampler=PoissonSampler(rate=cohort / population)`, the default kind of sampling under DP.
+      sampler: Any other sampler. Give either this or `cohort`.
+      adjacency: The neighbouring relation; the sampler's own by default.
+      unit: Whose contribution is protected: a client's, over all its examples and all rounds.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+      AccountingError: The combination has no valid accounting.
+    """
+
+    mechanism: Mechanism
+    population: int
+    rounds: int
+    delta: float
+    sampler: Sampler = None  # type: ignore[assignment]  # replaced in __post_init__
+    adjacency: Adjacency = None  # type: ignore[assignment]  # replaced in __post_init__
+    unit: Unit = Unit.CLIENT
+    cohort: dataclasses.InitVar[float | None] = None
+
+    def __post_init__(self, cohort: float | None) -> None:
+        _checks.instance("mechanism", self.mechanism, Mechanism, "Use NoPrivacy() for no mechanism.")
+        _checks.integer(
+            "population", self.population, "[2, inf)", "A guarantee for a client needs other clients."
+        )
+        _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
+        _checks.real(
+            "delta",
+            self.delta,
+            f"(0, {1 / self.population:.12g})",
+            f"A delta of 1/population or more allows one client's data to be published outright; "
+            f"{recommended_delta(self.population):.2g} is customary for {self.population} clients.",
+        )
+        object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
+        adjacency = self.adjacency or self.sampler.adjacencies[0]
+        object.__setattr__(self, "adjacency", _coerce("adjacency", adjacency, Adjacency))
+        object.__setattr__(self, "unit", _coerce("unit", self.unit, Unit))
+        self.one_round()  # refuses a sampler and adjacency that do not go together
+        self.mechanism.check(self.clients_per_round)
+        if self.mechanism.noise_multiplier > 0:
+            self.epsilon(1)  # refuses what no accountant covers
+
+    def _resolve_sampler(self, cohort: float | None) -> Sampler:
+        if (self.sampler is None) == (cohort is None):
+            raise ArgumentError(
+                f"sampler={self.sampler!r} and cohort={cohort!r}: give exactly one of them. cohort is "
+                "the expected number of clients a round under Poisson sampling."
+            )
+        if cohort is not None:
+            _checks.real("cohort", cohort, f"(0, {self.population}]", "It is at most the population.")
+            return PoissonSampler(rate=cohort / self.population)
+        return _checks.instance("sampler", self.sampler, Sampler)
+
+    @property
+    def clients_per_round(self) -> float:
+        """The public expected number of clients a round, m: the denominator of every average."""
+        return self.sampler.expected_clients(self.population)
+
+    def one_round(self) -> GaussianRound:
+        """Returns what one round costs, for the accountants."""
+        return GaussianRound(
+            noise_multiplier=self.mechanism.noise_multiplier,
+            sampler=self.sampler,
+            population=self.population,
+            adjacency=self.adjacency,
+        )
+
+    def event(self, rounds: int | None = None) -> dp_accounting.DpEvent:
+        """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.
+
+        Raises:
+          AccountingError: More rounds than the plan covers.
+        """
+        return dp_accounting.SelfComposedDpEvent(self.one_round().event(), self.check_rounds(rounds))
+
+    def check_rounds(self, rounds: int | None) -> int:
+        """Returns `rounds`, or the plan's own for None.
+
+        Raises:
+          AccountingError: More rounds than the plan covers.
+        """
+        if rounds is None:
+            return self.rounds
+        _checks.integer("rounds", rounds, "[0, inf)")
+        if rounds > self.rounds:
+            raise AccountingError(
+                f"rounds={rounds} is outside its bound: expected at most the {self.rounds} rounds that "
+                "the privacy plan covers. Run fewer rounds, or make a plan for more of them; its noise "
+                "or its epsilon will be larger."
+            )
+        return rounds
+
+    def epsilon(self, rounds: int | None = None) -> EpsilonReport:
+        """Returns what some rounds spend.
+
+        Args:
+          rounds: Rounds in [0, T]; default T, all of the plan.
+
+        Returns:
+          The report; its `epsilon` is the number to state.
+
+        Raises:
+          AccountingError: More rounds than the plan covers.
+        """
+        return spend(self.one_round(), self.check_rounds(rounds), self.delta)
+
+    def quick_epsilon(self, rounds: int) -> float:
+        """Returns a fast upper bound on `epsilon(rounds).epsilon`, for display during training."""
+        try:
+            return rdp_epsilon(self.one_round(), self.check_rounds(rounds), self.delta)
+        except AccountingError:  # RDP does not apply to this sampler and adjacency
+            return self.epsilon(rounds).epsilon
+
+    def calibrated(self, target_epsilon: float) -> PrivacyPlan:
+        """Returns this plan with the smallest noise that keeps all its rounds within a target.
+
+        Args:
+          target_epsilon: In (0, 100].
+
+        Returns:
+          A plan whose `epsilon().epsilon` is at most the target, by at most a relative 1e-3 of noise.
+
+        Raises:
+          ArgumentError: The target is outside its bound, or the mechanism cannot carry the noise.
+          AccountingError: No noise reaches the target.
+        """
+        z = calibrate_noise(
+            self.one_round(), rounds=self.rounds, delta=self.delta, target_epsilon=target_epsilon
+        )
+        return dataclasses.replace(self, mechanism=self.mechanism.with_noise(z))
+
+    def draw_cohort(self, round_number: int, *, population: int, seed: int | None) -> np.ndarray:
+        """Draws one round's cohort.
+
+        Args:
+          round_number: The round, in [1, T].
+          population: The number of clients at hand; must be the plan's.
+          seed: The run's seed, or None for the operating system's entropy.
+
+        Returns:
+          Sorted client positions, shape [cohort], int64; may be empty under Poisson sampling.
+
+        Raises:
+          ArgumentError: Another number of clients than the plan's.
+          AccountingError: A round beyond the plan.
+        """
+        self.check_population(population)
+        self.check_rounds(round_number)
+        return self.sampler.cohort(self.population, round_number, _seeds.root(seed))
+
+    def check_population(self, population: int) -> None:
+        """Raises ArgumentError unless there are as many clients as the plan states."""
+        if population != self.population:
+            raise ArgumentError(
+                f"population={self.population} of the privacy plan does not fit the data: expected the "
+                f"number of clients, {population}. Make the plan with population={population}."
+            )
+
+
+def _coerce(name: str, value: object, kind: type[_E]) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = [member.value for member in kind]
+        _checks.one_of(name, value, choices)
+        raise
