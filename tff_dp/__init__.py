@@ -1,1 +1,102 @@
-"""Differentially private federated learning for Keras, on TensorFlow Federated."""
+"""Differentially private federated learning for Keras, on TensorFlow Federated.
+
+A Keras model goes in; a private federated model and an epsilon come out:
+
+```python
+import keras, tff_dp
+
+plan = tff_dp.PrivacyPlan(
+    mechanism=tff_dp.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0),
+    population=clients.num_clients, cohort=40, rounds=100, delta=1e-4,
+).calibrated(target_epsilon=4.0)
+result = tff_dp.fit(keras.Sequential([...]), clients, loss="mse", privacy=plan)
+result.model, result.epsilon
+```
+
+Nothing here imports TensorFlow before it is needed; `from tff_dp import tff` gives plain TFF users a
+TensorFlow Federated that works on the installed TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Where each public name lives. A name is imported when it is first asked for.
+_HOMES = {
+    "AccountingError": "errors",
+    "Adam": "optimizers",
+    "Adagrad": "optimizers",
+    "AdaptiveGaussianMechanism": "mechanisms",
+    "Adjacency": "sampling",
+    "ArgumentError": "errors",
+    "Clients": "data",
+    "DataError": "errors",
+    "EpsilonReport": "accounting",
+    "FedAvg": "algorithms",
+    "FedOpt": "algorithms",
+    "FedProx": "algorithms",
+    "FedSGD": "algorithms",
+    "FitResult": "training",
+    "FixedSizeSampler": "sampling",
+    "FullParticipation": "sampling",
+    "GaussianMechanism": "mechanisms",
+    "ModelError": "errors",
+    "ModelSpec": "model",
+    "NoPrivacy": "plan",
+    "PoissonSampler": "sampling",
+    "PrivacyPlan": "plan",
+    "SGD": "optimizers",
+    "StackError": "errors",
+    "TffDpError": "errors",
+    "Yogi": "optimizers",
+    "build_process": "process",
+    "fit": "training",
+}
+_MODULES = ("accounting", "data", "execution")
+
+__all__ = sorted([*_HOMES, *_MODULES, "__version__", "tff"])
+
+if TYPE_CHECKING:
+    from tff_dp import accounting, data, execution
+    from tff_dp.accounting import EpsilonReport
+    from tff_dp.algorithms import FedAvg, FedOpt, FedProx, FedSGD
+    from tff_dp.data import Clients
+    from tff_dp.errors import (
+        AccountingError,
+        ArgumentError,
+        DataError,
+        ModelError,
+        StackError,
+        TffDpError,
+    )
+    from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
+    from tff_dp.model import ModelSpec
+    from tff_dp.optimizers import SGD, Adagrad, Adam, Yogi
+    from tff_dp.plan import NoPrivacy, PrivacyPlan
+    from tff_dp.process import build_process
+    from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, PoissonSampler
+    from tff_dp.training import FitResult, fit
+
+    tff: Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "tff":
+        from tff_dp import _compat
+
+        value = _compat.load_tff()
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"tff_dp.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"tff_dp.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

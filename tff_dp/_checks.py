@@ -46,7 +46,10 @@ def real(name: str, value: Any, interval: str, remedy: str = "") -> float:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentError(_message(name, value, f"a number in {interval}", remedy))
-    as_float = float(value)
+    try:
+        as_float = float(value)
+    except OverflowError:  # a whole number beyond the floats
+        as_float = math.inf
     if not math.isfinite(as_float) or not _inside(as_float, interval):
         raise ArgumentError(_message(name, value, f"a number in {interval}", remedy))
     return as_float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -44,10 +45,15 @@ class Config:
         """
         values = dict(values)
         name = values.pop("type", cls.__name__)
-        target = Config._classes.get(name)
-        if target is None or not issubclass(target, cls):
-            known = ", ".join(sorted(k for k, v in Config._classes.items() if issubclass(v, cls)))
+        choices: dict[str, type[Self]] = {
+            k: v
+            for k, v in Config._classes.items()
+            if issubclass(v, cls) and dataclasses.is_dataclass(v)
+        }
+        if not isinstance(name, str) or name not in choices:
+            known = ", ".join(sorted(choices))
             raise ArgumentError(f"type={name!r} is unknown here: expected one of {known}.")
+        target = choices[name]
         known_fields = {f.name for f in dataclasses.fields(target)}  # type: ignore[arg-type]
         unknown = sorted(values.keys() - known_fields)
         if unknown:
@@ -69,4 +75,10 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):  # NumPy's scalars, too
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 
 from tff_dp import _checks
 from tff_dp.config import Config
@@ -136,8 +137,9 @@ class AdaptiveGaussianMechanism(Mechanism):
         self.check(clients_per_round)
         if self.noise_multiplier == 0:
             return 0.0
-        s_b = self.count_stddev(clients_per_round)
-        return float((self.noise_multiplier**-2 - (2 * s_b) ** -2) ** -0.5)
+        # (z^-2 - b^-2)^(-1/2), b = 2 s_b, in a form that neither cancels as z nears b nor overflows.
+        z, b = self.noise_multiplier, 2 * self.count_stddev(clients_per_round)
+        return float(z / math.sqrt((1 - z / b) * (1 + z / b)))
 
     def check(self, clients_per_round: float) -> None:
         """Raises ArgumentError if the count's noise leaves nothing for the updates."""
@@ -146,7 +148,7 @@ class AdaptiveGaussianMechanism(Mechanism):
             _checks.real(
                 "noise_multiplier",
                 self.noise_multiplier,
-                f"(0, {2 * s_b:g})",
+                f"(0, {float(2 * s_b)!r})",
                 f"The bound is twice clipped_count_stddev={s_b:g}, which by default is 0.05 of the "
                 f"{clients_per_round:g} clients expected a round. Take more clients a round, a larger "
                 "clipped_count_stddev, or GaussianMechanism with a fixed clip_norm.",

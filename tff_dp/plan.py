@@ -92,18 +92,18 @@ class PrivacyPlan(Config):
         _checks.real(
             "delta",
             self.delta,
-            f"(0, {1 / self.population:.12g})",
+            f"(0, {float(1 / self.population)!r})",
             f"A delta of 1/population or more allows one client's data to be published outright; "
             f"{recommended_delta(self.population):.2g} is customary for {self.population} clients.",
         )
         object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
-        adjacency = self.adjacency or self.sampler.adjacencies[0]
+        adjacency = self.sampler.adjacencies[0] if self.adjacency is None else self.adjacency
         object.__setattr__(self, "adjacency", _coerce("adjacency", adjacency, Adjacency))
         object.__setattr__(self, "unit", _coerce("unit", self.unit, Unit))
         self.one_round()  # refuses a sampler and adjacency that do not go together
         self.mechanism.check(self.clients_per_round)
         if self.mechanism.noise_multiplier > 0:
-            self.epsilon(1)  # refuses what no accountant covers
+            self.epsilon()  # refuses what no accountant covers, over all the rounds
 
     def _resolve_sampler(self, cohort: float | None) -> Sampler:
         if (self.sampler is None) == (cohort is None):

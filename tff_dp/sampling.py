@@ -69,9 +69,10 @@ class Sampler(Config, abc.ABC):
           Sorted positions in [0, N), shape [cohort], int64. May be empty under Poisson sampling.
 
         Raises:
-          ArgumentError: The sampler cannot draw from so many clients.
+          ArgumentError: The sampler cannot draw from so many clients, or the round is below 1.
         """
         self.check(population)
+        _checks.integer("round_number", round_number, "[1, inf)", "Rounds count from 1.")
         rng = _seeds.generator(root_seed, "cohort", round_number=round_number)
         return self._draw(population, rng).astype(np.int64)
 

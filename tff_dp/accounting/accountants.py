@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import functools
 import math
 from collections.abc import Mapping
@@ -57,9 +58,10 @@ def format_epsilon(epsilon: float, digits: int = 3) -> str:
     """Returns epsilon for people, rounded up: a displayed bound never understates."""
     if math.isinf(epsilon):
         return "inf"
-    scale = 10**digits
-    # The ceiling of 4.0 * 100 must be 400 even where 4.0 came out as 4.000000000000001.
-    return f"{math.ceil(epsilon * scale - 1e-9) / scale:.{digits}f}"
+    # In decimal: the binary product of epsilon and 10**digits may be below or above the exact one.
+    exact, step = decimal.Decimal(repr(float(epsilon))), decimal.Decimal(10) ** -digits
+    up = exact.quantize(step, decimal.ROUND_CEILING, decimal.Context(prec=400))
+    return f"{up:f}"
 
 
 def spend(one_round: GaussianRound, rounds: int, delta: float) -> EpsilonReport:
@@ -171,17 +173,18 @@ def pld_epsilon(
     Raises:
       AccountingError: PLD has no bound for this event, or its grid would not fit.
     """
-    if at_most > _LARGEST_PLD_EPSILON and one_round.adjacency is Adjacency.ADD_OR_REMOVE_ONE:
-        raise AccountingError(
-            f"not computed: RDP epsilon {at_most:.4g} is beyond {_LARGEST_PLD_EPSILON:g}, where the grid "
-            "of a privacy loss distribution is too large"
-        )
     if one_round.adjacency is Adjacency.REPLACE_ONE:
-        # No RDP bound under replace-one guards the grid, but twice the sensitivity without any
-        # amplification by sampling does: sampling never costs privacy.
-        unsampled = dataclasses.replace(one_round, sampler=FullParticipation())
-        if exact_epsilon(unsampled, rounds, delta) > 10 * _LARGEST_PLD_EPSILON:
-            raise AccountingError("not computed: the noise is too small for a privacy loss distribution")
+        at_most = 0.0
+        if Adjacency.ADD_OR_REMOVE_ONE in one_round.sampler.adjacencies:
+            # No bound under replace-one, but of the magnitude that the grid's size follows.
+            easier = dataclasses.replace(one_round, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
+            at_most = rdp_epsilon(easier, rounds, delta)
+    if at_most > _LARGEST_PLD_EPSILON:
+        raise AccountingError(
+            f"not computed: RDP epsilon {at_most:.4g} under add-or-remove-one is beyond "
+            f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
+            "Take more noise, fewer rounds or a lower sampling rate"
+        )
     accountant = pld.PLDAccountant(one_round.adjacency.relation)
     try:
         accountant.compose(one_round.event(), rounds)

@@ -13,6 +13,7 @@ from tff_dp.errors import AccountingError
 
 _RELATIVE_TOLERANCE = 5e-4
 _LARGEST_NOISE = 1e6
+_SMALLEST_EPSILON = 1e-9
 
 
 def calibrate_noise(
@@ -35,6 +36,7 @@ def calibrate_noise(
       AccountingError: No noise reaches the target, or no accountant applies.
     """
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
+    delta = _checks.real("delta", delta, "(0, 1)")
     target = _checks.real("target_epsilon", target_epsilon, "(0, 100]")
 
     def at(z: float) -> GaussianRound:
@@ -42,12 +44,17 @@ def calibrate_noise(
 
     def excess(z: float) -> float:
         """Log of the reported epsilon over the target: nearly linear in log z, positive if unsafe."""
-        return math.log(spend(at(z), rounds, delta).epsilon / target)
+        try:
+            epsilon = spend(at(z), rounds, delta).epsilon
+        except AccountingError:  # too little noise for any accountant
+            return math.inf
+        return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
 
     high = _safe_start(at, rounds, delta, target)
     while excess(high) > 0:
         high *= 2
         if high > _LARGEST_NOISE:
+            spend(at(high), rounds, delta)  # raises with the reason where no accountant applies
             raise AccountingError(
                 f"target_epsilon={target!r} is not reached with noise_multiplier up to "
                 f"{_LARGEST_NOISE:g}. Take fewer rounds, a lower sampling rate or a larger target."
@@ -76,14 +83,17 @@ def _smallest_safe(excess: Callable[[float], float], low: float, high: float) ->
 
     False position: `excess` is nearly a straight line in log z, and each evaluation may cost a privacy
     loss distribution, so the steps aim just past the estimated root, on the side of the farther end:
-    the bracket closes from both sides within a few steps.
+    the bracket closes from both sides within a few steps. Where `excess` jumps (epsilon reaches 0, or
+    the noise is too small for an accountant) the line misleads: two poor steps are followed by a
+    halving.
     """
     f_low, f_high = excess(low), excess(high)  # f_low > 0 >= f_high, throughout
+    poor_steps = 0
     while (width := math.log(high / low)) > _RELATIVE_TOLERANCE:
-        root = width * f_low / (f_low - f_high)
+        root = width * f_low / (f_low - f_high) if math.isfinite(f_low) else width / 2
         past = 0.4 * _RELATIVE_TOLERANCE
         step = root + past if width - root > root else root - past
-        if not 0.1 * past < step < width - 0.1 * past:  # a bracket that the line misses: halve it
+        if poor_steps > 1 or not 0.1 * past < step < width - 0.1 * past:
             step = width / 2
         middle = low * math.exp(step)
         f_middle = excess(middle)
@@ -91,4 +101,5 @@ def _smallest_safe(excess: Callable[[float], float], low: float, high: float) ->
             low, f_low = middle, f_middle
         else:
             high, f_high = middle, f_middle
+        poor_steps = poor_steps + 1 if math.log(high / low) > 0.5 * width else 0
     return high

@@ -42,6 +42,8 @@ class GaussianRound:
 
     def __post_init__(self) -> None:
         _checks.real("noise_multiplier", self.noise_multiplier, "[0, inf)")
+        _checks.instance("sampler", self.sampler, Sampler)
+        _checks.instance("adjacency", self.adjacency, Adjacency)
         self.sampler.check(self.population)
         if self.adjacency not in self.sampler.adjacencies:
             valid = " or ".join(repr(a.value) for a in self.sampler.adjacencies)

@@ -1,0 +1,1 @@
+"""Architectures, one a file; each has a `build` that returns a `tff_dp.ModelSpec`."""

@@ -1,0 +1,26 @@
+"""One TensorFlow Federated and one worker for the whole run: importing TFF takes seconds."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tff():
+    from tff_dp import _compat
+
+    return _compat.load_tff()
+
+
+@pytest.fixture(scope="session")
+def stock(tff):
+    """Stock TFF with one worker for all tests that run computations."""
+    from tff_dp import execution
+
+    with execution.stock() as context:
+        yield context

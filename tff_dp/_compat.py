@@ -1,0 +1,227 @@
+"""Everything that depends on versions: bridges from TFF 0.87.0 to the TensorFlow of today.
+
+TFF 0.87.0 and tensorflow-privacy 0.9.0 import three modules that cannot be imported any more, because
+packages behind them are dead or were left out (docs/stack.md). While TFF is imported, and only where
+those packages are missing, placeholders take the place of exactly these three modules. Whoever uses a
+placeholder gets an ImportError that says so; no other module, and no package, is faked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
+
+from tff_dp.errors import StackError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placeholder:
+    """A module to replace, the names its importers take from it, and the package that it lacks."""
+
+    module: str
+    names: tuple[str, ...]
+    lacks: str
+
+
+_PLACEHOLDERS = (
+    _Placeholder(
+        "tensorflow_privacy.privacy.estimators.dnn", ("DNNClassifier",), "tensorflow_estimator"
+    ),
+    _Placeholder(
+        "tensorflow_privacy.privacy.estimators.v1.dnn", ("DNNClassifier",), "tensorflow_estimator"
+    ),
+    _Placeholder(
+        "tensorflow_federated.python.learning.programs.vizier_program_logic",
+        ("train_model_with_vizier",),
+        "vizier",
+    ),
+)
+
+# Distribution name to the version prefixes with which the tests have passed.
+TESTED: dict[str, tuple[str, ...]] = {
+    "tensorflow-federated": ("0.87.0",),
+    "tensorflow-privacy": ("0.9.0",),
+    "tensorflow": ("2.21.",),
+    "tf-keras": ("2.21.",),
+    "keras": ("3.",),
+    "jax": ("0.5.3",),
+    "jaxlib": ("0.5.3",),
+    "numpy": ("2.",),
+    "dp-accounting": ("0.6.0",),
+}
+TESTED_PYTHON = ((3, 11), (3, 12), (3, 13))
+
+
+class _PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Answers imports of the given modules only."""
+
+    def __init__(self, placeholders: Sequence[_Placeholder]) -> None:
+        self._by_name = {p.module: p for p in placeholders}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        del path, target
+        if fullname not in self._by_name:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, origin="placeholder of tff_dp")
+
+    def exec_module(self, module: ModuleType) -> None:
+        placeholder = self._by_name[module.__name__]
+        for name in placeholder.names:
+            setattr(module, name, _unavailable(name, placeholder))
+
+
+def _unavailable(name: str, placeholder: _Placeholder) -> type:
+    """Returns a class, since importers subclass or annotate with it, that cannot be made or called."""
+
+    def refuse(cls: type, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ImportError(
+            f"{placeholder.module}.{name} needs the package {placeholder.lacks!r}, which does not work "
+            "with the TensorFlow that tff_dp runs on; see docs/stack.md."
+        )
+
+    return type(name, (), {"__new__": refuse, "__module__": placeholder.module})
+
+
+@contextlib.contextmanager
+def _placeholders() -> Iterator[None]:
+    missing = [p for p in _PLACEHOLDERS if importlib.util.find_spec(p.lacks) is None]
+    finder = _PlaceholderFinder(missing)
+    sys.meta_path.insert(0, finder)  # in front: the files exist, they just cannot be imported
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def load_tff() -> Any:
+    """Imports TensorFlow Federated on the installed TensorFlow.
+
+    `TF_USE_LEGACY_KERAS=1` is set for this process unless it is set already: TFF's own code takes
+    `tf.keras` for Keras 2. `import keras` is Keras 3 all the same. The variable counts if `tf.keras`
+    has not been used before.
+
+    Returns:
+      The module `tensorflow_federated`.
+
+    Raises:
+      StackError: A package is missing or does not work with the others.
+    """
+    loaded = sys.modules.get("tensorflow_federated")
+    if loaded is not None and hasattr(loaded, "__version__"):
+        return loaded
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    try:
+        with _placeholders():
+            import tensorflow_federated
+    except ImportError as error:
+        problems = "; ".join(check_stack()) or "all of them are present"
+        raise StackError(
+            f"tensorflow_federated cannot be imported: {error}. Packages that differ from those tested: "
+            f"{problems}. Install the tested set: pip install --no-deps -r requirements.lock (docs/stack.md)."
+        ) from error
+    return tensorflow_federated
+
+
+def check_stack() -> list[str]:
+    """Compares what is installed with what the tests have passed with.
+
+    Returns:
+      One sentence a deviation; empty where the installed packages are a tested combination.
+    """
+    problems = []
+    if sys.version_info[:2] not in TESTED_PYTHON:
+        tested = ", ".join(f"{major}.{minor}" for major, minor in TESTED_PYTHON)
+        problems.append(f"Python is {sys.version.split()[0]}, tested are {tested}")
+    for name, prefixes in TESTED.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{name} is not installed, tested is {' or '.join(prefixes)}")
+            continue
+        if not version.startswith(prefixes):
+            problems.append(f"{name} is {version}, tested is {' or '.join(prefixes)}")
+    return problems
+
+
+def tf_keras_is_legacy() -> bool:
+    """Returns whether `tf.keras` is Keras 2 (tf-keras) in this process, as TFF's converter needs."""
+    import tensorflow as tf
+
+    return bool(tf.keras.Model.__module__.startswith("tf_keras"))
+
+
+@contextlib.contextmanager
+def constants_for_eager_tensors() -> Iterator[None]:
+    """Makes the function graph that is being traced embed eager tensors as constants.
+
+    Some Keras layers hold plain tensors (an adapted `Normalization` its mean and variance). A function
+    captures such a tensor as an input, which TFF cannot serialise; its value never changes, so it can
+    be a constant of the graph. To be used while a `tf.function` is traced.
+    """
+    import tensorflow as tf
+
+    graph = tf.compat.v1.get_default_graph()
+    original = getattr(graph, "capture", None)
+    if original is None:  # not a function graph: nothing is captured
+        yield
+        return
+    constants: dict[int, Any] = {}
+
+    def capture(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(tensor, "numpy") or tensor.dtype in (tf.resource, tf.variant):
+            return original(tensor, *args, **kwargs)
+        if id(tensor) not in constants:
+            with graph.as_default(), tf.control_dependencies(None):
+                constants[id(tensor)] = tf.constant(tensor.numpy())
+        return constants[id(tensor)]
+
+    graph.capture = capture
+    try:
+        yield
+    finally:
+        graph.capture = original
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keeps native libraries from writing to standard error while TensorFlow is imported.
+
+    For programs, not for the library: TensorFlow logs to file descriptor 2 before its log level can be
+    set. If the import fails, what was written is shown.
+    """
+    import tempfile
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            sink.seek(0)
+            sys.stderr.write(sink.read().decode(errors="replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "tff":
+        return load_tff()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

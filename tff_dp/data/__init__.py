@@ -1,0 +1,17 @@
+"""Client data: `Clients`, the sources that make them, and partitions of pooled data."""
+
+from tff_dp.data.clients import Clients
+from tff_dp.data.partition import by_column, dirichlet, iid, shards
+from tff_dp.data.sources import from_arrays, from_client_data, from_datasets, from_frame
+
+__all__ = [
+    "Clients",
+    "by_column",
+    "dirichlet",
+    "from_arrays",
+    "from_client_data",
+    "from_datasets",
+    "from_frame",
+    "iid",
+    "shards",
+]

@@ -1,0 +1,109 @@
+"""A folder of clients: one .npy file a field, the offsets, and the ids in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tff_dp.data._fields import Array, Fields
+from tff_dp.errors import DataError
+
+_FORMAT = 1
+_MANIFEST = "clients.json"
+
+
+def write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fields) -> None:
+    """Writes clients into a new folder, which appears under its name only when it is complete.
+
+    Args:
+      folder: Where to; must not exist or be empty. Its parents are made.
+      ids: The clients' ids.
+      offsets: [clients + 1], int64.
+      x: Inputs.
+      y: Targets.
+
+    Raises:
+      DataError: The folder has something in it, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"folder={str(folder)!r} is not empty: expected a new or an empty folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # In the same parent, so that the renaming is within one file system and hence atomic.
+    unfinished = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    unfinished.mkdir()
+    try:
+        np.save(unfinished / "offsets.npy", offsets)
+        for file, array in [*_files("x", x), *_files("y", y)]:
+            np.save(unfinished / file, array, allow_pickle=False)
+        manifest = {"format": _FORMAT, "ids": ids, "x": _names(x), "y": _names(y)}
+        (unfinished / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, Fields]:
+    """Reads what `write` wrote.
+
+    Args:
+      folder: Where from.
+      mmap: Whether to map the fields' files, read-only, in place of reading them.
+
+    Returns:
+      ids, offsets, x and y.
+
+    Raises:
+      DataError: The folder is missing, incomplete, damaged, or of another format.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != _FORMAT:
+            raise DataError(
+                f"folder={str(folder)!r} has format {manifest['format']!r}: expected {_FORMAT}. "
+                "Save the clients again."
+            )
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        x, y = (_read_fields(folder, part, manifest[part], mmap=mmap) for part in ("x", "y"))
+        return tuple(manifest["ids"]), offsets, x, y
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"folder={str(folder)!r} holds no complete clients ({type(error).__name__}: {error}): "
+            "expected what Clients.save writes. Save the clients again."
+        ) from error
+
+
+def _read_fields(folder: Path, part: str, names: list[str] | None, *, mmap: bool) -> Fields:
+    def load(file: str) -> Array:
+        array: Array = np.load(folder / file, mmap_mode="r" if mmap else None, allow_pickle=False)
+        return array
+
+    if names is None:
+        return load(f"{part}.npy")
+    return {name: load(_file(part, position)) for position, name in enumerate(names)}
+
+
+def _names(fields: Fields) -> list[str] | None:
+    return list(fields) if isinstance(fields, dict) else None
+
+
+def _files(part: str, fields: Fields) -> Iterator[tuple[str, Any]]:
+    if not isinstance(fields, dict):
+        yield f"{part}.npy", fields
+        return
+    for position, array in enumerate(fields.values()):
+        yield _file(part, position), array
+
+
+def _file(part: str, position: int) -> str:
+    # Numbered, because a field's name may hold what a file's name may not.
+    return f"{part}_{position}.npy"

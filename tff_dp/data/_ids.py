@@ -1,0 +1,124 @@
+"""Client ids: strings, unique, in the order of the clients."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tff_dp.data._fields import Array
+from tff_dp.errors import DataError
+
+
+def as_id(value: Any) -> str:
+    """Returns an id as a string.
+
+    Raises:
+      DataError: It is neither a string nor a whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
+        raise DataError(f"ids has {value!r}: expected strings or whole numbers. Convert it to str.")
+    return str(value)
+
+
+def as_ids(ids: Iterable[Any] | None, count: int) -> tuple[str, ...]:
+    """Checks client ids.
+
+    Args:
+      ids: As many strings or whole numbers as there are clients, or None for "0", "1", ...
+      count: The number of clients.
+
+    Returns:
+      The ids as strings.
+
+    Raises:
+      DataError: Another number of ids than of clients, an id of another type, or one that occurs
+        twice (1 and "1" are the same id).
+    """
+    if ids is None:
+        return tuple(str(i) for i in range(count))
+    if isinstance(ids, str):
+        raise DataError(f"ids={ids!r} is one string: expected a sequence of ids. Pass a list.")
+    named = tuple(as_id(value) for value in ids)
+    if len(named) != count:
+        raise DataError(
+            f"ids has {len(named)} entries where offsets has {count} clients. Give one id a client."
+        )
+    seen: set[str] = set()
+    for name in named:
+        if name in seen:
+            raise DataError(
+                f"ids has {name!r} twice: expected unique ids. Rename or merge the clients."
+            )
+        seen.add(name)
+    return named
+
+
+def group(label: str, column: Any) -> tuple[tuple[str, ...], Array, Array]:
+    """Groups examples by the client ids in a column.
+
+    Args:
+      label: What errors call the column.
+      column: [examples], one id an example, of any type that prints: strings, numbers, dates.
+
+    Returns:
+      The ids, sorted as strings; the rows in the order of their clients, int64 [examples], where
+      the rows of one client keep their order; and the offsets, int64 [clients + 1].
+
+    Raises:
+      DataError: The column is not of one dimension, has no entries, or has a missing or unreadable
+        one.
+    """
+    values = np.asarray(column)
+    if values.ndim != 1 or len(values) == 0:
+        raise DataError(
+            f"{label} has shape {list(values.shape)}: expected [examples], at least one. Give one "
+            "client id an example."
+        )
+    _check_present(label, values)
+    if values.dtype == object:
+        values = np.asarray([_text(label, value) for value in values.tolist()])
+    distinct, codes = np.unique(values, return_inverse=True)
+    # Ordered as text, where 10 comes before 9, so that a column's type does not change the order.
+    ids, places = np.unique([_text(label, value) for value in distinct], return_inverse=True)
+    codes = places[codes]
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(np.bincount(codes, minlength=len(ids)), out=offsets[1:])
+    return tuple(ids.tolist()), np.argsort(codes, kind="stable"), offsets
+
+
+def _check_present(label: str, values: Array) -> None:
+    if values.dtype.kind == "f":
+        missing = np.isnan(values)
+    elif values.dtype.kind in "mM":
+        missing = np.isnat(values)
+    elif values.dtype == object:
+        missing = np.asarray([_is_missing(value) for value in values.tolist()])
+    else:
+        return
+    if missing.any():
+        raise DataError(
+            f"{label} has no client id in row {int(np.argmax(missing))}: expected one in every "
+            "row. Drop the row or name its client."
+        )
+
+
+def _is_missing(value: Any) -> bool:
+    # NaN and NaT differ from themselves; pandas' NA compares to neither true nor false.
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
+
+
+def _text(label: str, value: Any) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{label} has {value!r}: expected UTF-8. Rename the client.") from None

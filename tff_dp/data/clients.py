@@ -1,0 +1,277 @@
+"""Client data: all examples in one array a field, and where each client's begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tff_dp import _checks
+from tff_dp.data import _fields, _files, _ids, _storage
+from tff_dp.data._fields import Array, Fields
+from tff_dp.errors import ArgumentError, DataError
+
+# Copies of more bytes than this in total go into unnamed temporary files that are mapped.
+MEMORY_MAP_BYTES = 1 << 30
+
+
+class Clients:
+    """The examples of all clients, client after client. Immutable.
+
+    Client c has the examples in rows `offsets[c]` to `offsets[c + 1]` of every field. A field is an
+    array [examples, ...] of booleans, integers, floats or strings; x and y are each one field, or a
+    flat dictionary of them for models of several inputs or outputs.
+
+    The constructor copies no field: it keeps read-only views of the arrays, of whatever type, so
+    that memory-mapped files stay on disk. Writing to the original arrays later changes the clients,
+    past all checks. float64 is kept here, too, whereas Keras computes in float32; `from_arrays` and
+    the other sources convert it.
+
+    Args:
+      x: Inputs, [examples, ...], or a dictionary of such arrays.
+      y: Targets, likewise.
+      offsets: Whole numbers [clients + 1], non-decreasing from 0 to the number of examples. Copied.
+      ids: A unique string or whole number for each client, kept as strings; "0", "1", ... if None.
+      allow_empty: Whether clients may have no examples.
+      allow_nonfinite: Whether floats may be NaN or infinite; if so, they are not looked at.
+
+    Raises:
+      DataError: The fields are of different lengths or of a type that TensorFlow cannot hold, the
+        offsets or ids do not fit, or a client is empty or not finite and that is not allowed.
+    """
+
+    __slots__ = ("_ids", "_offsets", "_positions", "_x", "_y")
+
+    def __init__(
+        self,
+        x: Array | Mapping[str, Array],
+        y: Array | Mapping[str, Array],
+        offsets: ArrayLike,
+        ids: Iterable[str | int] | None = None,
+        *,
+        allow_empty: bool = False,
+        allow_nonfinite: bool = False,
+    ) -> None:
+        self._x = _fields.checked("x", x)
+        self._y = _fields.checked("y", y)
+        self._offsets = _fields.as_offsets(offsets, _fields.count_examples(self._x, self._y))
+        self._ids = _ids.as_ids(ids, self.num_clients)
+        self._positions = {name: position for position, name in enumerate(self._ids)}
+        if not allow_empty and (self.sizes == 0).any():
+            empty = self._ids[int(np.argmin(self.sizes))]
+            raise DataError(
+                f"client {empty!r} has no examples: expected at least one. Drop the client or pass "
+                "allow_empty=True."
+            )
+        if not allow_nonfinite:
+            for label, array in [*_fields.leaves("x", self._x), *_fields.leaves("y", self._y)]:
+                _fields.check_finite(label, array, self._offsets, self._ids)
+
+    @property
+    def num_clients(self) -> int:
+        """The number of clients."""
+        return len(self._offsets) - 1
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples of all clients together."""
+        return int(self._offsets[-1])
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The clients' ids, in the order of their positions."""
+        return self._ids
+
+    @property
+    def sizes(self) -> Array:
+        """The clients' numbers of examples, int64 [clients]."""
+        return np.diff(self._offsets)
+
+    def __len__(self) -> int:
+        return self.num_clients
+
+    def __repr__(self) -> str:
+        labelled = [*_fields.leaves("x", self._x), *_fields.leaves("y", self._y)]
+        fields = ", ".join(f"{label}: {a.dtype} {list(a.shape[1:])}" for label, a in labelled)
+        sizes = f"{self.sizes.min()} to {self.sizes.max()} each"
+        return (
+            f"Clients({self.num_clients} clients, {self.num_examples} examples, {sizes}, {fields})"
+        )
+
+    def position(self, client_id: str | int) -> int:
+        """Returns the position of the client of an id.
+
+        Args:
+          client_id: The id, as a string or as the whole number that it was given as.
+
+        Returns:
+          A position in [0, num_clients).
+
+        Raises:
+          ArgumentError: No client has the id.
+        """
+        found = self._positions.get(str(client_id))
+        if found is None:
+            some = ", ".join(repr(name) for name in self._ids[:3])
+            raise ArgumentError(
+                f"client_id={client_id!r} is unknown: expected one of the {self.num_clients} ids, "
+                f"such as {some}. See the property ids."
+            )
+        return found
+
+    def client(self, position: int) -> tuple[Fields, Fields]:
+        """Returns one client's examples.
+
+        Args:
+          position: In [0, num_clients).
+
+        Returns:
+          x and y: read-only views [examples of the client, ...], or dictionaries of them.
+
+        Raises:
+          ArgumentError: The position is outside its bound.
+        """
+        rows = self._rows(position)
+        return _fields.apply(lambda a: a[rows], self._x), _fields.apply(lambda a: a[rows], self._y)
+
+    def pooled(self) -> tuple[Fields, Fields]:
+        """Returns x and y of all clients: read-only views [examples, ...], or dictionaries."""
+        return _fields.apply(lambda a: a, self._x), _fields.apply(lambda a: a, self._y)
+
+    def element_spec(self, *, batch: bool = True) -> tuple[Any, Any]:
+        """Returns the element_spec of every client's dataset.
+
+        Args:
+          batch: Whether of a batch, with a leading dimension None, or of one example.
+
+        Returns:
+          (x, y) of `tf.TensorSpec`, or dictionaries of them.
+        """
+        import tensorflow as tf
+
+        def spec(array: Array) -> Any:
+            dtype = tf.string if array.dtype.kind in "SU" else tf.as_dtype(array.dtype)
+            return tf.TensorSpec([None, *array.shape[1:]] if batch else array.shape[1:], dtype)
+
+        return _fields.apply(spec, self._x), _fields.apply(spec, self._y)
+
+    def dataset(
+        self,
+        position: int,
+        *,
+        batch_size: int,
+        epochs: int = 1,
+        shuffle: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
+        """Returns one client's examples as TFF takes them.
+
+        Args:
+          position: In [0, num_clients).
+          batch_size: Examples in a batch; the last batch of each epoch has what is left.
+          epochs: How often each example occurs. No batch has examples of two epochs.
+          shuffle: Whether each epoch has an order of its own, drawn now, not while iterating. Takes
+            memory for `epochs` copies of the client's examples.
+          rng: Where the orders are drawn from; needed where `shuffle` is true, else not touched.
+
+        Returns:
+          A `tf.data.Dataset` of batches (x, y), whose element_spec is `self.element_spec()`. An
+          empty client's has no batches.
+
+        Raises:
+          ArgumentError: An argument is outside its bound, or `rng` is missing.
+        """
+        import tensorflow as tf
+
+        batch_size = _checks.integer("batch_size", batch_size, "[1, inf)")
+        epochs = _checks.integer(
+            "epochs", epochs, "[1, inf)", "To train on nothing, draw no client."
+        )
+        client = self.client(position)
+        if not shuffle:
+            return tf.data.Dataset.from_tensor_slices(client).batch(batch_size).repeat(epochs)
+        rng = _checks.instance("rng", rng, np.random.Generator, "Shuffling needs one.")
+        rows = self._rows(position)
+
+        def shuffled(count: int) -> Any:
+            # By halves: a chain as deep as there are epochs would cost their square in time.
+            if count > 1:
+                return shuffled(count // 2).concatenate(shuffled(count - count // 2))
+            order = rng.permutation(rows.stop - rows.start)
+            x, y = (_fields.apply(lambda a: a[order], part) for part in client)
+            return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+
+        return shuffled(epochs)
+
+    def subset(self, positions: Sequence[int] | Array) -> Clients:
+        """Returns some of the clients, in the order given.
+
+        Args:
+          positions: Distinct positions in [0, num_clients), at least one.
+
+        Returns:
+          Clients with their ids. Neighbours in their order share the memory of these; otherwise
+          only the chosen clients' examples are copied.
+
+        Raises:
+          ArgumentError: A position is outside its bound or occurs twice, or there is none.
+        """
+        chosen = [_checks.integer("positions", p, f"[0, {self.num_clients})") for p in positions]
+        if not chosen:
+            raise ArgumentError("positions is empty: expected at least one. Choose a client.")
+        if len(set(chosen)) != len(chosen):
+            twice = next(p for p in chosen if chosen.count(p) > 1)
+            raise ArgumentError(
+                f"positions has {twice} twice: expected distinct ones. Drop it once."
+            )
+        sizes = self.sizes[chosen]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        if chosen == list(range(chosen[0], chosen[0] + len(chosen))):
+            rows = slice(self._offsets[chosen[0]], self._offsets[chosen[-1] + 1])
+            x, y = (_fields.apply(lambda a: a[rows], part) for part in (self._x, self._y))
+        else:
+            # Each row is as far behind the first of k's rows as it was.
+            index = np.arange(offsets[-1]) + np.repeat(self._offsets[chosen] - offsets[:-1], sizes)
+            x, y = _storage.take(self._x, self._y, index, map_above=MEMORY_MAP_BYTES, convert=False)
+        ids = [self._ids[p] for p in chosen]
+        return Clients(
+            x, y, offsets, ids, allow_empty=True, allow_nonfinite=True
+        )  # checked already
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the clients into a folder: one .npy file a field, the offsets, the ids in JSON.
+
+        The folder appears under its name only when it is complete.
+
+        Args:
+          folder: Where to; must not exist or be empty. Its parents are made.
+
+        Raises:
+          DataError: The folder has something in it.
+        """
+        _files.write(Path(folder), self._ids, self._offsets, self._x, self._y)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, mmap: bool = True) -> Self:
+        """Reads clients that `save` wrote.
+
+        Args:
+          folder: Where from.
+          mmap: Whether to map the files, read-only, so that examples are read when they are used.
+
+        Returns:
+          The clients. That they are finite and not empty was checked, or allowed, before they were
+          saved; it is not checked again, which would read the files.
+
+        Raises:
+          DataError: The folder is missing, incomplete, damaged, or of another format.
+        """
+        ids, offsets, x, y = _files.read(Path(folder), mmap=mmap)
+        return cls(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)
+
+    def _rows(self, position: int) -> slice:
+        position = _checks.integer("position", position, f"[0, {self.num_clients})")
+        return slice(int(self._offsets[position]), int(self._offsets[position + 1]))

@@ -1,0 +1,5 @@
+"""Keras models, Keras 3 and tf-keras, as models that TFF trains."""
+
+from tff_dp.model.spec import BoundModel, ModelSpec, ModelWeights
+
+__all__ = ["BoundModel", "ModelSpec", "ModelWeights"]

@@ -1,0 +1,281 @@
+"""Keras 3 models as `tff.learning.models.FunctionalModel`.
+
+TFF has no Keras 3 support. A Keras 3 model can be called as a pure function of its variables, which is
+what a functional model is; three things need care:
+
+- Random layers keep the state of their generator in a variable, which a functional model never
+  advances: every step of every client would draw the same dropout mask. Each call draws that state
+  anew, from TensorFlow's own random numbers.
+- Moving statistics (batch normalisation) are non-trainable state that training changes, which a
+  functional model drops. A layer with such state is refused by name.
+- Losses that layers add (regularisers) are returned beside the predictions, and added to the loss.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tff_dp import _compat
+from tff_dp.errors import ModelError
+from tff_dp.model import metrics as metrics_lib
+from tff_dp.model.spec import BoundModel, ModelWeights
+
+_SEED_STATE = "seed_generator_state"
+
+
+def bind(
+    sample: keras.Model,
+    builder: Callable[[], keras.Model] | None,
+    loss: Any,
+    metrics: Sequence[Any],
+    input_spec: tuple[Any, Any],
+) -> BoundModel:
+    """See `ModelSpec.bind`."""
+    return _Keras3Model(sample, builder, loss, metrics, input_spec)
+
+
+class _Keras3Model(BoundModel):
+    """A Keras 3 model that TFF calls as a pure function of its weights."""
+
+    def __init__(
+        self,
+        sample: keras.Model,
+        builder: Callable[[], keras.Model] | None,
+        loss: Any,
+        metrics: Sequence[Any],
+        input_spec: tuple[Any, Any],
+    ) -> None:
+        if keras.config.backend() != "tensorflow":
+            raise ModelError(
+                f"The Keras backend is {keras.config.backend()!r}: expected 'tensorflow'. Set "
+                "KERAS_BACKEND=tensorflow before Keras is imported."
+            )
+        self._input_spec = input_spec
+        # A model that was handed in is copied: neither building nor training may change it. Where Keras
+        # cannot copy it, the model itself is trained, as by its own `fit`.
+        _build(sample, input_spec[0])
+        self._make = builder or _copier(sample, input_spec[0])
+        model = sample if builder else self._make()
+        _build(model, input_spec[0])
+        if not builder:
+            _set_weights(model, sample.get_weights())
+        self._model = model
+        self.initial_weights = ModelWeights(
+            tuple(v.numpy() for v in model.trainable_variables),
+            tuple(v.numpy() for v in model.non_trainable_weights),
+        )
+        predict, has_added_losses, self.output_shape = _trace(model, self.initial_weights, input_spec)
+        loss_fn = metrics_lib.resolve_loss(loss, keras, legacy=False)
+        batch_loss = _with_added_losses(loss_fn) if has_added_losses else loss_fn
+        self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
+            initial_weights=tuple(self.initial_weights),
+            predict_on_batch_fn=predict,
+            loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
+            metrics_fns=metrics_lib.functional_metrics(
+                metrics_lib.resolve_metrics(metrics, loss, keras),
+                self.output_shape,
+                input_spec[1],
+                has_added_losses,
+            ),
+            input_spec=input_spec,
+        )
+
+    def to_keras(self, weights: ModelWeights) -> keras.Model:
+        model = self._make()
+        _build(model, self._input_spec[0])
+        pairs = [
+            *zip(
+                model.trainable_variables,
+                self._model.trainable_variables,
+                weights.trainable,
+                strict=True,
+            ),
+            *zip(
+                model.non_trainable_weights,
+                self._model.non_trainable_weights,
+                weights.non_trainable,
+                strict=True,
+            ),
+        ]
+        for variable, reference, value in pairs:
+            # By position, which is unique; the path (without the numbers that Keras gives to unnamed
+            # layers) must agree as well. A bare name such as "kernel" says nothing.
+            if _unnumbered(variable.path) != _unnumbered(reference.path) or tuple(
+                variable.shape
+            ) != tuple(np.shape(value)):
+                raise ModelError(
+                    f"The weight {reference.path} of shape {np.shape(value)} meets {variable.path} of "
+                    f"shape {tuple(variable.shape)}: the function that makes the model makes another "
+                    "one each time. Make the same layers in the same order."
+                )
+        for variable, _, value in pairs:
+            variable.assign(value)
+        _set_weights(model, model.get_weights())
+        return model
+
+
+def _unnumbered(path: str) -> str:
+    return re.sub(r"_\d+(?=/|$)", "", path)
+
+
+def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
+    """Returns a function that makes models of the same layers.
+
+    Where Keras cannot record how the model was made, or a copy does not compute what it computes, that
+    function returns the model itself.
+    """
+    rng = np.random.default_rng(0)
+    x = tf.nest.map_structure(
+        lambda s: tf.cast(rng.normal(size=[2, *(d or 3 for d in s.shape[1:])]), s.dtype), x_spec
+    )
+    try:
+        copy = keras.models.clone_model(sample)
+        _build(copy, x_spec)
+        _set_weights(copy, sample.get_weights())
+        same = all(
+            np.allclose(a, b, atol=1e-5, equal_nan=True)
+            for a, b in zip(
+                tf.nest.flatten(sample(x)), tf.nest.flatten(copy(x)), strict=True
+            )
+        )
+    except (NotImplementedError, TypeError, ValueError):
+        same = False
+    return (lambda: keras.models.clone_model(sample)) if same else (lambda: sample)
+
+
+def _set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    model.set_weights(weights)
+    for layer in model._flatten_layers(include_self=False):
+        if hasattr(layer, "finalize_state"):  # preprocessing layers derive tensors from weights
+            layer.finalize_state()
+
+
+def _build(model: keras.Model, x_spec: Any) -> None:
+    if model.built:
+        return
+    zeros = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), x_spec)
+    try:
+        model(zeros)
+    except Exception as error:
+        raise ModelError(
+            f"The model {model.name!r} cannot be called on the data, whose x is {_describe(x_spec)}: "
+            f"{error}"
+        ) from error
+
+
+def _describe(spec: Any) -> str:
+    if isinstance(spec, Mapping):
+        return "{" + ", ".join(f"{key}: {_describe(value)}" for key, value in spec.items()) + "}"
+    return f"{spec.dtype.name}{list(spec.shape)}"
+
+
+def _call(
+    model: keras.Model, weights: Any, x: Any, training: bool
+) -> tuple[Any, list[Any], list[str]]:
+    """Calls a model as a pure function.
+
+    `Model.stateless_call` skips `__call__`, and with it what `__call__` does for subclassed models (the
+    training flag for inner layers where `call` does not take it); hence the scope here.
+
+    Returns:
+      Predictions, the losses added by layers, and the paths of weights that the call has changed.
+    """
+    trainable, non_trainable = weights
+    kept = model.non_trainable_weights
+    mapping = [
+        *zip(model.trainable_variables, trainable, strict=True),
+        *zip(kept, non_trainable, strict=True),
+        *((v, _fresh_state(v)) for v in _other_state(model)),
+    ]
+    with (
+        _compat.constants_for_eager_tensors(),
+        keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
+    ):
+        before = {id(v): scope.get_current_value(v) for v in kept}
+        outputs = model(x, training=training)
+        losses = list(model.losses)
+        changed = [v.path for v in kept if scope.get_current_value(v) is not before[id(v)]]
+    return outputs, losses, changed
+
+
+def _other_state(model: keras.Model) -> list[Any]:
+    """Returns the state that is no weight: generators' seeds, and metrics held by the model."""
+    weights = {id(v) for v in model.non_trainable_weights}
+    return [v for v in model.non_trainable_variables if id(v) not in weights]
+
+
+def _fresh_state(variable: Any) -> tf.Tensor:
+    if variable.name != _SEED_STATE:
+        return tf.zeros(variable.shape, variable.dtype)
+    # One draw an execution, from an operation with a state of its own, so that no two steps, clients
+    # or generators share a mask. Stateless draws would repeat; a constant would be folded.
+    return tf.cast(tf.random.uniform(variable.shape, maxval=2**31 - 1, dtype=tf.int32), variable.dtype)
+
+
+def _trace(
+    model: keras.Model, weights: ModelWeights, input_spec: tuple[Any, Any]
+) -> tuple[Any, bool, tuple[int | None, ...] | None]:
+    """Returns the prediction function for TFF, whether layers add losses, and the output's shape."""
+    found: dict[str, Any] = {"changed": [], "losses": False}
+
+    @tf.function
+    def probe(weights: Any, x: Any) -> Any:
+        outputs, losses, found["changed"] = _call(model, weights, x, training=True)
+        found["losses"] = bool(losses)
+        return outputs
+
+    specs = tf.nest.map_structure(lambda w: tf.TensorSpec(w.shape, w.dtype), tuple(weights))
+    try:
+        concrete = probe.get_concrete_function(specs, input_spec[0])
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"The model {model.name!r} cannot be traced: {error}") from error
+    if found["changed"]:
+        raise ModelError(_changed_state(model, found["changed"]))
+    captured = [v.name for v in concrete.variables]
+    if captured:
+        raise ModelError(
+            f"The model {model.name!r} reads variables that it does not own: {', '.join(captured)}. A "
+            "random operation without a seed generator of its own reads Keras's global one: make a "
+            "keras.random.SeedGenerator in the layer's constructor and pass it as seed."
+        )
+    has_losses = found["losses"]
+
+    @tf.function
+    def predict(model_weights: Any, x: Any, training: bool = True) -> Any:
+        outputs, losses, _ = _call(model, model_weights, x, training)
+        return (outputs, tf.add_n([tf.reduce_sum(v) for v in losses])) if has_losses else outputs
+
+    outputs = concrete.structured_outputs
+    shape = tuple(outputs.shape[1:]) if isinstance(outputs, tf.Tensor | tf.TensorSpec) else None
+    return predict, has_losses, shape
+
+
+def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
+    layers = OrderedDict.fromkeys(path.rsplit("/", 1)[0] for path in paths)
+    kinds = {
+        layer.path: type(layer).__name__ for layer in model._flatten_layers(include_self=False)
+    }
+    names = ", ".join(f"{path!r} ({kinds.get(path, 'layer')})" for path in layers)
+    return (
+        f"The layer {names} of the model {model.name!r} changes non-trainable state in training "
+        f"({', '.join(p.rsplit('/', 1)[1] for p in paths)}), which federated averaging would silently "
+        "leave at its initial value. Use GroupNormalization or LayerNormalization for "
+        "BatchNormalization, or freeze the layer with trainable=False."
+    )
+
+
+def _with_added_losses(loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def total(label: Any, output: tuple[Any, Any]) -> Any:
+        predictions, added = output
+        return loss_fn(label, predictions) + tf.cast(added, tf.float32)
+
+    return total

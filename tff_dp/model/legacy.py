@@ -1,0 +1,213 @@
+"""tf-keras (Keras 2) models, through TFF's own converters.
+
+Functional where possible: the graph then has no variables, which is what fast execution needs. What
+the functional converter cannot represent goes through the variable-based one: losses added by layers,
+which it drops; random layers, whose generator it takes for a weight; batch normalisation, whose moving
+statistics it would have to change.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp import _compat
+from tff_dp.errors import ModelError
+from tff_dp.model import metrics as metrics_lib
+from tff_dp.model.spec import BoundModel, ModelWeights
+
+
+def is_model(value: Any) -> bool:
+    """Returns whether a value is a tf-keras model."""
+    import tf_keras
+
+    return isinstance(value, tf_keras.Model)
+
+
+def bind(
+    sample: Any,
+    builder: Callable[[], Any] | None,
+    loss: Any,
+    metrics: Sequence[Any],
+    input_spec: tuple[Any, Any],
+) -> BoundModel:
+    """See `ModelSpec.bind`."""
+    if not _compat.tf_keras_is_legacy():
+        raise ModelError(
+            f"The model {sample.name!r} is a tf-keras model, but `tf.keras` is Keras 3 in this process, "
+            "which TFF's converter cannot use. Set TF_USE_LEGACY_KERAS=1, or import tff_dp.tff, before "
+            "tf.keras is first used; or make the model with Keras 3."
+        )
+    return _LegacyModel(sample, builder, loss, metrics, input_spec)
+
+
+class _LegacyModel(BoundModel):
+    """A tf-keras model, converted by TFF."""
+
+    def __init__(
+        self,
+        sample: Any,
+        builder: Callable[[], Any] | None,
+        loss: Any,
+        metrics: Sequence[Any],
+        input_spec: tuple[Any, Any],
+    ) -> None:
+        import tf_keras
+
+        self._make = builder or (lambda: _clone(sample))
+        self._input_spec = input_spec
+        _build(sample, input_spec[0])
+        self._check_clone(sample, builder)
+        loss_object = _loss_object(loss)
+        metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
+        self.initial_weights = ModelWeights(
+            tuple(v.numpy() for v in sample.trainable_variables),
+            tuple(v.numpy() for v in sample.non_trainable_variables),
+        )
+        outputs = getattr(sample, "output_shape", None)
+        self.output_shape = tuple(outputs[1:]) if isinstance(outputs, tuple) else None
+        functional = None
+        if not sample.losses and not _has_changing_state(sample):
+            functional = _functional(sample, builder, loss_object, metric_objects, input_spec)
+        if functional is not None:
+            self.tff_model = functional
+        else:
+            self.tff_model = self._variable_based(loss_object, metric_objects)
+
+    def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
+        """Refuses an instance whose copy would not have its variables."""
+        if builder is None:
+            copy = _clone(sample)
+            if [tuple(v.shape) for v in copy.variables] != [tuple(v.shape) for v in sample.variables]:
+                raise ModelError(
+                    f"The model {sample.name!r} cannot be copied faithfully (layers that share "
+                    "variables, or that make them late). Pass a function that makes it."
+                )
+
+    def _variable_based(self, loss: Any, metrics: Sequence[Any]) -> Callable[[], Any]:
+        tff = _compat.load_tff()
+
+        def model_fn() -> Any:
+            model = self._make()
+            _build(model, self._input_spec[0])  # TFF reads the variables before the first call
+            return tff.learning.models.from_keras_model(
+                model,
+                loss=loss,
+                input_spec=self._input_spec,
+                metrics=[_copy(metric) for metric in metrics],
+            )
+
+        return model_fn
+
+    def to_keras(self, weights: ModelWeights) -> Any:
+        model = self._make()
+        _build(model, self._input_spec[0])
+        targets = [*model.trainable_variables, *model.non_trainable_variables]
+        values = [*weights.trainable, *weights.non_trainable]
+        if [tuple(v.shape) for v in targets] != [tuple(np.shape(v)) for v in values]:
+            raise ModelError(
+                f"The trained weights do not fit the model {model.name!r}: the function that makes it "
+                "makes another one each time. Make the same layers in the same order."
+            )
+        for variable, value in zip(targets, values, strict=True):
+            variable.assign(value)
+        return model
+
+
+def _build(model: Any, x_spec: Any) -> None:
+    if not model.built:
+        model(tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), x_spec))
+
+
+def _clone(model: Any) -> Any:
+    import tf_keras
+
+    try:
+        return tf_keras.models.clone_model(model)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"The model {model.name!r} ({type(model).__name__}) cannot be copied: "
+            f"{str(error).splitlines()[0]} Pass a function that makes it, such as model=build_model."
+        ) from None
+
+
+def _copy(metric: Any) -> Any:
+    return type(metric).from_config(metric.get_config())
+
+
+def _has_changing_state(model: Any) -> bool:
+    import tf_keras
+
+    random_layer = tf_keras.__internal__.layers.BaseRandomLayer
+    return any(
+        isinstance(layer, tf_keras.layers.BatchNormalization | random_layer)
+        or getattr(layer, "dropout", 0)
+        or getattr(layer, "recurrent_dropout", 0)
+        or getattr(layer, "stateful", False)
+        for layer in model._flatten_layers(include_self=False)
+    )
+
+
+def _loss_object(loss: Any) -> Any:
+    """Returns a `tf.keras.losses.Loss`, which TFF's converters insist on."""
+    import tf_keras
+
+    if isinstance(loss, tf_keras.losses.Loss):
+        return loss
+    function = metrics_lib.resolve_loss(loss, tf_keras, legacy=True)
+
+    class FunctionLoss(tf_keras.losses.Loss):  # type: ignore[misc]
+        """A loss function by name, as an object."""
+
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return function(y_true, y_pred)
+
+    return FunctionLoss(name="loss")
+
+
+def _functional(
+    sample: Any,
+    builder: Callable[[], Any] | None,
+    loss: Any,
+    metrics: Sequence[Any],
+    input_spec: tuple[Any, Any],
+) -> Any | None:
+    """Returns TFF's functional model, or None where its converter cannot represent the model."""
+    import tf_keras
+    from tensorflow_federated.python.learning.models.functional import KerasFunctionalModelError
+
+    tff = _compat.load_tff()
+
+    class Loss(tf_keras.metrics.Mean):  # type: ignore[misc]
+        """The mean loss over examples, as the variable-based converter reports it."""
+
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            del sample_weight
+            examples = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
+            return super().update_state(loss(y_true, y_pred), sample_weight=examples)
+
+    constructors: OrderedDict[str, Callable[[], Any]] = OrderedDict(
+        loss=lambda: Loss(name="loss"),
+        num_examples=lambda: tff.learning.metrics.NumExamplesCounter(name="num_examples"),
+    )
+    for metric in metrics:
+        constructors[metric.name] = functools.partial(_copy, metric)
+    try:
+        model = tff.learning.models.functional_model_from_keras(
+            builder or sample, loss, input_spec, constructors
+        )
+        with tf.Graph().as_default():  # the converter's traps show at tracing only
+            weights = tf.nest.map_structure(tf.constant, model.initial_weights)
+            x = tf.nest.map_structure(
+                lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), input_spec[0]
+            )
+            model.predict_on_batch(weights, x, training=True)
+    except (KerasFunctionalModelError, IndexError, RuntimeError, ValueError):
+        # The variable-based converter takes the model, or says what is wrong with it.
+        return None
+    return model

@@ -1,0 +1,132 @@
+"""What is trained: a Keras model, a loss and metrics, later bound to the shape of the data."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tff_dp import _compat
+from tff_dp.errors import ModelError
+
+
+class ModelWeights(NamedTuple):
+    """A model's weights in the order of its own lists, as TFF's `ModelWeights` holds them.
+
+    Attributes:
+      trainable: Arrays in the order of `model.trainable_variables`.
+      non_trainable: Arrays in the order of `model.non_trainable_weights` (Keras 3) or
+        `model.non_trainable_variables` (tf-keras): state that training does not change.
+    """
+
+    trainable: tuple[np.ndarray, ...]
+    non_trainable: tuple[np.ndarray, ...]
+
+
+class BoundModel(abc.ABC):
+    """A model whose input shape is known, in the form that TFF's builders take.
+
+    Attributes:
+      tff_model: A `tff.learning.models.FunctionalModel`, or a zero-argument function that makes a
+        `tff.learning.models.VariableModel`.
+      initial_weights: The weights that training starts from.
+      output_shape: Shape of the predictions for one example, or None where it is not one tensor.
+    """
+
+    tff_model: Any
+    initial_weights: ModelWeights
+    output_shape: tuple[int | None, ...] | None
+
+    @property
+    def is_functional(self) -> bool:
+        """Whether the graph has no variables (a `FunctionalModel`)."""
+        return not callable(self.tff_model)
+
+    @abc.abstractmethod
+    def to_keras(self, weights: ModelWeights) -> Any:
+        """Returns a new Keras model of the kind that came in, with these weights.
+
+        Args:
+          weights: As `initial_weights`, in shapes and order.
+
+        Raises:
+          ModelError: The weights do not fit the model.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A Keras model with its loss and metrics.
+
+    Training starts from the model's weights as they are when it is bound, and the trained weights go
+    into a new model of the same kind: the model itself is not changed. The exception is a subclassed
+    model whose constructor Keras cannot replay (one that does not take **kwargs, say); it is trained in
+    place, as by its own `fit`, unless it comes as a function.
+
+    Args:
+      model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
+        without arguments that makes one.
+      loss: A loss of the same Keras: an object, or a name that its `losses.get` knows. Under Keras 3
+        also a function of (labels, predictions).
+      metrics: Metrics of the same Keras: objects, or names, "accuracy" among them.
+
+    Raises:
+      ModelError: The model is of no Keras kind, or loss or metrics are missing or of another Keras.
+    """
+
+    model: Any
+    loss: Any
+    metrics: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        if self.loss is None:
+            raise ModelError(
+                "loss=None: expected a Keras loss or the name of one. Pass for example loss='mse', or "
+                "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
+        if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):
+            raise ModelError(
+                f"metrics={self.metrics!r}: expected a list of Keras metrics or names of them."
+            )
+
+    def bind(self, input_spec: tuple[Any, Any]) -> BoundModel:
+        """Fits the model to the shape of the data.
+
+        Args:
+          input_spec: (x, y), each a `tf.TensorSpec` with None as first dimension, or a dictionary of
+            them; `Clients.element_spec()` gives it.
+
+        Returns:
+          The model in TFF's terms.
+
+        Raises:
+          ModelError: The model cannot be wrapped; the message names the layer and the remedy.
+          StackError: TFF cannot be imported.
+        """
+        _compat.load_tff()
+        import keras
+
+        from tff_dp.model import keras3, legacy
+
+        # A function is called once here: its result tells the kind of Keras.
+        sample = self.model
+        builder: Callable[[], Any] | None = None
+        if not isinstance(sample, keras.Model) and not legacy.is_model(sample):
+            if not callable(sample):
+                raise ModelError(_not_a_model(self.model))
+            builder, sample = sample, sample()
+        if isinstance(sample, keras.Model):
+            return keras3.bind(sample, builder, self.loss, self.metrics, input_spec)
+        if legacy.is_model(sample):
+            return legacy.bind(sample, builder, self.loss, self.metrics, input_spec)
+        raise ModelError(_not_a_model(sample))
+
+
+def _not_a_model(value: object) -> str:
+    return (
+        f"model={value!r}: expected a Keras 3 model, a tf-keras model, or a function without arguments "
+        "that makes one."
+    )

@@ -1,0 +1,95 @@
+"""Composes a model, an algorithm and an aggregation into a TFF learning process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tff_dp import _compat
+from tff_dp.aggregation import build_aggregator
+from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
+from tff_dp.errors import ArgumentError
+from tff_dp.model import BoundModel, ModelWeights
+from tff_dp.plan import NoPrivacy, PrivacyPlan
+
+
+def build_process(
+    model: BoundModel, *, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy
+) -> Any:
+    """Builds a standard TFF learning process.
+
+    Everything in it is TFF's own (builders, optimisers, aggregators over tensorflow-privacy's
+    queries): it runs on stock TFF and wherever TFF computations run.
+
+    Args:
+      model: A model bound to the data's shape, from `ModelSpec.bind`.
+      algorithm: What clients and server compute.
+      privacy: The plan, or `NoPrivacy()`.
+
+    Returns:
+      A `tff.learning.templates.LearningProcess`. Its `initialize` starts from the model's weights if
+      the model is functional; `initialize_from` starts from them in any case.
+
+    Raises:
+      ArgumentError: The algorithm is unknown, or weights clients under differential privacy.
+    """
+    tff = _compat.load_tff()
+    private = isinstance(privacy, PrivacyPlan)
+    weighting = getattr(algorithm, "weighting", None) or ("uniform" if private else "examples")
+    aggregator = None
+    if private:
+        if weighting != "uniform":
+            raise ArgumentError(
+                f"weighting={weighting!r} breaks the sensitivity bound of differential privacy: "
+                "expected 'uniform' or None. A client with many examples would move a weighted mean by "
+                "more than the clip norm; leave weighting out."
+            )
+        aggregator = build_aggregator(privacy.mechanism, privacy.clients_per_round)
+    elif weighting == "uniform":
+        aggregator = tff.aggregators.UnweightedMeanFactory()
+
+    server = algorithm.server_optimizer.build()
+    if isinstance(algorithm, FedSGD):
+        return tff.learning.algorithms.build_fed_sgd(
+            model.tff_model,
+            server_optimizer_fn=server,
+            model_aggregator=aggregator and tff.aggregators.as_weighted_aggregator(aggregator),
+        )
+    if not isinstance(algorithm, FedAvg):
+        raise ArgumentError(
+            f"algorithm={algorithm!r} is unknown: expected FedAvg, FedOpt, FedProx or FedSGD."
+        )
+    arguments: dict[str, Any] = {
+        "client_optimizer_fn": algorithm.client_optimizer.build(),
+        "server_optimizer_fn": server,
+        "model_aggregator": aggregator,
+    }
+    kind = "unweighted" if aggregator is not None else "weighted"
+    name = "avg"
+    if isinstance(algorithm, FedProx):
+        name = "prox"
+        arguments["proximal_strength"] = float(algorithm.proximal_strength)
+    builder = getattr(tff.learning.algorithms, f"build_{kind}_fed_{name}")
+    return builder(model.tff_model, **arguments)
+
+
+def initialize_from(process: Any, weights: ModelWeights) -> Any:
+    """Returns a process's initial state with these model weights.
+
+    Args:
+      process: A learning process of `build_process`.
+      weights: As `BoundModel.initial_weights`.
+    """
+    state = process.initialize()
+    current = process.get_model_weights(state)
+    # TFF types a weight list as list or tuple depending on the kind of model: keep its own.
+    replaced = type(current)(
+        trainable=type(current.trainable)(weights.trainable),
+        non_trainable=type(current.non_trainable)(weights.non_trainable),
+    )
+    return process.set_model_weights(state, replaced)
+
+
+def model_weights(process: Any, state: Any) -> ModelWeights:
+    """Returns the global model's weights in a process's state."""
+    current = process.get_model_weights(state)
+    return ModelWeights(tuple(current.trainable), tuple(current.non_trainable))

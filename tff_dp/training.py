@@ -1,0 +1,283 @@
+"""The round loop: the one module that knows the whole flow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp import _checks, _seeds
+from tff_dp.accounting import EpsilonReport
+from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.algorithms import Algorithm, FedAvg
+from tff_dp.data import Clients
+from tff_dp.errors import ArgumentError, DataError
+from tff_dp.execution import current_or_stock
+from tff_dp.model import BoundModel, ModelSpec
+from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.process import build_process, initialize_from, model_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """What is known after a round.
+
+    Attributes:
+      round_number: From 1.
+      epsilon: An upper bound on what the rounds so far have spent, by RDP, which takes no time; the
+        final report may state a smaller one. Infinite without privacy.
+      metrics: The clients' training metrics, or None where they are not released. They are plain sums
+        over private data: no epsilon covers them.
+    """
+
+    round_number: int
+    epsilon: float
+    metrics: Mapping[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """A trained model and what it has cost.
+
+    Attributes:
+      model: The trained Keras model, of the kind that came in.
+      history: One record a round.
+      epsilon: The epsilon to state for `model`; infinite without privacy.
+      spent: The report behind it, with every accountant; None without privacy.
+      privacy: The plan that was followed.
+      seeded: Whether cohorts were drawn from a seed that somebody knows.
+    """
+
+    model: Any
+    history: tuple[RoundRecord, ...]
+    epsilon: float
+    spent: EpsilonReport | None
+    privacy: PrivacyPlan | NoPrivacy
+    seeded: bool
+
+    def statement(self) -> str:
+        """Returns the guarantee in words, with its unit, its conditions and its limits."""
+        if self.spent is None or not isinstance(self.privacy, PrivacyPlan):
+            return "No differential privacy: nothing bounds what the model reveals about a client."
+        plan = self.privacy
+        lines = [
+            f"{plan.unit.value}-level differential privacy: epsilon "
+            f"{format_epsilon(self.epsilon)} at delta {plan.delta:g}, after {self.spent.rounds} rounds.",
+            f"Neighbouring data sets: {plan.adjacency.value}. Cohorts: {plan.sampler}. "
+            f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}.",
+            "Not covered: tuning on the same data, other runs on it, and attacks on floating-point noise "
+            "(the noise is float32, not from a cryptographic source).",
+        ]
+        if math.isinf(self.epsilon):
+            lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
+        if self.seeded and not math.isinf(self.epsilon):
+            lines.append(
+                "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against them "
+                "sampling amplifies nothing. Do not publish it, or train without one."
+            )
+        if any(record.metrics is not None for record in self.history):
+            lines.append("Training metrics were released: they are outside this epsilon.")
+        return "\n".join(lines)
+
+
+def fit(
+    model: Any,
+    clients: Clients,
+    *,
+    privacy: PrivacyPlan | NoPrivacy,
+    rounds: int | None = None,
+    loss: Any = None,
+    metrics: Sequence[Any] = (),
+    algorithm: Algorithm | None = None,
+    batch_size: int = 32,
+    epochs: int = 1,
+    shuffle: bool = True,
+    seed: int | None = None,
+    release_metrics: bool | None = None,
+    progress: bool = False,
+) -> FitResult:
+    """Trains a Keras model on clients' data by federated learning, under a privacy plan.
+
+    The plan draws each round's cohort, the process computes the round, and what the round has spent is
+    known after it.
+
+    Args:
+      model: A `ModelSpec`; or a Keras model or a function that makes one, with `loss` and `metrics`.
+      clients: The clients' data.
+      privacy: A `PrivacyPlan`, or `NoPrivacy()` as an explicit choice.
+      rounds: Rounds to train; at most the plan's, and by default all of them.
+      loss: As for `ModelSpec`; only with a bare model.
+      metrics: As for `ModelSpec`; only with a bare model.
+      algorithm: What clients and server compute; `FedAvg()` by default.
+      batch_size: Examples in a client's batch; the last may be smaller.
+      epochs: A client's passes over its data in a round.
+      shuffle: Whether a client's examples are permuted anew in each round and epoch.
+      seed: Makes cohorts and the order of examples repeatable; the noise never is. None draws from the
+        operating system's entropy, as real use of differential privacy must.
+      release_metrics: Whether the history holds the clients' training metrics. They are outside any
+        epsilon, hence False by default under a `PrivacyPlan` and True without.
+      progress: Whether to show a progress bar.
+
+    Returns:
+      The trained model, the history and the epsilon.
+
+    Raises:
+      ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
+        `AccountingError` for more rounds than the plan covers). Nothing has been trained then.
+      StackError: TFF cannot be imported or its worker does not start.
+    """
+    spec = _as_spec(model, loss, metrics)
+    clients = _checks.instance(
+        "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
+    )
+    rounds = _check_privacy(privacy, clients, rounds)
+    _checks.integer("batch_size", batch_size, "[1, inf)")
+    _checks.integer("epochs", epochs, "[1, inf)")
+    root = _seeds.root(seed)
+    private = isinstance(privacy, PrivacyPlan)
+    release = (not private) if release_metrics is None else release_metrics
+
+    bound = spec.bind(clients.element_spec())
+    _check_labels(spec.loss, bound, clients)
+    process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
+    history = []
+    with current_or_stock(), _progress_bar(rounds, progress) as bar:
+        state = initialize_from(process, bound.initial_weights)
+        for round_number in range(1, rounds + 1):
+            cohort = privacy.draw_cohort(round_number, population=clients.num_clients, seed=root)
+            output = process.next(
+                state,
+                [
+                    clients.dataset(
+                        int(client),
+                        batch_size=batch_size,
+                        epochs=epochs,
+                        shuffle=shuffle,
+                        rng=_seeds.generator(
+                            root, "shuffle", round_number=round_number, client=int(client)
+                        ),
+                    )
+                    for client in cohort
+                ],
+            )
+            state = output.state
+            record = _record(round_number, privacy, output.metrics if release else None)
+            history.append(record)
+            bar(record)
+        trained = bound.to_keras(model_weights(process, state))
+    spent = privacy.epsilon(rounds) if isinstance(privacy, PrivacyPlan) else None
+    return FitResult(
+        model=trained,
+        history=tuple(history),
+        epsilon=spent.epsilon if spent else math.inf,
+        spent=spent,
+        privacy=privacy,
+        seeded=seed is not None,
+    )
+
+
+def _as_spec(model: Any, loss: Any, metrics: Sequence[Any]) -> ModelSpec:
+    if not isinstance(model, ModelSpec):
+        return ModelSpec(model=model, loss=loss, metrics=metrics)
+    if loss is not None or metrics:
+        raise ArgumentError(
+            f"loss={loss!r} and metrics={metrics!r} belong to a bare Keras model: the ModelSpec that was "
+            "given has its own. Leave them out, or put them into the ModelSpec."
+        )
+    return model
+
+
+def _check_privacy(
+    privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: int | None
+) -> int:
+    _checks.instance(
+        "privacy",
+        privacy,
+        (PrivacyPlan, NoPrivacy),
+        "Training without privacy must be said: privacy=tff_dp.NoPrivacy().",
+    )
+    if isinstance(privacy, PrivacyPlan):
+        privacy.check_population(clients.num_clients)
+        rounds = privacy.check_rounds(rounds)
+    elif rounds is None:
+        raise ArgumentError("rounds=None: expected a whole number in [1, inf) without a privacy plan.")
+    privacy.sampler.check(clients.num_clients)
+    return _checks.integer("rounds", rounds, "[1, inf)")
+
+
+def _check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:
+    """Refuses labels that TensorFlow would take without a word: NaN losses, zeros, broadcasts."""
+    name = (loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)) or ""
+    name = name.replace("_", "").lower()
+    _, labels = clients.pooled()
+    shape = model.output_shape
+    if shape is None or isinstance(labels, dict):
+        return
+    if "sparsecategorical" in name:
+        _check_range(labels, 0, int(shape[-1] or 0) - 1, f"the {shape[-1]} outputs of the model", clients)
+        return
+    if "binarycrossentropy" in name:
+        _check_range(labels, 0, 1, "a binary crossentropy", clients)
+    label_shape = tuple(labels.shape[1:])
+    known = tuple(size for size in shape if size is not None)
+    if "crossentropy" in name or not name or len(known) != len(shape):
+        return
+    if _squeezed(label_shape) != _squeezed(known):
+        raise DataError(
+            f"y has shape {list(label_shape)} for one example, and the model predicts {list(shape)}: "
+            f"loss={loss!r} would compare every value with every other. Give y the model's shape."
+        )
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:-1] if shape and shape[-1] == 1 else shape
+
+
+def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Clients) -> None:
+    flat = labels.reshape(len(labels), -1)
+    wrong = ((flat < low) | (flat > high)).any(axis=1)
+    if not wrong.any():
+        return
+    example = int(np.argmax(wrong))
+    client = clients.ids[int(np.searchsorted(clients.offsets, example, side="right")) - 1]
+    value = flat[example][(flat[example] < low) | (flat[example] > high)][0]
+    raise DataError(
+        f"y of client {client!r} holds the label {value}: expected labels in [{low}, {high}] for {why}. "
+        "Renumber the labels from 0, or give the model more outputs."
+    )
+
+
+def _record(round_number: int, privacy: PrivacyPlan | NoPrivacy, metrics: Any) -> RoundRecord:
+    epsilon = math.inf
+    if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
+        epsilon = privacy.quick_epsilon(round_number)
+    values = None
+    if metrics is not None:
+        train = metrics["client_work"]["train"] if "client_work" in metrics else {}
+        values = {name: float(value) for name, value in train.items()}
+    return RoundRecord(round_number=round_number, epsilon=epsilon, metrics=values)
+
+
+@contextlib.contextmanager
+def _progress_bar(rounds: int, show: bool) -> Iterator[Any]:
+    if not show:
+        yield lambda record: None
+        return
+    import tqdm
+
+    with tqdm.tqdm(total=rounds, unit="round", leave=False) as bar:
+
+        def advance(record: RoundRecord) -> None:
+            parts = []
+            if not math.isinf(record.epsilon):
+                parts.append(f"epsilon <= {format_epsilon(record.epsilon, 2)}")
+            if record.metrics and "loss" in record.metrics:
+                parts.append(f"loss {record.metrics['loss']:.4g}")
+            bar.set_postfix_str(", ".join(parts), refresh=False)
+            bar.update()
+
+        yield advance
