@@ -64,9 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], dest="overrides",
         help="change one setting; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="where results go; results/NAME by default"
-    )
+    parser.add_argument("--out", metavar="FOLDER", help="where results go; results/NAME by default")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.name, options.config, options.overrides)

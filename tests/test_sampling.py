@@ -1,9 +1,9 @@
 """Cohorts: drawn as the accounting assumes, repeatable from a seed, independent otherwise.
 
 Each statistical check rejects at a false-positive rate of ALPHA = 1e-6 in all, split evenly over
-its comparisons. The seeds are fixed, so that a test which passes once always passes; the rate is the
-chance that a right sampler were to fail at a seed chosen blindly. Each check comes with negative
-controls: wrong samplers which it must reject.
+its comparisons. The seeds are fixed, so that a test which passes once always passes; the rate is
+the chance that a right sampler were to fail at a seed chosen blindly. Each check comes with
+negative controls: wrong samplers which it must reject.
 """
 
 from __future__ import annotations

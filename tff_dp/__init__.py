@@ -57,7 +57,41 @@ _HOMES = {
 }
 _MODULES = ("accounting", "data", "execution")
 
-__all__ = sorted([*_HOMES, *_MODULES, "__version__", "tff"])
+__all__ = [
+    "AccountingError",
+    "Adagrad",
+    "Adam",
+    "AdaptiveGaussianMechanism",
+    "Adjacency",
+    "ArgumentError",
+    "Clients",
+    "DataError",
+    "EpsilonReport",
+    "FedAvg",
+    "FedOpt",
+    "FedProx",
+    "FedSGD",
+    "FitResult",
+    "FixedSizeSampler",
+    "FullParticipation",
+    "GaussianMechanism",
+    "ModelError",
+    "ModelSpec",
+    "NoPrivacy",
+    "PoissonSampler",
+    "PrivacyPlan",
+    "SGD",
+    "StackError",
+    "TffDpError",
+    "Yogi",
+    "__version__",
+    "accounting",
+    "build_process",
+    "data",
+    "execution",
+    "fit",
+    "tff",
+]
 
 if TYPE_CHECKING:
     from tff_dp import accounting, data, execution

@@ -47,4 +47,6 @@ def generator(
       A fresh `numpy.random.Generator`.
     """
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
-    return np.random.default_rng(np.random.SeedSequence(root_seed, spawn_key=(word, round_number, client)))
+    return np.random.default_rng(
+        np.random.SeedSequence(root_seed, spawn_key=(word, round_number, client))
+    )

@@ -27,7 +27,9 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a dictionary of plain values, with the class name under "type"."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {"type": type(self).__name__} | {name: _plain(value) for name, value in fields.items()}
+        return {"type": type(self).__name__} | {
+            name: _plain(value) for name, value in fields.items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -45,15 +47,11 @@ class Config:
         """
         values = dict(values)
         name = values.pop("type", cls.__name__)
-        choices: dict[str, type[Self]] = {
-            k: v
-            for k, v in Config._classes.items()
-            if issubclass(v, cls) and dataclasses.is_dataclass(v)
-        }
-        if not isinstance(name, str) or name not in choices:
-            known = ", ".join(sorted(choices))
+        concrete = {k: v for k, v in Config._classes.items() if dataclasses.is_dataclass(v)}
+        target: type[Config] | None = concrete.get(name) if isinstance(name, str) else None
+        if target is None or not issubclass(target, cls):
+            known = ", ".join(sorted(k for k, v in concrete.items() if issubclass(v, cls)))
             raise ArgumentError(f"type={name!r} is unknown here: expected one of {known}.")
-        target = choices[name]
         known_fields = {f.name for f in dataclasses.fields(target)}  # type: ignore[arg-type]
         unknown = sorted(values.keys() - known_fields)
         if unknown:
@@ -61,7 +59,9 @@ class Config:
                 f"{name} has no field {unknown[0]!r}: expected one of {', '.join(sorted(known_fields))}."
             )
         restored = {
-            key: Config.from_dict(value) if isinstance(value, Mapping) and "type" in value else value
+            key: Config.from_dict(value)
+            if isinstance(value, Mapping) and "type" in value
+            else value
             for key, value in values.items()
         }
         try:

@@ -23,7 +23,6 @@ from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import Mechanism
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
-
 _E = TypeVar("_E", bound=enum.Enum)
 
 
@@ -84,9 +83,14 @@ class PrivacyPlan(Config):
     cohort: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, cohort: float | None) -> None:
-        _checks.instance("mechanism", self.mechanism, Mechanism, "Use NoPrivacy() for no mechanism.")
+        _checks.instance(
+            "mechanism", self.mechanism, Mechanism, "Use NoPrivacy() for no mechanism."
+        )
         _checks.integer(
-            "population", self.population, "[2, inf)", "A guarantee for a client needs other clients."
+            "population",
+            self.population,
+            "[2, inf)",
+            "A guarantee for a client needs other clients.",
         )
         _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
         _checks.real(
@@ -112,7 +116,9 @@ class PrivacyPlan(Config):
                 "the expected number of clients a round under Poisson sampling."
             )
         if cohort is not None:
-            _checks.real("cohort", cohort, f"(0, {self.population}]", "It is at most the population.")
+            _checks.real(
+                "cohort", cohort, f"(0, {self.population}]", "It is at most the population."
+            )
             return PoissonSampler(rate=cohort / self.population)
         return _checks.instance("sampler", self.sampler, Sampler)
 
@@ -136,7 +142,9 @@ class PrivacyPlan(Config):
         Raises:
           AccountingError: More rounds than the plan covers.
         """
-        return dp_accounting.SelfComposedDpEvent(self.one_round().event(), self.check_rounds(rounds))
+        return dp_accounting.SelfComposedDpEvent(
+            self.one_round().event(), self.check_rounds(rounds)
+        )
 
     def check_rounds(self, rounds: int | None) -> int:
         """Returns `rounds`, or the plan's own for None.

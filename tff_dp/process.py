@@ -33,17 +33,17 @@ def build_process(
       ArgumentError: The algorithm is unknown, or weights clients under differential privacy.
     """
     tff = _compat.load_tff()
-    private = isinstance(privacy, PrivacyPlan)
-    weighting = getattr(algorithm, "weighting", None) or ("uniform" if private else "examples")
+    plan = privacy if isinstance(privacy, PrivacyPlan) else None
+    weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
     aggregator = None
-    if private:
+    if plan:
         if weighting != "uniform":
             raise ArgumentError(
                 f"weighting={weighting!r} breaks the sensitivity bound of differential privacy: "
                 "expected 'uniform' or None. A client with many examples would move a weighted mean by "
                 "more than the clip norm; leave weighting out."
             )
-        aggregator = build_aggregator(privacy.mechanism, privacy.clients_per_round)
+        aggregator = build_aggregator(plan.mechanism, plan.clients_per_round)
     elif weighting == "uniform":
         aggregator = tff.aggregators.UnweightedMeanFactory()
 

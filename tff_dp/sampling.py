@@ -146,7 +146,10 @@ class FixedSizeSampler(Sampler):
         """Raises ArgumentError if the size exceeds the population."""
         _checks.integer("population", population, "[1, inf)", "Give at least one client.")
         _checks.integer(
-            "size", self.size, f"[1, {population}]", "A round cannot hold more clients than there are."
+            "size",
+            self.size,
+            f"[1, {population}]",
+            "A round cannot hold more clients than there are.",
         )
 
     def expected_clients(self, population: int) -> float:

@@ -191,9 +191,7 @@ def _as_spec(model: Any, loss: Any, metrics: Sequence[Any]) -> ModelSpec:
     return model
 
 
-def _check_privacy(
-    privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: int | None
-) -> int:
+def _check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: int | None) -> int:
     _checks.instance(
         "privacy",
         privacy,
@@ -204,7 +202,9 @@ def _check_privacy(
         privacy.check_population(clients.num_clients)
         rounds = privacy.check_rounds(rounds)
     elif rounds is None:
-        raise ArgumentError("rounds=None: expected a whole number in [1, inf) without a privacy plan.")
+        raise ArgumentError(
+            "rounds=None: expected a whole number in [1, inf) without a privacy plan."
+        )
     privacy.sampler.check(clients.num_clients)
     return _checks.integer("rounds", rounds, "[1, inf)")
 
@@ -218,7 +218,9 @@ def _check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:
     if shape is None or isinstance(labels, dict):
         return
     if "sparsecategorical" in name:
-        _check_range(labels, 0, int(shape[-1] or 0) - 1, f"the {shape[-1]} outputs of the model", clients)
+        _check_range(
+            labels, 0, int(shape[-1] or 0) - 1, f"the {shape[-1]} outputs of the model", clients
+        )
         return
     if "binarycrossentropy" in name:
         _check_range(labels, 0, 1, "a binary crossentropy", clients)
@@ -243,7 +245,7 @@ def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Cli
     if not wrong.any():
         return
     example = int(np.argmax(wrong))
-    client = clients.ids[int(np.searchsorted(clients.offsets, example, side="right")) - 1]
+    client = clients.ids[int(np.searchsorted(np.cumsum(clients.sizes), example, side="right"))]
     value = flat[example][(flat[example] < low) | (flat[example] > high)][0]
     raise DataError(
         f"y of client {client!r} holds the label {value}: expected labels in [{low}, {high}] for {why}. "

@@ -154,9 +154,7 @@ def rdp_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
     return float(rdp.compute_epsilon(orders, rounds * curve, delta)[0])
 
 
-def pld_epsilon(
-    one_round: GaussianRound, rounds: int, delta: float, at_most: float = 0.0
-) -> float:
+def pld_epsilon(one_round: GaussianRound, rounds: int, delta: float, at_most: float = 0.0) -> float:
     """Returns epsilon by privacy loss distributions; see `spend` for the other arguments.
 
     The discretisation is pessimistic: the value is an upper bound. It is the tightest one known for

@@ -86,7 +86,9 @@ def _binary() -> pathlib.Path:
         raise StackError("tensorflow_federated is not installed; see docs/stack.md.")
     binary = pathlib.Path(spec.origin).parent / "data" / "worker_binary"
     if not binary.is_file():
-        raise StackError(f"TFF's worker is missing at {binary}: install tensorflow-federated again.")
+        raise StackError(
+            f"TFF's worker is missing at {binary}: install tensorflow-federated again."
+        )
     return binary
 
 

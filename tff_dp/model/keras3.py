@@ -71,7 +71,9 @@ class _Keras3Model(BoundModel):
             tuple(v.numpy() for v in model.trainable_variables),
             tuple(v.numpy() for v in model.non_trainable_weights),
         )
-        predict, has_added_losses, self.output_shape = _trace(model, self.initial_weights, input_spec)
+        predict, has_added_losses, self.output_shape = _trace(
+            model, self.initial_weights, input_spec
+        )
         loss_fn = metrics_lib.resolve_loss(loss, keras, legacy=False)
         batch_loss = _with_added_losses(loss_fn) if has_added_losses else loss_fn
         self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
@@ -141,9 +143,7 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
         _set_weights(copy, sample.get_weights())
         same = all(
             np.allclose(a, b, atol=1e-5, equal_nan=True)
-            for a, b in zip(
-                tf.nest.flatten(sample(x)), tf.nest.flatten(copy(x)), strict=True
-            )
+            for a, b in zip(tf.nest.flatten(sample(x)), tf.nest.flatten(copy(x)), strict=True)
         )
     except (NotImplementedError, TypeError, ValueError):
         same = False
@@ -216,7 +216,9 @@ def _fresh_state(variable: Any) -> tf.Tensor:
         return tf.zeros(variable.shape, variable.dtype)
     # One draw an execution, from an operation with a state of its own, so that no two steps, clients
     # or generators share a mask. Stateless draws would repeat; a constant would be folded.
-    return tf.cast(tf.random.uniform(variable.shape, maxval=2**31 - 1, dtype=tf.int32), variable.dtype)
+    return tf.cast(
+        tf.random.uniform(variable.shape, maxval=2**31 - 1, dtype=tf.int32), variable.dtype
+    )
 
 
 def _trace(

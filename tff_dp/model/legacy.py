@@ -83,7 +83,9 @@ class _LegacyModel(BoundModel):
         """Refuses an instance whose copy would not have its variables."""
         if builder is None:
             copy = _clone(sample)
-            if [tuple(v.shape) for v in copy.variables] != [tuple(v.shape) for v in sample.variables]:
+            if [tuple(v.shape) for v in copy.variables] != [
+                tuple(v.shape) for v in sample.variables
+            ]:
                 raise ModelError(
                     f"The model {sample.name!r} cannot be copied faithfully (layers that share "
                     "variables, or that make them late). Pass a function that makes it."

@@ -135,7 +135,9 @@ def functional_metrics(
 
     @tf.function
     def initialize() -> OrderedDict[str, Any]:
-        state = OrderedDict(loss=(tf.constant(0.0), tf.constant(0.0)), num_examples=(tf.constant(0),))
+        state = OrderedDict(
+            loss=(tf.constant(0.0), tf.constant(0.0)), num_examples=(tf.constant(0),)
+        )
         for metric in metrics:
             state[metric.name] = tuple(
                 tf.convert_to_tensor(value) for value in metric.stateless_reset_state()
@@ -177,7 +179,9 @@ def _built(metric: Any, output_shape: tuple[int | None, ...] | None, y_spec: Any
     if output_shape is None or not isinstance(y_spec, tf.TensorSpec) or None in output_shape:
         return copy
     try:
-        copy.update_state(tf.zeros([1, *y_spec.shape[1:]], y_spec.dtype), tf.zeros([1, *output_shape]))
+        copy.update_state(
+            tf.zeros([1, *y_spec.shape[1:]], y_spec.dtype), tf.zeros([1, *output_shape])
+        )
     except Exception as error:
         raise ModelError(
             f"The metric {metric.name!r} cannot compare labels of shape {list(y_spec.shape)} with "

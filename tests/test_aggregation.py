@@ -1,0 +1,211 @@
+"""The composed aggregators: sensitivity, denominator, and the distribution of their noise.
+
+Statistical tests: each rejects a right implementation with probability 1e-6 or less (stated as
+FALSE_POSITIVE), and each is run on 2/3 and 3/2 of the right noise as well, which it must reject.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tff_dp.aggregation import build_aggregator
+from tff_dp.errors import ArgumentError
+from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+
+FALSE_POSITIVE = 1e-6
+DIMENSION = 20_000
+CLIP = 0.5
+
+
+class Aggregator:
+    """An aggregation process over one float32 vector a client."""
+
+    def __init__(self, tff, factory, dimension):
+        self._process = factory.create(tff.types.TensorType(np.float32, [dimension]))
+        self.state = self._process.initialize()
+
+    def __call__(self, updates) -> np.ndarray:
+        self.output = self._process.next(
+            self.state, [np.asarray(update, np.float32) for update in updates]
+        )
+        self.state = self.output.state
+        return np.asarray(self.output.result)
+
+
+def fixed(z: float) -> GaussianMechanism:
+    return GaussianMechanism(clip_norm=CLIP, noise_multiplier=z)
+
+
+def adaptive(z: float, **changes) -> AdaptiveGaussianMechanism:
+    return AdaptiveGaussianMechanism(noise_multiplier=z, initial_clip_norm=CLIP, **changes)
+
+
+def aggregate(tff, mechanism: Mechanism, m: float, updates, dimension=3) -> np.ndarray:
+    return Aggregator(tff, build_aggregator(mechanism, m), dimension)(updates)
+
+
+def has_standard_deviation(sample: np.ndarray, sigma: float) -> bool:
+    """Chi-squared test of N(0, sigma^2), two-sided: a right sample passes but for FALSE_POSITIVE / 2."""
+    statistic = np.sum(np.square(sample.astype(np.float64) / sigma))
+    tail = min(stats.chi2.cdf(statistic, sample.size), stats.chi2.sf(statistic, sample.size))
+    return bool(tail > FALSE_POSITIVE / 4)
+
+
+def is_normal(sample: np.ndarray, sigma: float) -> bool:
+    """Kolmogorov-Smirnov test of N(0, sigma^2); passes a right sample but for FALSE_POSITIVE / 2."""
+    return bool(stats.kstest(sample / sigma, "norm").pvalue > FALSE_POSITIVE / 2)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "m", "sigma"),
+    [
+        # sigma: z C / m for the fixed clip; z_v C / m for the adaptive one, trap 5's golden z_v.
+        (fixed(1.0), 10.0, 1.0 * CLIP / 10),
+        (fixed(3.0), 2.5, 3.0 * CLIP / 2.5),
+        (adaptive(1.0), 20.0, 1.1547005 * CLIP / 20),
+        (adaptive(1.0), 100.0, 1.0050378 * CLIP / 100),
+    ],
+)
+def test_the_noise_has_the_planned_distribution_and_no_other(tff, stock, mechanism, m, sigma):
+    # With 20,000 coordinates the chi-squared test sees a noise that is off by 4 %.
+    noise = aggregate(tff, mechanism, m, [np.zeros(DIMENSION)] * 3, DIMENSION)
+    assert has_standard_deviation(noise, sigma)
+    assert is_normal(noise, sigma)
+    for factor in (2 / 3, 3 / 2):  # negative controls
+        assert not has_standard_deviation(factor * noise, sigma)
+        assert not is_normal(factor * noise, sigma)
+
+
+def test_the_test_sees_a_noise_that_is_off_by_five_percent(tff, stock):
+    noise = aggregate(tff, fixed(0.95), 1.0, [np.zeros(DIMENSION)], DIMENSION)
+    assert not has_standard_deviation(noise, 1.0 * CLIP)
+
+
+def test_noise_is_independent_between_rounds_and_between_coordinates(tff, stock):
+    aggregator = Aggregator(tff, build_aggregator(fixed(1.0), 1.0), DIMENSION)
+    first, second = (aggregator([np.zeros(DIMENSION)]) for _ in range(2))
+    # Correlations of n independent pairs are N(0, 1/n); 5 deviations have probability 6e-7.
+    for a, b in ((first, second), (first[1:], first[:-1])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(len(a))
+    assert abs(np.corrcoef(first, first + 0.1 * second)[0, 1]) > 5 / math.sqrt(DIMENSION)
+
+
+def test_an_empty_round_still_gets_its_noise(tff, stock):
+    noise = aggregate(tff, fixed(1.0), 10.0, [], DIMENSION)
+    assert has_standard_deviation(noise, CLIP / 10)
+
+
+def test_the_count_of_unclipped_clients_is_noised_with_its_standard_deviation(tff, stock):
+    m, rounds, clients, rate = 20.0, 300, 2, 0.2
+    aggregator = Aggregator(tff, build_aggregator(adaptive(1.0, clip_learning_rate=rate), m), 2)
+    noise, clip = [], CLIP
+    for _ in range(rounds):
+        aggregator([np.zeros(2)] * clients)
+        new = float(aggregator.output.measurements["dp_query_metrics"]["clip"])
+        # Geometric update with bits shifted by 1/2 (zero updates are unclipped, bit 1).
+        share = 0.5 - math.log(new / clip) / rate
+        noise.append((share - 0.5) * m - clients * 0.5)
+        clip = new
+    sample = np.array(noise)
+    assert has_standard_deviation(sample, 0.05 * m)
+    for factor in (2 / 3, 3 / 2):
+        assert not has_standard_deviation(factor * sample, 0.05 * m)
+
+
+HONEST = [np.array([0.3, 0.0, 0.0]), np.array([0.0, 0.9, 0.0]), np.array([0.1, 0.1, -0.1])]
+HOSTILE = {
+    "norm 1e9": np.array([1e9, -1e9, 0.0]),
+    "overflowing norm": np.array([1e30, 1e30, 0.0]),
+    "NaN": np.array([np.nan, 0.0, 0.0]),
+    "infinity": np.array([0.0, np.inf, 0.0]),
+    "zero": np.zeros(3),
+    "at the bound": np.array([0.0, 0.0, CLIP]),
+}
+
+
+def moved(aggregate_with, hostile) -> float:
+    """Returns by how much one more client moves an aggregate."""
+    return float(np.linalg.norm(aggregate_with([*HONEST, hostile]) - aggregate_with(HONEST)))
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("mechanism", [fixed(0.0), adaptive(0.0)], ids=["fixed", "adaptive"])
+def test_one_hostile_client_moves_the_noiseless_aggregate_by_at_most_c_over_m(
+    tff, stock, mechanism, hostile
+):
+    m = 4.0
+    bound = CLIP / m * (1 + 1e-5)  # the rounding of float32
+    assert moved(lambda updates: aggregate(tff, mechanism, m, updates), hostile) <= bound
+
+
+def test_the_sensitivity_check_catches_naive_aggregators(tff, stock):
+    import tensorflow_privacy as tfp
+
+    m = 4.0
+    bound = CLIP / m * (1 + 1e-5)
+    naive = tff.aggregators.DifferentiallyPrivateFactory(
+        tfp.NormalizedQuery(tfp.GaussianSumQuery(CLIP, 0.0), m)
+    )
+    for name in ("NaN", "infinity", "overflowing norm"):  # pass through the clipping as NaN
+        assert not moved(lambda updates: Aggregator(tff, naive, 3)(updates), HOSTILE[name]) <= bound
+    realised = tff.aggregators.UnweightedMeanFactory()  # neither clips nor keeps the denominator
+    assert (
+        not moved(lambda updates: Aggregator(tff, realised, 3)(updates), HOSTILE["norm 1e9"])
+        <= bound
+    )
+
+
+def test_the_denominator_is_the_expected_number_of_clients(tff, stock):
+    clipped = [update * min(1, CLIP / np.linalg.norm(update)) for update in HONEST]
+    for m in (2.0, 3.0, 7.5):
+        result = aggregate(tff, fixed(0.0), m, HONEST)
+        np.testing.assert_allclose(result, np.sum(clipped, axis=0) / m, rtol=1e-5, atol=1e-7)
+
+
+def test_the_leaking_zeroing_default_is_not_in_the_aggregator(tff, stock):
+    def text(factory):
+        process = factory.create(tff.types.TensorType(np.float32, [3]))
+        return str(process.next.type_signature)
+
+    leaking = tff.learning.dp_aggregator(1.0, 100.0)
+    assert "zeroed_count" in text(leaking)
+    for mechanism in (fixed(1.0), adaptive(1.0)):
+        assert "zero" not in text(build_aggregator(mechanism, 100.0))
+
+
+def test_the_aggregators_event_is_the_plans(tff, stock):
+    import dp_accounting
+    from tensorflow_federated.python.aggregators import differential_privacy as dp
+
+    aggregator = Aggregator(tff, build_aggregator(fixed(1.3), 10.0), 3)
+    with pytest.raises(ValueError, match="initialize"):  # an initial state has no event
+        dp.extract_dp_event_from_state(aggregator.state)
+    aggregator(HONEST)
+    event = dp.extract_dp_event_from_state(aggregator.state)
+    assert isinstance(event, dp_accounting.GaussianDpEvent)
+    assert event.noise_multiplier == pytest.approx(1.3, rel=1e-6)
+
+    aggregator = Aggregator(tff, build_aggregator(adaptive(1.0), 20.0), 3)
+    aggregator(HONEST)
+    event = dp.extract_dp_event_from_state(aggregator.state)
+    multipliers = [part.noise_multiplier for part in event.events]
+    # Values at z_v, the count at 2 s_b; together the plan's z = 1, which is what is accounted for.
+    assert sorted(multipliers) == pytest.approx([1.1547005, 2.0], rel=1e-6)
+    assert sum(z**-2 for z in multipliers) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_what_cannot_work_is_refused_before_anything_is_built(tff):
+    with pytest.raises(ArgumentError, match=r"noise_multiplier=1\.0.*\(0, 0\.4\).*clients a round"):
+        build_aggregator(adaptive(1.0), 4.0)
+    with pytest.raises(ArgumentError, match=r"clients_per_round=0.*\(0, inf\)"):
+        build_aggregator(fixed(1.0), 0)
+
+    class Unknown(Mechanism):
+        noise_multiplier = 1.0
+
+    with pytest.raises(ArgumentError, match="has no aggregator"):
+        build_aggregator(Unknown(), 4.0)

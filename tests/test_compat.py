@@ -1,0 +1,88 @@
+"""The bridges to the TensorFlow of today do what is missing, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+
+import pytest
+
+from tff_dp import _compat
+
+
+def test_the_installed_packages_are_a_tested_combination():
+    assert _compat.check_stack() == []
+
+
+def test_a_deviating_or_missing_package_is_named(monkeypatch):
+    def version(name):
+        if name == "jax":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return {"tensorflow": "2.14.0"}.get(name, _compat.TESTED[name][0] + "0")
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
+    problems = "; ".join(_compat.check_stack())
+    assert "tensorflow is 2.14.0, tested is 2.21." in problems
+    assert "jax is not installed, tested is 0.5.3" in problems
+    assert "Python is" in problems
+
+
+def test_only_the_three_dead_modules_are_placeholders(tff):
+    replaced = [
+        name
+        for name, module in sys.modules.items()
+        if getattr(getattr(module, "__spec__", None), "origin", None) == "placeholder of tff_dp"
+    ]
+    assert sorted(replaced) == sorted(p.module for p in _compat._PLACEHOLDERS)
+    with pytest.raises(ImportError):
+        importlib.import_module("tensorflow_estimator")
+
+
+def test_using_a_placeholder_says_what_is_missing(tff):
+    import tensorflow_privacy
+
+    with pytest.raises(ImportError, match="'tensorflow_estimator'"):
+        tensorflow_privacy.DNNClassifier(hidden_units=[1])
+    with pytest.raises(ImportError, match="'vizier'"):
+        tff.learning.programs.train_model_with_vizier()
+
+
+def test_nothing_is_replaced_where_nothing_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with _compat._placeholders():
+        finder = sys.meta_path[0]
+        for placeholder in _compat._PLACEHOLDERS:
+            assert finder.find_spec(placeholder.module, None) is None
+
+
+def test_the_finder_is_gone_after_the_import(tff):
+    assert not any(isinstance(f, _compat._PlaceholderFinder) for f in sys.meta_path)
+
+
+def test_keras_is_keras_3_and_tf_keras_is_keras_2(tff):
+    import keras
+    import tensorflow as tf
+
+    assert keras.__version__.startswith("3.")
+    assert _compat.tf_keras_is_legacy()
+    assert tf.keras.Model is not keras.Model
+
+
+def test_a_failing_import_reports_the_stack(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_federated", None)
+    with pytest.raises(_compat.StackError, match="cannot be imported"):
+        _compat.load_tff()
+
+
+def test_quiet_import_shows_what_was_written_only_on_failure(capfd):
+    import os
+
+    with _compat.quiet_import():
+        os.write(2, b"noise of a native library\n")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ValueError, match="broken"), _compat.quiet_import():
+        os.write(2, b"the cause\n")
+        raise ValueError("broken")
+    assert "the cause" in capfd.readouterr().err
