@@ -149,7 +149,11 @@ def _fit(
     title: str,
     **changes: Any,
 ) -> tuple[np.ndarray, tff_dp.FitResult]:
-    """Trains with the settings, or changes of them, and returns the weights of the linear model with the bias last, shape [features + 1]."""
+    """Trains with the settings, or changes of them.
+
+    Returns:
+      The weights with the bias last, shape [features + 1], and the result of `fit`.
+    """
     x, _ = clients.pooled()
     print(f"  {title}", flush=True)
     values = {

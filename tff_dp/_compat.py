@@ -127,8 +127,9 @@ def load_tff() -> Any:
     except ImportError as error:
         problems = "; ".join(check_stack()) or "all of them are present"
         raise StackError(
-            f"tensorflow_federated cannot be imported: {error}. Packages that differ from those tested: "
-            f"{problems}. Install the tested set: pip install --no-deps -r requirements.lock (docs/stack.md)."
+            f"tensorflow_federated cannot be imported: {error}. Packages that differ from those "
+            f"tested: {problems}. Install the tested set: pip install --no-deps -r requirements.lock "
+            "(docs/stack.md)."
         ) from error
     return tensorflow_federated
 

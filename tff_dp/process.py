@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.aggregation import build_aggregator
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.errors import ArgumentError
@@ -30,8 +30,16 @@ def build_process(
       the model is functional; `initialize_from` starts from them in any case.
 
     Raises:
-      ArgumentError: The algorithm is unknown, or weights clients under differential privacy.
+      ArgumentError: The algorithm is unknown, or weights clients under differential privacy, or
+        neither a plan nor `NoPrivacy()` was given.
     """
+    if not isinstance(algorithm, FedAvg | FedSGD):
+        raise ArgumentError(
+            f"algorithm={algorithm!r} is unknown: expected FedAvg, FedOpt, FedProx or FedSGD."
+        )
+    _checks.instance(
+        "privacy", privacy, (PrivacyPlan, NoPrivacy), "To train without privacy, pass NoPrivacy()."
+    )
     tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
@@ -53,10 +61,6 @@ def build_process(
             model.tff_model,
             server_optimizer_fn=server,
             model_aggregator=aggregator and tff.aggregators.as_weighted_aggregator(aggregator),
-        )
-    if not isinstance(algorithm, FedAvg):
-        raise ArgumentError(
-            f"algorithm={algorithm!r} is unknown: expected FedAvg, FedOpt, FedProx or FedSGD."
         )
     arguments: dict[str, Any] = {
         "client_optimizer_fn": algorithm.client_optimizer.build(),

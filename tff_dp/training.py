@@ -76,8 +76,8 @@ class FitResult:
             lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
         if self.seeded and not math.isinf(self.epsilon):
             lines.append(
-                "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against them "
-                "sampling amplifies nothing. Do not publish it, or train without one."
+                "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
+                "them sampling amplifies nothing. Do not publish it, or train without one."
             )
         if any(record.metrics is not None for record in self.history):
             lines.append("Training metrics were released: they are outside this epsilon.")

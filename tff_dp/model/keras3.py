@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights
+from tff_dp.model.spec import BoundModel, ModelWeights, describe
 
 _SEED_STATE = "seed_generator_state"
 
@@ -165,15 +165,9 @@ def _build(model: keras.Model, x_spec: Any) -> None:
         model(zeros)
     except Exception as error:
         raise ModelError(
-            f"The model {model.name!r} cannot be called on the data, whose x is {_describe(x_spec)}: "
+            f"The model {model.name!r} cannot be called on the data, whose x is {describe(x_spec)}: "
             f"{error}"
         ) from error
-
-
-def _describe(spec: Any) -> str:
-    if isinstance(spec, Mapping):
-        return "{" + ", ".join(f"{key}: {_describe(value)}" for key, value in spec.items()) + "}"
-    return f"{spec.dtype.name}{list(spec.shape)}"
 
 
 def _call(
@@ -239,16 +233,15 @@ def _trace(
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"The model {model.name!r} cannot be traced: {error}") from error
+        raise ModelError(
+            f"The model {model.name!r} cannot be called on the data, whose x is "
+            f"{describe(input_spec[0])}, in training: {error}"
+        ) from error
     if found["changed"]:
         raise ModelError(_changed_state(model, found["changed"]))
-    captured = [v.name for v in concrete.variables]
+    captured = OrderedDict.fromkeys(v.name for v in concrete.variables)
     if captured:
-        raise ModelError(
-            f"The model {model.name!r} reads variables that it does not own: {', '.join(captured)}. A "
-            "random operation without a seed generator of its own reads Keras's global one: make a "
-            "keras.random.SeedGenerator in the layer's constructor and pass it as seed."
-        )
+        raise ModelError(_foreign_state(model, captured))
     has_losses = found["losses"]
 
     @tf.function
@@ -259,6 +252,24 @@ def _trace(
     outputs = concrete.structured_outputs
     shape = tuple(outputs.shape[1:]) if isinstance(outputs, tf.Tensor | tf.TensorSpec) else None
     return predict, has_losses, shape
+
+
+def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:
+    names = list(names)
+    if all(_SEED_STATE in name for name in names):
+        remedy = (
+            "A random operation without a seed generator of its own reads Keras's global one: make a "
+            "keras.random.SeedGenerator in the layer's constructor and pass it as seed."
+        )
+    else:
+        remedy = (
+            "Federated averaging would not carry such state from step to step: make a recurrent layer "
+            "with stateful=False, and a custom layer's variables with add_weight."
+        )
+    return (
+        f"The model {model.name!r} reads variables that are no weights of it: {', '.join(names)}. "
+        f"{remedy}"
+    )
 
 
 def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:

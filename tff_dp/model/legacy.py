@@ -19,7 +19,7 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights
+from tff_dp.model.spec import BoundModel, ModelWeights, describe
 
 
 def is_model(value: Any) -> bool:
@@ -61,7 +61,7 @@ class _LegacyModel(BoundModel):
 
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
-        _build(sample, input_spec[0])
+        _check_call(sample, input_spec[0])
         self._check_clone(sample, builder)
         loss_object = _loss_object(loss)
         metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
@@ -73,7 +73,9 @@ class _LegacyModel(BoundModel):
         self.output_shape = tuple(outputs[1:]) if isinstance(outputs, tuple) else None
         functional = None
         if not sample.losses and not _has_changing_state(sample):
-            functional = _functional(sample, builder, loss_object, metric_objects, input_spec)
+            functional = _functional(
+                sample, builder, self.initial_weights, loss_object, metric_objects, input_spec
+            )
         if functional is not None:
             self.tff_model = functional
         else:
@@ -126,6 +128,18 @@ def _build(model: Any, x_spec: Any) -> None:
         model(tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), x_spec))
 
 
+def _check_call(model: Any, x_spec: Any) -> None:
+    """Builds a model, and refuses it where it cannot be called on the data."""
+    try:
+        _build(model, x_spec)
+        tf.function(lambda x: model(x), autograph=False).get_concrete_function(x_spec)
+    except Exception as error:
+        raise ModelError(
+            f"The model {model.name!r} cannot be called on the data, whose x is "
+            f"{describe(x_spec)}: {error}"
+        ) from error
+
+
 def _clone(model: Any) -> Any:
     import tf_keras
 
@@ -139,7 +153,7 @@ def _clone(model: Any) -> Any:
 
 
 def _copy(metric: Any) -> Any:
-    return type(metric).from_config(metric.get_config())
+    return metrics_lib.copy_metric(metric)
 
 
 def _has_changing_state(model: Any) -> bool:
@@ -175,13 +189,17 @@ def _loss_object(loss: Any) -> Any:
 def _functional(
     sample: Any,
     builder: Callable[[], Any] | None,
+    initial_weights: ModelWeights,
     loss: Any,
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
 ) -> Any | None:
-    """Returns TFF's functional model, or None where its converter cannot represent the model."""
+    """Returns TFF's functional model, or None where its converter cannot represent the model.
+
+    The converter takes weights in the order in which they are made, which is not the model's own where
+    models are nested or branches are made out of order; the model returned takes its own order.
+    """
     import tf_keras
-    from tensorflow_federated.python.learning.models.functional import KerasFunctionalModelError
 
     tff = _compat.load_tff()
 
@@ -199,9 +217,41 @@ def _functional(
     )
     for metric in metrics:
         constructors[metric.name] = functools.partial(_copy, metric)
+
+    def marked() -> Any:
+        model = builder() if builder else _clone(sample)
+        if tf.executing_eagerly():  # not where the converter traces it
+            for variables in (model.trainable_variables, model.non_trainable_variables):
+                for position, variable in enumerate(variables):
+                    variable.assign(tf.fill(variable.shape, tf.cast(position, variable.dtype)))
+        return model
+
     try:
-        model = tff.learning.models.functional_model_from_keras(
-            builder or sample, loss, input_spec, constructors
+        converted = tff.learning.models.functional_model_from_keras(
+            marked if builder else marked(), loss, input_spec, constructors
+        )
+        order = [[int(np.ravel(w)[0]) for w in part] for part in converted.initial_weights]
+        if any(sorted(positions) != list(range(len(positions))) for positions in order):
+            return None
+
+        @tf.function
+        def predict(model_weights: Any, x: Any, training: bool = True) -> Any:
+            weights = tuple(
+                tuple(part[position] for position in positions)
+                for part, positions in zip(model_weights, order, strict=True)
+            )
+            return converted.predict_on_batch(weights, x, training)
+
+        model = tff.learning.models.FunctionalModel(
+            initial_weights=tuple(initial_weights),
+            predict_on_batch_fn=predict,
+            loss_fn=converted.loss,
+            metrics_fns=(
+                converted.initialize_metrics_state,
+                converted.update_metrics_state,
+                converted.finalize_metrics,
+            ),
+            input_spec=input_spec,
         )
         with tf.Graph().as_default():  # the converter's traps show at tracing only
             weights = tf.nest.map_structure(tf.constant, model.initial_weights)
@@ -209,7 +259,7 @@ def _functional(
                 lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), input_spec[0]
             )
             model.predict_on_batch(weights, x, training=True)
-    except (KerasFunctionalModelError, IndexError, RuntimeError, ValueError):
+    except Exception:  # what it raises depends on what it meets: IndexError, StagingError, ...
         # The variable-based converter takes the model, or says what is wrong with it.
         return None
     return model

@@ -35,6 +35,10 @@ def resolve_loss(loss: Any, keras: ModuleType, *, legacy: bool) -> Callable[[Any
                 f"loss={loss!r} is unknown to {kind}: expected a name in keras.losses, such as 'mse' or "
                 "'sparse_categorical_crossentropy'."
             ) from None
+    if isinstance(found, type):
+        raise ModelError(
+            f"loss={loss!r} is a class: expected a loss object, such as {found.__name__}(), or its name."
+        )
     if not callable(found) or (
         type(found).__module__.startswith(("keras.", "tf_keras."))
         and hasattr(found, "get_config")
@@ -173,9 +177,25 @@ def functional_metrics(
     return initialize, update, finalize
 
 
+def copy_metric(metric: Any) -> Any:
+    """Returns a metric of the same configuration, of either Keras.
+
+    Raises:
+      ModelError: Its configuration does not say how it was made.
+    """
+    try:
+        return type(metric).from_config(metric.get_config())
+    except Exception as error:
+        raise ModelError(
+            f"The metric {metric.name!r} ({type(metric).__name__}) cannot be copied, as every client's "
+            f"must be: {error} Give its class a get_config() with all arguments of its constructor, and "
+            "register functions with keras.saving.register_keras_serializable."
+        ) from error
+
+
 def _built(metric: Any, output_shape: tuple[int | None, ...] | None, y_spec: Any) -> Any:
     """Returns a copy of a metric with its variables made: some make them at their first update."""
-    copy = type(metric).from_config(metric.get_config())
+    copy = copy_metric(metric)
     if output_shape is None or not isinstance(y_spec, tf.TensorSpec) or None in output_shape:
         return copy
     try:

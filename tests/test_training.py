@@ -1,0 +1,244 @@
+"""The round loop: plan, process and data together, and every kind of bad input."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tff_dp
+from tff_dp import data
+
+FEATURES = 3
+
+
+def make_clients(sizes=(8, 12, 20, 9), seed=0, labels=None) -> data.Clients:
+    rng = np.random.default_rng(seed)
+    weights = np.array([1.0, -2.0, 0.5])
+    arrays = {}
+    for client, size in enumerate(sizes):
+        x = rng.normal(size=(size, FEATURES)).astype(np.float32)
+        y = (x @ weights).astype(np.float32)[:, None] if labels is None else labels(rng, size)
+        arrays[f"c{client}"] = (x, y)
+    return data.from_arrays(arrays)
+
+
+def linear_model() -> keras.Model:
+    return keras.Sequential(
+        [keras.layers.Input([FEATURES]), keras.layers.Dense(1, kernel_initializer="zeros")]
+    )
+
+
+def plan(**changes) -> tff_dp.PrivacyPlan:
+    values = {
+        "mechanism": tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
+        "population": 4,
+        "sampler": tff_dp.FullParticipation(),
+        "rounds": 5,
+        "delta": 1e-5,
+    }
+    return tff_dp.PrivacyPlan(**(values | changes))
+
+
+def fit(clients=None, privacy=None, **changes):
+    values = {"loss": "mse", "batch_size": 8, "seed": 1} | changes
+    model = values.pop("model", linear_model)
+    return tff_dp.fit(
+        model, clients or make_clients(), privacy=privacy or tff_dp.NoPrivacy(), **values
+    )
+
+
+def test_training_without_privacy_finds_the_weights_and_says_there_is_no_guarantee(stock):
+    algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
+    result = fit(rounds=30, algorithm=algorithm)
+    np.testing.assert_allclose(result.model.get_weights()[0][:, 0], [1.0, -2.0, 0.5], atol=0.05)
+    assert [record.round_number for record in result.history] == list(range(1, 31))
+    assert result.history[-1].metrics["loss"] < 0.01 < result.history[0].metrics["loss"]
+    assert result.history[0].metrics["num_examples"] == 49
+    assert math.isinf(result.epsilon)
+    assert result.spent is None
+    assert "No differential privacy" in result.statement()
+
+
+def test_training_under_a_plan_knows_its_epsilon_after_each_round(stock):
+    private = plan()
+    result = fit(privacy=private)
+    assert len(result.history) == private.rounds
+    assert result.epsilon == private.epsilon().epsilon
+    bounds = [record.epsilon for record in result.history]
+    exact = [private.epsilon(t).epsilon for t in range(1, 6)]
+    assert all(b >= e for b, e in zip(bounds, exact, strict=True))
+    assert bounds == sorted(bounds)
+    assert all(record.metrics is None for record in result.history)  # outside any epsilon
+    statement = result.statement()
+    for part in ("client-level", "add-or-remove-one", "delta 1e-05", "5 rounds", "float32", "seed"):
+        assert part in statement
+    assert "metrics" not in statement
+
+
+def test_fewer_rounds_than_planned_cost_less(stock):
+    result = fit(privacy=plan(), rounds=2)
+    assert result.epsilon == plan().epsilon(2).epsilon < plan().epsilon().epsilon
+
+
+def test_released_metrics_are_marked(stock):
+    result = fit(privacy=plan(), rounds=1, release_metrics=True)
+    assert result.history[0].metrics["num_examples"] == 49
+    assert "metrics were released" in result.statement()
+    unreleased = fit(rounds=1, release_metrics=False)
+    assert unreleased.history[0].metrics is None
+
+
+def test_clipping_without_noise_claims_nothing(stock):
+    mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.0)
+    result = fit(privacy=plan(mechanism=mechanism), rounds=1)
+    assert math.isinf(result.epsilon)
+    assert "no guarantee" in result.statement()
+
+
+def test_one_round_with_the_noise_off_is_the_mean_of_clipped_changes(stock):
+    clients = make_clients()
+    mechanism = tff_dp.GaussianMechanism(clip_norm=0.05, noise_multiplier=0.0)
+    result = fit(clients, plan(mechanism=mechanism), rounds=1, batch_size=32, shuffle=False)
+    total = np.zeros(FEATURES + 1)
+    for client in range(4):
+        x, y = clients.client(client)
+        residual = -2 * y[:, 0] / len(y)  # of the mean squared error at zero weights
+        change = -0.01 * np.append(x.T @ residual, residual.sum())
+        total += change * min(1.0, 0.05 / np.linalg.norm(change))
+    trained = np.concatenate([weight.ravel() for weight in result.model.get_weights()])
+    np.testing.assert_allclose(trained, total / 4, rtol=1e-4, atol=1e-7)
+
+
+def test_a_poisson_plan_with_empty_rounds_trains_and_charges_every_round(stock):
+    private = plan(sampler=tff_dp.PoissonSampler(rate=0.05), rounds=6)
+    sizes = [len(private.draw_cohort(t, population=4, seed=1)) for t in range(1, 7)]
+    assert 0 in sizes  # else the test shows nothing
+    result = fit(privacy=private)
+    assert result.epsilon == private.epsilon(6).epsilon
+    assert all(np.isfinite(weight).all() for weight in result.model.get_weights())
+
+
+def test_an_empty_round_without_privacy_leaves_the_model_as_it_is(stock):
+    sampler = tff_dp.PoissonSampler(rate=0.01)
+    privacy = tff_dp.NoPrivacy(sampler=sampler)
+    assert len(privacy.draw_cohort(1, population=4, seed=1)) == 0
+    result = fit(privacy=privacy, rounds=1)
+    assert not np.any(result.model.get_weights()[0])
+
+
+def test_a_seed_repeats_cohorts_and_order_and_no_seed_does_not(stock):
+    privacy = tff_dp.NoPrivacy(sampler=tff_dp.FixedSizeSampler(size=2))
+
+    def weights(seed):
+        result = fit(privacy=privacy, rounds=3, seed=seed)
+        return np.concatenate([weight.ravel() for weight in result.model.get_weights()])
+
+    np.testing.assert_array_equal(weights(5), weights(5))
+    assert np.any(weights(5) != weights(6))
+    assert not fit(privacy=plan(), rounds=1, seed=None).seeded
+
+
+def test_the_noise_is_never_seeded(stock):
+    first, second = (fit(privacy=plan(), rounds=1, seed=3).model.get_weights() for _ in range(2))
+    assert np.all(first[0] != second[0])
+
+
+def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan(stock):
+    mechanism = tff_dp.AdaptiveGaussianMechanism(noise_multiplier=0.3, clipped_count_stddev=0.5)
+    for algorithm in (
+        tff_dp.FedSGD(),
+        tff_dp.FedProx(proximal_strength=0.1),
+        tff_dp.FedOpt(server_optimizer=tff_dp.Adam(learning_rate=0.1)),
+    ):
+        result = fit(privacy=plan(mechanism=mechanism), rounds=2, algorithm=algorithm)
+        assert all(np.isfinite(weight).all() for weight in result.model.get_weights())
+        assert result.epsilon == plan(mechanism=mechanism).epsilon(2).epsilon
+
+
+def test_a_progress_bar_shows_epsilon(stock, capsys):
+    fit(privacy=plan(), rounds=2, progress=True)
+    assert "epsilon <=" in capsys.readouterr().err
+
+
+def sparse(rng, size):
+    return rng.integers(0, 4, size)
+
+
+def classifier() -> keras.Model:
+    return keras.Sequential([keras.layers.Input([FEATURES]), keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"privacy": None, "rounds": 1, "explicit": True}, r"privacy=None.*NoPrivacy\(\)"),
+        ({"rounds": None}, r"rounds=None.*\[1, inf\)"),
+        ({"rounds": 0}, r"rounds=0.*\[1, inf\)"),
+        ({"privacy": plan(), "rounds": 6}, r"rounds=6.*at most the 5 rounds.*make a plan"),
+        ({"privacy": plan(population=5)}, r"population=5.*expected the number of clients, 4"),
+        ({"batch_size": 0, "rounds": 1}, r"batch_size=0.*\[1, inf\)"),
+        ({"epochs": 0, "rounds": 1}, r"epochs=0.*\[1, inf\)"),
+        ({"seed": -1, "rounds": 1}, r"seed=-1.*\[0, "),
+        ({"loss": None, "rounds": 1}, r"loss=None.*expected a Keras loss"),
+        ({"clients": {"a": 1}, "rounds": 1}, r"clients=.*Clients.*from_arrays"),
+        (
+            {"privacy": tff_dp.NoPrivacy(sampler=tff_dp.FixedSizeSampler(size=9)), "rounds": 1},
+            r"size=9.*\[1, 4\]",
+        ),
+        (
+            {"privacy": plan(), "algorithm": tff_dp.FedAvg(weighting="examples")},
+            r"weighting='examples'.*sensitivity.*'uniform'",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_arguments_give_one_clear_error(tff, changes, message):
+    changes = dict(changes)
+    if changes.pop("explicit", False):
+        with pytest.raises(tff_dp.ArgumentError, match=message):
+            tff_dp.fit(linear_model, make_clients(), loss="mse", **changes)
+    else:
+        with pytest.raises(tff_dp.ArgumentError, match=message):
+            fit(**changes)
+
+
+def test_a_label_out_of_range_names_the_client_and_the_label(tff):
+    clients = make_clients(labels=sparse)
+    values = np.concatenate([clients.client(c)[1] for c in range(4)])
+    assert values.max() == 3
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(tff_dp.DataError, match=r"client 'c\d' holds the label 3.*\[0, 2\].*outputs"):
+        fit(clients, model=classifier, loss=loss, rounds=1)
+    with pytest.raises(tff_dp.DataError, match=r"holds the label [23].*\[0, 1\]"):
+        fit(clients, model=linear_model, loss="binary_crossentropy", rounds=1)
+
+
+def test_labels_that_would_be_broadcast_against_predictions_are_refused(tff):
+    with pytest.raises(tff_dp.DataError, match=r"y has shape \[1\].*predicts \[3\]"):
+        fit(model=classifier, rounds=1)
+
+
+def test_loss_and_metrics_belong_to_one_place(tff):
+    spec = tff_dp.ModelSpec(model=linear_model, loss="mse")
+    with pytest.raises(tff_dp.ArgumentError, match="belong to a bare Keras model"):
+        tff_dp.fit(spec, make_clients(), privacy=tff_dp.NoPrivacy(), rounds=1, loss="mse")
+
+
+def test_nothing_is_drawn_or_trained_before_everything_is_checked(tff, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("a computation ran before the arguments were checked")
+
+    training = __import__("tff_dp.training", fromlist=["training"])
+    monkeypatch.setattr(training, "initialize_from", never)
+    with pytest.raises(tff_dp.ArgumentError):
+        fit(privacy=plan(), rounds=6)
+
+
+def test_the_statement_rounds_epsilon_up(stock):
+    result = fit(privacy=plan(), rounds=1)
+    shown = float(re.search(r"epsilon ([\d.]+) at", result.statement()).group(1))
+    assert result.epsilon <= shown < result.epsilon + 0.001
