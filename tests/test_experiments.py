@@ -40,7 +40,9 @@ def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(sma
     assert results["self_check_distance"]["uniform"] > 0.02
     errors = {(row["part"], row["setting"]): row["error"] for row in results["rows"]}
     epsilons = {(row["part"], row["setting"]): row["epsilon"] for row in results["rows"]}
-    assert errors["tutorial", "closed form, pooled data"] < errors["tutorial", "predict the mean"] / 10
+    assert (
+        errors["tutorial", "closed form, pooled data"] < errors["tutorial", "predict the mean"] / 10
+    )
     assert errors["tutorial", "private, z = 10"] > 2 * errors["tutorial", "private, z = 0"]
     assert epsilons["tutorial", "private, z = 0"] == "inf"
     table = (out / "table.txt").read_text()
@@ -91,7 +93,10 @@ def test_wrong_settings_are_named(name, config, overrides, message):
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "experiments", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -99,7 +104,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tutorial.clip_norm=-1.0", "clip_norm=-1.0 is outside its bound: expected a number in (0, inf)"),
+        (
+            "tutorial.clip_norm=-1.0",
+            "clip_norm=-1.0 is outside its bound: expected a number in (0, inf)",
+        ),
         ("tutorial.noise_multipliers=[-1.0]", "noise_multiplier=-1.0 is outside its bound"),
         ("tutorial.delta=0.25", "delta=0.25 is outside its bound: expected a number in (0, 0.25)"),
         ("schools.cohort=161", "cohort=161 is outside its bound: expected a number in (0, 160]"),

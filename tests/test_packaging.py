@@ -24,7 +24,16 @@ LOCKS = ("requirements.lock", "requirements-dev.lock")
 def wheel(tmp_path_factory) -> pathlib.Path:
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(out),
+            str(ROOT),
+        ],
         check=True,
         capture_output=True,
     )
@@ -120,7 +129,9 @@ def test_run_says_which_python_it_needs_and_what_it_found(tmp_path):
 
 
 def test_run_names_the_package_that_a_python_without_venv_needs(tmp_path):
-    bare = fake_python(tmp_path, "python-bare", 'case "$2" in *ensurepip*) exit 1;; esac; echo 3.12')
+    bare = fake_python(
+        tmp_path, "python-bare", 'case "$2" in *ensurepip*) exit 1;; esac; echo 3.12'
+    )
     done = run_script(tmp_path, "true", TFF_DP_PYTHON=bare)
     assert done.returncode == 2
     assert "python3.12-venv" in done.stderr

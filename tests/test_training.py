@@ -211,7 +211,9 @@ def test_a_label_out_of_range_names_the_client_and_the_label(tff):
     values = np.concatenate([clients.client(c)[1] for c in range(4)])
     assert values.max() == 3
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    with pytest.raises(tff_dp.DataError, match=r"client 'c\d' holds the label 3.*\[0, 2\].*outputs"):
+    with pytest.raises(
+        tff_dp.DataError, match=r"client 'c\d' holds the label 3.*\[0, 2\].*outputs"
+    ):
         fit(clients, model=classifier, loss=loss, rounds=1)
     with pytest.raises(tff_dp.DataError, match=r"holds the label [23].*\[0, 1\]"):
         fit(clients, model=linear_model, loss="binary_crossentropy", rounds=1)
