@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from tff_dp import data, process
@@ -112,7 +113,7 @@ def keras_rounds(
                     value = tf.reduce_mean(loss(batch[1], model(batch[0], training=True)))
                     if added_losses:
                         value += sum(tf.reduce_sum(added) for added in model.losses)
-                gradients = tape.gradient(value, [getattr(v, "value", v) for v in variables])
+                gradients = tape.gradient(value, [_tf_variable(v) for v in variables])
                 for variable, gradient in zip(variables, gradients, strict=True):
                     variable.assign(
                         variable.numpy() - rate * tf.convert_to_tensor(gradient).numpy()
@@ -125,6 +126,10 @@ def keras_rounds(
             variable.assign(value)
         history.append(total / clients.num_examples)
     return history
+
+
+def _tf_variable(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def assert_weights(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], atol=2e-6) -> None:

@@ -19,7 +19,7 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 LAYERS = [
     {"errors", "_checks", "_seeds", "_compat"},
     {"config"},
-    {"data", "model", "execution", "optimizers"},
+    {"data", "model", "execution", "optimizers", "_proximal"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting"},
     {"plan"},

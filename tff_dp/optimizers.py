@@ -22,12 +22,6 @@ def _check_rate(learning_rate: float) -> None:
     _checks.real("learning_rate", learning_rate, "(0, inf)")
 
 
-def _check_betas(beta_1: float, beta_2: float, epsilon: float) -> None:
-    _checks.real("beta_1", beta_1, "[0, 1)")
-    _checks.real("beta_2", beta_2, "[0, 1)")
-    _checks.real("epsilon", epsilon, "(0, inf)")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """Stochastic gradient descent. On the server, FedAvgM where momentum is above 0.
@@ -57,7 +51,23 @@ class SGD(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adam(Optimizer):
+class _Moments(Optimizer):
+    """What Adam and Yogi have in common: running averages of the gradient and of its square."""
+
+    learning_rate: float
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    epsilon: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_rate(self.learning_rate)
+        _checks.real("beta_1", self.beta_1, "[0, 1)")
+        _checks.real("beta_2", self.beta_2, "[0, 1)")
+        _checks.real("epsilon", self.epsilon, "(0, inf)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam(_Moments):
     """Adam; on the server, FedAdam of Reddi et al., arXiv:2003.00295, algorithm 2.
 
     Args:
@@ -70,15 +80,6 @@ class Adam(Optimizer):
       ArgumentError: A value is outside its bound.
     """
 
-    learning_rate: float
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    epsilon: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _check_rate(self.learning_rate)
-        _check_betas(self.beta_1, self.beta_2, self.epsilon)
-
     def build(self) -> Any:
         """Returns `build_adam`."""
         return _compat.load_tff().learning.optimizers.build_adam(
@@ -87,7 +88,7 @@ class Adam(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Yogi(Optimizer):
+class Yogi(_Moments):
     """Yogi; on the server, FedYogi of Reddi et al., arXiv:2003.00295, algorithm 2.
 
     Args:
@@ -99,15 +100,6 @@ class Yogi(Optimizer):
     Raises:
       ArgumentError: A value is outside its bound.
     """
-
-    learning_rate: float
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    epsilon: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _check_rate(self.learning_rate)
-        _check_betas(self.beta_1, self.beta_2, self.epsilon)
 
     def build(self) -> Any:
         """Returns `build_yogi`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tff_dp import _checks, _compat
+from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.errors import ArgumentError
@@ -17,8 +18,8 @@ def build_process(
 ) -> Any:
     """Builds a standard TFF learning process.
 
-    Everything in it is TFF's own (builders, optimisers, aggregators over tensorflow-privacy's
-    queries): it runs on stock TFF and wherever TFF computations run.
+    Everything in it but FedProx's term is TFF's own (builders, optimisers, aggregators over
+    tensorflow-privacy's queries): it runs on stock TFF and wherever TFF computations run.
 
     Args:
       model: A model bound to the data's shape, from `ModelSpec.bind`.
@@ -62,18 +63,20 @@ def build_process(
             server_optimizer_fn=server,
             model_aggregator=aggregator and tff.aggregators.as_weighted_aggregator(aggregator),
         )
-    arguments: dict[str, Any] = {
-        "client_optimizer_fn": algorithm.client_optimizer.build(),
-        "server_optimizer_fn": server,
-        "model_aggregator": aggregator,
-    }
-    kind = "unweighted" if aggregator is not None else "weighted"
-    name = "avg"
+    client = algorithm.client_optimizer.build()
     if isinstance(algorithm, FedProx):
-        name = "prox"
-        arguments["proximal_strength"] = float(algorithm.proximal_strength)
-    builder = getattr(tff.learning.algorithms, f"build_{kind}_fed_{name}")
-    return builder(model.tff_model, **arguments)
+        client = proximal(client, float(algorithm.proximal_strength))
+    build = (
+        tff.learning.algorithms.build_weighted_fed_avg
+        if aggregator is None
+        else tff.learning.algorithms.build_unweighted_fed_avg
+    )
+    return build(
+        model.tff_model,
+        client_optimizer_fn=client,
+        server_optimizer_fn=server,
+        model_aggregator=aggregator,
+    )
 
 
 def initialize_from(process: Any, weights: ModelWeights) -> Any:

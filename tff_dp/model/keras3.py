@@ -13,6 +13,7 @@ what a functional model is; three things need care:
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -133,6 +134,8 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
     Where Keras cannot record how the model was made, or a copy does not compute what it computes, that
     function returns the model itself.
     """
+    if not _is_recorded(sample):
+        return lambda: sample
     rng = np.random.default_rng(0)
     x = tf.nest.map_structure(
         lambda s: tf.cast(rng.normal(size=[2, *(d or 3 for d in s.shape[1:])]), s.dtype), x_spec
@@ -148,6 +151,24 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
     except (NotImplementedError, TypeError, ValueError):
         same = False
     return (lambda: keras.models.clone_model(sample)) if same else (lambda: sample)
+
+
+def _is_recorded(model: keras.Model) -> bool:
+    """Returns whether a model's configuration, if it has one, says how the model was made.
+
+    Keras records the defaults in place of the arguments that a subclass's constructor was given. A copy
+    may then have another dropout rate, say, which no comparison of predictions shows.
+    """
+    kind = type(model)
+    if kind in (keras.Sequential, keras.Model) or kind.__module__.startswith("keras."):
+        return all(_is_recorded(part) for part in model.layers if isinstance(part, keras.Model))
+    if not kind.get_config.__module__.startswith("keras."):
+        return True  # the class has its own
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return all(
+        p.kind is inspect.Parameter.VAR_KEYWORD or p.name in ("name", "trainable", "dtype")
+        for p in parameters
+    )
 
 
 def _set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:

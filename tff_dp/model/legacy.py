@@ -80,6 +80,8 @@ class _LegacyModel(BoundModel):
             self.tff_model = functional
         else:
             self.tff_model = self._variable_based(loss_object, metric_objects)
+            if sample.losses:
+                self._check_losses(sample)
 
     def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
         """Refuses an instance whose copy would not have its variables."""
@@ -92,6 +94,19 @@ class _LegacyModel(BoundModel):
                     f"The model {sample.name!r} cannot be copied faithfully (layers that share "
                     "variables, or that make them late). Pass a function that makes it."
                 )
+
+    def _check_losses(self, sample: Any) -> None:
+        """Refuses losses that TFF cannot read: all but those of weights alone."""
+        try:
+            with tf.Graph().as_default():
+                converted = self.tff_model()  # its functions hold no reference to it
+                converted.forward_pass.get_concrete_function(self._input_spec)
+        except Exception as error:
+            raise ModelError(
+                f"TFF cannot train the tf-keras model {sample.name!r}, whose layers add losses "
+                f"({type(error).__name__}): expected losses of weights alone, such as a "
+                "kernel_regularizer. For activity_regularizer or add_loss, make the model with Keras 3."
+            ) from error
 
     def _variable_based(self, loss: Any, metrics: Sequence[Any]) -> Callable[[], Any]:
         tff = _compat.load_tff()

@@ -64,8 +64,9 @@ class ModelSpec:
 
     Training starts from the model's weights as they are when it is bound, and the trained weights go
     into a new model of the same kind: the model itself is not changed. The exception is a subclassed
-    model whose constructor Keras cannot replay (one that does not take **kwargs, say); it is trained in
-    place, as by its own `fit`, unless it comes as a function.
+    model that Keras cannot make again: one whose constructor takes arguments of its own (or no
+    **kwargs) and that has no `get_config`. It is trained in place, as by its own `fit`, unless it comes
+    as a function.
 
     Args:
       model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
