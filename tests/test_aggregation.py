@@ -209,3 +209,16 @@ def test_what_cannot_work_is_refused_before_anything_is_built(tff):
 
     with pytest.raises(ArgumentError, match="has no aggregator"):
         build_aggregator(Unknown(), 4.0)
+
+
+def test_a_global_tensorflow_seed_does_not_seed_the_noise(tff, stock):
+    import tensorflow as tf
+
+    noise = []
+    try:
+        for _ in range(2):
+            tf.random.set_seed(1)
+            noise.append(aggregate(tff, fixed(1.0), 1.0, [np.zeros(3)]))
+    finally:
+        tf.random.set_seed(None)
+    assert np.all(noise[0] != noise[1])
