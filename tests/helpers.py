@@ -18,12 +18,14 @@ SIZES = (1, 5, 3)  # ragged: with batches of 2, clients of 1, 3 and 2 steps
 BATCH_SIZE = 2
 
 
-def regression_clients(sizes=SIZES, features=4, outputs=1, seed=0) -> data.Clients:
+def regression_clients(
+    sizes=SIZES, features=4, outputs=1, seed=0, allow_empty=False
+) -> data.Clients:
     rng = np.random.default_rng(seed)
     count = sum(sizes)
     x = rng.normal(size=(count, features)).astype(np.float32)
     y = rng.normal(size=(count, outputs)).astype(np.float32)
-    return data.Clients(x, y, np.cumsum([0, *sizes]))
+    return data.Clients(x, y, np.cumsum([0, *sizes]), allow_empty=allow_empty)
 
 
 def datasets(clients: data.Clients, positions=None, batch_size=BATCH_SIZE) -> list[Any]:

@@ -69,7 +69,7 @@ def test_the_worker_ends_on_an_exception(tff):
 
 
 def test_an_installed_context_is_kept_and_tffs_default_is_not(tff, stock):
-    with execution.current_or_stock() as context:
+    with execution.current_or_fast() as context:
         assert context is stock
 
     class Other(tff.framework.SyncContext):
@@ -78,7 +78,7 @@ def test_an_installed_context_is_kept_and_tffs_default_is_not(tff, stock):
 
     with tff.framework.get_context_stack().install(Other()) as _:
         current = tff.framework.get_context_stack().current
-        with execution.current_or_stock() as context:
+        with execution.current_or_fast() as context:
             assert context is current
 
 

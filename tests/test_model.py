@@ -24,6 +24,8 @@ from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.model import ModelSpec, ModelWeights
 from tff_dp.optimizers import SGD
 
+pytestmark = pytest.mark.filterwarnings("ignore:The moving statistics:UserWarning")
+
 RATE = 0.02  # far from where any of the models here would diverge
 FEDAVG = FedAvg(client_optimizer=SGD(learning_rate=RATE))
 X4, Y1 = tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None, 1], tf.float32)
@@ -898,6 +900,26 @@ LEGACY_WAYS = {
 }
 
 
+def test_tf_keras_models_stay_usable_while_others_are_bound(tff):
+    k = tf_keras()
+    models = [
+        legacy_sequential(k.layers.Dense(3)),
+        legacy_sequential(k.layers.Dense(3), k.layers.BatchNormalization()),
+    ]
+    x = np.ones([1, 4], np.float32)
+    before = [model(x).numpy() for model in models]
+    for model in models * 2:
+        ModelSpec(model=model, loss="mse").bind((X4, Y1))
+        np.testing.assert_array_equal(model(x).numpy(), before[models.index(model)])
+
+
+def test_tf_keras_batch_normalisation_warns_of_what_is_lost(tff):
+    k = tf_keras()
+    model = legacy_sequential(k.layers.Dense(3), k.layers.BatchNormalization(name="norm"))
+    with pytest.warns(UserWarning, match=r"moving statistics of 'norm'.*GroupNormalization"):
+        ModelSpec(model=model, loss="mse").bind((X4, Y1))
+
+
 def test_tf_keras_losses_of_activations_are_refused(tff):
     k = tf_keras()
     model = legacy_sequential(k.layers.Dense(3, activity_regularizer="l2", name="busy"))
@@ -946,3 +968,52 @@ def test_tf_keras_needs_tf_dot_keras_to_be_it(tff, monkeypatch):
     monkeypatch.setattr("tff_dp._compat.tf_keras_is_legacy", lambda: False)
     with pytest.raises(ModelError, match=r"'old' is a tf-keras model.*TF_USE_LEGACY_KERAS=1"):
         ModelSpec(model=legacy_linear(), loss="mse").bind((X4, Y1))
+
+
+# --- Arguments that Keras does not record --------------------------------------------------------
+
+
+class Noisy(keras.Model):
+    """Its argument shows in training only."""
+
+    def __init__(self, rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout = keras.layers.Dropout(rate)
+        self.out = keras.layers.Dense(1, kernel_initializer="zeros", use_bias=False)
+
+    def call(self, x):
+        return self.out(self.dropout(x))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_argument_that_keras_does_not_record_is_not_lost(tff, wrapped):
+    model = Noisy(rate=0.0)
+    model(np.ones([1, 4], np.float32))
+    if wrapped:
+        x = keras.layers.Input([4])
+        model = keras.Model(x, model(x))
+    # Negative control: Keras's own copy has the default rate, and the same predictions.
+    copy = keras.models.clone_model(model)
+    (noisy,) = [layer for layer in copy._flatten_layers() if isinstance(layer, Noisy)]
+    assert noisy.dropout.rate == 0.5
+    bound = ModelSpec(model=model, loss="mse").bind((X4, Y1))
+    weights = ((np.ones([4, 1], np.float32),), ())
+    predicted = bound.tff_model.predict_on_batch(weights, np.ones([20, 4], np.float32), True)
+    np.testing.assert_allclose(predicted, np.full([20, 1], 4.0))
+
+
+class Recorded(Noisy):
+    def __init__(self, rate=0.5, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.rate = rate
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+def test_a_subclass_that_records_its_arguments_is_copied(tff):
+    model = Recorded(rate=0.25)
+    bound = ModelSpec(model=model, loss="mse").bind((X4, Y1))
+    copy = bound.to_keras(bound.initial_weights)
+    assert copy is not model
+    assert copy.dropout.rate == 0.25

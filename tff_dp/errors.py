@@ -7,6 +7,7 @@ Exception
     │   ├── DataError                   client data do not fit together or with the model
     │   ├── ModelError                  a model cannot be wrapped, or wrapped like this
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
+    ├── ComputationError (RuntimeError) a computation failed while it ran, such as a client's
     └── StackError (ImportError)        an installed package is missing or of a version not tested
 ```
 
@@ -39,3 +40,7 @@ class AccountingError(ArgumentError):
 
 class StackError(TffDpError, ImportError):
     """A package that tff_dp builds on is missing or of a version that does not work."""
+
+
+class ComputationError(TffDpError, RuntimeError):
+    """A computation failed while it ran."""

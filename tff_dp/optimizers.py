@@ -68,7 +68,7 @@ class _Moments(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adam(_Moments):
-    """Adam; on the server, FedAdam of Reddi et al., arXiv:2003.00295, algorithm 2.
+    """Adam; on the server, FedAdam of Reddi et al., arXiv:2003.00295, with bias correction.
 
     Args:
       learning_rate: > 0.
@@ -89,7 +89,7 @@ class Adam(_Moments):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Yogi(_Moments):
-    """Yogi; on the server, FedYogi of Reddi et al., arXiv:2003.00295, algorithm 2.
+    """Yogi; on the server, FedYogi of Reddi et al., arXiv:2003.00295, with bias correction.
 
     Args:
       learning_rate: > 0.
@@ -110,12 +110,12 @@ class Yogi(_Moments):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adagrad(Optimizer):
-    """Adagrad; on the server, FedAdagrad of Reddi et al., arXiv:2003.00295, algorithm 2.
+    """Adagrad; on the server, FedAdagrad of Reddi et al., arXiv:2003.00295, without a first moment.
 
     Args:
       learning_rate: > 0.
       initial_preconditioner: Initial value of the accumulated squares; >= 0.
-      epsilon: > 0; the paper's tau.
+      epsilon: > 0; added below the square root, where the paper's tau is added outside.
 
     Raises:
       ArgumentError: A value is outside its bound.

@@ -16,7 +16,7 @@ from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.data import Clients
 from tff_dp.errors import ArgumentError, DataError
-from tff_dp.execution import current_or_stock
+from tff_dp.execution import current_or_fast
 from tff_dp.model import BoundModel, ModelSpec
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -145,7 +145,7 @@ def fit(
     _check_labels(spec.loss, bound, clients)
     process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history = []
-    with current_or_stock(), _progress_bar(rounds, progress) as bar:
+    with current_or_fast(), _progress_bar(rounds, progress) as bar:
         state = initialize_from(process, bound.initial_weights)
         for round_number in range(1, rounds + 1):
             cohort = privacy.draw_cohort(round_number, population=clients.num_clients, seed=root)

@@ -124,7 +124,7 @@ def _context(worker: _Worker) -> Any:
 
 
 @contextlib.contextmanager
-def stock(*, log: str | os.PathLike[str] | None = None) -> Iterator[Any]:
+def stock(*, log: str | os.PathLike[str] | None = None, install: bool = True) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block on stock TFF.
 
     The worker is ended when the block is left, by an exception too, when Python ends, and when Python
@@ -132,6 +132,7 @@ def stock(*, log: str | os.PathLike[str] | None = None) -> Iterator[Any]:
 
     Args:
       log: A file to append the worker's output to; None drops it.
+      install: Whether computations run in the context that is yielded, or only what is passed to it.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -145,27 +146,15 @@ def stock(*, log: str | os.PathLike[str] | None = None) -> Iterator[Any]:
         worker.wait_until_ready()
         context = _context(worker)
         _managed.add(context)
-        with tff.framework.get_context_stack().install(context):
+        if install:
+            with tff.framework.get_context_stack().install(context):
+                yield context
+        else:
             yield context
     finally:
         worker.close()
 
 
-@contextlib.contextmanager
-def current_or_stock() -> Iterator[Any]:
-    """Keeps the execution context that is installed, or runs the block under `stock()`.
-
-    The context that TFF installs when it is imported counts as none: it is the same stock TFF, without
-    the end of its worker.
-
-    Yields:
-      The execution context in effect.
-    """
-    from tensorflow_federated.python.core.impl.execution_contexts import sync_execution_context
-
-    current = _compat.load_tff().framework.get_context_stack().current
-    if current in _managed or not isinstance(current, sync_execution_context.SyncExecutionContext):
-        yield current
-    else:
-        with stock() as context:
-            yield context
+def is_managed(context: Any) -> bool:
+    """Returns whether a context is one that `stock` has made."""
+    return context in _managed

@@ -9,6 +9,7 @@ statistics it would have to change.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,6 +62,8 @@ class _LegacyModel(BoundModel):
 
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
+        _restore_classes(sample)
+        _warn_of_moving_statistics(sample)
         _check_call(sample, input_spec[0])
         self._check_clone(sample, builder)
         loss_object = _loss_object(loss)
@@ -82,6 +85,7 @@ class _LegacyModel(BoundModel):
             self.tff_model = self._variable_based(loss_object, metric_objects)
             if sample.losses:
                 self._check_losses(sample)
+        _restore_classes(sample)
 
     def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
         """Refuses an instance whose copy would not have its variables."""
@@ -136,6 +140,37 @@ class _LegacyModel(BoundModel):
         for variable, value in zip(targets, values, strict=True):
             variable.assign(value)
         return model
+
+
+def _restore_classes(model: Any) -> None:
+    """Makes a model usable again after TFF has made one of the same classes in a graph.
+
+    When tf-keras makes a layer in a `tf.Graph`, as TFF does, it swaps the bases of the layer's class for
+    those of TensorFlow 1, and every eager layer of that class is broken until another one is made
+    eagerly, which swaps them back.
+    """
+    for layer in model._flatten_layers():
+        object_type: Any = type(layer)
+        object_type.__new__(object_type)
+
+
+def _warn_of_moving_statistics(model: Any) -> None:
+    import tf_keras
+
+    names = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, tf_keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if names:
+        warnings.warn(
+            f"The moving statistics of {', '.join(map(repr, names))} in the tf-keras model "
+            f"{model.name!r} stay at their initial values: TFF averages trainable weights only. "
+            "Predictions of the trained model will use the initial statistics. Use GroupNormalization or "
+            "LayerNormalization.",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _build(model: Any, x_spec: Any) -> None:

@@ -1,0 +1,234 @@
+"""TensorFlow graphs of TFF computations, as functions of this process's own TensorFlow.
+
+A `tff.tensorflow.computation` is a serialised graph with bindings that say which tensors are its
+arguments and results. Here it is imported once and called like any TensorFlow function, hence on
+whatever device this process has.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tff_dp import _compat
+
+_imports = itertools.count()
+
+
+class ImportedGraph:
+    """A TensorFlow computation as a function from flat arguments to flat results.
+
+    Attributes:
+      type_signature: The computation's TFF type.
+    """
+
+    def __init__(self, computation: Any) -> None:
+        proto = _compat.load_tff().framework.serialize_computation(computation)
+        if proto.WhichOneof("computation") != "tensorflow":
+            raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
+        self.type_signature = computation.type_signature
+        graph = proto.tensorflow
+        graph_def = tf.compat.v1.GraphDef()
+        graph.graph_def.Unpack(graph_def)
+        _make_names_unique(graph_def, f"tff_dp_{next(_imports)}_")
+        parameter = graph.parameter if graph.HasField("parameter") else None
+        feeds = list(_bound_tensors(parameter)) if parameter is not None else []
+        fetches = list(_bound_tensors(graph.result))
+        token = graph.session_token_tensor_name
+
+        def load() -> None:
+            # The token names a TFF session; nothing here reads what it says, but it must be fed.
+            _import_with_loop(graph_def, {token: tf.constant("")} if token else {})
+
+        wrapped = tf.compat.v1.wrap_function(load, [])
+        tensor = wrapped.graph.get_tensor_by_name
+        self._initialize: Callable[[], Any] | None = None
+        if graph.initialize_op:
+            operation = wrapped.graph.get_operation_by_name(graph.initialize_op)
+            self._initialize = wrapped.prune([], operation)
+        self._call = wrapped.prune([tensor(name) for name in feeds], [tensor(n) for n in fetches])
+        self._dtypes = [tensor(name).dtype for name in feeds]
+
+    def __call__(self, arguments: list[Any]) -> list[tf.Tensor]:
+        """Runs the graph.
+
+        Args:
+          arguments: Tensors or arrays in the order of the flattened parameter type; a data set for a
+            sequence.
+
+        Returns:
+          Tensors in the order of the flattened result type; the variant of a data set for a sequence.
+        """
+        if self._initialize is not None:
+            self._initialize()  # variables live in the process: each call starts them anew
+        fed = [
+            tf.data.experimental.to_variant(value)
+            if dtype == tf.variant and isinstance(value, tf.data.Dataset)
+            else tf.convert_to_tensor(value, dtype)
+            for value, dtype in zip(arguments, self._dtypes, strict=True)
+        ]
+        return list(self._call(*fed))
+
+
+def _bound_tensors(binding: Any) -> Iterator[str]:
+    """Yields the names of the tensors that a binding holds, in the order of the flattened type."""
+    kind = binding.WhichOneof("binding")
+    if kind == "tensor":
+        yield binding.tensor.tensor_name
+    elif kind == "sequence":
+        yield binding.sequence.variant_tensor_name
+    elif kind == "struct":
+        for element in binding.struct.element:
+            yield from _bound_tensors(element)
+
+
+def _make_names_unique(graph_def: Any, prefix: str) -> None:
+    """Prefixes what is global to a process: names of functions, and of the resources of variables.
+
+    Graphs of different computations use the same names for different functions ("cond_true_3"), and
+    two imports of one graph would share their variables.
+    """
+    functions = {f.signature.name: prefix + f.signature.name for f in graph_def.library.function}
+    for function in graph_def.library.function:
+        function.signature.name = functions[function.signature.name]
+    for gradient in graph_def.library.gradient:
+        gradient.function_name = functions[gradient.function_name]
+        gradient.gradient_func = functions[gradient.gradient_func]
+    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
+    for node in itertools.chain.from_iterable(bodies):
+        node.op = functions.get(node.op, node.op)
+        for attribute in node.attr.values():
+            for value in [attribute.func, *attribute.list.func]:
+                if value.name in functions:
+                    value.name = functions[value.name]
+        if node.op in ("VarHandleOp", "VariableV2") and node.attr["shared_name"].s:
+            node.attr["shared_name"].s = prefix.encode() + node.attr["shared_name"].s
+
+
+def _import_with_loop(graph_def: Any, inputs: dict[str, tf.Tensor]) -> None:
+    """Imports a graph into the one being built, its reduction of a data set as a loop.
+
+    A `ReduceDataset` instantiates its function anew at each execution, which costs far more than small
+    clients' training. A loop over an iterator that calls the same function computes the same.
+    """
+    reductions = [node for node in graph_def.node if node.op == "ReduceDataset"]
+    if len(reductions) != 1:
+        tf.graph_util.import_graph_def(graph_def, name="", input_map=inputs)
+        return
+    (reduction,) = reductions
+    before = _ancestors(graph_def, reduction)
+    first, second = tf.compat.v1.GraphDef(), tf.compat.v1.GraphDef()
+    for part in (first, second):
+        part.versions.CopyFrom(graph_def.versions)
+        part.library.CopyFrom(graph_def.library)
+    for node in graph_def.node:
+        node.attr.pop("_class", None)  # would tie nodes of the two parts together
+        if node.name in before:
+            first.node.append(node)
+        elif node is not reduction:
+            second.node.append(node)
+    tokens = {name: value for name, value in inputs.items() if name.split(":")[0] in before}
+    tf.graph_util.import_graph_def(first, name="", input_map=_used(first, tokens))
+    graph = tf.compat.v1.get_default_graph()
+    results = _reduce_loop(graph, reduction)
+    joined = {name: value for name, value in inputs.items() if name not in tokens}
+    for name in {name for node in second.node for name in node.input}:
+        source = name.lstrip("^").split(":")[0]
+        if source == reduction.name:
+            index = int(name.split(":")[1]) if ":" in name else 0
+            joined[name] = results[index]
+        elif source in before:
+            joined[name] = (
+                _after(graph.get_operation_by_name(source))
+                if name.startswith("^")
+                else graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+            )
+    tf.graph_util.import_graph_def(second, name="", input_map=_used(second, joined))
+
+
+def _after(operation: Any) -> tf.Tensor:
+    """Returns a tensor that is there once an operation has run: what an import takes for an edge."""
+    with tf.control_dependencies([operation]):
+        return tf.constant(0)
+
+
+def _ancestors(graph_def: Any, node: Any) -> set[str]:
+    by_name = {other.name: other for other in graph_def.node}
+    found: set[str] = set()
+    pending = list(node.input)
+    while pending:
+        name = pending.pop().lstrip("^").split(":")[0]
+        if name not in found:
+            found.add(name)
+            pending.extend(by_name[name].input)
+    return found
+
+
+def _used(graph_def: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the inputs that a graph refers to: an import refuses others."""
+    names = {name for node in graph_def.node for name in node.input}
+    return {name: value for name, value in inputs.items() if name in names}
+
+
+def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
+    """Builds the loop in place of a `ReduceDataset`; returns its final state."""
+    tensors = [
+        graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+        for name in reduction.input
+        if not name.startswith("^")
+    ]
+    attributes = reduction.attr
+    state_types = list(attributes["output_types"].list.type)
+    captured_types = list(attributes["Targuments"].list.type)
+    variant, state = tensors[0], tensors[1 : 1 + len(state_types)]
+    captured = tensors[1 + len(state_types) :]
+    if len(captured) != len(captured_types):
+        raise ValueError(f"{reduction.name}: inputs do not fit its attributes")
+    shapes = [tf.TensorShape(shape) for shape in attributes["output_shapes"].list.shape]
+    name = attributes["f"].func.name
+    signature = graph._get_function(name).cached_definition.signature
+    elements = signature.input_arg[len(state) : len(signature.input_arg) - len(captured)]
+    types = {
+        "output_types": [argument.type for argument in elements],
+        "output_shapes": [tf.TensorShape(None)] * len(elements),
+    }
+    iterator = tf.raw_ops.AnonymousIteratorV3(**types)
+    started = tf.raw_ops.MakeIterator(dataset=variant, iterator=iterator)
+
+    def step(_: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+        batch = tf.raw_ops.IteratorGetNextAsOptional(iterator=iterator, **types)
+        more = tf.raw_ops.OptionalHasValue(optional=batch)
+
+        def reduce() -> list[tf.Tensor]:
+            values = tf.raw_ops.OptionalGetValue(optional=batch, **types)
+            # A variable-based model's steps meet in its variables, which no tensor of the state shows:
+            # a step must not start before the last one's assignments, nor end before its own.
+            with tf.control_dependencies([*state, *values]):
+                reduced = tf.raw_ops.StatefulPartitionedCall(
+                    args=[*state, *values, *captured], Tout=state_types, f=name
+                )
+            with tf.control_dependencies([reduced[0].op]):
+                reduced = [tf.identity(tensor) for tensor in reduced]
+            for tensor, shape in zip(reduced, shapes, strict=True):
+                tensor.set_shape(shape)
+            return reduced
+
+        return [more, *tf.cond(more, reduce, lambda: list(state))]
+
+    # The reduction waits for what its node waits for (a variable-based model's assignments), and for the
+    # iterator to be made: no tensor says either.
+    earlier = [
+        graph.get_operation_by_name(name[1:]) for name in reduction.input if name.startswith("^")
+    ]
+    with tf.control_dependencies([started, *earlier]):
+        _, *final = tf.while_loop(
+            lambda more, *state: more,
+            step,
+            [tf.constant(True), *state],
+            shape_invariants=[tf.TensorShape([]), *shapes],
+            parallel_iterations=1,
+        )
+    return list(final)
