@@ -194,6 +194,16 @@ def constants_for_eager_tensors() -> Iterator[None]:
         graph.capture = original
 
 
+def call_flat(function: Any, tensors: Sequence[Any]) -> Any:
+    """Calls a concrete function with the flat list of its inputs.
+
+    The public call of a pruned function first tries to bind its arguments by name, fails, and formats an
+    error message with the value of every tensor in it, at each call: milliseconds, or seconds for large
+    tensors.
+    """
+    return function._call_flat(list(tensors), function.captured_inputs)
+
+
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
     """Keeps native libraries from writing to standard error while TensorFlow is imported.

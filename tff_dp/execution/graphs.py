@@ -70,7 +70,7 @@ class ImportedGraph:
             else tf.convert_to_tensor(value, dtype)
             for value, dtype in zip(arguments, self._dtypes, strict=True)
         ]
-        return list(self._call(*fed))
+        return list(_compat.call_flat(self._call, fed))
 
 
 def _bound_tensors(binding: Any) -> Iterator[str]:
