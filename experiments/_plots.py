@@ -56,6 +56,7 @@ def error_against_epsilon(panels: Sequence[Panel], path: pathlib.Path) -> pathli
         axis.set(xscale="log", title=panel.title)
         if panel.nothing_learned > 5 * panel.without_privacy:
             axis.set_yscale("log")
+            axis.margins(y=0.15)  # room for the figures above the points
         else:
             axis.set_ylim(0, 1.15 * max(panel.nothing_learned, *panel.errors))
         axis.set_xlabel("epsilon (smaller: more private)")
