@@ -251,6 +251,26 @@ def test_what_has_no_form_here_runs_on_stock_tff_with_one_warning(tff):
     assert workers_of_this_process() == before
 
 
+def test_sequences_come_as_data_sets_or_lists_and_tensors_as_lists(tff):
+    import tensorflow as tf
+
+    @tff.tensorflow.computation(tff.SequenceType(np.float32), tff.TensorType(np.float32, [2]))
+    def total(sequence, pair):
+        return sequence.reduce(0.0, lambda a, b: a + b) + tf.reduce_sum(pair)
+
+    @tff.tensorflow.computation(np.int64)
+    def count(n):
+        return tf.data.Dataset.range(n)
+
+    before = workers_of_this_process()
+    with execution.fast():
+        assert total([1.0, 2.0, 4.0], [8.0, 16.0]) == 31.0
+        assert total(tf.data.Dataset.from_tensor_slices([1.0, 2.0]), [8.0, 16.0]) == 27.0
+        assert workers_of_this_process() == before
+        with pytest.warns(RuntimeWarning, match="sequences are not returned"):
+            assert list(count(3)) == [0, 1, 2]
+
+
 def test_an_evaluation_process_runs_here(stock, tff):
     clients = some_clients()
     bound = ModelSpec(model=MODELS["dense"](), loss="mse").bind(clients.element_spec())

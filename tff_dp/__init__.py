@@ -33,6 +33,7 @@ _HOMES = {
     "Adjacency": "sampling",
     "ArgumentError": "errors",
     "Clients": "data",
+    "ComputationError": "errors",
     "DataError": "errors",
     "EpsilonReport": "accounting",
     "FedAvg": "algorithms",
@@ -65,6 +66,7 @@ __all__ = [
     "Adjacency",
     "ArgumentError",
     "Clients",
+    "ComputationError",
     "DataError",
     "EpsilonReport",
     "FedAvg",
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from tff_dp.errors import (
         AccountingError,
         ArgumentError,
+        ComputationError,
         DataError,
         ModelError,
         StackError,

@@ -128,7 +128,8 @@ def fit(
     Raises:
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
         `AccountingError` for more rounds than the plan covers). Nothing has been trained then.
-      StackError: TFF cannot be imported or its worker does not start.
+      ComputationError: A client's computation fails; the message names its position in the cohort.
+      StackError: TFF cannot be imported.
     """
     spec = _as_spec(model, loss, metrics)
     clients = _checks.instance(

@@ -89,6 +89,8 @@ def _compile(comp: Any) -> Callable[[Any], Any] | None:
     tff = _compat.load_tff()
     parameter, result = comp.type_signature.parameter, comp.type_signature.result
     try:
+        if type_analysis.contains(result, lambda part: isinstance(part, tff.SequenceType)):
+            raise NotImplementedError("sequences are not returned in this process yet")
         if not type_analysis.contains_federated_types(comp.type_signature):
             return _LocalComputation(comp)
         if parameter is None and isinstance(result, tff.FederatedType):
@@ -148,7 +150,7 @@ class _Round:
         total = zero([])
         clients = list(arg[1])
         for position, client in enumerate(clients):
-            data = [_as_dataset(v) for v in values.flatten(client, data_type.member)]
+            data = list(values.flatten(client, data_type.member))
             try:
                 total = accumulate([*total, *work([*data, *common])])
             except Exception as error:
@@ -159,13 +161,3 @@ class _Round:
         tensors = iter(update([*state, *report(total)]))
         result = self._type.result
         return values.in_containers(values.unflatten(tensors, result), result)
-
-
-def _as_dataset(value: Any) -> Any:
-    """Returns a sequence given as a list of elements as a data set; anything else as it is."""
-    if not isinstance(value, list):
-        return value
-    import tensorflow as tf
-
-    stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *value)
-    return tf.data.Dataset.from_tensor_slices(stacked)

@@ -56,8 +56,8 @@ class ImportedGraph:
         """Runs the graph.
 
         Args:
-          arguments: Tensors or arrays in the order of the flattened parameter type; a data set for a
-            sequence.
+          arguments: Tensors or arrays in the order of the flattened parameter type; for a sequence, a
+            data set or a list of its elements.
 
         Returns:
           Tensors in the order of the flattened result type; the variant of a data set for a sequence.
@@ -65,12 +65,18 @@ class ImportedGraph:
         if self._initialize is not None:
             self._initialize()  # variables live in the process: each call starts them anew
         fed = [
-            tf.data.experimental.to_variant(value)
-            if dtype == tf.variant and isinstance(value, tf.data.Dataset)
-            else tf.convert_to_tensor(value, dtype)
+            _sequence(value) if dtype == tf.variant else tf.convert_to_tensor(value, dtype)
             for value, dtype in zip(arguments, self._dtypes, strict=True)
         ]
         return list(_compat.call_flat(self._call, fed))
+
+
+def _sequence(value: Any) -> tf.Tensor:
+    """Returns the variant of a data set, which may come as the list of its elements."""
+    if isinstance(value, list):
+        stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *value)
+        value = tf.data.Dataset.from_tensor_slices(stacked)
+    return tf.data.experimental.to_variant(value) if isinstance(value, tf.data.Dataset) else value
 
 
 def _bound_tensors(binding: Any) -> Iterator[str]:
