@@ -22,6 +22,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tff_dp import _caching
+
 __version__ = "0.1.0"
 
 # Where each public name lives. A name is imported when it is first asked for.
@@ -137,3 +139,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# XLA reads its flags once, at TensorFlow's first operation: later would often be too late.
+_caching.keep_compiled()

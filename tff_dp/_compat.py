@@ -131,7 +131,20 @@ def load_tff() -> Any:
             f"tested: {problems}. Install the tested set: pip install --no-deps -r requirements.lock "
             "(docs/stack.md)."
         ) from error
+    _allow_deep_protos()
     return tensorflow_federated
+
+
+def _allow_deep_protos() -> None:
+    """Lifts the bound of 100 on how deep messages nest, which TFF's larger computations exceed.
+
+    Python's protobuf copies a submessage by serialising it, and refuses to read back what nests deeper:
+    `tff.learning.ddp_secure_aggregator` could not even be built.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from google._upb import _message  # type: ignore[import-untyped]
+
+        _message.SetAllowOversizeProtos(True)
 
 
 def check_stack() -> list[str]:

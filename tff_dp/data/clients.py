@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from tff_dp import _checks
 from tff_dp.data import _fields, _files, _ids, _storage
 from tff_dp.data._fields import Array, Fields
+from tff_dp.data.cohort import Cohort
 from tff_dp.errors import ArgumentError, DataError
 
 # Copies of more bytes than this in total go into unnamed temporary files that are mapped.
@@ -205,6 +206,62 @@ class Clients:
             return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
 
         return shuffled(epochs)
+
+    def cohort(
+        self,
+        positions: Sequence[int] | Array,
+        *,
+        batch_size: int,
+        epochs: int = 1,
+        shuffle: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> Cohort:
+        """Returns some clients' data for a round.
+
+        Args:
+          positions: In [0, num_clients); may be empty.
+          batch_size: Examples in a batch; the last batch of each epoch has what is left.
+          epochs: How often each example occurs. No batch has examples of two epochs.
+          shuffle: Whether each client's epoch has an order of its own, drawn now.
+          rng: Where the orders are drawn from; needed where `shuffle` is true, else not touched.
+
+        Returns:
+          A sequence with a `tf.data.Dataset` a client, as `dataset` gives them. In
+          `tff_dp.execution.fast` the data sets are never made: the arrays are used instead, and stay
+          on the device from round to round if they fit there.
+
+        Raises:
+          ArgumentError: An argument is outside its bound, or `rng` is missing.
+        """
+        batch_size = _checks.integer("batch_size", batch_size, "[1, inf)")
+        epochs = _checks.integer(
+            "epochs", epochs, "[1, inf)", "To train on nothing, draw no client."
+        )
+        if shuffle:
+            rng = _checks.instance("rng", rng, np.random.Generator, "Shuffling needs one.")
+        chosen = np.asarray(positions)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise ArgumentError(
+                f"positions={positions!r}: expected a sequence of whole numbers in "
+                f"[0, {self.num_clients})."
+            )
+        chosen = chosen.astype(np.int64)
+        outside = chosen[(chosen < 0) | (chosen >= self.num_clients)]
+        if outside.size:
+            raise ArgumentError(
+                f"positions holds {outside[0]}: expected whole numbers in [0, {self.num_clients}). "
+                "Draw the cohort for these clients."
+            )
+        starts = self._offsets[chosen]
+        return Cohort(
+            self._x,
+            self._y,
+            starts,
+            self._offsets[chosen + 1] - starts,
+            batch_size=batch_size,
+            epochs=epochs,
+            rng=rng if shuffle else None,
+        )
 
     def subset(self, positions: Sequence[int] | Array) -> Clients:
         """Returns some of the clients, in the order given.

@@ -1,0 +1,113 @@
+"""Some clients' examples for a round: a sequence of data sets that need not be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp._arrays import CohortArrays
+from tff_dp.data import _fields
+from tff_dp.data._fields import Array, Fields
+
+
+class Cohort(Sequence[Any]):
+    """The data of a round's clients, from `Clients.cohort`.
+
+    It stands for a list with a `tf.data.Dataset` a client, and is one to whoever reads its entries, as
+    stock TFF does. `tff_dp.execution.fast` takes the arrays behind it instead and makes no data set.
+    """
+
+    __slots__ = ("_arrays", "_x", "_y")
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        """Makes a cohort; or a list, from a sequence alone.
+
+        Stock TFF maps over its arguments by calling their type with the mapped entries.
+        """
+        if len(arguments) == 1 and not named:
+            return list(arguments[0])
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        x: Fields,
+        y: Fields,
+        starts: Array,
+        sizes: Array,
+        *,
+        batch_size: int,
+        epochs: int,
+        rng: np.random.Generator | None,
+    ) -> None:
+        self._x, self._y = x, y
+        rows = None
+        if rng is not None:
+            rows = _shuffled(starts, sizes, epochs, rng)
+            starts = np.concatenate([[0], np.cumsum(sizes * epochs)])[:-1]
+        # In the order in which TensorFlow flattens (x, y): dictionaries by key.
+        fields = [
+            array
+            for part in (x, y)
+            for _, array in sorted(_fields.leaves("", part), key=lambda item: item[0])
+        ]
+        self._arrays = CohortArrays(
+            fields, rows, starts, sizes, batch_size, epochs, apart=rng is not None
+        )
+
+    def arrays(self) -> CohortArrays:
+        """Returns the cohort as positions in arrays."""
+        return self._arrays
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, position: Any) -> Any:
+        """Returns the data set of the client at a position of the cohort, or a list for a slice."""
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        position = range(len(self))[position]
+        import tensorflow as tf
+
+        arrays = self._arrays
+        start, size = int(arrays.starts[position]), int(arrays.sizes[position])
+
+        def batched(rows: Any) -> Any:
+            x, y = (_fields.apply(lambda a: a[rows], part) for part in (self._x, self._y))
+            return tf.data.Dataset.from_tensor_slices((x, y)).batch(arrays.batch_size)
+
+        if arrays.rows is None:
+            return batched(slice(start, start + size)).repeat(arrays.epochs)
+        orders = arrays.rows[start : start + size * arrays.epochs].reshape(arrays.epochs, size)
+
+        def joined(orders: Array) -> Any:
+            # By halves: a chain as deep as there are epochs would cost their square in time.
+            half = len(orders) // 2
+            if not half:
+                return batched(orders[0])
+            return joined(orders[:half]).concatenate(joined(orders[half:]))
+
+        return joined(orders)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        a = self._arrays
+        shuffled = "" if a.rows is None else ", shuffled"
+        return (
+            f"Cohort({len(self)} clients, batches of {a.batch_size}, {a.epochs} epochs{shuffled})"
+        )
+
+
+def _shuffled(starts: Array, sizes: Array, epochs: int, rng: np.random.Generator) -> Array:
+    """Returns the clients' rows, each client's and epoch's in an order of its own."""
+    passes = np.repeat(sizes, epochs)
+    pass_of = np.repeat(np.arange(len(passes)), passes)
+    begins = np.concatenate([[0], np.cumsum(passes)])[:-1]
+    first_rows = np.repeat(starts, epochs)
+    rows = np.arange(len(pass_of)) + np.repeat(first_rows - begins, passes)
+    # Sorting by a random number within each pass permutes it uniformly (ties: probability 2^-53 each).
+    shuffled: Array = rows[np.lexsort((rng.random(len(rows)), pass_of))]
+    return shuffled
