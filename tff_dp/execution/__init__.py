@@ -3,7 +3,9 @@
 This package imports nothing of tff_dp beyond its lowest layer: it serves plain TFF users as well.
 """
 
-from tff_dp.execution.fast import current_or_fast, fast
+from tff_dp.execution.explaining import explain
+from tff_dp.execution.fast import current_or_fast, fast, install, is_seeded
+from tff_dp.execution.iterating import iterate
 from tff_dp.execution.stock import stock
 
-__all__ = ["current_or_fast", "fast", "stock"]
+__all__ = ["current_or_fast", "explain", "fast", "install", "is_seeded", "iterate", "stock"]

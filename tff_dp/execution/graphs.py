@@ -8,12 +8,13 @@ whatever device this process has.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp.execution import program
 
 _imports = itertools.count()
 
@@ -35,8 +36,8 @@ class ImportedGraph:
         graph.graph_def.Unpack(graph_def)
         _make_names_unique(graph_def, f"tff_dp_{next(_imports)}_")
         parameter = graph.parameter if graph.HasField("parameter") else None
-        feeds = list(_bound_tensors(parameter)) if parameter is not None else []
-        fetches = list(_bound_tensors(graph.result))
+        feeds = program.bound_tensors(parameter) if parameter is not None else []
+        fetches = program.bound_tensors(graph.result)
         token = graph.session_token_tensor_name
 
         def load() -> None:
@@ -65,30 +66,24 @@ class ImportedGraph:
         if self._initialize is not None:
             self._initialize()  # variables live in the process: each call starts them anew
         fed = [
-            _sequence(value) if dtype == tf.variant else tf.convert_to_tensor(value, dtype)
+            as_variant(value) if dtype == tf.variant else tf.convert_to_tensor(value, dtype)
             for value, dtype in zip(arguments, self._dtypes, strict=True)
         ]
         return list(_compat.call_flat(self._call, fed))
 
 
-def _sequence(value: Any) -> tf.Tensor:
+def as_dataset(value: Any) -> Any:
+    """Returns a data set that may come as the list of its elements."""
+    if not isinstance(value, list):
+        return value
+    stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *value)
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def as_variant(value: Any) -> tf.Tensor:
     """Returns the variant of a data set, which may come as the list of its elements."""
-    if isinstance(value, list):
-        stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *value)
-        value = tf.data.Dataset.from_tensor_slices(stacked)
+    value = as_dataset(value)
     return tf.data.experimental.to_variant(value) if isinstance(value, tf.data.Dataset) else value
-
-
-def _bound_tensors(binding: Any) -> Iterator[str]:
-    """Yields the names of the tensors that a binding holds, in the order of the flattened type."""
-    kind = binding.WhichOneof("binding")
-    if kind == "tensor":
-        yield binding.tensor.tensor_name
-    elif kind == "sequence":
-        yield binding.sequence.variant_tensor_name
-    elif kind == "struct":
-        for element in binding.struct.element:
-            yield from _bound_tensors(element)
 
 
 def _make_names_unique(graph_def: Any, prefix: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,37 +11,115 @@ import attrs
 from tff_dp import _compat
 
 
-def flatten(value: Any, type_spec: Any) -> Iterator[Any]:
-    """Yields the tensors and sequences in a value, in the order of its type.
+class Layout:
+    """Between values of one type and flat lists of their tensors.
+
+    Made once a type: TFF's own conversions look at the type anew for each value, which takes longer
+    than a small round.
 
     Args:
-      value: A value of the type, in any of the containers that TFF takes: its own `Struct`, mappings,
-        sequences, named tuples and attrs classes.
       type_spec: A TFF type without client placement; a server's is looked through.
+
+    Attributes:
+      count: How many tensors and sequences a value has.
     """
-    tff = _compat.load_tff()
-    if isinstance(type_spec, tff.FederatedType):
-        yield from flatten(value, type_spec.member)
-    elif isinstance(type_spec, tff.StructType):
-        for position, (name, part) in enumerate(_elements(type_spec)):
-            yield from flatten(_element(value, position, name), part)
-    else:
-        yield value
+
+    def __init__(self, type_spec: Any) -> None:
+        self._type = type_spec
+        self.count = count_tensors(type_spec)
+        self._tree = _tree(type_spec)
+        self._build: Callable[[Sequence[Any]], Any] | None = None
+
+    def flatten(self, value: Any) -> list[Any]:
+        """Returns the tensors and sequences in a value, in the order of its type.
+
+        Args:
+          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences, named
+            tuples and attrs classes.
+        """
+        found: list[Any] = []
+        _collect(value, self._tree, found)
+        return found
+
+    def value(self, tensors: Sequence[Any]) -> Any:
+        """Returns the value of the type, in the containers of its annotation; numpy at the leaves."""
+        if self._build is None:
+            places = iter(range(len(tensors)))
+            template = in_containers(_structs(self._type, places), self._type)
+            self._build = _builder(template)
+        return self._build([t.numpy() if hasattr(t, "numpy") else t for t in tensors])
 
 
-def unflatten(tensors: Iterator[Any], type_spec: Any) -> Any:
-    """Returns the value of a type whose tensors are given, in TFF's `Struct`s; numpy at the leaves."""
+class _Place(int):
+    """The position of a tensor, at the leaf of a template."""
+
+
+def _tree(type_spec: Any) -> list[tuple[str | None, Any]] | None:
     tff = _compat.load_tff()
     if isinstance(type_spec, tff.FederatedType):
-        return unflatten(tensors, type_spec.member)
+        return _tree(type_spec.member)
+    if isinstance(type_spec, tff.StructType):
+        return [(name, _tree(part)) for name, part in _elements(type_spec)]
+    return None
+
+
+def _collect(value: Any, tree: Any, found: list[Any]) -> None:
+    if tree is None:
+        found.append(value)
+        return
+    for position, (name, part) in enumerate(tree):
+        _collect(_element(value, position, name), part, found)
+
+
+def _structs(type_spec: Any, places: Iterator[int]) -> Any:
+    tff = _compat.load_tff()
+    if isinstance(type_spec, tff.FederatedType):
+        return _structs(type_spec.member, places)
     if isinstance(type_spec, tff.StructType):
         from tensorflow_federated.python.common_libs import structure
 
         return structure.Struct(
-            [(name, unflatten(tensors, part)) for name, part in _elements(type_spec)]
+            [(name, _structs(part, places)) for name, part in _elements(type_spec)]
         )
-    value = next(tensors)
-    return value.numpy() if hasattr(value, "numpy") else value
+    return _Place(next(places))
+
+
+def _builder(template: Any) -> Callable[[Sequence[Any]], Any]:
+    """Returns the function that makes a value like a template from its tensors."""
+    if isinstance(template, _Place):
+        return operator.itemgetter(int(template))
+    kind = type(template)
+    if isinstance(template, Mapping):
+        keys, parts = list(template), [_builder(part) for part in template.values()]
+        return lambda tensors: kind(
+            (key, part(tensors)) for key, part in zip(keys, parts, strict=True)
+        )
+    if attrs.has(kind):
+        parts = [_builder(getattr(template, field.name)) for field in attrs.fields(kind)]
+        return lambda tensors: kind(*(part(tensors) for part in parts))
+    parts = [_builder(part) for part in template]
+    if hasattr(kind, "_fields"):  # a named tuple
+        return lambda tensors: kind(*(part(tensors) for part in parts))
+    return lambda tensors: kind([part(tensors) for part in parts])
+
+
+def flatten(value: Any, type_spec: Any) -> list[Any]:
+    """Returns the tensors and sequences in a value, in the order of its type; see `Layout`."""
+    return Layout(type_spec).flatten(value)
+
+
+def elements(value: Any, names: Sequence[str | None]) -> list[Any]:
+    """Returns the elements of a structure by position and name."""
+    return [_element(value, position, name) for position, name in enumerate(names)]
+
+
+def fields_of(value: Any) -> list[Any]:
+    """Returns the elements of a structure in one of the containers that results come in."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if attrs.has(type(value)):
+        return [getattr(value, field.name) for field in attrs.fields(type(value))]
+    return list(value)
 
 
 def in_containers(value: Any, type_spec: Any) -> Any:
@@ -58,6 +137,52 @@ def count_tensors(type_spec: Any) -> int:
     if isinstance(type_spec, tff.StructType):
         return sum(count_tensors(part) for _, part in _elements(type_spec))
     return 1
+
+
+def leaves(type_spec: Any) -> list[Any]:
+    """Returns the types of the tensors and sequences in a type, in order."""
+    tff = _compat.load_tff()
+    if isinstance(type_spec, tff.FederatedType):
+        return leaves(type_spec.member)
+    if isinstance(type_spec, tff.StructType):
+        return [leaf for _, part in _elements(type_spec) for leaf in leaves(part)]
+    return [type_spec]
+
+
+def is_one_sequence(type_spec: Any) -> bool:
+    """Returns whether a type is that of one sequence, in whatever structures."""
+    tff = _compat.load_tff()
+    found = leaves(type_spec)
+    return len(found) == 1 and isinstance(found[0], tff.SequenceType)
+
+
+def tensor_specs(leaf: Any) -> Any:
+    """Returns the `tf.TensorSpec`s of a tensor's type, or of a sequence's elements, in a structure."""
+    tff = _compat.load_tff()
+    import tensorflow as tf
+
+    if isinstance(leaf, tff.SequenceType):
+        return [tensor_specs(part) for part in leaves(leaf.element)]
+    return tf.TensorSpec(leaf.shape, leaf.dtype)
+
+
+def spread(tensors: Sequence[Any], type_spec: Any, over: Any) -> list[Any]:
+    """Returns a value for each tensor of a type; a single one in place of a structure is for all of it.
+
+    Args:
+      tensors: The values, in the order of their type.
+      type_spec: Their type.
+      over: The type whose tensors they are for.
+    """
+    tff = _compat.load_tff()
+    if not isinstance(type_spec, tff.StructType):
+        return [tensors[0]] * count_tensors(over)
+    found, rest = [], list(tensors)
+    for (_, part), (_, whole) in zip(_elements(type_spec), _elements(over), strict=True):
+        count = count_tensors(part)
+        found += spread(rest[:count], part, whole)
+        rest = rest[count:]
+    return found
 
 
 def _elements(type_spec: Any) -> list[tuple[str | None, Any]]:

@@ -1,0 +1,190 @@
+"""A cohort's data, block by block, as tensors on the device and tables that say whose they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp._arrays import CohortArrays, arrays_of
+from tff_dp.execution import cohorts, datasets, values
+
+IsRegular = Callable[[Any, int], bool]
+
+_DATASETS = 256  # read at once
+_BYTES = 1 << 26  # of examples, copied at once where the arrays are too large for the device
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """Some clients of a cohort, as a graph takes them.
+
+    Attributes:
+      fields: Tensors [rows, ...].
+      table: Who they are, and where their batches begin.
+      batch_size: Examples in a full batch; 0 where batches are listed, or data are no sequences.
+      epochs: Passes over the examples.
+      apart: Whether each epoch has positions of its own.
+    """
+
+    fields: Sequence[tf.Tensor]
+    table: cohorts.Table
+    batch_size: int = 0
+    epochs: int = 1
+    apart: bool = False
+
+
+def of_cohort(
+    data: Any, data_type: Any, resident: cohorts.Resident, *, is_regular: IsRegular, by_size: bool
+) -> Iterator[Block]:
+    """Yields the blocks of a cohort.
+
+    Args:
+      data: The clients' data, as the computation was given it.
+      data_type: A client's TFF type.
+      resident: Where arrays stay between rounds.
+      is_regular: Whether a graph of static shapes is wanted for a kind of clients, and so many of them.
+      by_size: Whether clients of a block must have as many full batches each.
+    """
+    cohort = arrays_of(data)
+    if cohort is not None:
+        yield from _of_arrays(cohort, resident, is_regular=is_regular, by_size=by_size)
+    elif values.is_one_sequence(data_type):
+        yield from _of_datasets(data, is_regular=is_regular, by_size=by_size)
+    elif len(data):
+        yield _of_tensors(data, data_type)
+
+
+def _of_arrays(
+    cohort: CohortArrays, resident: cohorts.Resident, *, is_regular: IsRegular, by_size: bool
+) -> Iterator[Block]:
+    if resident.fits(cohort.fields):
+        fields = [resident.tensor(field) for field in cohort.fields]
+        yield from _tables(cohort, fields, 0, is_regular=is_regular, by_size=by_size)
+        return
+    buffers: dict[int, np.ndarray] = {}
+    for low, high in _spans(cohort):
+        part, rows = _alone(cohort, low, high)
+        fields = [
+            _copied(field, rows, buffers, number) for number, field in enumerate(cohort.fields)
+        ]
+        yield from _tables(part, fields, low, is_regular=is_regular, by_size=by_size)
+
+
+def _tables(
+    cohort: CohortArrays,
+    fields: Sequence[tf.Tensor],
+    offset: int,
+    *,
+    is_regular: IsRegular,
+    by_size: bool,
+) -> Iterator[Block]:
+    rows = {} if cohort.rows is None else {"rows": cohorts.padded(cohort.rows.astype(np.int32))}
+    for table in cohorts.regular_tables(cohort, is_regular, by_size=by_size, offset=offset):
+        table = dataclasses.replace(table, columns=table.columns | rows)
+        if table.remainder is None:
+            yield Block(fields, table)
+        else:
+            yield Block(fields, table, cohort.batch_size, cohort.epochs, cohort.apart)
+
+
+def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:
+    """Yields (low, high) of clients whose examples together have about the bytes of a block."""
+    row = sum(field.nbytes // max(len(field), 1) for field in cohort.fields)
+    passes = cohort.epochs if cohort.apart else 1
+    ends = np.cumsum(cohort.sizes * passes * row)
+    low = 0
+    while low < len(cohort):
+        before = ends[low - 1] if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, before + _BYTES, side="right")))
+        yield low, high
+        low = high
+
+
+def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any]:
+    """Returns some clients as if theirs were all examples, and those examples' rows."""
+    sizes = cohort.sizes[low:high]
+    lengths = sizes * (cohort.epochs if cohort.apart else 1)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    firsts = cohort.starts[low:high]
+    if cohort.rows is None and (firsts[:-1] + lengths[:-1] == firsts[1:]).all():
+        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # neighbours
+    else:
+        positions = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
+        rows = positions if cohort.rows is None else cohort.rows[positions]
+    alone = dataclasses.replace(cohort, rows=None, starts=starts[:-1], sizes=sizes)
+    return alone, rows
+
+
+def _copied(field: np.ndarray, rows: Any, buffers: dict[int, np.ndarray], number: int) -> tf.Tensor:
+    """Returns rows of a field as a tensor of a length that few blocks differ in.
+
+    They go through a buffer that the blocks of a cohort share: fresh memory for each costs more than
+    copying.
+    """
+    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    length = cohorts.padded_length(count)
+    if number not in buffers or len(buffers[number]) < length:
+        buffers[number] = np.zeros([length, *field.shape[1:]], field.dtype)
+    buffer = buffers[number][:length]
+    if isinstance(rows, slice):
+        buffer[:count] = field[rows]
+    else:
+        np.take(field, rows, axis=0, out=buffer[:count], mode="clip")
+    return tf.convert_to_tensor(buffer)  # a copy
+
+
+def _of_datasets(data: Sequence[Any], *, is_regular: IsRegular, by_size: bool) -> Iterator[Block]:
+    for low in range(0, len(data), _DATASETS):
+        some = data[low : low + _DATASETS]
+        listing = datasets.read(some, some[0].element_spec)
+        found = cohorts.as_regular(listing)
+        if found is None:
+            positions = np.arange(low, low + len(some))
+            yield Block(listing.fields, cohorts.listed_table(listing, positions))
+            continue
+        length = cohorts.padded_length(len(listing.fields[0]))
+        fields = [
+            tf.pad(field, [[0, length - len(field)], *[[0, 0]] * (field.shape.rank - 1)])
+            for field in listing.fields
+        ]
+        yield from _tables(found, fields, low, is_regular=is_regular, by_size=by_size)
+
+
+def _of_tensors(data: Sequence[Any], data_type: Any) -> Block:
+    columns = zip(*(values.flatten(client, data_type) for client in data), strict=True)
+    dtypes = [tf.as_dtype(leaf.dtype) for leaf in values.leaves(data_type)]
+    fields = [
+        tf.stack([tf.convert_to_tensor(value, dtype) for value in column])
+        for column, dtype in zip(columns, dtypes, strict=True)
+    ]
+    positions = np.arange(len(data), dtype=np.int32)
+    return Block(fields, cohorts.Table(None, None, {"positions": positions}, len(data)))
+
+
+def one_client(data: Any, position: int) -> Any:
+    """Returns the cohort that has one client of a cohort."""
+    cohort = arrays_of(data)
+    if cohort is not None:
+        return _Given(
+            dataclasses.replace(
+                cohort,
+                starts=cohort.starts[position : position + 1],
+                sizes=cohort.sizes[position : position + 1],
+            )
+        )
+    return data[position : position + 1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Given:
+    cohort: CohortArrays
+
+    def arrays(self) -> CohortArrays:
+        return self.cohort
+
+    def __len__(self) -> int:
+        return len(self.cohort)

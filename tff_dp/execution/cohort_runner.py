@@ -1,0 +1,426 @@
+"""Runs a round over a cohort, by whichever strategy."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp.errors import ComputationError
+from tff_dp.execution import (
+    ahead,
+    batches,
+    blocks,
+    cohorts,
+    datasets,
+    devices,
+    failures,
+    graphs,
+    groups,
+    rounds,
+    rules,
+    tracing,
+    values,
+    wholes,
+)
+from tff_dp.execution.settings import Settings
+
+_KINDS_AT_ONCE = 2  # kinds of clients that XLA compiles when they are first met
+_MET_OFTEN = 2000  # clients of another kind, until it is compiled: about when that has paid
+_IN_PARALLEL_FROM = 64  # clients for each device or thread
+_POSITION = tf.TensorSpec([], tf.int32)
+
+
+class RoundRunner:
+    """Runs a computation in MapReduce form: from (server state, clients' data) to its results.
+
+    Args:
+      form: The form.
+      result_type: The type of the results that are returned.
+      skip: How many of the form's results come before them.
+
+    Attributes:
+      parts: The form's programs.
+      xla_failure: Why XLA could not compile the clients' part, or None.
+    """
+
+    def __init__(self, form: Any, result_type: Any, skip: int = 0) -> None:
+        self.parts = rounds.RoundPrograms(form)
+        if self.parts.server_obstacle:
+            raise NotImplementedError(
+                f"the server's part cannot be run: {self.parts.server_obstacle}"
+            )
+        self._form = form
+        self.result = values.Layout(result_type)
+        self._skip = skip
+        self.graphs = tracing.Graphs()
+        self._imported: graphs.ImportedGraph | None = None
+        self._met: collections.Counter[Any] = collections.Counter()
+        self._compiled: set[Any] = set()
+        self._hows: dict[Any, rules.How] = {}
+        self.fusable = self.parts.fixed_shapes
+        self.xla_failure: str | None = None
+        programs = self.parts.programs
+        self.state_specs = tracing.specs_of(programs["prepare"])
+        self._data = values.Layout(self.parts.work.type_signature.parameter[0])
+        self._common_specs = tracing.specs_of(self.parts.work)[self._data.count :]
+        self._result_specs = [
+            tf.TensorSpec(leaf.shape, leaf.dtype)
+            for leaf in values.leaves(self.parts.work.type_signature.result)
+        ]
+        dtypes = [dtype for _, dtype in programs["accumulate"].arguments]
+        count = len(self.parts.carry_shapes) - 2
+        self._carry_specs = [
+            tf.TensorSpec(shape, dtype)
+            for shape, dtype in zip(
+                self.parts.carry_shapes,
+                [
+                    *dtypes[: count - self.parts.secure_count],
+                    *self.parts.secure_dtypes,
+                    tf.int32,
+                    tf.int32,
+                ],
+                strict=True,
+            )
+        ]
+
+    def __call__(self, state: Sequence[Any], data: Any, settings: Settings) -> Any:
+        """Runs the computation.
+
+        Args:
+          state: The server's part of the argument, flat.
+          data: The clients' part, a sequence with an entry a client.
+          settings: How.
+
+        Returns:
+          The results, in the containers of their type.
+
+        Raises:
+          ComputationError: A check in the server's or in a client's part failed, or a client's part.
+        """
+        root = tf.constant(settings.root())
+        arguments = self.parts.programs["prepare"].tensors(state)
+        how = self.how(settings, data)
+        try:
+            results, status = self._run(root, arguments, data, how, settings)
+        except datasets.NotRowsError:
+            results, status = self._run_by_calls(root, arguments, data)
+        except tracing.CannotTraceError as error:
+            results, status = self._otherwise(error, root, arguments, data, how, settings)
+        except tf.errors.OpError as error:
+            results, status = self._again(error, root, arguments, data, how, settings)
+        failures.raise_if_failed([int(part) for part in status], self.parts.checks, len(data))
+        return self.result.value(results[self._skip :])
+
+    def account(self, settings: Settings) -> str:
+        """Returns in words how it runs, for clients given as arrays or as batched data sets."""
+        how = self.how(settings, None)
+        lines = [
+            f"clients: strategy {how.strategy}, {'with' if how.xla else 'without'} XLA: {how.why}",
+            "server: with the clients in one graph, where a cohort is one group of clients; "
+            "otherwise a graph before them and one after",
+            f"randomness: {rules.randomness_of(self.parts)}, "
+            + (
+                "keyed by a seed: not private"
+                if settings.seed is not None
+                else "keyed by the system"
+            ),
+        ]
+        if self.parts.secure_count:
+            lines.append(
+                f"secure sums: {self.parts.secure_count} tensors, summed exactly in this process; no "
+                "cryptography hides the terms"
+            )
+        return "\n".join(lines)
+
+    def how(self, settings: Settings, data: Any) -> rules.How:
+        """Returns how a cohort runs.
+
+        Args:
+          settings: The context's.
+          data: The cohort's data, or None if it is not known yet.
+        """
+        obstacle = rules.data_obstacle(self.parts, data)
+        found = (self.parts.obstacle, self.parts.vmap_obstacle, self.xla_failure)  # on the way
+        key = (settings.strategy, settings.xla, settings.places.on_gpu, obstacle, found)
+        if key not in self._hows:
+            how = rules.choose(
+                self.parts, settings.strategy, settings.xla, settings.places.on_gpu, obstacle
+            )
+            if how.xla and self.xla_failure:
+                why = f"{how.why}; but XLA failed: {self.xla_failure}"
+                how = dataclasses.replace(how, xla=False, why=why)
+            self._hows[key] = how
+        return self._hows[key]
+
+    def _run(
+        self, root: tf.Tensor, state: list[tf.Tensor], data: Any, how: rules.How, settings: Settings
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        if how.strategy == "call":
+            return self._run_by_calls(root, state, data)
+        cut = self.cut(data, how, settings)
+        first, second = next(cut, None), next(cut, None)
+        if first is not None and second is None:
+            return self._whole(root, state, first, shape_of(first, how, settings.places))
+        common, carry = self._begin(root, state)
+        # The next block is prepared while one trains.
+        for block in ahead.of(
+            itertools.chain(filter(None, (first, second)), cut), second is not None
+        ):
+            shape = shape_of(block, how, settings.places)
+            carry = self._clients(root, common, carry, block, shape)
+        return self._finish(root, state, carry)
+
+    def _worth_compiling(self, kind: Any, clients: int) -> bool:
+        """Returns whether XLA compiles clients whose last batch is of a kind: a second for each kind.
+
+        The first kinds that are met are compiled, and later ones when they have been met often. Others
+        run in a graph for batches of any sizes.
+        """
+        _, remainder, *_ = kind
+        if self.parts.work.iterates and remainder:
+            return False
+        self._met[kind] += clients
+        if kind not in self._compiled and (
+            len(self._compiled) < _KINDS_AT_ONCE or self._met[kind] >= _MET_OFTEN
+        ):
+            self._compiled.add(kind)
+        return kind in self._compiled
+
+    def _whole(
+        self, root: tf.Tensor, state: list[tf.Tensor], block: blocks.Block, shape: groups.Shape
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Runs a round of one block as one graph."""
+        columns = _columns(block)
+        counts = (len(state), len(block.fields))
+
+        def whole(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            state, fields, rest = tracing.split(flat, counts)
+            tables = dict(zip(columns, rest, strict=True))
+            results, status = wholes.whole(self.parts, shape, tables, fields, state, root)
+            return [*status, *results]
+
+        who, check, *results = self.graphs.call(
+            ("whole", shape, tuple(columns)),
+            whole,
+            self.state_specs,
+            [root, *state, *block.fields, *columns.values()],
+        )
+        return results, [who, check]
+
+    def _begin(
+        self, root: tf.Tensor, state: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        carried = len(self._carry_specs)
+
+        def begin(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+            common, carry = self.parts.begin(list(state), root)
+            return [*carry, *common]
+
+        outputs = self.graphs.call("begin", begin, self.state_specs, [root, *state])
+        return outputs[carried:], outputs[:carried]
+
+    def _clients(
+        self,
+        root: tf.Tensor,
+        common: list[tf.Tensor],
+        carry: list[tf.Tensor],
+        block: blocks.Block,
+        shape: groups.Shape,
+    ) -> list[tf.Tensor]:
+        columns = _columns(block)
+        counts = (len(common), len(carry), len(block.fields))
+
+        def clients(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            common, carry, fields, rest = tracing.split(flat, counts)
+            tables = dict(zip(columns, rest, strict=True))
+            return groups.clients(self.parts, shape, tables, fields, common, carry, root)
+
+        return self.graphs.call(
+            ("clients", shape, tuple(columns)),
+            clients,
+            [*self._common_specs, *self._carry_specs],
+            [root, *common, *carry, *block.fields, *columns.values()],
+        )
+
+    def _finish(
+        self, root: tf.Tensor, state: list[tf.Tensor], carry: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        count = len(state)
+
+        def finish(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            results, status = self.parts.finish(list(flat[:count]), list(flat[count:]), root)
+            return [*status, *results]
+
+        specs = [*self.state_specs, *self._carry_specs]
+        who, check, *results = self.graphs.call("finish", finish, specs, [root, *state, *carry])
+        return results, [who, check]
+
+    def cut(self, data: Any, how: rules.How, settings: Settings) -> Iterator[blocks.Block]:
+        """Returns the blocks of a cohort.
+
+        Args:
+          data: The cohort's data.
+          how: How it runs.
+          settings: The context's.
+        """
+        by_size = how.strategy == "vmap"
+        return blocks.of_cohort(
+            data,
+            self.parts.work.type_signature.parameter[0],
+            settings.resident,
+            by_size=by_size,
+            is_regular=self._worth_compiling if how.xla and not by_size else lambda *_: by_size,
+        )
+
+    def _otherwise(
+        self,
+        error: tracing.CannotTraceError,
+        root: tf.Tensor,
+        state: list[tf.Tensor],
+        data: Any,
+        how: rules.How,
+        settings: Settings,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Runs a round whose graph cannot be traced by a simpler strategy, and remembers which."""
+        reason = failures.summary(str(error))
+        if how.xla:  # whose graphs have no strings
+            with contextlib.suppress(tracing.CannotTraceError):
+                found = self._run(root, state, data, dataclasses.replace(how, xla=False), settings)
+                self.xla_failure = reason
+                return found
+        if how.strategy == "vmap":
+            with contextlib.suppress(tracing.CannotTraceError):
+                scan = dataclasses.replace(how, strategy="scan", xla=False)
+                found = self._run(root, state, data, scan, settings)
+                self.parts.vmap_obstacle = reason
+                return found
+        obstacle, self.parts.work.obstacle = self.parts.work.obstacle, reason
+        try:
+            found = self._run_by_calls(root, state, data)
+        except BaseException:  # something else is wrong: with the data, say
+            self.parts.work.obstacle = obstacle
+            raise
+        self.parts.obstacle = f"work: {reason}"
+        return found
+
+    def _again(
+        self,
+        error: tf.errors.OpError,
+        root: tf.Tensor,
+        state: list[tf.Tensor],
+        data: Any,
+        how: rules.How,
+        settings: Settings,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Runs a round that has failed without XLA, which has fewer operations, or names the client."""
+        plain = dataclasses.replace(how, xla=False)
+        if how.xla:
+            with contextlib.suppress(tf.errors.OpError):
+                results = self._run(root, state, data, plain, settings)
+                self.xla_failure = failures.summary(error.message)
+                return results
+        for position in range(len(data)):
+            try:
+                self._run(root, state, blocks.one_client(data, position), plain, settings)
+            except tf.errors.OpError as own:
+                raise ComputationError(
+                    f"The computation of {failures.client(position, len(data))} failed: {own.message}"
+                ) from own
+        raise ComputationError(f"A round failed: {error.message}") from error
+
+    def _run_by_calls(
+        self, root: tf.Tensor, state: list[tf.Tensor], data: Any
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Runs the clients one graph call each."""
+        common, carry = self._begin(root, state)
+        for position in range(len(data)):
+            try:
+                carry = self._call(root, position, data[position], common, carry)
+            except Exception as error:  # TensorFlow's, or that of whoever made the data set
+                raise ComputationError(
+                    f"The computation of {failures.client(position, len(data))} failed: {error}"
+                ) from error
+        return self._finish(root, state, carry)
+
+    def _call(
+        self, root: tf.Tensor, position: int, client: Any, common: list[tf.Tensor], carry: Any
+    ) -> list[tf.Tensor]:
+        leaves = [
+            graphs.as_dataset(leaf) if dtype == tf.variant else leaf
+            for leaf, (_, dtype) in zip(
+                self._data.flatten(client), self.parts.work.arguments, strict=False
+            )
+        ]
+        at = tf.constant(position)
+        # One that moves an iterator itself is written for batches by number, which a data set has not.
+        if self.parts.work.obstacle or self.parts.work.iterates:
+            if self._imported is None:
+                self._imported = graphs.ImportedGraph(self._form.work)
+            results = self._imported([*leaves, *common])
+
+            def add(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+                carry, results = tracing.split(flat, [len(self._carry_specs)])
+                return self.parts.add(carry, results, [tf.constant(-1), tf.constant(0)], at, root)
+
+            specs = [_POSITION, *self._carry_specs, *self._result_specs]
+            return self.graphs.call("add", add, specs, [root, at, *carry, *results])
+        element_specs = [_element_spec(leaf) for leaf in leaves]
+        inputs = [
+            leaf if spec is None else graphs.as_variant(leaf)
+            for leaf, spec in zip(leaves, element_specs, strict=True)
+        ]
+        inputs = self.parts.work.tensors([*inputs, *common])
+        counts = (len(leaves), len(common))
+
+        def call(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            leaves, common, carry = tracing.split(flat, counts)
+            arguments = [
+                leaf if spec is None else batches.Iterated(leaf, spec)
+                for leaf, spec in zip(leaves, element_specs, strict=True)
+            ]
+            results, status = self.parts.client(arguments, common, at, root)
+            return self.parts.add(carry, results, status, at, root)
+
+        specs = [_POSITION, *tracing.specs_of(self.parts.work), *self._carry_specs]
+        key = tuple(repr(spec) for spec in element_specs)
+        return self.graphs.call(("call", key), call, specs, [root, at, *inputs, *carry])
+
+
+def shape_of(block: blocks.Block, how: rules.How, places: devices.Places) -> groups.Shape:
+    """Returns what the graph over a block's clients is made for."""
+    table = block.table
+    listed = "first" in table.columns
+    width = 0
+    if how.strategy == "vmap" and not listed:
+        width = min(table.count, cohorts.WIDEST)
+    xla = how.xla and not listed
+    several = len(places.names) > 1 and table.count >= len(places.names) * _IN_PARALLEL_FROM
+    # Threads of one device help where one graph leaves them idle: XLA's loops on a CPU.
+    several = several and (bool(places.names[0]) or (xla and not width))
+    return groups.Shape(
+        batch_size=block.batch_size,
+        remainder=table.remainder or 0,
+        full=table.full,
+        epochs=block.epochs,
+        apart=block.apart,
+        side_by_side=width,
+        xla=xla,
+        places=places.names if several else ("",),
+    )
+
+
+def _columns(block: blocks.Block) -> dict[str, tf.Tensor]:
+    columns = {"count": np.int32(block.table.count), **block.table.columns}
+    return {name: tf.constant(column) for name, column in columns.items()}
+
+
+def _element_spec(leaf: Any) -> Any:
+    """Returns the specification of a sequence's elements, or None for what is no sequence."""
+    return leaf.element_spec if isinstance(leaf, tf.data.Dataset) else None

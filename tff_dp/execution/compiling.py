@@ -1,0 +1,171 @@
+"""From a TFF computation to what runs it in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp import _compat
+
+# From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
+# dictionary: TFF hashes a computation by serialising it, which takes longer than running a small one.
+_runners: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+
+@dataclasses.dataclass(eq=False)
+class NoForm:
+    """Why a computation does not run in this process.
+
+    Attributes:
+      reason: In words.
+      warned: Whether the user has been told.
+    """
+
+    reason: str
+    warned: bool = False
+
+
+def runner_of(comp: Any) -> Any:
+    """Returns a function of (argument, settings) that runs a computation, or a `NoForm`."""
+    key = id(comp)
+    held = _runners.get(key)
+    if held is None or held[0]() is not comp:
+        found = _compile(comp)
+        held = weakref.ref(comp, lambda _: _runners.pop(key, None)), found
+        _runners[key] = held
+    return held[1]
+
+
+def _compile(comp: Any) -> Any:
+    from tensorflow_federated.python.core.backends import mapreduce
+    from tensorflow_federated.python.core.impl.types import type_analysis
+
+    from tff_dp.execution import local
+
+    tff = _compat.load_tff()
+    parameter, result = comp.type_signature.parameter, comp.type_signature.result
+    try:
+        if type_analysis.contains(result, lambda part: isinstance(part, tff.SequenceType)):
+            return NoForm("it returns a sequence")
+        if not type_analysis.contains_federated_types(comp.type_signature):
+            return local.LocalRunner(comp)
+        if parameter is None and isinstance(result, tff.FederatedType):
+            initialize = mapreduce.get_state_initialization_computation(comp)
+            return local.LocalRunner(initialize, comp.type_signature)
+        return _Round(comp)
+    except Exception as error:  # TFF's compiler raises many kinds
+        return NoForm(f"{type(error).__name__}: {str(error)[:200]}")
+
+
+class _Round:
+    """A computation over clients, in the form (server state, clients' data) -> (state, output)."""
+
+    def __init__(self, comp: Any) -> None:
+        from tff_dp.execution import cohort_runner, values
+
+        parameter = comp.type_signature.parameter
+        self._names, types, server, self._clients = _placements(parameter)
+        self._server = {i: values.Layout(types[i]) for i in server}
+        try:
+            form = _form_of(comp)
+            skip, self._wrapped = 0, False
+        except Exception:  # not of that form: a wrapper may be
+            if not self._clients:
+                raise
+            wrapped = _wrapper(comp, types, server, self._clients)
+            form = _form_of(wrapped)
+            self._wrapped = True
+            skip = values.count_tensors(form.prepare.type_signature.parameter)
+        self._runner = cohort_runner.RoundRunner(form, comp.type_signature.result, skip)
+
+    @property
+    def runner(self) -> Any:
+        """What runs it."""
+        return self._runner
+
+    def account(self, settings: Any) -> str:
+        """Returns in words how it runs."""
+        return str(self._runner.account(settings))
+
+    def iterate(self, state: Any, cohorts: Sequence[Any], settings: Any) -> Any:
+        """Returns the state after rounds and their other results, or None if they cannot be one graph."""
+        if self._wrapped or list(self._server) != [0] or self._clients != [1]:
+            return None
+        from tff_dp.execution import fused
+
+        return fused.iterate(self._runner, self._server[0].flatten(state), cohorts, settings)
+
+    def __call__(self, arg: Any, settings: Any) -> Any:
+        from tff_dp.execution import values
+
+        parts = [arg] if self._names is None else values.elements(arg, self._names)
+        state = [leaf for i, layout in self._server.items() for leaf in layout.flatten(parts[i])]
+        if self._wrapped and not self._server:
+            state = [0]  # the wrapper's state, which is not used
+        data = [parts[i] for i in self._clients]
+        return self._runner(state, data[0] if len(data) == 1 else _zipped(data), settings)
+
+
+def _form_of(comp: Any) -> Any:
+    """Returns a computation's MapReduce form, its graphs as they were traced.
+
+    TFF would have TensorFlow optimise each graph, which takes most of the time and writes loops and
+    branches in the way of TensorFlow 1; graphs are optimised where they run anyway.
+    """
+    import tensorflow as tf
+    from tensorflow_federated.python.core.backends import mapreduce
+
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return mapreduce.get_map_reduce_form_for_computation(comp, grappler_config=config)
+
+
+def _zipped(data: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    return list(zip(*data, strict=True))
+
+
+def _placements(
+    parameter: Any,
+) -> tuple[list[str | None] | None, list[Any], list[int], list[int]]:
+    """Returns arguments' names (None for a single one), types, and who are the server's and clients'."""
+    from tensorflow_federated.python.common_libs import structure
+
+    tff = _compat.load_tff()
+    single = isinstance(parameter, tff.FederatedType)
+    named = [(None, parameter)] if single else list(structure.to_elements(parameter))
+    types = [part for _, part in named]
+    if not all(isinstance(part, tff.FederatedType) for part in types):
+        raise NotImplementedError("it has an argument without one placement")
+    server = [i for i, part in enumerate(types) if part.placement is tff.SERVER]
+    clients = [i for i in range(len(types)) if i not in server]
+    return None if single else [name for name, _ in named], types, server, clients
+
+
+def _wrapper(comp: Any, types: list[Any], server: list[int], clients: list[int]) -> Any:
+    """Returns a computation of MapReduce form: it passes the server's arguments on beside its results."""
+    tff = _compat.load_tff()
+    state_type = tff.FederatedType(
+        tff.StructType([types[i].member for i in server]) if server else np.int32, tff.SERVER
+    )
+    members = [types[i].member for i in clients]
+    data_type = tff.FederatedType(
+        members[0] if len(members) == 1 else tff.StructType(members), tff.CLIENTS
+    )
+
+    @tff.federated_computation(state_type, data_type)
+    def wrapped(state: Any, data: Any) -> Any:
+        given: list[Any] = [None] * len(types)
+        for place, i in enumerate(server):
+            given[i] = state[place]
+        for place, i in enumerate(clients):
+            given[i] = data if len(clients) == 1 else data[place]
+        result = comp(*given)
+        if not isinstance(comp.type_signature.result, tff.FederatedType):
+            result = tff.federated_zip(result)
+        return state, result
+
+    return wrapped

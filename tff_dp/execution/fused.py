@@ -1,0 +1,115 @@
+"""Runs several rounds that follow on each other as one graph call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp.execution import failures, tracing, values, wholes
+from tff_dp.execution.cohort_runner import RoundRunner, shape_of
+from tff_dp.execution.settings import Settings
+
+
+def iterate(
+    runner: RoundRunner, state: Sequence[Any], cohorts: Sequence[Any], settings: Settings
+) -> tuple[Any, list[Any]] | None:
+    """Runs rounds that follow on each other as one graph.
+
+    Args:
+      runner: Of the computation.
+      state: The server's part of the argument, flat.
+      cohorts: Each round's data, as arrays.
+      settings: How.
+
+    Returns:
+      The last state and each round's other results, or None if the rounds do not fit one graph.
+    """
+    how = runner.how(settings, cohorts[0]) if cohorts else None
+    if how is None or how.strategy == "call" or not runner.fusable:
+        return None
+    cut = [list(runner.cut(cohort, how, settings)) for cohort in cohorts]
+    if any(len(some) != 1 for some in cut):
+        return None
+    some = [block for (block,) in cut]
+    shapes = {
+        dataclasses.replace(shape_of(block, how, settings.places), places=("",)) for block in some
+    }
+    same = all(a is b for other in some for a, b in zip(some[0].fields, other.fields, strict=True))
+    if len(shapes) != 1 or not same:
+        return None
+    (shape,) = shapes
+    names = ["count", *some[0].table.columns]
+    tables: list[dict[str, Any]] = [{"count": b.table.count, **b.table.columns} for b in some]
+    columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
+    arguments = runner.parts.programs["prepare"].tensors(state)
+    roots = tf.constant(np.stack([settings.root() for _ in cohorts]))
+    counts = (len(arguments), len(some[0].fields))
+
+    def several(_: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+        state, fields, (roots, *rest) = tracing.split(flat, counts)
+        tables = dict(zip(names, rest, strict=True))
+        final, others, status = wholes.several(runner.parts, shape, tables, fields, state, roots)
+        return [*status, *final, *others]
+
+    try:
+        who, check, *results = runner.graphs.call(
+            ("several", shape, tuple(names)),
+            several,
+            runner.state_specs,
+            [roots[0], *arguments, *some[0].fields, roots, *columns.values()],
+        )
+    except (tf.errors.OpError, tracing.CannotTraceError):
+        # Whatever is wrong shows again, and is named, when the rounds are called one by one.
+        runner.fusable = False
+        return None
+    failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
+    return _unfused(runner, arguments, results, len(cohorts))
+
+
+def _unfused(
+    runner: RoundRunner, state: list[tf.Tensor], results: list[tf.Tensor], rounds: int
+) -> tuple[Any, list[Any]]:
+    """Returns the last state and each round's other results, from a fused call's tensors."""
+    strings = [d == tf.string for d in runner.parts.result_dtypes]
+    texts = _texts(runner, state)
+    arrays = [tensor.numpy() for tensor in results]
+    kept = sum(tensor.dtype != tf.string for tensor in state)
+
+    def filled(numbers: Sequence[Any]) -> list[Any]:
+        rest = iter(numbers)
+        return [texts[i] if text else next(rest) for i, text in enumerate(strings)]
+
+    final = arrays[:kept]
+    outputs = [
+        runner.result.value(filled([*final, *(array[i] for array in arrays[kept:])]))
+        for i in range(rounds)
+    ]
+    parts = [values.fields_of(output) for output in outputs]
+    rest = [part[1] if len(part) == 2 else tuple(part[1:]) for part in parts]
+    return parts[-1][0], rest
+
+
+def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
+    """Returns the results that are strings at their places."""
+
+    def write(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+        texts = wholes.texts(runner.parts, list(state), root)
+        return [tf.constant("") if text is None else text for text in texts]
+
+    root = tf.zeros([2], tf.uint64)
+    found = runner.graphs.call("texts", write, runner.state_specs, [root, *state])
+    return [tensor.numpy() for tensor in found]
+
+
+def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns columns of several rounds as one array, the shorter ones filled up with zeros."""
+    if not np.ndim(columns[0]):
+        return np.array(columns, np.int32)
+    length = max(len(column) for column in columns)
+    return np.stack(
+        [np.concatenate([c, np.zeros([length - len(c), *c.shape[1:]], c.dtype)]) for c in columns]
+    )

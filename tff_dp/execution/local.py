@@ -1,0 +1,55 @@
+"""Runs a computation that is one TensorFlow graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tff_dp import _compat
+from tff_dp.execution import failures, graphs, program, randomness, rounds, tracing, values
+from tff_dp.execution.settings import Settings
+
+
+class LocalRunner:
+    """Runs a computation that is one TensorFlow graph.
+
+    Attributes:
+      why: Why it runs as it was imported, or None if it is written anew.
+    """
+
+    def __init__(self, comp: Any, type_signature: Any = None) -> None:
+        signature = type_signature or comp.type_signature
+        self._parameter = signature.parameter and values.Layout(signature.parameter)
+        self._result = values.Layout(signature.result)
+        self._program = program.Program(comp)
+        self.why = self._program.obstacle
+        if any(dtype == tf.variant for _, dtype in self._program.arguments):
+            self.why = self.why or "it takes a sequence"
+        if self.why:
+            self._graph: Any = graphs.ImportedGraph(comp)
+        else:
+            self._graph = tracing.concrete(self._emit, tracing.specs_of(self._program))
+
+    def account(self, settings: Settings) -> str:
+        """Returns in words how it runs."""
+        del settings
+        drawn = "random numbers" if self._program.is_random else "no random numbers"
+        if self.why:
+            return f"one graph as it was imported, because {self.why}; {drawn}"
+        return f"one graph; {drawn}"
+
+    def _emit(self, root: tf.Tensor, *arguments: tf.Tensor) -> list[tf.Tensor]:
+        results, failed = self._program.emit(arguments, randomness.fold(root, 0))
+        return [failed, *results]
+
+    def __call__(self, arg: Any, settings: Settings) -> Any:
+        """Returns the computation's result."""
+        arguments = [] if self._parameter is None else self._parameter.flatten(arg)
+        if self.why:
+            results = self._graph(arguments)
+        else:
+            inputs = [tf.constant(settings.root()), *self._program.tensors(arguments)]
+            failed, *results = _compat.call_flat(self._graph, inputs)
+            failures.raise_if_failed([rounds.SERVER_FAILED, int(failed)], self._program.checks, 0)
+        return self._result.value(results)

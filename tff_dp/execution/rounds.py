@@ -1,0 +1,155 @@
+"""The graphs of a round: what the server prepares, a cohort of clients, what the server makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tff_dp.execution import program, randomness, values
+from tff_dp.execution import secure as secure_sums
+
+# The words by which a call's key is folded for each part of a round.
+_PREPARE, _WORK, _ACCUMULATE, MERGE, _REPORT, _UPDATE = range(1, 7)
+SERVER_FAILED = -2  # as a client's position: the server's part failed
+
+
+class RoundPrograms:
+    """The programs of a computation's MapReduce form.
+
+    Args:
+      form: A `tff.backends.mapreduce.MapReduceForm`.
+
+    Attributes:
+      checks: What the assertions in the programs say, by number from 1.
+      obstacle: What stands in the way of writing a cohort as one graph, or None.
+      vmap_obstacle: What stands in the way of clients side by side, if that has been tried.
+      carry_shapes: Of the sums over clients, and of the status.
+    """
+
+    def __init__(self, form: Any) -> None:
+        names = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
+        self.checks: list[str] = []
+        self.programs = {name: program.Program(getattr(form, name), self.checks) for name in names}
+        self._update_count, *secure = (
+            values.count_tensors(part) for part in form.work.type_signature.result
+        )
+        self._secure = secure_sums.SecureSums(form, secure)
+        found = [f"{name}: {p.obstacle}" for name, p in self.programs.items() if p.obstacle]
+        self.obstacle: str | None = found[0] if found else None
+        self.vmap_obstacle: str | None = None
+        self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
+        self.secure_count = self._secure.count
+        self.secure_dtypes = self._secure.dtypes
+        self.carry_shapes = [
+            *(
+                tf.TensorShape(leaf.shape)  # `zero` may be smaller: an empty list of samples
+                for leaf in values.leaves(form.accumulate.type_signature.parameter[0])
+            ),
+            *self._secure.shapes,
+            tf.TensorShape([]),
+            tf.TensorShape([]),
+        ]
+        results = values.leaves(form.update.type_signature.result)
+        self.result_dtypes = [tf.as_dtype(leaf.dtype) for leaf in results]
+        self.result_shapes = [tf.TensorShape(leaf.shape) for leaf in results]
+        server = [self.programs[name] for name in ("prepare", "report", "update")]
+        shapes = [shape for part in server for shape, _ in part.arguments] + self.result_shapes
+        # XLA gives results of no fixed shape (the levels of a noise tree) a wrong one, and no error.
+        self.fixed_shapes = all(shape.is_fully_defined() for shape in shapes)
+        self.server_compiles = self.fixed_shapes and not any(
+            "Timestamp" in part.operations for part in server
+        )
+
+    @property
+    def work(self) -> program.Program:
+        """What a client computes."""
+        return self.programs["work"]
+
+    def begin(self, state: list[tf.Tensor], root: tf.Tensor) -> list[list[tf.Tensor]]:
+        """Writes the server's part before the clients: what they get, and the carry to start from."""
+        common, failed = self.programs["prepare"].emit(state, randomness.fold(root, _PREPARE))
+        return [common, [*self.zero(root), *status_of(failed, SERVER_FAILED)]]
+
+    def zero(self, root: tf.Tensor) -> list[tf.Tensor]:
+        """Writes the sums over no clients."""
+        zero, _ = self.programs["zero"].emit([], root)
+        return [*zero, *self._secure.zeros()]
+
+    def finish(
+        self,
+        state: list[tf.Tensor],
+        carry: list[tf.Tensor],
+        root: tf.Tensor,
+        only: Sequence[int] | None = None,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Writes the server's part after the clients: the computation's results, and the status."""
+        *sums, client, check = carry
+        count = len(sums) - self._secure.count
+        reported, failed = self.programs["report"].emit(
+            sums[:count], randomness.fold(root, _REPORT)
+        )
+        status = joined([client, check], status_of(failed, SERVER_FAILED))
+        results, failed = self.programs["update"].emit(
+            [*state, *reported, *sums[count:]], randomness.fold(root, _UPDATE), only
+        )
+        return results, joined(status, status_of(failed, SERVER_FAILED))
+
+    def client(
+        self,
+        data: list[Any],
+        common: list[tf.Tensor],
+        position: tf.Tensor,
+        root: tf.Tensor,
+        style: str = "plain",
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Writes one client's part: its contribution, and its status."""
+        key = randomness.fold(randomness.fold(root, _WORK), position)
+        results, failed = self.work.emit([*data, *common], key, style=style)
+        return results, status_of(failed, position)
+
+    def add(
+        self,
+        carry: list[tf.Tensor],
+        contribution: list[tf.Tensor],
+        status: list[tf.Tensor],
+        position: tf.Tensor,
+        root: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        """Writes the addition of a client's contribution to the carry."""
+        *sums, client, check = carry
+        count = len(sums) - self._secure.count
+        status = joined([client, check], status)
+        update, secure = contribution[: self._update_count], contribution[self._update_count :]
+        status = joined(status, status_of(self._secure.exceeded(secure), position))
+        key = randomness.fold(randomness.fold(root, _ACCUMULATE), position)
+        added, failed = self.programs["accumulate"].emit([*sums[:count], *update], key)
+        status = joined(status, status_of(failed, position))
+        return [*added, *self._secure.add(sums[count:], secure), *status]
+
+    def join(self, a: list[tf.Tensor], b: list[tf.Tensor], key: Any) -> list[tf.Tensor]:
+        """Writes the join of two carries."""
+        *sums_a, client_a, check_a = a
+        *sums_b, client_b, check_b = b
+        count = len(sums_a) - self._secure.count
+        merged, _ = self.programs["merge"].emit([*sums_a[:count], *sums_b[:count]], key)
+        secure = self._secure.add(sums_a[count:], sums_b[count:])
+        return [*merged, *secure, *joined([client_a, check_a], [client_b, check_b])]
+
+    @property
+    def takes_sequence(self) -> bool:
+        """Whether a client's data is one sequence (otherwise tensors)."""
+        return values.is_one_sequence(self.work.type_signature.parameter[0])
+
+
+def status_of(failed: tf.Tensor, position: Any) -> list[tf.Tensor]:
+    """Returns who failed first and by which check; -1 and 0 for nobody."""
+    who = tf.where(tf.greater(failed, 0), tf.cast(position, tf.int32), -1)
+    return [who, failed]
+
+
+def joined(first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the first of two statuses that tells of a failure."""
+    failed = tf.greater(first[1], 0)
+    return [tf.where(failed, a, b) for a, b in zip(first, second, strict=True)]
