@@ -14,12 +14,15 @@ from tff_dp import _checks, _seeds
 from tff_dp.accounting import EpsilonReport
 from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
-from tff_dp.data import Clients
+from tff_dp.data import Clients, Cohort
 from tff_dp.errors import ArgumentError, DataError
-from tff_dp.execution import current_or_fast
+from tff_dp.execution import current_or_fast, is_seeded, iterate
 from tff_dp.model import BoundModel, ModelSpec
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.process import build_process, initialize_from, model_weights
+
+_FUSED = 64  # rounds that one graph call holds
+_FUSED_FROM = 256  # rounds of a run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class FitResult:
       spent: The report behind it, with every accountant; None without privacy.
       privacy: The plan that was followed.
       seeded: Whether cohorts were drawn from a seed that somebody knows.
+      noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
+        private, whatever the plan.
     """
 
     model: Any
@@ -58,9 +63,15 @@ class FitResult:
     spent: EpsilonReport | None
     privacy: PrivacyPlan | NoPrivacy
     seeded: bool
+    noise_seeded: bool = False
 
     def statement(self) -> str:
         """Returns the guarantee in words, with its unit, its conditions and its limits."""
+        if self.noise_seeded:
+            return (
+                "No differential privacy: the execution context drew the noise from a seed, and whoever "
+                "knows the seed can take the noise off. Train in a context without one."
+            )
         if self.spent is None or not isinstance(self.privacy, PrivacyPlan):
             return "No differential privacy: nothing bounds what the model reveals about a client."
         plan = self.privacy
@@ -145,31 +156,42 @@ def fit(
     bound = spec.bind(clients.element_spec())
     _check_labels(spec.loss, bound, clients)
     process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
-    history = []
+    history: list[RoundRecord] = []
+
+    def draw(round_number: int) -> Cohort:
+        return clients.cohort(
+            privacy.draw_cohort(round_number, population=clients.num_clients, seed=root),
+            batch_size=batch_size,
+            epochs=epochs,
+            shuffle=shuffle,
+            rng=_seeds.generator(root, "shuffle", round_number=round_number),
+        )
+
     with current_or_fast(), _progress_bar(rounds, progress) as bar:
+        noise_seeded = is_seeded()
         state = initialize_from(process, bound.initial_weights)
-        for round_number in range(1, rounds + 1):
-            cohort = privacy.draw_cohort(round_number, population=clients.num_clients, seed=root)
-            output = process.next(
-                state,
-                [
-                    clients.dataset(
-                        int(client),
-                        batch_size=batch_size,
-                        epochs=epochs,
-                        shuffle=shuffle,
-                        rng=_seeds.generator(
-                            root, "shuffle", round_number=round_number, client=int(client)
-                        ),
-                    )
-                    for client in cohort
-                ],
-            )
-            state = output.state
-            record = _record(round_number, privacy, output.metrics if release else None)
-            history.append(record)
-            bar(record)
+        for first, count in _chunks(rounds, fuse=not progress):
+            cohorts = [draw(number) for number in range(first, first + count)]
+            if count == 1:
+                output = process.next(state, cohorts[0])
+                state, outputs = output.state, [output.metrics]
+            else:
+                state, outputs = iterate(process.next, state, cohorts)
+            for number, measured in enumerate(outputs, first):
+                record = _record(number, privacy, measured if release else None)
+                history.append(record)
+                bar(record)
         trained = bound.to_keras(model_weights(process, state))
+    if noise_seeded:
+        return FitResult(
+            model=trained,
+            history=tuple(dataclasses.replace(record, epsilon=math.inf) for record in history),
+            epsilon=math.inf,
+            spent=None,
+            privacy=privacy,
+            seeded=seed is not None,
+            noise_seeded=True,
+        )
     spent = privacy.epsilon(rounds) if isinstance(privacy, PrivacyPlan) else None
     return FitResult(
         model=trained,
@@ -179,6 +201,18 @@ def fit(
         privacy=privacy,
         seeded=seed is not None,
     )
+
+
+def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
+    """Yields the first round and the number of rounds of each call.
+
+    Fused rounds cost a compilation once and save a millisecond each, which only many rounds repay.
+    """
+    done = 0
+    while fuse and rounds >= _FUSED_FROM and rounds - done >= _FUSED:
+        yield done + 1, _FUSED
+        done += _FUSED
+    yield from ((number, 1) for number in range(done + 1, rounds + 1))
 
 
 def _as_spec(model: Any, loss: Any, metrics: Sequence[Any]) -> ModelSpec:
