@@ -281,9 +281,7 @@ def gives_way(row: Row, strategy: str) -> bool:
         return True  # loops in loops, which neither XLA nor vectorising takes
     if kind == "variables" and layers in ("lstm", "gru"):
         return True  # tf-keras asks for a variable's shape
-    if row.aggregator == "ddp secure" and strategy.endswith("xla"):
-        return True  # reads the clock
-    return strategy == "vmap-xla"
+    return row.aggregator == "ddp secure" and strategy.endswith("xla")  # reads the clock
 
 
 def assert_rounds_equal(reference: Reference, process: Any, rounds: list[Any]) -> None:

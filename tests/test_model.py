@@ -332,7 +332,8 @@ class GlobalGenerator(keras.layers.Layer):
         lambda: keras.Sequential([keras.layers.Dropout(0.5, seed=7)]),
     ],
 )
-def test_random_layers_draw_anew_in_training_only(tff, layer):
+@pytest.mark.parametrize("seeded", [False, True], ids=["", "seeded"])
+def test_random_layers_draw_anew_in_training_only(tff, layer, seeded, request):
     x = keras.layers.Input([8, 8])
     random = layer()
     attends = isinstance(random, keras.layers.MultiHeadAttention)
@@ -342,6 +343,9 @@ def test_random_layers_draw_anew_in_training_only(tff, layer):
     weights = tuple(bound.initial_weights)
     assert all("seed" not in v.path for v in model.weights)
     inputs = np.random.default_rng(0).normal(size=(2, 8, 8)).astype(np.float32)
+    if seeded:
+        request.addfinalizer(lambda: tf.random.set_seed(None))
+        tf.random.set_seed(0)
 
     @tf.function
     def thrice(x):
@@ -709,6 +713,8 @@ def labelled_clients(sizes=(1, 5, 3, 12)):
 
 def test_metrics_over_ragged_clients_equal_those_of_pooled_predictions(stock):
     clients, model = labelled_clients(), probabilities()
+    # Chance's weights can make the mean of the negative control equal the pooled value.
+    model.set_weights([np.float32([[1.0], [-0.5], [0.5], [0.25]]), np.float32([0.1])])
     makers = {
         "accuracy": lambda: keras.metrics.BinaryAccuracy(),
         "auc": lambda: keras.metrics.AUC(name="auc"),

@@ -230,10 +230,11 @@ def _fresh_state(variable: Any) -> tf.Tensor:
     if variable.name != _SEED_STATE:
         return tf.zeros(variable.shape, variable.dtype)
     # One draw an execution, from an operation with a state of its own, so that no two steps, clients
-    # or generators share a mask. Stateless draws would repeat; a constant would be folded.
-    return tf.cast(
-        tf.random.uniform(variable.shape, maxval=2**31 - 1, dtype=tf.int32), variable.dtype
-    )
+    # or generators share a mask. Stateless draws would repeat; a constant would be folded. The raw
+    # operation, since tf.random.uniform takes over a global seed (keras.utils.set_random_seed), after
+    # which every instance of this graph would draw the same masks.
+    draw = tf.raw_ops.RandomUniformInt(shape=variable.shape, minval=0, maxval=2**31 - 1)
+    return tf.cast(draw, variable.dtype)
 
 
 def _trace(
