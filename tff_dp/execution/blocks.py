@@ -162,7 +162,8 @@ def _of_tensors(data: Sequence[Any], data_type: Any) -> Block:
         for column, dtype in zip(columns, dtypes, strict=True)
     ]
     positions = np.arange(len(data), dtype=np.int32)
-    return Block(fields, cohorts.Table(None, None, {"positions": positions}, len(data)))
+    table = {"count": np.int32(len(data)), "positions": positions}
+    return Block(fields, cohorts.Table(None, None, table, len(data)))
 
 
 def one_client(data: Any, position: int) -> Any:

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tff_dp.errors import ComputationError
@@ -59,6 +58,7 @@ class RoundRunner:
         self._form = form
         self.result = values.Layout(result_type)
         self._skip = skip
+        self._scalars = values.Scalars()
         self.graphs = tracing.Graphs()
         self._imported: graphs.ImportedGraph | None = None
         self._met: collections.Counter[Any] = collections.Counter()
@@ -105,7 +105,9 @@ class RoundRunner:
           ComputationError: A check in the server's or in a client's part failed, or a client's part.
         """
         root = tf.constant(settings.root())
-        arguments = self.parts.programs["prepare"].tensors(state)
+        arguments = self.parts.programs["prepare"].tensors(
+            [self._scalars.known(leaf) for leaf in state]
+        )
         how = self.how(settings, data)
         try:
             results, status = self._run(root, arguments, data, how, settings)
@@ -116,7 +118,7 @@ class RoundRunner:
         except tf.errors.OpError as error:
             results, status = self._again(error, root, arguments, data, how, settings)
         failures.raise_if_failed([int(part) for part in status], self.parts.checks, len(data))
-        return self.result.value(results[self._skip :])
+        return self.result.value(self._scalars.returned(results[self._skip :]))
 
     def account(self, settings: Settings) -> str:
         """Returns in words how it runs, for clients given as arrays or as batched data sets."""
@@ -167,7 +169,7 @@ class RoundRunner:
         cut = self.cut(data, how, settings)
         first, second = next(cut, None), next(cut, None)
         if first is not None and second is None:
-            return self._whole(root, state, first, shape_of(first, how, settings.places))
+            return self._whole(root, state, first, how, settings.places)
         common, carry = self._begin(root, state)
         # The next block is prepared while one trains.
         for block in ahead.of(
@@ -194,9 +196,15 @@ class RoundRunner:
         return kind in self._compiled
 
     def _whole(
-        self, root: tf.Tensor, state: list[tf.Tensor], block: blocks.Block, shape: groups.Shape
+        self,
+        root: tf.Tensor,
+        state: list[tf.Tensor],
+        block: blocks.Block,
+        how: rules.How,
+        places: devices.Places,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Runs a round of one block as one graph."""
+        shape = shape_of(block, how, places)
         columns = _columns(block)
         counts = (len(state), len(block.fields))
 
@@ -211,6 +219,7 @@ class RoundRunner:
             whole,
             self.state_specs,
             [root, *state, *block.fields, *columns.values()],
+            in_turn=wholes.is_compiled(self.parts, shape) and not places.on_gpu,
         )
         return results, [who, check]
 
@@ -417,8 +426,7 @@ def shape_of(block: blocks.Block, how: rules.How, places: devices.Places) -> gro
 
 
 def _columns(block: blocks.Block) -> dict[str, tf.Tensor]:
-    columns = {"count": np.int32(block.table.count), **block.table.columns}
-    return {name: tf.constant(column) for name, column in columns.items()}
+    return {name: tf.constant(column) for name, column in block.table.columns.items()}
 
 
 def _element_spec(leaf: Any) -> Any:

@@ -25,13 +25,13 @@ class Table:
     Attributes:
       remainder: Examples in the last batch of an epoch; None where batches are listed one by one.
       full: Full batches in an epoch where all clients have as many; None otherwise.
-      columns: Arrays by name, as `rounds.RoundPrograms.clients` takes them.
+      columns: Arrays by name, as `groups.clients` takes them.
       count: Clients.
     """
 
     remainder: int | None
     full: int | None
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Any]
     count: int
 
 
@@ -95,6 +95,7 @@ def listed_table(listing: Listing, positions: np.ndarray) -> Table:
     """
     count = len(listing)
     columns = {
+        "count": np.int32(count),
         "positions": positions.astype(np.int32),
         "first": listing.first.astype(np.int32),
         "starts": listing.starts.astype(np.int32),
@@ -120,7 +121,7 @@ def regular_tables(
     """
     full, remainder = np.divmod(cohort.sizes, cohort.batch_size)
     label = cohort.sizes if by_size else remainder
-    values, counts = np.unique(label, return_counts=True)
+    values, counts = _distinct(label)
     others = []
     for place in np.argsort(-counts, kind="stable"):
         kind = (cohort.batch_size, int(values[place]), cohort.epochs, cohort.apart)
@@ -129,8 +130,11 @@ def regular_tables(
             others.append(chosen)
             continue
         for some in _parts(chosen, WIDEST if by_size else 0):
-            # One array, not three: each costs a small round as much as its training does.
-            clients = np.stack([some + offset, cohort.starts[some], full[some]], 1)
+            # One array, not four: each costs a small round as much as its training does.
+            clients = np.zeros([1 + padded_length(len(some)), 3], np.int32)
+            clients[0, 0] = len(some)
+            own = clients[1 : 1 + len(some)]
+            own[:, 0], own[:, 1], own[:, 2] = some + offset, cohort.starts[some], full[some]
             # Without a loop around its one batch, a small client's training is a tenth faster. Without
             # any full batch there must be no loop: the arrays may have fewer rows than a batch has.
             most, least = full[some].max(), full[some].min()
@@ -138,13 +142,20 @@ def regular_tables(
             yield Table(
                 int(remainder[some[0]]),
                 int(most) if known else None,
-                {"clients": padded(clients.astype(np.int32))},
+                {"clients": clients},
                 len(some),
             )
     if others:
         chosen = np.sort(np.concatenate(others))
         part = dataclasses.replace(cohort, starts=cohort.starts[chosen], sizes=cohort.sizes[chosen])
         yield listed_table(as_listing(part), chosen + offset)
+
+
+def _distinct(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the values that occur, and how often each does."""
+    if len(labels) and (labels == labels[0]).all():  # most cohorts; faster than sorting
+        return labels[:1], np.array([len(labels)])
+    return np.unique(labels, return_counts=True)
 
 
 def _parts(chosen: np.ndarray, widest: int) -> Iterator[np.ndarray]:

@@ -42,8 +42,8 @@ def iterate(
     if len(shapes) != 1 or not same:
         return None
     (shape,) = shapes
-    names = ["count", *some[0].table.columns]
-    tables: list[dict[str, Any]] = [{"count": b.table.count, **b.table.columns} for b in some]
+    names = list(some[0].table.columns)
+    tables = [block.table.columns for block in some]
     columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
     arguments = runner.parts.programs["prepare"].tensors(state)
     roots = tf.constant(np.stack([settings.root() for _ in cohorts]))

@@ -53,10 +53,10 @@ def clients(
     Args:
       parts: The round's programs.
       shape: What the group has in common.
-      tables: By name: "count" [], the clients; with a batch size, "clients" [.., 3], the position in
-        the cohort, the first example's position and the number of full batches of each; without,
-        "positions" [..] in the cohort, and for sequences "first" [.. + 1], "starts" [batches] and
-        "counts" [batches]; "rows" [..] if positions are looked up.
+      tables: By name: with a batch size, "clients" [1 + .., 3], the number of clients in the first row,
+        then the position in the cohort, the first example's position and the number of full batches of
+        each; without, "count" [], "positions" [..] in the cohort, and for sequences "first" [.. + 1],
+        "starts" [batches] and "counts" [batches]; "rows" [..] if positions are looked up.
       fields: The examples.
       common: What clients get from the server.
       carry: Sums and status before.
@@ -66,8 +66,10 @@ def clients(
       The carry after.
     """
     examples = batches.Examples(fields, tables.get("rows"))
-    known: Any = tables.get("clients")
-    positions = tables["positions"] if known is None else known[:, 0]
+    table: Any = tables.get("clients")
+    known: Any = None if table is None else table[1:]
+    count = tables["count"] if table is None else table[0, 0]
+    positions = tables["positions"] if table is None else known[:, 0]
 
     def data(i: tf.Tensor) -> list[Any]:
         if not parts.takes_sequence:
@@ -101,7 +103,6 @@ def clients(
             )
         return _one_by_one(parts, contribution, positions, low, high, carry, root)
 
-    count = tables["count"]
     run = jitted(span, shape.xla and not shape.inside)
     if len(shape.places) == 1:
         return list(run(tf.constant(0), count, carry))

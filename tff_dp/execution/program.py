@@ -213,6 +213,8 @@ class Program:
             # A type that is asked for costs a conversion, whether or not it is needed.
             tf.constant(value)
             if isinstance(value, (np.ndarray, np.generic)) and value.dtype == as_numpy
+            else value
+            if isinstance(value, tf.Tensor) and value.dtype == dtype
             else tf.convert_to_tensor(value, dtype)
             for value, as_numpy, (_, dtype) in zip(
                 values, self._numpy_dtypes, self.arguments, strict=True

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 
 from tff_dp import _compat
 
@@ -41,13 +42,49 @@ class Layout:
         _collect(value, self._tree, found)
         return found
 
-    def value(self, tensors: Sequence[Any]) -> Any:
-        """Returns the value of the type, in the containers of its annotation; numpy at the leaves."""
+    def value(self, leaves: Sequence[Any]) -> Any:
+        """Returns the value of the type, in the containers of its annotation.
+
+        Args:
+          leaves: Its leaves; those that are tensors become numpy arrays and scalars.
+        """
         if self._build is None:
-            places = iter(range(len(tensors)))
+            places = iter(range(len(leaves)))
             template = in_containers(_structs(self._type, places), self._type)
             self._build = _builder(template)
-        return self._build([t.numpy() if hasattr(t, "numpy") else t for t in tensors])
+        return self._build([as_numpy(leaf) for leaf in leaves])
+
+
+class Scalars:
+    """The tensors of the scalars that a computation returned last.
+
+    A learning process gets its state back at the next call. Most of a private one's are scalars, and
+    making a tensor of one costs a small round as much as a step of training. Arrays are not kept: unlike
+    numpy's scalars and bytes, whoever has them may write to them.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[Any, Any]] = {}
+
+    def returned(self, tensors: Sequence[Any]) -> list[Any]:
+        """Returns tensors' values, and remembers those that are scalars in place of the last ones."""
+        found = [as_numpy(tensor) for tensor in tensors]
+        self._held = {
+            id(value): (value, tensor)
+            for value, tensor in zip(found, tensors, strict=True)
+            if isinstance(value, (np.generic, bytes))
+        }
+        return found
+
+    def known(self, value: Any) -> Any:
+        """Returns the tensor of a value that is remembered, or the value."""
+        held = self._held.get(id(value))
+        return held[1] if held is not None and held[0] is value else value
+
+
+def as_numpy(leaf: Any) -> Any:
+    """Returns a tensor's value, or what is no tensor as it is."""
+    return leaf.numpy() if hasattr(leaf, "numpy") else leaf
 
 
 class _Place(int):

@@ -13,6 +13,11 @@ from tff_dp.execution.groups import Shape, jitted
 from tff_dp.execution.rounds import RoundPrograms, joined, status_of
 
 
+def is_compiled(parts: RoundPrograms, shape: Shape) -> bool:
+    """Returns whether XLA compiles a whole round as one."""
+    return shape.xla and len(shape.places) == 1 and parts.server_compiles
+
+
 def whole(
     parts: RoundPrograms,
     shape: Shape,
@@ -26,7 +31,7 @@ def whole(
     Where XLA compiles the clients it compiles the server's parts with them, but for strings: see
     `texts`.
     """
-    if not (shape.xla and len(shape.places) == 1 and parts.server_compiles):
+    if not is_compiled(parts, shape):
         common, carry = parts.begin(state, root)
         carry = groups.clients(parts, shape, tables, fields, common, carry, root)
         return parts.finish(state, carry, root)
