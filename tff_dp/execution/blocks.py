@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from tff_dp.execution import cohorts, datasets, values
 IsRegular = Callable[[Any, int], bool]
 
 _DATASETS = 256  # read at once
-_BYTES = 1 << 26  # of examples, copied at once where the arrays are too large for the device
+_BYTES = 1 << 24  # of examples, copied at once where the arrays are too large for the device
+_ALIGNMENT = 64  # bytes, at which TensorFlow takes memory over instead of copying it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,12 +67,9 @@ def _of_arrays(
         fields = [resident.tensor(field) for field in cohort.fields]
         yield from _tables(cohort, fields, 0, is_regular=is_regular, by_size=by_size)
         return
-    buffers: dict[int, np.ndarray] = {}
     for low, high in _spans(cohort):
         part, rows = _alone(cohort, low, high)
-        fields = [
-            _copied(field, rows, buffers, number) for number, field in enumerate(cohort.fields)
-        ]
+        fields = [_copied(field, rows) for field in cohort.fields]
         yield from _tables(part, fields, low, is_regular=is_regular, by_size=by_size)
 
 
@@ -94,12 +93,13 @@ def _tables(
 def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:
     """Yields (low, high) of clients whose examples together have about the bytes of a block."""
     row = sum(field.nbytes // max(len(field), 1) for field in cohort.fields)
+    most = 1 << max(_BYTES // max(row, 1), 1).bit_length() - 1  # a length that needs no filling up
     passes = cohort.epochs if cohort.apart else 1
-    ends = np.cumsum(cohort.sizes * passes * row)
+    ends = np.cumsum(cohort.sizes * passes)
     low = 0
     while low < len(cohort):
         before = ends[low - 1] if low else 0
-        high = max(low + 1, int(np.searchsorted(ends, before + _BYTES, side="right")))
+        high = max(low + 1, int(np.searchsorted(ends, before + most, side="right")))
         yield low, high
         low = high
 
@@ -119,22 +119,28 @@ def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any
     return alone, rows
 
 
-def _copied(field: np.ndarray, rows: Any, buffers: dict[int, np.ndarray], number: int) -> tf.Tensor:
-    """Returns rows of a field as a tensor of a length that few blocks differ in.
-
-    They go through a buffer that the blocks of a cohort share: fresh memory for each costs more than
-    copying.
-    """
+def _copied(field: np.ndarray, rows: Any) -> tf.Tensor:
+    """Returns rows of a field as a tensor of a length that few blocks differ in."""
     count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-    length = cohorts.padded_length(count)
-    if number not in buffers or len(buffers[number]) < length:
-        buffers[number] = np.zeros([length, *field.shape[1:]], field.dtype)
-    buffer = buffers[number][:length]
+    array = _aligned([cohorts.padded_length(count), *field.shape[1:]], field.dtype)
     if isinstance(rows, slice):
-        buffer[:count] = field[rows]
+        array[:count] = field[rows]
     else:
-        np.take(field, rows, axis=0, out=buffer[:count], mode="clip")
-    return tf.convert_to_tensor(buffer)  # a copy
+        np.take(field, rows, axis=0, out=array[:count], mode="clip")
+    array[count:] = np.zeros([], field.dtype)
+    if array.dtype.kind not in "biufc":
+        return tf.convert_to_tensor(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # no second copy
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns an array, not filled, whose memory TensorFlow can take over."""
+    if dtype.hasobject:
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _of_datasets(data: Sequence[Any], *, is_regular: IsRegular, by_size: bool) -> Iterator[Block]:
