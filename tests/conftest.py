@@ -10,6 +10,15 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_worker_is_left():
+    """No test runs TFF's default context, whose worker process outlives Python."""
+    yield
+    from test_execution_stock import workers
+
+    assert not workers(os.getpid())
+
+
 @pytest.fixture(scope="session")
 def tff():
     from tff_dp import _compat

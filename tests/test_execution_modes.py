@@ -470,3 +470,15 @@ def test_scalars_that_come_back_are_known_by_identity_alone(linear):
         changed = model_weights(process, process.next(state, cohort).state).trainable
     for array in changed:
         np.testing.assert_allclose(array, 70.0, atol=1.0)  # a clipped step and little noise
+
+
+def test_weights_outside_of_any_context_start_no_worker(linear):
+    from test_execution_stock import workers
+
+    before = set(workers(os.getpid()))
+    bound, process, _ = linear
+    state = initialize_from(process, bound.initial_weights)
+    for a, b in zip(model_weights(process, state).trainable, bound.initial_weights.trainable,
+                    strict=True):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+    assert set(workers(os.getpid())) == before

@@ -9,6 +9,7 @@ from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.errors import ArgumentError
+from tff_dp.execution import current_or_fast
 from tff_dp.model import BoundModel, ModelWeights
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
@@ -86,17 +87,19 @@ def initialize_from(process: Any, weights: ModelWeights) -> Any:
       process: A learning process of `build_process`.
       weights: As `BoundModel.initial_weights`.
     """
-    state = process.initialize()
-    current = process.get_model_weights(state)
-    # TFF types a weight list as list or tuple depending on the kind of model: keep its own.
-    replaced = type(current)(
-        trainable=type(current.trainable)(weights.trainable),
-        non_trainable=type(current.non_trainable)(weights.non_trainable),
-    )
-    return process.set_model_weights(state, replaced)
+    with current_or_fast():  # TFF's default would start a worker process that stays
+        state = process.initialize()
+        current = process.get_model_weights(state)
+        # TFF types a weight list as list or tuple depending on the kind of model: keep its own.
+        replaced = type(current)(
+            trainable=type(current.trainable)(weights.trainable),
+            non_trainable=type(current.non_trainable)(weights.non_trainable),
+        )
+        return process.set_model_weights(state, replaced)
 
 
 def model_weights(process: Any, state: Any) -> ModelWeights:
     """Returns the global model's weights in a process's state."""
-    current = process.get_model_weights(state)
+    with current_or_fast():
+        current = process.get_model_weights(state)
     return ModelWeights(tuple(current.trainable), tuple(current.non_trainable))
