@@ -20,7 +20,9 @@ from tff_dp.accounting import (
     EpsilonReport,
     GaussianRound,
     accountants,
+    calibrate_cohort,
     calibrate_noise,
+    calibrate_rounds,
     calibration,
     recommended_delta,
     spend,
@@ -686,6 +688,97 @@ def test_calibration_of_sampling_under_replace_one(sampler, target):
         for noise in (z, z / 1.001)
     )
     assert louder <= target < softer
+
+
+def most(is_safe: Callable[[int], bool], low: int, high: int) -> int:
+    """Returns the largest safe number by halving alone."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_safe(middle) else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("one_round", "target", "golden"),
+    [
+        (a_round(20.0), 2.0, 100),  # the tutorial's
+        (a_round(1.0, q=0.01), 1.828245, 1000),
+        (a_round(1.0, q=0.01), 1.828243, 999),
+        (a_round(1.3, q=0.0025), 0.640112, 6000),
+        (a_round(1.0, FixedSizeSampler(size=10), adjacency=REPLACE), 20.988, 1000),
+        (a_round(0.5), 10.0, 1),
+    ],
+    ids=["full", "Poisson", "just less", "many", "without replacement", "one"],
+)
+def test_golden_rounds(one_round, target, golden):
+    rounds = calibrate_rounds(one_round, delta=1e-5, target_epsilon=target)
+    assert golden / 1.001 <= rounds <= golden
+    assert spend(one_round, rounds, 1e-5).epsilon <= target
+
+
+@settings(examples, max_examples=30)
+@given(
+    z=st.floats(1, 100),
+    log_delta=st.floats(-10, -1),
+    log_target=st.floats(-1, 2),
+    adjacency=st.sampled_from(list(Adjacency)),
+)
+def test_rounds_are_safe_and_within_their_tolerance(z, log_delta, log_target, adjacency):
+    delta, target = 10**log_delta, min(100.0, 10**log_target)
+    one_round = a_round(z, adjacency=adjacency)
+
+    def is_safe(rounds: int) -> bool:
+        return spend(one_round, rounds, delta).epsilon <= target
+
+    if not is_safe(1):
+        with pytest.raises(AccountingError, match="exceeded by a single round"):
+            calibrate_rounds(one_round, delta=delta, target_epsilon=target)
+        return
+    rounds = calibrate_rounds(one_round, delta=delta, target_epsilon=target)
+    assert is_safe(rounds)
+    assert rounds >= most(is_safe, 1, 10**9) / 1.001
+    if rounds < 500:
+        assert not is_safe(rounds + 1)
+
+
+def test_a_budget_that_is_never_spent_gives_the_largest_number_of_rounds():
+    assert calibrate_rounds(a_round(1e6), delta=1e-5, target_epsilon=100.0) == 10**9
+
+
+@pytest.mark.parametrize(
+    ("sampler", "adjacency", "z"),
+    [
+        (PoissonSampler(rate=0.5), Adjacency.ADD_OR_REMOVE_ONE, 2.0),
+        (FixedSizeSampler(size=7), REPLACE, 6.0),
+    ],
+    ids=["Poisson", "without replacement"],
+)
+def test_the_largest_cohort_is_found_and_safe(sampler, adjacency, z):
+    one_round = dataclasses.replace(a_round(z, sampler, adjacency=adjacency), population=500)
+
+    def is_safe(cohort: int) -> bool:
+        own = (
+            PoissonSampler(rate=cohort / 500)
+            if isinstance(sampler, PoissonSampler)
+            else FixedSizeSampler(size=cohort)
+        )
+        return spend(dataclasses.replace(one_round, sampler=own), 100, 1e-5).epsilon <= 2.0
+
+    found = calibrate_cohort(one_round, rounds=100, delta=1e-5, target_epsilon=2.0)
+    assert is_safe(found)
+    assert not is_safe(found + 1)
+
+
+def test_cohorts_that_cannot_be_chosen_or_reached_are_refused():
+    arguments = {"rounds": 100, "delta": 1e-5, "target_epsilon": 2.0}
+    with pytest.raises(ArgumentError, match="takes every client"):
+        calibrate_cohort(a_round(1.0), **arguments)
+    loud = dataclasses.replace(a_round(0.3, q=0.5), population=2)
+    with pytest.raises(AccountingError, match="exceeded by cohorts of one client"):
+        calibrate_cohort(loud, **arguments)
+    # With enough noise every client may take part.
+    quiet = dataclasses.replace(a_round(100.0, q=0.5), population=20)
+    assert calibrate_cohort(quiet, **arguments) == 20
 
 
 def test_calibration_passes_a_jump_and_a_refusal():

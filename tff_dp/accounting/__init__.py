@@ -1,7 +1,15 @@
-"""Epsilon for rounds of a sampled Gaussian mechanism, and noise for an epsilon."""
+"""Epsilon for rounds of a sampled Gaussian mechanism; noise, rounds or a cohort for an epsilon."""
 
 from tff_dp.accounting.accountants import EpsilonReport, spend
-from tff_dp.accounting.calibration import calibrate_noise
+from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
 from tff_dp.accounting.events import GaussianRound, recommended_delta
 
-__all__ = ["EpsilonReport", "GaussianRound", "calibrate_noise", "recommended_delta", "spend"]
+__all__ = [
+    "EpsilonReport",
+    "GaussianRound",
+    "calibrate_cohort",
+    "calibrate_noise",
+    "calibrate_rounds",
+    "recommended_delta",
+    "spend",
+]

@@ -1,4 +1,4 @@
-"""The smallest noise that keeps a number of rounds within an epsilon."""
+"""The smallest noise, the most rounds, or the largest cohort that stays within an epsilon."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Callable
 from tff_dp import _checks
 from tff_dp.accounting.accountants import rdp_epsilon, spend
 from tff_dp.accounting.events import GaussianRound
-from tff_dp.errors import AccountingError
+from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.sampling import FixedSizeSampler, PoissonSampler
 
 _RELATIVE_TOLERANCE = 5e-4
 _LARGEST_NOISE = 1e6
 _SMALLEST_EPSILON = 1e-9
+_MOST_ROUNDS = 10**9
 
 
 def calibrate_noise(
@@ -43,12 +45,7 @@ def calibrate_noise(
         return dataclasses.replace(one_round, noise_multiplier=z)
 
     def excess(z: float) -> float:
-        """Log of the reported epsilon over the target: nearly linear in log z, positive if unsafe."""
-        try:
-            epsilon = spend(at(z), rounds, delta).epsilon
-        except AccountingError:  # too little noise for any accountant
-            return math.inf
-        return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
+        return _excess(at(z), rounds, delta, target)
 
     high = _safe_start(at, rounds, delta, target)
     while excess(high) > 0:
@@ -63,6 +60,144 @@ def calibrate_noise(
     while excess(low) <= 0:
         high, low = low, low / 1.5
     return _smallest_safe(excess, low, high)
+
+
+def calibrate_rounds(one_round: GaussianRound, *, delta: float, target_epsilon: float) -> int:
+    """Returns how many rounds a budget allows.
+
+    Args:
+      one_round: The round; its noise multiplier must be positive.
+      delta: In (0, 1).
+      target_epsilon: In (0, 100].
+
+    Returns:
+      A number of rounds whose reported epsilon is at most the target: the largest one, or at most a
+      relative 1e-3 below it; 10^9 if even those stay within the target.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+      AccountingError: A single round exceeds the target, or no accountant applies.
+    """
+    delta = _checks.real("delta", delta, "(0, 1)")
+    target = _checks.real("target_epsilon", target_epsilon, "(0, 100]")
+
+    def excess(rounds: int) -> float:
+        return _excess(one_round, rounds, delta, target)
+
+    def is_safe_by_rdp(rounds: int) -> bool:
+        return _is_safe_by_rdp(one_round, rounds, delta, target)
+
+    found = _largest_safe(excess, is_safe_by_rdp, _MOST_ROUNDS)
+    if not found:
+        spent = spend(one_round, 1, delta)  # raises with the reason where no accountant applies
+        raise AccountingError(
+            f"target_epsilon={target!r} is exceeded by a single round, which spends {spent.epsilon:.4g}. "
+            "Take more noise, a lower sampling rate or a larger target."
+        )
+    return found
+
+
+def calibrate_cohort(
+    one_round: GaussianRound, *, rounds: int, delta: float, target_epsilon: float
+) -> int:
+    """Returns how many clients a round may have at a noise multiplier.
+
+    Args:
+      one_round: The round, with a population; the rate or size of its sampler is ignored.
+      rounds: T >= 1.
+      delta: In (0, 1).
+      target_epsilon: In (0, 100].
+
+    Returns:
+      A number of clients in [1, N], expected (Poisson sampling) or drawn (fixed size), at which the
+      reported epsilon is at most the target: the largest one, or at most a relative 1e-3 below it.
+
+    Raises:
+      ArgumentError: A value is outside its bound, or the sampler takes no cohort.
+      AccountingError: One client a round exceeds the target, or no accountant applies.
+    """
+    rounds = _checks.integer("rounds", rounds, "[1, inf)")
+    delta = _checks.real("delta", delta, "(0, 1)")
+    target = _checks.real("target_epsilon", target_epsilon, "(0, 100]")
+    population = one_round.population
+
+    def at(cohort: int) -> GaussianRound:
+        sampler: PoissonSampler | FixedSizeSampler
+        if isinstance(one_round.sampler, PoissonSampler):
+            sampler = PoissonSampler(rate=cohort / population)
+        elif isinstance(one_round.sampler, FixedSizeSampler):
+            sampler = FixedSizeSampler(size=cohort)
+        else:
+            raise ArgumentError(
+                f"one_round.sampler={one_round.sampler!r} takes every client: expected PoissonSampler "
+                "or FixedSizeSampler, whose cohort can be chosen."
+            )
+        return dataclasses.replace(one_round, sampler=sampler)
+
+    found = _largest_safe(
+        lambda cohort: _excess(at(cohort), rounds, delta, target),
+        lambda cohort: _is_safe_by_rdp(at(cohort), rounds, delta, target),
+        population,
+    )
+    if not found:
+        spent = spend(at(1), rounds, delta)
+        raise AccountingError(
+            f"target_epsilon={target!r} is exceeded by cohorts of one client, which spend "
+            f"{spent.epsilon:.4g}. Take more noise, fewer rounds or a larger target."
+        )
+    return found
+
+
+def _excess(one_round: GaussianRound, rounds: int, delta: float, target: float) -> float:
+    """Returns the log of the reported epsilon over the target: positive if unsafe.
+
+    It is nearly linear in the log of the noise multiplier, of the rounds and of the cohort.
+    """
+    try:
+        epsilon = spend(one_round, rounds, delta).epsilon
+    except AccountingError:  # too little noise for any accountant
+        return math.inf
+    return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
+
+
+def _is_safe_by_rdp(one_round: GaussianRound, rounds: int, delta: float, target: float) -> bool:
+    try:
+        return rdp_epsilon(one_round, rounds, delta) <= target
+    except AccountingError:  # RDP does not apply to this sampler and adjacency
+        return False
+
+
+def _largest_safe(
+    excess: Callable[[int], float], surely_safe: Callable[[int], bool], most: int
+) -> int:
+    """Returns the largest number in [1, most] without excess, but for the tolerance; 0 for none.
+
+    Args:
+      excess: Positive for numbers that are too large.
+      surely_safe: A fast test, true only for numbers that are not.
+      most: The largest number there is.
+    """
+    high = 1
+    while high < most and surely_safe(high):
+        high = min(2 * high, most)
+    low = high // 2
+    while excess(high) <= 0:
+        if high == most:
+            return most
+        low, high = high, min(2 * high, most)
+    if high == 1:
+        return 0
+    # In n^-1, the safe side is above, as it is for noise. Where the tolerance is finer than whole
+    # numbers, the steps between them end the search at neighbours.
+    safe = _smallest_safe(lambda x: excess(_whole(x)), 1 / high, 1 / low)
+    found = _whole(safe)
+    while found + 1 < high and found < 2 / _RELATIVE_TOLERANCE and excess(found + 1) <= 0:
+        found += 1
+    return found
+
+
+def _whole(inverse: float) -> int:
+    return int(1 / inverse * (1 + 1e-12))
 
 
 def _safe_start(

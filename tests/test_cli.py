@@ -1,0 +1,179 @@
+"""The command line: golden values, exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from tff_dp import cli
+from tff_dp.accounting import accountants
+
+ROUNDS = ["--rounds", "1000", "--delta", "1e-5"]
+POISSON = ["--sampling-rate", "0.01", *ROUNDS]
+FIXED = ["--sampling", "fixed", "--population", "1000", "--cohort", "10", *ROUNDS]
+FULL = ["--sampling", "full", "--rounds", "100", "--delta", "1e-5"]
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = cli.main(arguments)
+    except SystemExit as end:  # argparse's own
+        code = int(end.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def found(capsys, *arguments: str) -> dict:
+    code, out, err = run(capsys, *arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+# Golden values: shared with test_accounting; the sources are named there.
+@pytest.mark.parametrize(
+    ("z", "arguments", "expected"),
+    [
+        ("1", POISSON, {"rdp": 2.101365, "pld": 1.828244}),
+        ("1", FIXED, {"rdp": 20.987}),  # with the sensitivity doubled inside: 3.576 without
+        ("10", FULL, {"rdp": 4.728507, "exact": 4.377178}),
+        ("10", [*FULL, "--adjacency", "replace-one"], {"exact": 9.9973}),
+    ],
+    ids=["poisson", "fixed", "full", "replace-one"],
+)
+def test_golden_epsilon(capsys, z, arguments, expected):
+    answer = found(capsys, "epsilon", "--noise-multiplier", z, *arguments)
+    for name, value in expected.items():
+        assert answer["accountants"][name] == pytest.approx(value, rel=1e-4)
+    assert answer["epsilon"] == min(answer["accountants"].values())
+    assert answer["noise_multiplier"] == float(z)
+    assert answer["mechanism"] == "gaussian"
+    assert answer["delta"] == 1e-5
+    assert {"adjacency", "sampling"} <= set(answer)
+
+
+def test_the_text_names_all_that_an_epsilon_depends_on(capsys):
+    code, out, _ = run(
+        capsys, "epsilon", "--mechanism", "gaussian", "--noise-multiplier", "1", *POISSON
+    )
+    assert code == 0
+    lines = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert "1.829, to report (by pld)" in lines["epsilon"]  # 1.8282: rounded up
+    assert lines["by rdp"].endswith("2.102")
+    assert lines["adjacency"].endswith("add-or-remove-one")
+    assert "Poisson" in lines["sampling"]
+    assert lines["unit"].split(maxsplit=1)[1].startswith("a client")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([*FIXED, "--adjacency", "add-remove"], "FixedSizeSampler: expected 'replace-one'"),
+        (["--sampling-rate", "0.01", "--rounds", "1000000", "--delta", "1e-5",
+          "--adjacency", "replace-one"], "not computed: RDP epsilon"),
+    ],
+    ids=["fixed", "too little noise"],
+)  # fmt: skip
+def test_what_cannot_be_accounted_for_is_refused_with_code_3(capsys, arguments, reason):
+    code, out, err = run(capsys, "epsilon", "--noise-multiplier", "0.3", *arguments)
+    assert (code, out) == (3, "")
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["epsilon", *POISSON], "--noise-multiplier is missing"),
+        (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.01", "--delta", "1e-5"],
+         "--rounds is missing"),
+        (["epsilon", "--noise-multiplier", "1", *ROUNDS], "expected exactly one of them"),
+        (["epsilon", "--noise-multiplier", "1", "--cohort", "5", *ROUNDS],
+         "--population is missing"),
+        (["epsilon", "--noise-multiplier", "1", "--cohort", "5", *POISSON],
+         "expected exactly one of them"),
+        (["epsilon", "--noise-multiplier", "1", "--cohort", "50", "--population", "10", *ROUNDS],
+         "--cohort=50"),
+        (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", *FIXED], "have no rate"),
+        (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", *FULL], "every client"),
+        (["epsilon", "--noise-multiplier", "-1", *POISSON], "noise_multiplier=-1.0"),
+        (["epsilon", "--noise-multiplier", "nan", *POISSON], "noise_multiplier=nan"),
+        (["epsilon", "--noise-multiplier", "1", "--population", "1000", "--delta", "0.001",
+          "--rounds", "1", "--cohort", "5"], "customary for so many clients"),
+        (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", "--rounds", "1"],
+         "--population is missing"),
+        (["epsilon", "--noise-multiplier", "1", "--mechanism", "magic", *POISSON], "magic"),
+        (["calibrate", "--target-epsilon", "2", "--noise-multiplier", "1", *POISSON],
+         "nothing is left open"),
+        (["calibrate", "--target-epsilon", "2", "--sampling-rate", "0.1", "--delta", "1e-5"],
+         "--noise-multiplier and --rounds"),
+        (["calibrate", "--target-epsilon", "0", *POISSON], "target_epsilon=0.0"),
+        (["calibrate", "--target-epsilon", "2", "--noise-multiplier", "1", *ROUNDS],
+         "--population is missing"),
+        (["calibrate", *POISSON], "--target-epsilon"),
+        (["spend"], "spend"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_end_with_code_2_and_the_reason(capsys, arguments, reason):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
+
+
+def test_the_default_delta_is_the_recommended_one_and_below_one_over_n(capsys):
+    answer = found(
+        capsys, "epsilon", "--noise-multiplier", "1", "--population", "1000", "--cohort", "10",
+        "--rounds", "1",
+    )  # fmt: skip
+    assert answer["delta"] == pytest.approx(1000**-1.1)
+    assert answer["sampling_rate"] == 0.01
+
+
+def test_calibrated_noise_is_safe_and_golden(capsys):
+    answer = found(capsys, "calibrate", "--target-epsilon", "2", *POISSON)
+    assert answer["found"] == "noise-multiplier"
+    assert answer["noise_multiplier"] == pytest.approx(0.959240, rel=1e-3)
+    assert answer["epsilon"] <= 2
+    # The text has every digit: a rounded one could be less noise.
+    _, out, _ = run(capsys, "calibrate", "--target-epsilon", "2", *POISSON)
+    assert out.split()[2].rstrip(",") == repr(answer["noise_multiplier"])
+
+
+def test_calibrated_rounds_and_cohort_spend_at_most_the_target(capsys):
+    rounds = found(
+        capsys, "calibrate", "--target-epsilon", "2", "--sampling", "full", "--delta", "1e-5",
+        "--noise-multiplier", "20",
+    )  # fmt: skip
+    assert rounds["rounds"] == 100  # 1.993 at 100, as in the tutorial's table
+    cohort = found(
+        capsys, "calibrate", "--target-epsilon", "2", "--population", "10000",
+        "--noise-multiplier", "1", *ROUNDS,
+    )  # fmt: skip
+    assert cohort["found"] == "cohort"
+    assert cohort["epsilon"] <= 2
+    more = ["--population", "10000", "--cohort", str(cohort["cohort"] + 1)]
+    assert found(capsys, "epsilon", "--noise-multiplier", "1", *more, *ROUNDS)["epsilon"] > 2
+
+
+def test_no_noise_is_inf_in_text_and_in_valid_json(capsys):
+    answer = found(capsys, "epsilon", "--noise-multiplier", "0", *FULL)
+    assert math.isinf(float(answer["epsilon"]))
+    assert answer["epsilon"] == "inf"
+    _, out, _ = run(capsys, "epsilon", "--noise-multiplier", "0", *FULL)
+    assert out.split()[1] == "inf,"
+
+
+def test_a_too_small_epsilon_would_be_caught(capsys, monkeypatch):
+    # Negative control: the naive accounting of replace-one, which forgets to double the sensitivity.
+    monkeypatch.setattr(
+        accountants.GaussianRound, "scaled_event", lambda self: self.event()
+    )  # fmt: skip
+    accountants._spend.cache_clear()
+    accountants._rdp_curve.cache_clear()
+    try:
+        naive = found(capsys, "epsilon", "--noise-multiplier", "1", *FIXED)
+    finally:
+        monkeypatch.undo()
+        accountants._spend.cache_clear()
+        accountants._rdp_curve.cache_clear()
+    assert naive["epsilon"] == pytest.approx(3.5761, rel=1e-3)
