@@ -277,6 +277,8 @@ def gives_way(row: Row, strategy: str) -> bool:
     kind, _, layers = row.model.partition(" ")
     if row.algorithm == "k-means" or strategy == "call":
         return True
+    if row.algorithm in ("FedProx", "evaluation") and strategy.startswith("vmap"):
+        return True  # an iterator whose batches have two shapes: it cannot be vectorised
     if layers in ("lstm", "gru") and strategy != "scan":
         return True  # loops in loops, which neither XLA nor vectorising takes
     if kind == "variables" and layers in ("lstm", "gru"):
