@@ -23,6 +23,7 @@ LAYERS = [
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting"},
     {"plan"},
+    {"ledger"},
     {"process"},
     {"training"},
     {"cli"},

@@ -46,6 +46,8 @@ _HOMES = {
     "FixedSizeSampler": "sampling",
     "FullParticipation": "sampling",
     "GaussianMechanism": "mechanisms",
+    "Ledger": "ledger",
+    "LedgerError": "errors",
     "ModelError": "errors",
     "ModelSpec": "model",
     "NoPrivacy": "plan",
@@ -79,6 +81,8 @@ __all__ = [
     "FixedSizeSampler",
     "FullParticipation",
     "GaussianMechanism",
+    "Ledger",
+    "LedgerError",
     "ModelError",
     "ModelSpec",
     "NoPrivacy",
@@ -107,10 +111,12 @@ if TYPE_CHECKING:
         ArgumentError,
         ComputationError,
         DataError,
+        LedgerError,
         ModelError,
         StackError,
         TffDpError,
     )
+    from tff_dp.ledger import Ledger
     from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
     from tff_dp.model import ModelSpec
     from tff_dp.optimizers import SGD, Adagrad, Adam, Yogi

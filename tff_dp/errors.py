@@ -8,6 +8,7 @@ Exception
     │   ├── ModelError                  a model cannot be wrapped, or wrapped like this
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
     ├── ComputationError (RuntimeError) a computation failed while it ran, such as a client's
+    ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or another plan's
     └── StackError (ImportError)        an installed package is missing or of a version not tested
 ```
 
@@ -44,3 +45,7 @@ class StackError(TffDpError, ImportError):
 
 class ComputationError(TffDpError, RuntimeError):
     """A computation failed while it ran."""
+
+
+class LedgerError(TffDpError, RuntimeError):
+    """A privacy ledger is in use, damaged, or another plan's."""

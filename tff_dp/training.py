@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tff_dp import _checks, _seeds
-from tff_dp.accounting import EpsilonReport
+from tff_dp.accounting import EpsilonReport, calibrate_rounds
 from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.data import Clients, Cohort
-from tff_dp.errors import ArgumentError, DataError
+from tff_dp.errors import AccountingError, ArgumentError, DataError
 from tff_dp.execution import current_or_fast, is_seeded, iterate
+from tff_dp.ledger import Ledger
 from tff_dp.model import BoundModel, ModelSpec
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -55,6 +57,7 @@ class FitResult:
       seeded: Whether cohorts were drawn from a seed that somebody knows.
       noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
         private, whatever the plan.
+      stopped: Why training stopped before all the rounds that were asked for, or None.
     """
 
     model: Any
@@ -64,6 +67,7 @@ class FitResult:
     privacy: PrivacyPlan | NoPrivacy
     seeded: bool
     noise_seeded: bool = False
+    stopped: str | None = None
 
     def statement(self) -> str:
         """Returns the guarantee in words, with its unit, its conditions and its limits."""
@@ -90,6 +94,8 @@ class FitResult:
                 "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
                 "them sampling amplifies nothing. Do not publish it, or train without one."
             )
+        if self.stopped:
+            lines.append(self.stopped)
         if any(record.metrics is not None for record in self.history):
             lines.append("Training metrics were released: they are outside this epsilon.")
         return "\n".join(lines)
@@ -109,6 +115,8 @@ def fit(
     shuffle: bool = True,
     seed: int | None = None,
     release_metrics: bool | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    max_epsilon: float | None = None,
     progress: bool = False,
 ) -> FitResult:
     """Trains a Keras model on clients' data by federated learning, under a privacy plan.
@@ -131,6 +139,10 @@ def fit(
         operating system's entropy, as real use of differential privacy must.
       release_metrics: Whether the history holds the clients' training metrics. They are outside any
         epsilon, hence False by default under a `PrivacyPlan` and True without.
+      ledger: The file in which each round is charged before it is run; see `tff_dp.Ledger`. What it has
+        from earlier runs of the plan counts: rounds that are left, and the epsilon that is reported.
+      max_epsilon: Training stops before the round that would spend more, of this run and of the ledger's;
+        the result says so. Above 2000 rounds, up to one in a thousand too early.
       progress: Whether to show a progress bar.
 
     Returns:
@@ -138,7 +150,9 @@ def fit(
 
     Raises:
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
-        `AccountingError` for more rounds than the plan covers). Nothing has been trained then.
+        `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
+        has been trained then.
+      LedgerError: The ledger is in use, damaged, or another plan's.
       ComputationError: A client's computation fails; the message names its position in the cohort.
       StackError: TFF cannot be imported.
     """
@@ -146,7 +160,12 @@ def fit(
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
     )
-    rounds = _check_privacy(privacy, clients, rounds)
+    wanted = _check_privacy(privacy, clients, rounds)
+    for name, value in (("ledger", ledger), ("max_epsilon", max_epsilon)):
+        if value is not None and not isinstance(privacy, PrivacyPlan):
+            raise ArgumentError(
+                f"{name}={value!r} needs a PrivacyPlan: without one, no epsilon is spent. Leave it out."
+            )
     _checks.integer("batch_size", batch_size, "[1, inf)")
     _checks.integer("epochs", epochs, "[1, inf)")
     root = _seeds.root(seed)
@@ -167,10 +186,21 @@ def fit(
             rng=_seeds.generator(root, "shuffle", round_number=round_number),
         )
 
-    with current_or_fast(), _progress_bar(rounds, progress) as bar:
+    with contextlib.ExitStack() as stack:
+        book, charged, stopped = None, 0, None
+        if isinstance(privacy, PrivacyPlan):
+            if ledger is not None:
+                book = stack.enter_context(Ledger(ledger, privacy))
+                charged = book.charges
+            wanted = wanted if rounds is not None else privacy.rounds - charged
+            wanted, stopped = _within_budget(privacy, charged, wanted, max_epsilon)
+        stack.enter_context(current_or_fast())
+        bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
         state = initialize_from(process, bound.initial_weights)
-        for first, count in _chunks(rounds, fuse=not progress):
+        for first, count in _chunks(wanted, fuse=not progress):
+            if book is not None:
+                book.charge(first, count)  # before anything of these rounds can be seen
             cohorts = [draw(number) for number in range(first, first + count)]
             if count == 1:
                 output = process.next(state, cohorts[0])
@@ -178,7 +208,7 @@ def fit(
             else:
                 state, outputs = iterate(process.next, state, cohorts)
             for number, measured in enumerate(outputs, first):
-                record = _record(number, privacy, measured if release else None)
+                record = _record(number, privacy, charged, measured if release else None)
                 history.append(record)
                 bar(record)
         trained = bound.to_keras(model_weights(process, state))
@@ -191,8 +221,9 @@ def fit(
             privacy=privacy,
             seeded=seed is not None,
             noise_seeded=True,
+            stopped=stopped,
         )
-    spent = privacy.epsilon(rounds) if isinstance(privacy, PrivacyPlan) else None
+    spent = privacy.epsilon(charged + wanted) if isinstance(privacy, PrivacyPlan) else None
     return FitResult(
         model=trained,
         history=tuple(history),
@@ -200,6 +231,49 @@ def fit(
         spent=spent,
         privacy=privacy,
         seeded=seed is not None,
+        stopped=stopped,
+    )
+
+
+def _within_budget(
+    plan: PrivacyPlan, charged: int, wanted: int, max_epsilon: float | None
+) -> tuple[int, str | None]:
+    """Returns how many rounds may be run, and why not all that are wanted.
+
+    Args:
+      plan: The plan.
+      charged: Rounds that its ledger has already.
+      wanted: Rounds to run.
+      max_epsilon: What all of them together may spend; None for what the plan's rounds do.
+
+    Raises:
+      ArgumentError: `max_epsilon` is outside its bound.
+      AccountingError: No round may be run, or the plan does not cover them.
+    """
+    if wanted < 1 or charged + wanted > plan.rounds:
+        raise AccountingError(
+            f"rounds={max(wanted, 0)}, and the ledger has {charged}: expected at most the "
+            f"{plan.rounds} rounds that the privacy plan covers, those that were charged twice included. "
+            "Run fewer rounds, or make a plan for more of them; its noise or its epsilon will be larger."
+        )
+    if max_epsilon is None:
+        return wanted, None
+    max_epsilon = _checks.real("max_epsilon", max_epsilon, "(0, 100]")
+    if plan.epsilon(charged + wanted).epsilon <= max_epsilon:
+        return wanted, None
+    try:
+        most = calibrate_rounds(plan.one_round(), delta=plan.delta, target_epsilon=max_epsilon)
+    except AccountingError:  # a single round spends more
+        most = 0
+    allowed = min(wanted, most - charged)
+    if allowed < 1:
+        raise AccountingError(
+            f"max_epsilon={max_epsilon!r} allows no round: {charged} are charged, and one more would "
+            "exceed it. Take a larger budget, or a plan with more noise."
+        )
+    return allowed, (
+        f"Training stopped after {allowed} of {wanted} rounds: the next one would have spent more than "
+        f"epsilon {max_epsilon:g}."
     )
 
 
@@ -288,10 +362,12 @@ def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Cli
     )
 
 
-def _record(round_number: int, privacy: PrivacyPlan | NoPrivacy, metrics: Any) -> RoundRecord:
+def _record(
+    round_number: int, privacy: PrivacyPlan | NoPrivacy, charged: int, metrics: Any
+) -> RoundRecord:
     epsilon = math.inf
     if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
-        epsilon = privacy.quick_epsilon(round_number)
+        epsilon = privacy.quick_epsilon(charged + round_number)
     values = None
     if metrics is not None:
         train = metrics["client_work"]["train"] if "client_work" in metrics else {}
