@@ -60,7 +60,7 @@ _HOMES = {
     "build_process": "process",
     "fit": "training",
 }
-_MODULES = ("accounting", "data", "execution")
+_MODULES = ("accounting", "data", "execution", "ledger")
 
 __all__ = [
     "AccountingError",
@@ -98,11 +98,12 @@ __all__ = [
     "data",
     "execution",
     "fit",
+    "ledger",
     "tff",
 ]
 
 if TYPE_CHECKING:
-    from tff_dp import accounting, data, execution
+    from tff_dp import accounting, data, execution, ledger
     from tff_dp.accounting import EpsilonReport
     from tff_dp.algorithms import FedAvg, FedOpt, FedProx, FedSGD
     from tff_dp.data import Clients
