@@ -202,6 +202,7 @@ def test_wrong_sensitivity_is_caught(wrong):
 def test_a_monkeypatched_event_is_caught(monkeypatch):
     monkeypatch.setattr(GaussianRound, "scaled_event", GaussianRound.event)
     accountants._rdp_curve.cache_clear()
+    accountants._round_pld.cache_clear()
     try:
         with pytest.raises(AssertionError):
             check_replace_one_doubles_the_sensitivity(GaussianRound)
@@ -213,6 +214,7 @@ def test_a_monkeypatched_event_is_caught(monkeypatch):
         assert wrong == pytest.approx(4.7285, rel=1e-4)
     finally:
         accountants._rdp_curve.cache_clear()
+        accountants._round_pld.cache_clear()
 
 
 def test_add_or_remove_one_takes_the_noise_as_it_is():

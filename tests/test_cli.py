@@ -170,10 +170,12 @@ def test_a_too_small_epsilon_would_be_caught(capsys, monkeypatch):
     )  # fmt: skip
     accountants._spend.cache_clear()
     accountants._rdp_curve.cache_clear()
+    accountants._round_pld.cache_clear()
     try:
         naive = found(capsys, "epsilon", "--noise-multiplier", "1", *FIXED)
     finally:
         monkeypatch.undo()
         accountants._spend.cache_clear()
         accountants._rdp_curve.cache_clear()
+        accountants._round_pld.cache_clear()
     assert naive["epsilon"] == pytest.approx(3.5761, rel=1e-3)

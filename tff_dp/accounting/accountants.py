@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import absl.logging
 import dp_accounting
@@ -22,6 +23,7 @@ from tff_dp.sampling import Adjacency, FullParticipation
 # A privacy loss distribution lives on a grid, so its cost grows with epsilon: at RDP epsilon 10^6
 # (noise multiplier .01) it does not end. Beyond this no epsilon means anything, and RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
+_PLD_INTERVAL = 1e-4  # of the grid; dp-accounting's own choice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,12 +185,30 @@ def pld_epsilon(one_round: GaussianRound, rounds: int, delta: float, at_most: fl
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise, fewer rounds or a lower sampling rate"
         )
-    accountant = pld.PLDAccountant(one_round.adjacency.relation)
-    try:
-        accountant.compose(one_round.event(), rounds)
-    except dp_accounting.UnsupportedEventError as error:
-        raise AccountingError(_reason(error)) from None
-    return float(accountant.get_epsilon(delta))
+    distribution = _round_pld(one_round)
+    composed = distribution.self_compose(rounds) if rounds > 1 else distribution
+    return float(composed.get_epsilon_for_delta(delta))
+
+
+@functools.lru_cache(maxsize=16)
+def _round_pld(one_round: GaussianRound) -> Any:
+    """Returns a round's distribution: making it takes longer than composing it for some rounds."""
+    event, relation = one_round.event(), one_round.adjacency.relation
+    accountant = pld.PLDAccountant(relation)
+    if not accountant.supports(event):
+        try:
+            accountant.compose(event)
+        except dp_accounting.UnsupportedEventError as error:
+            raise AccountingError(_reason(error)) from None
+    # As the accountant does it. Its own distribution is composed with that of nothing at all, after
+    # which a composition of many rounds would be looser by what each convolution cuts off.
+    is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
+    return pld.privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=(event.event if is_sampled else event).noise_multiplier,
+        value_discretization_interval=_PLD_INTERVAL,
+        sampling_prob=event.sampling_probability if is_sampled else 1.0,
+        neighboring_relation=relation,
+    )
 
 
 def exact_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
