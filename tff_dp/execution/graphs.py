@@ -27,13 +27,8 @@ class ImportedGraph:
     """
 
     def __init__(self, computation: Any) -> None:
-        proto = _compat.load_tff().framework.serialize_computation(computation)
-        if proto.WhichOneof("computation") != "tensorflow":
-            raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
         self.type_signature = computation.type_signature
-        graph = proto.tensorflow
-        graph_def = tf.compat.v1.GraphDef()
-        graph.graph_def.Unpack(graph_def)
+        graph, graph_def = program.graph_of(computation)
         _make_names_unique(graph_def, f"tff_dp_{next(_imports)}_")
         parameter = graph.parameter if graph.HasField("parameter") else None
         feeds = program.bound_tensors(parameter) if parameter is not None else []

@@ -177,13 +177,8 @@ class Program:
     """
 
     def __init__(self, computation: Any, checks: list[str] | None = None) -> None:
-        proto = _compat.load_tff().framework.serialize_computation(computation)
-        if proto.WhichOneof("computation") != "tensorflow":
-            raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
         self.type_signature = computation.type_signature
-        graph = proto.tensorflow
-        graph_def = tf.compat.v1.GraphDef()
-        graph.graph_def.Unpack(graph_def)
+        graph, graph_def = graph_of(computation)
         parameter = graph.parameter if graph.HasField("parameter") else None
         feeds = list(bound_tensors(parameter)) if parameter is not None else []
         fetches = list(bound_tensors(graph.result))
@@ -327,6 +322,20 @@ class Program:
         if "Dataset" in node.op or "Iterator" in node.op:
             return f"operation {node.op} works on the data set as a whole"
         return None
+
+
+def graph_of(computation: Any) -> tuple[Any, Any]:
+    """Returns what a TensorFlow computation is serialised as: its bindings, and its `GraphDef`.
+
+    Raises:
+      TypeError: It is no TensorFlow computation.
+    """
+    proto = _compat.load_tff().framework.serialize_computation(computation)
+    if proto.WhichOneof("computation") != "tensorflow":
+        raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
+    graph_def = tf.compat.v1.GraphDef()
+    proto.tensorflow.graph_def.Unpack(graph_def)
+    return proto.tensorflow, graph_def
 
 
 def functions_of(node: Any) -> list[str]:

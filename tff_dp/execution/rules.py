@@ -10,8 +10,6 @@ import tensorflow as tf
 from tff_dp._arrays import arrays_of
 from tff_dp.execution import datasets, randomness, rounds, values
 
-STRATEGIES = ("auto", "scan", "vmap", "call")
-
 
 @dataclasses.dataclass(frozen=True)
 class How:
@@ -45,7 +43,7 @@ def choose(
 
     Args:
       parts: The round's programs.
-      strategy: One of `STRATEGIES`; another than "auto" overrides the rule where it is possible.
+      strategy: See `fast`; another than "auto" overrides the rule where it is possible.
       xla: Overrides the rule where it is possible, unless None.
       on_gpu: Whether the device is a GPU.
       data_obstacle: What in the data stands in the way of one graph, or None.
