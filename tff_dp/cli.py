@@ -94,11 +94,9 @@ def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
     from tff_dp import accounting
 
     _need(options, "noise_multiplier", "rounds")
-    return _result(
-        options,
-        _round(options),
-        accounting.spend(_round(options), options.rounds, _delta(options)),
-    )
+    one_round = _round(options)
+    report = accounting.spend(one_round, options.rounds, _delta(options))
+    return _result(options, one_round, report)
 
 
 def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
@@ -198,15 +196,14 @@ def _sampler(options: argparse.Namespace) -> Any:
 
 def _delta(options: argparse.Namespace) -> float:
     from tff_dp import _checks
-    from tff_dp.accounting import recommended_delta
+    from tff_dp.accounting import check_delta, recommended_delta
 
     if options.delta is None:
         _need(options, "population")  # which gives one
         options.delta = recommended_delta(options.population)
     if options.population is not None:
         _checks.integer("--population", options.population, "[2, inf)")
-        advice = f"{recommended_delta(options.population):.2g} is customary for so many clients."
-        _checks.real("--delta", options.delta, f"(0, {1 / options.population!r})", advice)
+        check_delta("--delta", options.delta, options.population)
     return float(options.delta)
 
 

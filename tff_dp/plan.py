@@ -14,7 +14,7 @@ from tff_dp.accounting import (
     EpsilonReport,
     GaussianRound,
     calibrate_noise,
-    recommended_delta,
+    check_delta,
     spend,
 )
 from tff_dp.accounting.accountants import rdp_epsilon
@@ -93,13 +93,7 @@ class PrivacyPlan(Config):
             "A guarantee for a client needs other clients.",
         )
         _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
-        _checks.real(
-            "delta",
-            self.delta,
-            f"(0, {float(1 / self.population)!r})",
-            f"A delta of 1/population or more allows one client's data to be published outright; "
-            f"{recommended_delta(self.population):.2g} is customary for {self.population} clients.",
-        )
+        check_delta("delta", self.delta, self.population)
         object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
         adjacency = self.sampler.adjacencies[0] if self.adjacency is None else self.adjacency
         object.__setattr__(self, "adjacency", _coerce("adjacency", adjacency, Adjacency))

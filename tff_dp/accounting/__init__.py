@@ -2,7 +2,7 @@
 
 from tff_dp.accounting.accountants import EpsilonReport, spend
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
-from tff_dp.accounting.events import GaussianRound, recommended_delta
+from tff_dp.accounting.events import GaussianRound, check_delta, recommended_delta
 
 __all__ = [
     "EpsilonReport",
@@ -10,6 +10,7 @@ __all__ = [
     "calibrate_cohort",
     "calibrate_noise",
     "calibrate_rounds",
+    "check_delta",
     "recommended_delta",
     "spend",
 ]
