@@ -90,6 +90,8 @@ def test_clients_and_steps_of_a_round_drop_different_inputs(tff, strategy, xla):
     change = model_weights(process, state).trainable[0].ravel()
     # Clients 1, 2, 3 move a kept weight by 1, 2, 3 units a step (client 0 by none), two steps each.
     units = np.round(change / change.min() * 12) if change.min() < 0 else change
+    # Right masks give fewer than 8 kinds, or no odd one, with probability below 1e-19: with six kinds
+    # missing, each of 256 weights is one of seven, of 52/64 at most (and 1716 choices of the six).
     kinds = len(np.unique(np.round(units)))
     assert kinds >= 8  # of 13; shared between clients: 3; shared between steps: 8 at most, all even
     assert (np.round(units) % 2 == 1).any()

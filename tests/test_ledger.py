@@ -384,6 +384,24 @@ def test_training_charges_each_round_before_it_is_run_and_runs_add_up(tff, tmp_p
 
 
 @pytest.mark.heavy
+def test_rounds_of_one_call_are_charged_together_before_it(tff, tmp_path, monkeypatch):
+    from tff_dp import training
+
+    clients, model = clients_and_model()
+    path, seen = tmp_path / "ledger.jsonl", []
+    original = training.iterate
+    monkeypatch.setattr(training, "_FUSED", 3)
+    monkeypatch.setattr(training, "_FUSED_FROM", 6)
+    monkeypatch.setattr(
+        training, "iterate", lambda *a: (seen.append(replay(path).rounds), original(*a))[1]
+    )
+    tff_dp.fit(model, clients, loss="mse", privacy=full_plan(rounds=7), ledger=path)
+    assert seen == [3, 6]
+    assert replay(path).rounds == 7
+    assert [entry["round"] for entry in entries(path)] == list(range(1, 8))
+
+
+@pytest.mark.heavy
 def test_a_round_that_fails_stays_charged(tff, tmp_path, monkeypatch):
     clients, model = clients_and_model()
     path = tmp_path / "ledger.jsonl"
