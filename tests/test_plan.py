@@ -23,6 +23,7 @@ from tff_dp.sampling import (
 )
 
 AOR, REPLACE = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE
+ZERO_OUT = Adjacency.ZERO_OUT
 
 
 def gaussian(z: float = 1.0) -> GaussianMechanism:
@@ -47,10 +48,13 @@ MATRIX = [
     # sampler, adjacency, z, rounds, (accountant, epsilon) or the parts of the refusal
     (PoissonSampler(rate=0.01), AOR, 1.0, 1000, ("pld", 1.828244)),
     (PoissonSampler(rate=0.01), REPLACE, 1.0, 1000, ("pld", 2.843446)),
+    (PoissonSampler(rate=0.01), ZERO_OUT, 1.0, 1000, ("pld", 1.828244)),
     (FixedSizeSampler(size=10), AOR, 1.0, 1000, None),
+    (FixedSizeSampler(size=10), ZERO_OUT, 1.0, 1000, None),
     (FixedSizeSampler(size=10), REPLACE, 1.0, 1000, ("rdp", 20.987072)),
     (FullParticipation(), AOR, 10.0, 100, ("exact", 4.377178)),
     (FullParticipation(), REPLACE, 10.0, 100, ("exact", 9.997256)),
+    (FullParticipation(), ZERO_OUT, 10.0, 100, ("exact", 4.377178)),
 ]
 
 
@@ -437,7 +441,7 @@ def test_every_configuration_of_these_modules_is_tried():
         name
         for name, kind in Config._classes.items()
         if dataclasses.is_dataclass(kind)
-        and kind.__module__ in ("tff_dp.mechanisms", "tff_dp.sampling", "tff_dp.plan")
+        and kind.__module__.startswith(("tff_dp.mechanisms", "tff_dp.sampling", "tff_dp.plan"))
     }
     assert names == {type(config).__name__ for config in CONFIGS}
 

@@ -293,10 +293,9 @@ def test_wrapped_events():
 
 def test_relations_are_those_that_are_proven():
     assert FixedSizeSampler.adjacencies == (Adjacency.REPLACE_ONE,)
-    both = (Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE)
-    assert PoissonSampler.adjacencies == FullParticipation.adjacencies == both
-    for adjacency in Adjacency:
-        assert adjacency.relation.name == adjacency.name
+    assert PoissonSampler.adjacencies == FullParticipation.adjacencies == tuple(Adjacency)
+    names = [adjacency.relation.name for adjacency in Adjacency]
+    assert names == ["ADD_OR_REMOVE_ONE", "REPLACE_ONE", "REPLACE_SPECIAL"]
 
 
 # --- Seeds --------------------------------------------------------------------------------------

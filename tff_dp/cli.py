@@ -13,7 +13,11 @@ import tff_dp
 
 _WRONG, _REFUSED = 2, 3  # exit codes
 _SAMPLINGS = ("poisson", "fixed", "full")
-_ADJACENCIES = {"add-remove": "add-or-remove-one", "replace-one": "replace-one"}
+_ADJACENCIES = {
+    "add-remove": "add-or-remove-one",
+    "replace-one": "replace-one",
+    "zero-out": "zero-out",
+}
 _EPILOG = (
     "exit codes: 0 done, 2 a wrong argument, 3 a combination for which no valid accounting is known"
 )

@@ -12,12 +12,13 @@ import numpy as np
 from tff_dp import _checks, _seeds
 from tff_dp.accounting import (
     EpsilonReport,
-    GaussianRound,
+    Round,
     calibrate_noise,
     check_delta,
+    quick_epsilon,
+    round_of,
     spend,
 )
-from tff_dp.accounting.accountants import rdp_epsilon
 from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import Mechanism
@@ -95,10 +96,12 @@ class PrivacyPlan(Config):
         _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
         check_delta("delta", self.delta, self.population)
         object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
-        adjacency = self.sampler.adjacencies[0] if self.adjacency is None else self.adjacency
-        object.__setattr__(self, "adjacency", _coerce("adjacency", adjacency, Adjacency))
+        if self.adjacency is not None:
+            adjacency = _coerce("adjacency", self.adjacency, Adjacency)
+            object.__setattr__(self, "adjacency", adjacency)
         object.__setattr__(self, "unit", _coerce("unit", self.unit, Unit))
-        self.one_round()  # refuses a sampler and adjacency that do not go together
+        one_round = self.one_round()  # refuses what does not go together
+        object.__setattr__(self, "adjacency", one_round.adjacency)
         self.mechanism.check(self.clients_per_round)
         if self.mechanism.noise_multiplier > 0:
             self.epsilon()  # refuses what no accountant covers, over all the rounds
@@ -121,14 +124,9 @@ class PrivacyPlan(Config):
         """The public expected number of clients a round, m: the denominator of every average."""
         return self.sampler.expected_clients(self.population)
 
-    def one_round(self) -> GaussianRound:
+    def one_round(self) -> Round:
         """Returns what one round costs, for the accountants."""
-        return GaussianRound(
-            noise_multiplier=self.mechanism.noise_multiplier,
-            sampler=self.sampler,
-            population=self.population,
-            adjacency=self.adjacency,
-        )
+        return round_of(self.mechanism, self.sampler, self.population, self.adjacency)
 
     def event(self, rounds: int | None = None) -> dp_accounting.DpEvent:
         """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.
@@ -136,9 +134,8 @@ class PrivacyPlan(Config):
         Raises:
           AccountingError: More rounds than the plan covers.
         """
-        return dp_accounting.SelfComposedDpEvent(
-            self.one_round().event(), self.check_rounds(rounds)
-        )
+        one_round, count = self.one_round().equivalent((self.check_rounds(rounds),))
+        return dp_accounting.SelfComposedDpEvent(one_round.event(), count)
 
     def check_rounds(self, rounds: int | None) -> int:
         """Returns `rounds`, or the plan's own for None.
@@ -174,8 +171,8 @@ class PrivacyPlan(Config):
     def quick_epsilon(self, rounds: int) -> float:
         """Returns a fast upper bound on `epsilon(rounds).epsilon`, for display during training."""
         try:
-            return rdp_epsilon(self.one_round(), self.check_rounds(rounds), self.delta)
-        except AccountingError:  # RDP does not apply to this sampler and adjacency
+            return quick_epsilon(self.one_round(), self.check_rounds(rounds), self.delta)
+        except AccountingError:  # none does under this sampler and adjacency
             return self.epsilon(rounds).epsilon
 
     def calibrated(self, target_epsilon: float) -> PrivacyPlan:

@@ -53,7 +53,7 @@ def build_process(
                 "expected 'uniform' or None. A client with many examples would move a weighted mean by "
                 "more than the clip norm; leave weighting out."
             )
-        aggregator = build_aggregator(plan.mechanism, plan.clients_per_round)
+        aggregator = build_aggregator(plan.mechanism, plan.clients_per_round, plan.rounds)
     elif weighting == "uniform":
         aggregator = tff.aggregators.UnweightedMeanFactory()
 

@@ -24,19 +24,21 @@ class Adjacency(enum.Enum):
 
     ADD_OR_REMOVE_ONE = "add-or-remove-one"
     REPLACE_ONE = "replace-one"
+    ZERO_OUT = "zero-out"  # one client's updates are zeros; who takes part when stays the same
 
     @property
     def relation(self) -> dp_accounting.NeighboringRelation:
-        """The name of this relation in dp-accounting."""
-        return dp_accounting.NeighboringRelation[self.name]
+        """This relation in dp-accounting, which calls zero-out REPLACE_SPECIAL."""
+        name = "REPLACE_SPECIAL" if self is Adjacency.ZERO_OUT else self.name
+        return dp_accounting.NeighboringRelation[name]
 
 
 class Sampler(Config, abc.ABC):
     """Draws cohorts.
 
     Attributes:
-      adjacencies: The relations under which rounds of this sampler can be accounted for, the default
-        first.
+      adjacencies: The relations under which this sampler's amplification of a Gaussian is proven, the
+        default first.
     """
 
     adjacencies: ClassVar[tuple[Adjacency, ...]]
@@ -94,6 +96,7 @@ class PoissonSampler(Sampler):
     adjacencies: ClassVar[tuple[Adjacency, ...]] = (
         Adjacency.ADD_OR_REMOVE_ONE,
         Adjacency.REPLACE_ONE,
+        Adjacency.ZERO_OUT,
     )
 
     rate: float
@@ -172,6 +175,7 @@ class FullParticipation(Sampler):
     adjacencies: ClassVar[tuple[Adjacency, ...]] = (
         Adjacency.ADD_OR_REMOVE_ONE,
         Adjacency.REPLACE_ONE,
+        Adjacency.ZERO_OUT,
     )
 
     def check(self, population: int) -> None:

@@ -33,8 +33,8 @@ class RoundRecord:
 
     Attributes:
       round_number: From 1.
-      epsilon: An upper bound on what the rounds so far have spent, by RDP, which takes no time; the
-        final report may state a smaller one. Infinite without privacy.
+      epsilon: An upper bound on what the rounds so far have spent, by an accountant that takes no
+        time; the final report may state a smaller one. Infinite without privacy.
       metrics: The clients' training metrics, or None where they are not released. They are plain sums
         over private data: no epsilon covers them.
     """

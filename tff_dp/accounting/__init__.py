@@ -1,16 +1,20 @@
-"""Epsilon for rounds of a sampled Gaussian mechanism; noise, rounds or a cohort for an epsilon."""
+"""Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon."""
 
-from tff_dp.accounting.accountants import EpsilonReport, spend
+from tff_dp.accounting.accountants import EpsilonReport, quick_epsilon, spend
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
-from tff_dp.accounting.events import GaussianRound, check_delta, recommended_delta
+from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
+from tff_dp.accounting.rounds import round_of
 
 __all__ = [
     "EpsilonReport",
     "GaussianRound",
+    "Round",
     "calibrate_cohort",
     "calibrate_noise",
     "calibrate_rounds",
     "check_delta",
+    "quick_epsilon",
     "recommended_delta",
+    "round_of",
     "spend",
 ]

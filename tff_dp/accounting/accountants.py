@@ -6,7 +6,7 @@ import dataclasses
 import decimal
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from dp_accounting import pld, rdp
 
 from tff_dp import _checks
-from tff_dp.accounting.events import GaussianRound
+from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
@@ -66,12 +66,12 @@ def format_epsilon(epsilon: float, digits: int = 3) -> str:
     return f"{up:f}"
 
 
-def spend(one_round: GaussianRound, rounds: int, delta: float) -> EpsilonReport:
-    """Returns the epsilon of a number of identical, adaptively composed rounds.
+def spend(one_round: Round, rounds: int | Sequence[int], delta: float) -> EpsilonReport:
+    """Returns the epsilon of a number of adaptively composed rounds.
 
     Args:
       one_round: The round.
-      rounds: T >= 0.
+      rounds: T >= 0; or the rounds of each of several runs, where rounds of a run share noise.
       delta: In (0, 1).
 
     Returns:
@@ -82,31 +82,51 @@ def spend(one_round: GaussianRound, rounds: int, delta: float) -> EpsilonReport:
       ArgumentError: A value is outside its bound.
       AccountingError: No accountant applies.
     """
-    rounds = _checks.integer("rounds", rounds, "[0, inf)")
     delta = _checks.real("delta", delta, "(0, 1)")
-    return _spend(one_round, rounds, delta)
+    runs = _runs(rounds)
+    independent, count = one_round.equivalent(runs)
+    report = _spend(independent, count, delta)
+    total = sum(runs)
+    if report.rounds == total and report.adjacency is one_round.adjacency:
+        return report
+    return dataclasses.replace(report, rounds=total, adjacency=one_round.adjacency)
+
+
+def quick_epsilon(one_round: Round, rounds: int | Sequence[int], delta: float) -> float:
+    """Returns an upper bound on `spend(...).epsilon` that takes no time; the arguments are its.
+
+    Raises:
+      AccountingError: There is none under this sampler and adjacency.
+    """
+    independent, count = one_round.equivalent(_runs(rounds))
+    if count == 0 or independent.noise_multiplier == 0:
+        return math.inf if count else 0.0
+    accountants = accountants_of(independent)
+    for name in ("exact", "rdp"):
+        if name in accountants:
+            return accountants[name](independent, count, delta)
+    raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")
+
+
+def _runs(rounds: int | Sequence[int]) -> tuple[int, ...]:
+    each = (rounds,) if isinstance(rounds, int | np.integer) else rounds
+    if isinstance(each, str) or not isinstance(each, Sequence):
+        each = (each,)
+    return tuple(_checks.integer("rounds", run, "[0, inf)") for run in each)
 
 
 @functools.lru_cache(maxsize=1024)
-def _spend(one_round: GaussianRound, rounds: int, delta: float) -> EpsilonReport:
+def _spend(one_round: IndependentRound, rounds: int, delta: float) -> EpsilonReport:
     values: dict[str, float] = {}
     refused: dict[str, str] = {}
     if rounds == 0 or one_round.noise_multiplier == 0:
         values["exact"] = 0.0 if rounds == 0 else math.inf
     else:
-        bound = 0.0
-        try:
-            bound = values["rdp"] = rdp_epsilon(one_round, rounds, delta)
-        except AccountingError as error:
-            refused["rdp"] = str(error)
-        if isinstance(one_round.sampler, FullParticipation):
-            values["exact"] = exact_epsilon(one_round, rounds, delta)
-            refused["pld"] = "the exact Gaussian curve applies, which a PLD approximates from above"
-        else:
+        for name, accountant in accountants_of(one_round).items():
             try:
-                values["pld"] = pld_epsilon(one_round, rounds, delta, at_most=bound)
+                values[name] = accountant(one_round, rounds, delta)
             except AccountingError as error:
-                refused["pld"] = str(error)
+                refused[name] = str(error)
     if not values:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise AccountingError(
@@ -124,8 +144,32 @@ def _spend(one_round: GaussianRound, rounds: int, delta: float) -> EpsilonReport
     )
 
 
+Accountant = Callable[[Any, int, float], float]  # of a round, a number of rounds and a delta
+
+
+@functools.singledispatch
+def accountants_of(one_round: IndependentRound) -> Mapping[str, Accountant]:
+    """Returns the accountants to ask for a kind of round, by name.
+
+    Each returns a valid upper bound on epsilon, or raises AccountingError with the reason where it has
+    none. They are asked for positive noise and at least one round.
+    """
+    raise AccountingError(f"{type(one_round).__name__} has no accountant.")
+
+
+@accountants_of.register
+def _(one_round: GaussianRound) -> Mapping[str, Accountant]:
+    if isinstance(one_round.sampler, FullParticipation):
+        return {"rdp": rdp_epsilon, "exact": exact_epsilon, "pld": _no_need_of_pld}
+    return {"rdp": rdp_epsilon, "pld": pld_epsilon}
+
+
+def _no_need_of_pld(one_round: GaussianRound, rounds: int, delta: float) -> float:
+    raise AccountingError("the exact Gaussian curve applies, which a PLD approximates from above")
+
+
 @functools.lru_cache(maxsize=256)
-def _rdp_curve(one_round: GaussianRound) -> tuple[np.ndarray, np.ndarray]:
+def _rdp_curve(one_round: IndependentRound) -> tuple[np.ndarray, np.ndarray]:
     accountant = rdp.RdpAccountant(neighboring_relation=one_round.adjacency.relation)
     # Where a fractional order does not converge, dp-accounting warns and leaves it out, for each order
     # and call. A bound from fewer orders is looser and still valid: nothing to alarm anyone with.
@@ -141,7 +185,7 @@ def _rdp_curve(one_round: GaussianRound) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(accountant._orders), np.asarray(accountant._rdp)
 
 
-def rdp_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
+def rdp_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float:
     """Returns epsilon by Rényi DP, as tensorflow-privacy does it; see `spend` for the arguments.
 
     Source: Mironov et al., arXiv:1908.10530 (Poisson); Wang et al., arXiv:1808.00087 (without
@@ -150,38 +194,27 @@ def rdp_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
     Raises:
       AccountingError: RDP has no bound for this sampler and adjacency.
     """
-    if one_round.noise_multiplier == 0:
+    if rounds == 0 or one_round.noise_multiplier == 0:
         return math.inf if rounds else 0.0
     orders, curve = _rdp_curve(one_round)
     return float(rdp.compute_epsilon(orders, rounds * curve, delta)[0])
 
 
-def pld_epsilon(one_round: GaussianRound, rounds: int, delta: float, at_most: float = 0.0) -> float:
-    """Returns epsilon by privacy loss distributions; see `spend` for the other arguments.
+def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float:
+    """Returns epsilon by privacy loss distributions; see `spend` for the arguments.
 
     The discretisation is pessimistic: the value is an upper bound. It is the tightest one known for
     Poisson sampling.
 
     Source: Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380.
 
-    Args:
-      one_round: The round.
-      rounds: T.
-      delta: Delta.
-      at_most: An upper bound if one is known; its size says whether the grid is affordable.
-
     Raises:
       AccountingError: PLD has no bound for this event, or its grid would not fit.
     """
-    if one_round.adjacency is Adjacency.REPLACE_ONE:
-        at_most = 0.0
-        if Adjacency.ADD_OR_REMOVE_ONE in one_round.sampler.adjacencies:
-            # No bound under replace-one, but of the magnitude that the grid's size follows.
-            easier = dataclasses.replace(one_round, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
-            at_most = rdp_epsilon(easier, rounds, delta)
-    if at_most > _LARGEST_PLD_EPSILON:
+    size = _size_of_grid(one_round, rounds, delta)
+    if size > _LARGEST_PLD_EPSILON:
         raise AccountingError(
-            f"not computed: RDP epsilon {at_most:.4g} under add-or-remove-one is beyond "
+            f"not computed: RDP epsilon {size:.4g} under add-or-remove-one is beyond "
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise, fewer rounds or a lower sampling rate"
         )
@@ -190,8 +223,18 @@ def pld_epsilon(one_round: GaussianRound, rounds: int, delta: float, at_most: fl
     return float(composed.get_epsilon_for_delta(delta))
 
 
+def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> float:
+    """Returns an epsilon of the magnitude that the size of a distribution's grid follows."""
+    if one_round.adjacency is Adjacency.REPLACE_ONE:
+        if Adjacency.ADD_OR_REMOVE_ONE not in one_round.sampler.adjacencies:
+            return 0.0
+        # RDP has no bound under replace-one, and this one is of the same magnitude.
+        one_round = dataclasses.replace(one_round, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
+    return rdp_epsilon(one_round, rounds, delta)
+
+
 @functools.lru_cache(maxsize=16)
-def _round_pld(one_round: GaussianRound) -> Any:
+def _round_pld(one_round: IndependentRound) -> Any:
     """Returns a round's distribution: making it takes longer than composing it for some rounds."""
     event, relation = one_round.event(), one_round.adjacency.relation
     accountant = pld.PLDAccountant(relation)
@@ -226,7 +269,8 @@ def exact_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
         raise AccountingError(f"no exact formula under {one_round.sampler}")
     event = one_round.scaled_event()
     sigma = event.noise_multiplier / math.sqrt(rounds)
-    return float(dp_accounting.get_epsilon_gaussian(sigma, delta))
+    with np.errstate(divide="ignore"):  # at a sigma of thousands, on the way to epsilon 0
+        return float(dp_accounting.get_epsilon_gaussian(sigma, delta))
 
 
 def _reason(error: Exception) -> str:

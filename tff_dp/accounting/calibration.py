@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 from tff_dp import _checks
-from tff_dp.accounting.accountants import rdp_epsilon, spend
-from tff_dp.accounting.events import GaussianRound
+from tff_dp.accounting.accountants import quick_epsilon, spend
+from tff_dp.accounting.events import Round
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.sampling import FixedSizeSampler, PoissonSampler
 
@@ -19,7 +19,7 @@ _MOST_ROUNDS = 10**9
 
 
 def calibrate_noise(
-    one_round: GaussianRound, *, rounds: int, delta: float, target_epsilon: float
+    one_round: Round, *, rounds: int, delta: float, target_epsilon: float
 ) -> float:
     """Returns the smallest noise multiplier whose reported epsilon is at most the target.
 
@@ -41,7 +41,7 @@ def calibrate_noise(
     delta = _checks.real("delta", delta, "(0, 1)")
     target = _checks.real("target_epsilon", target_epsilon, "(0, 100]")
 
-    def at(z: float) -> GaussianRound:
+    def at(z: float) -> Round:
         return dataclasses.replace(one_round, noise_multiplier=z)
 
     def excess(z: float) -> float:
@@ -62,7 +62,7 @@ def calibrate_noise(
     return _smallest_safe(excess, low, high)
 
 
-def calibrate_rounds(one_round: GaussianRound, *, delta: float, target_epsilon: float) -> int:
+def calibrate_rounds(one_round: Round, *, delta: float, target_epsilon: float) -> int:
     """Returns how many rounds a budget allows.
 
     Args:
@@ -84,10 +84,10 @@ def calibrate_rounds(one_round: GaussianRound, *, delta: float, target_epsilon: 
     def excess(rounds: int) -> float:
         return _excess(one_round, rounds, delta, target)
 
-    def is_safe_by_rdp(rounds: int) -> bool:
-        return _is_safe_by_rdp(one_round, rounds, delta, target)
+    def is_surely_safe(rounds: int) -> bool:
+        return _is_surely_safe(one_round, rounds, delta, target)
 
-    found = _largest_safe(excess, is_safe_by_rdp, _MOST_ROUNDS)
+    found = _largest_safe(excess, is_surely_safe, _MOST_ROUNDS)
     if not found:
         spent = spend(one_round, 1, delta)  # raises with the reason where no accountant applies
         raise AccountingError(
@@ -98,7 +98,7 @@ def calibrate_rounds(one_round: GaussianRound, *, delta: float, target_epsilon: 
 
 
 def calibrate_cohort(
-    one_round: GaussianRound, *, rounds: int, delta: float, target_epsilon: float
+    one_round: Round, *, rounds: int, delta: float, target_epsilon: float
 ) -> int:
     """Returns how many clients a round may have at a noise multiplier.
 
@@ -121,7 +121,7 @@ def calibrate_cohort(
     target = _checks.real("target_epsilon", target_epsilon, "(0, 100]")
     population = one_round.population
 
-    def at(cohort: int) -> GaussianRound:
+    def at(cohort: int) -> Round:
         sampler: PoissonSampler | FixedSizeSampler
         if isinstance(one_round.sampler, PoissonSampler):
             sampler = PoissonSampler(rate=cohort / population)
@@ -136,7 +136,7 @@ def calibrate_cohort(
 
     found = _largest_safe(
         lambda cohort: _excess(at(cohort), rounds, delta, target),
-        lambda cohort: _is_safe_by_rdp(at(cohort), rounds, delta, target),
+        lambda cohort: _is_surely_safe(at(cohort), rounds, delta, target),
         population,
     )
     if not found:
@@ -148,7 +148,7 @@ def calibrate_cohort(
     return found
 
 
-def _excess(one_round: GaussianRound, rounds: int, delta: float, target: float) -> float:
+def _excess(one_round: Round, rounds: int, delta: float, target: float) -> float:
     """Returns the log of the reported epsilon over the target: positive if unsafe.
 
     It is nearly linear in the log of the noise multiplier, of the rounds and of the cohort.
@@ -160,9 +160,9 @@ def _excess(one_round: GaussianRound, rounds: int, delta: float, target: float) 
     return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
 
 
-def _is_safe_by_rdp(one_round: GaussianRound, rounds: int, delta: float, target: float) -> bool:
+def _is_surely_safe(one_round: Round, rounds: int, delta: float, target: float) -> bool:
     try:
-        return rdp_epsilon(one_round, rounds, delta) <= target
+        return quick_epsilon(one_round, rounds, delta) <= target
     except AccountingError:  # RDP does not apply to this sampler and adjacency
         return False
 
@@ -201,12 +201,12 @@ def _whole(inverse: float) -> int:
 
 
 def _safe_start(
-    at: Callable[[float], GaussianRound], rounds: int, delta: float, target: float
+    at: Callable[[float], Round], rounds: int, delta: float, target: float
 ) -> float:
     """Returns a noise multiplier not far above the answer, by RDP, which is fast and never below."""
     z = 1.0
     try:
-        while rdp_epsilon(at(z), rounds, delta) > target and z < _LARGEST_NOISE:
+        while quick_epsilon(at(z), rounds, delta) > target and z < _LARGEST_NOISE:
             z *= 1.5
     except AccountingError:  # RDP does not apply to this sampler and adjacency
         z = 8.0

@@ -1,7 +1,8 @@
-"""What one round costs, in the terms that each accountant expects."""
+"""What rounds of a mechanism cost, in the terms that each accountant expects."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import dp_accounting
@@ -34,22 +35,18 @@ def check_delta(name: str, delta: float, population: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GaussianRound:
-    """One round of a Gaussian mechanism under a sampler.
-
-    Adaptive clipping is such a round as well: its composed event (updates and clipped count) is
-    equivalent to a single Gaussian of the total noise multiplier, and the PLD accountant accepts only
-    the single one under Poisson sampling.
+class Round(abc.ABC):
+    """One round of a mechanism under a sampler, and what runs of such rounds come to.
 
     Args:
-      noise_multiplier: The total z: noise standard deviation over the clip norm; >= 0.
+      noise_multiplier: z: the scale of the noise over the clip norm; >= 0.
       sampler: Who takes part.
       population: Number of clients, N; >= 1.
-      adjacency: One of those under which the sampler can be accounted for.
+      adjacency: One of `adjacencies(sampler)`.
 
     Raises:
       ArgumentError: A value is outside its bound.
-      AccountingError: The sampler has no valid accounting under this adjacency.
+      AccountingError: The sampler has no valid accounting with this mechanism or adjacency.
     """
 
     noise_multiplier: float
@@ -62,13 +59,49 @@ class GaussianRound:
         _checks.instance("sampler", self.sampler, Sampler)
         _checks.instance("adjacency", self.adjacency, Adjacency)
         self.sampler.check(self.population)
-        if self.adjacency not in self.sampler.adjacencies:
-            valid = " or ".join(repr(a.value) for a in self.sampler.adjacencies)
-            raise AccountingError(
-                f"adjacency={self.adjacency.value!r} has no valid accounting with "
-                f"{type(self.sampler).__name__}: expected {valid}. Use that adjacency, or "
-                "PoissonSampler, whose amplification is proven under both."
+        valid = self.adjacencies(self.sampler)
+        if self.adjacency not in valid:
+            raise AccountingError(self._refusal(valid))
+
+    @classmethod
+    @abc.abstractmethod
+    def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
+        """Returns the relations under which these rounds can be accounted for, the default first."""
+
+    @abc.abstractmethod
+    def equivalent(self, runs: tuple[int, ...]) -> tuple[IndependentRound, int]:
+        """Returns a round, and how many independent ones cost what these runs do, or more.
+
+        Args:
+          runs: The numbers of rounds of each run. Rounds of one run may share noise; runs do not.
+        """
+
+    def _refusal(self, valid: tuple[Adjacency, ...]) -> str:
+        name = type(self.sampler).__name__
+        if not valid:
+            return (
+                f"sampler={name} has no valid accounting with {type(self).__name__}: {self._remedy()}"
             )
+        expected = " or ".join(repr(a.value) for a in valid)
+        return (
+            f"adjacency={self.adjacency.value!r} has no valid accounting with {name}: expected "
+            f"{expected}. {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        return "Use that adjacency, or PoissonSampler, whose amplification is proven under all of them."
+
+
+class IndependentRound(Round):
+    """Rounds that each draw noise of their own: T of them are T times the same event."""
+
+    def equivalent(self, runs: tuple[int, ...]) -> tuple[IndependentRound, int]:
+        """Returns this round, and the number of rounds in all runs."""
+        return self, sum(runs)
+
+    @abc.abstractmethod
+    def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
+        """Returns the event of a round in which everybody takes part."""
 
     def scaled_event(self) -> dp_accounting.DpEvent:
         """Returns the event for an accountant that takes every sensitivity for one clip norm.
@@ -78,12 +111,29 @@ class GaussianRound:
         """
         doubled = self.adjacency is Adjacency.REPLACE_ONE
         z = self.noise_multiplier / 2 if doubled else self.noise_multiplier
-        return self.sampler.wrap(dp_accounting.GaussianDpEvent(z), self.population)
+        return self.sampler.wrap(self._mechanism_event(z), self.population)
 
     def event(self) -> dp_accounting.DpEvent:
         """Returns the event for an accountant that derives the sensitivity from the relation.
 
         dp-accounting's PLD accountant (since 0.6.0; 0.4.3 gives too small a value) is of this kind.
         """
-        event = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-        return self.sampler.wrap(event, self.population)
+        return self.sampler.wrap(self._mechanism_event(self.noise_multiplier), self.population)
+
+
+class GaussianRound(IndependentRound):
+    """One round of a Gaussian mechanism under a sampler; the arguments are those of `Round`.
+
+    The noise multiplier is the noise's standard deviation over the clip norm, in total: adaptive
+    clipping is such a round as well. Its composed event (updates and clipped count) is equivalent to a
+    single Gaussian of the total noise multiplier, and the PLD accountant accepts only the single one
+    under Poisson sampling.
+    """
+
+    @classmethod
+    def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
+        """Returns the relations under which the sampler's amplification of a Gaussian is proven."""
+        return sampler.adjacencies
+
+    def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
+        return dp_accounting.GaussianDpEvent(noise_multiplier)

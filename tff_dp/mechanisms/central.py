@@ -1,43 +1,12 @@
-"""The mechanisms: how one client's update is bounded and how the sum is noised.
-
-These are descriptions without TensorFlow, so that accounting never waits for its import;
-`tff_dp.aggregation` turns them into TFF aggregators.
-"""
+"""Mechanisms of a trusted server, which noises the sum of clipped updates; the unit is a client."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import math
 
 from tff_dp import _checks
-from tff_dp.config import Config
-
-
-class Mechanism(Config, abc.ABC):
-    """A mechanism whose one round is a Gaussian mechanism of a known total noise multiplier."""
-
-    noise_multiplier: float
-
-    def check(self, clients_per_round: float) -> None:
-        """Raises ArgumentError if the mechanism cannot work with so many expected clients a round."""
-
-    def with_noise(self, noise_multiplier: float) -> Mechanism:
-        """Returns the same mechanism with another total noise multiplier."""
-        return dataclasses.replace(self, noise_multiplier=noise_multiplier)  # type: ignore[type-var]
-
-
-def _check_noise(noise_multiplier: float) -> None:
-    _checks.real(
-        "noise_multiplier",
-        noise_multiplier,
-        "[0, inf)",
-        "It is the noise's standard deviation over the clip norm; 0 adds none and gives no privacy.",
-    )
-
-
-def _check_clip(name: str, clip_norm: float) -> None:
-    _checks.real(name, clip_norm, "(0, inf)", "It is the largest L2 norm that one update may have.")
+from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +38,8 @@ class GaussianMechanism(Mechanism):
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _check_clip("clip_norm", self.clip_norm)
-        _check_noise(self.noise_multiplier)
+        check_clip("clip_norm", self.clip_norm)
+        check_noise(self.noise_multiplier)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +78,8 @@ class AdaptiveGaussianMechanism(Mechanism):
     clipped_count_stddev: float | None = None
 
     def __post_init__(self) -> None:
-        _check_noise(self.noise_multiplier)
-        _check_clip("initial_clip_norm", self.initial_clip_norm)
+        check_noise(self.noise_multiplier)
+        check_clip("initial_clip_norm", self.initial_clip_norm)
         _checks.real("target_quantile", self.target_quantile, "[0, 1]")
         _checks.real("clip_learning_rate", self.clip_learning_rate, "[0, inf)")
         if self.clipped_count_stddev is not None:

@@ -1,0 +1,44 @@
+"""Which kind of round a mechanism makes."""
+
+from __future__ import annotations
+
+from tff_dp.accounting.events import GaussianRound, Round
+from tff_dp.errors import ArgumentError
+from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+from tff_dp.sampling import Adjacency, Sampler
+
+# The kind, and the fields of it that are the mechanism's.
+_KINDS: dict[type[Mechanism], tuple[type[Round], tuple[str, ...]]] = {
+    GaussianMechanism: (GaussianRound, ()),
+    AdaptiveGaussianMechanism: (GaussianRound, ()),
+}
+
+
+def round_of(
+    mechanism: Mechanism, sampler: Sampler, population: int, adjacency: Adjacency | None = None
+) -> Round:
+    """Returns what one round of a mechanism costs.
+
+    Args:
+      mechanism: The mechanism.
+      sampler: Who takes part.
+      population: Number of clients, N.
+      adjacency: The neighbouring relation; None for the first that can be accounted for.
+
+    Raises:
+      ArgumentError: The mechanism is unknown, or a value outside its bound.
+      AccountingError: There is no valid accounting for the combination.
+    """
+    if type(mechanism) not in _KINDS:
+        known = ", ".join(kind.__name__ for kind in _KINDS)
+        raise ArgumentError(f"mechanism={mechanism!r} has no accounting: expected one of {known}.")
+    kind, fields = _KINDS[type(mechanism)]
+    if adjacency is None:
+        adjacency = (*kind.adjacencies(sampler), *Adjacency)[0]
+    return kind(
+        noise_multiplier=mechanism.noise_multiplier,
+        sampler=sampler,
+        population=population,
+        adjacency=adjacency,
+        **{name: getattr(mechanism, name) for name in fields},
+    )

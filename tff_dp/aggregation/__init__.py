@@ -1,0 +1,5 @@
+"""From a mechanism to the TFF aggregator that bounds, sums and noises the updates."""
+
+from tff_dp.aggregation.build import build_aggregator
+
+__all__ = ["build_aggregator"]

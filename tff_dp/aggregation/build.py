@@ -1,0 +1,84 @@
+"""Which aggregator a mechanism has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tff_dp import _checks, _compat
+from tff_dp.aggregation.queries import finite_records_query
+from tff_dp.errors import ArgumentError
+from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+
+
+def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int = 1) -> Any:
+    """Returns the differentially private aggregator of a mechanism.
+
+    It is TFF's `DifferentiallyPrivateFactory` over tensorflow-privacy's queries or our own, and never
+    `tff.learning.dp_aggregator`, whose default (`zeroing=True`) estimates a quantile of the updates'
+    norms without noise, outside any epsilon.
+
+    Args:
+      mechanism: The mechanism.
+      clients_per_round: m, the public expected number of clients a round: the noised sum's denominator,
+        whatever number takes part; > 0.
+      rounds: T, the most rounds there will be: noise that rounds share is laid out for them; >= 1.
+
+    Returns:
+      A `tff.aggregators.UnweightedAggregationFactory`.
+
+    Raises:
+      ArgumentError: The mechanism is unknown or cannot work with m.
+      StackError: TFF cannot be imported.
+    """
+    m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
+    rounds = _checks.integer("rounds", rounds, "[1, inf)")
+    if type(mechanism) not in _BUILDERS:
+        known = ", ".join(kind.__name__ for kind in _BUILDERS)
+        raise ArgumentError(f"mechanism={mechanism!r} has no aggregator: expected one of {known}.")
+    mechanism.check(m)
+    return _BUILDERS[type(mechanism)](mechanism, m, rounds)
+
+
+def _averaging(query: Any, m: float) -> Any:
+    """Returns the aggregator of a query for sums: the sum over m, of the records that are finite."""
+    import tensorflow_privacy as tfp
+
+    tff = _compat.load_tff()
+    normalized = tfp.NormalizedQuery(query, denominator=m)
+    return tff.aggregators.DifferentiallyPrivateFactory(finite_records_query()(normalized))
+
+
+def _gaussian(mechanism: GaussianMechanism, m: float, rounds: int) -> Any:
+    del rounds  # each has noise of its own
+    _compat.load_tff()
+    import tensorflow_privacy as tfp
+
+    query = tfp.GaussianSumQuery(
+        l2_norm_clip=mechanism.clip_norm,
+        stddev=mechanism.clip_norm * mechanism.noise_multiplier,
+    )
+    return _averaging(query, m)
+
+
+def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> Any:
+    del rounds
+    _compat.load_tff()
+    import tensorflow_privacy as tfp
+
+    query = tfp.QuantileAdaptiveClipSumQuery(
+        initial_l2_norm_clip=mechanism.initial_clip_norm,
+        noise_multiplier=mechanism.value_noise_multiplier(m),
+        target_unclipped_quantile=mechanism.target_quantile,
+        learning_rate=mechanism.clip_learning_rate,
+        clipped_count_stddev=mechanism.count_stddev(m) if mechanism.noise_multiplier > 0 else 0.0,
+        expected_num_records=m,
+        geometric_update=True,
+    )
+    return _averaging(query, m)
+
+
+_BUILDERS: dict[type[Mechanism], Callable[[Any, float, int], Any]] = {
+    GaussianMechanism: _gaussian,
+    AdaptiveGaussianMechanism: _adaptive,
+}

@@ -1,0 +1,10 @@
+"""The mechanisms: how one client's update is bounded and how the sum is noised.
+
+These are descriptions without TensorFlow, so that accounting never waits for its import;
+`tff_dp.aggregation` turns them into TFF aggregators.
+"""
+
+from tff_dp.mechanisms.base import Mechanism
+from tff_dp.mechanisms.central import AdaptiveGaussianMechanism, GaussianMechanism
+
+__all__ = ["AdaptiveGaussianMechanism", "GaussianMechanism", "Mechanism"]

@@ -1,0 +1,39 @@
+"""What all mechanisms have in common."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+from tff_dp import _checks
+from tff_dp.config import Config
+
+
+class Mechanism(Config, abc.ABC):
+    """How one client's update is bounded, and how the sum is noised, at a known noise multiplier."""
+
+    noise_multiplier: float
+
+    def check(self, clients_per_round: float) -> None:
+        """Raises ArgumentError if the mechanism cannot work with so many expected clients a round."""
+
+    def with_noise(self, noise_multiplier: float) -> Mechanism:
+        """Returns the same mechanism with another total noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)  # type: ignore[type-var]
+
+
+def check_noise(noise_multiplier: float) -> None:
+    """Raises ArgumentError unless a noise multiplier is finite and not negative."""
+    _checks.real(
+        "noise_multiplier",
+        noise_multiplier,
+        "[0, inf)",
+        "It is the noise's standard deviation over the clip norm; 0 adds none and gives no privacy.",
+    )
+
+
+def check_clip(name: str, clip_norm: float, norm: str = "L2") -> None:
+    """Raises ArgumentError unless a clip norm is finite and positive."""
+    _checks.real(
+        name, clip_norm, "(0, inf)", f"It is the largest {norm} norm that one update may have."
+    )
