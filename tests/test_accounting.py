@@ -591,7 +591,7 @@ def test_spend_names_what_is_out_of_bounds(name, value, bound):
         ("noise_multiplier", math.inf, "[0, inf)"),
         ("population", 0, "[1, inf)"),
         ("sampler", "poisson", "Sampler"),
-        ("adjacency", "replace-one", "Adjacency"),
+        ("adjacency", "replace", "'replace-one'"),
     ],
 )
 def test_round_names_what_is_out_of_bounds(name, value, bound):

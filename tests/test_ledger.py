@@ -73,7 +73,7 @@ def test_entries_say_what_was_charged_and_nothing_of_the_data(written):
     assert [entry["round"] for entry in found] == [1, 2, 3]
     assert [entry["entry"] for entry in found] == [1, 2, 3]
     for entry in found:
-        assert entry["event"] == {"type": "GaussianDpEvent", "noise_multiplier": 1.0}
+        assert entry["event"] == {"type": "GaussianRound", "noise_multiplier": 1.0}
         assert entry["sampler"] == {"type": "PoissonSampler", "rate": 0.05}
         assert entry["expected_clients"] == 5
         assert {"tensorflow", "dp-accounting", "tff-dp"} <= set(entry["versions"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import numbers
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from tff_dp.errors import ArgumentError
 
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=enum.Enum)
 
 
 def _parse(interval: str) -> tuple[float, bool, float, bool]:
@@ -85,6 +87,22 @@ def one_of(name: str, value: _T, choices: Iterable[_T], remedy: str = "") -> _T:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ArgumentError(_message(name, value, f"one of {listed}", remedy))
     return value
+
+
+def member(name: str, value: object, kind: type[_E]) -> _E:
+    """Checks that a value is a member of an enumeration, or the value of one.
+
+    Returns:
+      The member.
+
+    Raises:
+      ArgumentError: It is neither; the message lists the values.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(repr(each.value) for each in kind)
+        raise ArgumentError(_message(name, value, f"one of {choices}", "")) from None
 
 
 def instance(name: str, value: Any, kind: type[_T] | tuple[type[_T], ...], remedy: str = "") -> _T:

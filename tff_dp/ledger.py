@@ -28,11 +28,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from tff_dp import _checks
-from tff_dp.accounting import EpsilonReport, GaussianRound, spend
+from tff_dp.accounting import EpsilonReport, Round, spend
 from tff_dp.errors import LedgerError
 from tff_dp.plan import PrivacyPlan
 
 _FORMAT = 1
+_CIRCUMSTANCES = ("sampler", "population", "adjacency")  # of an event
 _START = "0" * 64  # what stands for the hash before the first line's
 _PACKAGES = (
     "dp-accounting",
@@ -56,8 +57,7 @@ class Ledger:
       plan: Whose charges these are.
 
     Attributes:
-      charges: How many rounds have been charged, those that were charged again included.
-      last_round: The number of the last round that was charged; 0 before any.
+      runs: The rounds that were charged, run by run; a round that is charged again begins a run.
       dropped: What was dropped when the ledger was opened, or None.
 
     Raises:
@@ -70,7 +70,7 @@ class Ledger:
         self._path = pathlib.Path(path)
         self._plan = plan
         self._plan_hash = _hash(plan.to_dict())
-        self.charges = self.last_round = 0
+        self.runs: tuple[range, ...] = ()
         self._last_hash = _START
         self.dropped: str | None = None
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -81,6 +81,16 @@ class Ledger:
             os.close(self._file)
             self._file = -1
             raise
+
+    @property
+    def charges(self) -> int:
+        """How many rounds have been charged, those that were charged again included."""
+        return sum(len(run) for run in self.runs)
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last round that was charged; 0 before any."""
+        return self.runs[-1].stop - 1 if self.runs else 0
 
     def __enter__(self) -> Self:
         return self
@@ -136,8 +146,7 @@ class Ledger:
             lines.append(line)
         try:
             _write(self._file, b"".join(lines))
-            self.charges += count
-            self.last_round = round_number + count - 1
+            self.runs = _extended(self.runs, range(round_number, round_number + count))
             self._last_hash = before
             self._acknowledge()
         except OSError as error:
@@ -149,7 +158,7 @@ class Ledger:
 
     def spent(self) -> EpsilonReport:
         """Returns what all charges together have spent."""
-        return spend(self._plan.one_round(), self.charges, self._plan.delta)
+        return spend(self._plan.one_round(), self.runs, self._plan.delta)
 
     def _lock(self) -> None:
         try:
@@ -175,7 +184,7 @@ class Ledger:
                 f"{self._plan.to_dict()}. Give each plan a ledger of its own; epsilons of several plans "
                 "on the same clients add up."
             )
-        self.charges, self.last_round = found.charges, found.last_round
+        self.runs = found.runs
         self._last_hash = found.last_hash
         if whole != content:
             # The head knows no charge beyond the whole lines, so that nobody has acted on this one.
@@ -241,16 +250,11 @@ def replay(path: str | os.PathLike[str]) -> EpsilonReport:
     found = _verified(path, content[: content.rfind(b"\n") + 1], _head(path))
     plan = PrivacyPlan.from_dict(found.plan)
     rounds = {
-        GaussianRound(
-            noise_multiplier=entry["event"]["noise_multiplier"],
-            sampler=type(plan.sampler).from_dict(entry["sampler"]),
-            population=entry["population"],
-            adjacency=type(plan.adjacency)(entry["adjacency"]),
-        )
+        Round.from_dict({**entry["event"], **{name: entry[name] for name in _CIRCUMSTANCES}})
         for entry in found.entries
     }
     (one_round,) = rounds or {plan.one_round()}  # one: each entry's facts are the plan's
-    return spend(one_round, found.charges, plan.delta)
+    return spend(one_round, found.runs, plan.delta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,12 +265,11 @@ class _Found:
     hashes: list[str]
 
     @property
-    def charges(self) -> int:
-        return len(self.entries)
-
-    @property
-    def last_round(self) -> int:
-        return int(self.entries[-1]["round"]) if self.entries else 0
+    def runs(self) -> tuple[range, ...]:
+        runs: tuple[range, ...] = ()
+        for entry in self.entries:
+            runs = _extended(runs, range(entry["round"], entry["round"] + 1))
+        return runs
 
     @property
     def last_hash(self) -> str:
@@ -319,13 +322,16 @@ def _verified(path: pathlib.Path, whole: bytes, head: Mapping[str, Any] | None) 
 
 def _facts(plan: PrivacyPlan) -> dict[str, Any]:
     """Returns what a charge says of its round. Nothing in it depends on the data."""
-    return {
-        "event": {"type": "GaussianDpEvent", "noise_multiplier": plan.mechanism.noise_multiplier},
-        "sampler": plan.sampler.to_dict(),
-        "population": plan.population,
-        "expected_clients": plan.clients_per_round,
-        "adjacency": plan.adjacency.value,
-    }
+    event = plan.one_round().to_dict()
+    circumstances = {name: event.pop(name) for name in _CIRCUMSTANCES}
+    return {"event": event, **circumstances, "expected_clients": plan.clients_per_round}
+
+
+def _extended(runs: tuple[range, ...], more: range) -> tuple[range, ...]:
+    """Returns runs with more rounds at the end: of the last run, if they follow on it."""
+    if runs and runs[-1].stop == more.start:
+        return (*runs[:-1], range(runs[-1].start, more.stop))
+    return (*runs, more)
 
 
 @functools.cache

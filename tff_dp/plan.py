@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TypeVar
+from collections.abc import Sequence
 
 import dp_accounting
 import numpy as np
@@ -23,8 +23,6 @@ from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import Mechanism
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
-
-_E = TypeVar("_E", bound=enum.Enum)
 
 
 class Unit(enum.Enum):
@@ -97,9 +95,9 @@ class PrivacyPlan(Config):
         check_delta("delta", self.delta, self.population)
         object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
         if self.adjacency is not None:
-            adjacency = _coerce("adjacency", self.adjacency, Adjacency)
+            adjacency = _checks.member("adjacency", self.adjacency, Adjacency)
             object.__setattr__(self, "adjacency", adjacency)
-        object.__setattr__(self, "unit", _coerce("unit", self.unit, Unit))
+        object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
         one_round = self.one_round()  # refuses what does not go together
         object.__setattr__(self, "adjacency", one_round.adjacency)
         self.mechanism.check(self.clients_per_round)
@@ -128,13 +126,13 @@ class PrivacyPlan(Config):
         """Returns what one round costs, for the accountants."""
         return round_of(self.mechanism, self.sampler, self.population, self.adjacency)
 
-    def event(self, rounds: int | None = None) -> dp_accounting.DpEvent:
+    def event(self, rounds: int | Sequence[range] | None = None) -> dp_accounting.DpEvent:
         """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.
 
         Raises:
           AccountingError: More rounds than the plan covers.
         """
-        one_round, count = self.one_round().equivalent((self.check_rounds(rounds),))
+        one_round, count = self.one_round().equivalent(tuple(self._runs(rounds)))
         return dp_accounting.SelfComposedDpEvent(one_round.event(), count)
 
     def check_rounds(self, rounds: int | None) -> int:
@@ -154,11 +152,18 @@ class PrivacyPlan(Config):
             )
         return rounds
 
-    def epsilon(self, rounds: int | None = None) -> EpsilonReport:
+    def _runs(self, rounds: int | Sequence[range] | None) -> Sequence[range]:
+        if rounds is None or not isinstance(rounds, Sequence):
+            return [range(1, self.check_rounds(rounds) + 1)]
+        self.check_rounds(sum(len(run) for run in rounds))
+        return rounds
+
+    def epsilon(self, rounds: int | Sequence[range] | None = None) -> EpsilonReport:
         """Returns what some rounds spend.
 
         Args:
-          rounds: Rounds in [0, T]; default T, all of the plan.
+          rounds: Rounds in [0, T]; default T, all of the plan. Or the rounds of each of several runs,
+            counted from 1, as `Ledger.runs`.
 
         Returns:
           The report; its `epsilon` is the number to state.
@@ -166,12 +171,12 @@ class PrivacyPlan(Config):
         Raises:
           AccountingError: More rounds than the plan covers.
         """
-        return spend(self.one_round(), self.check_rounds(rounds), self.delta)
+        return spend(self.one_round(), self._runs(rounds), self.delta)
 
-    def quick_epsilon(self, rounds: int) -> float:
+    def quick_epsilon(self, rounds: int | Sequence[range]) -> float:
         """Returns a fast upper bound on `epsilon(rounds).epsilon`, for display during training."""
         try:
-            return quick_epsilon(self.one_round(), self.check_rounds(rounds), self.delta)
+            return quick_epsilon(self.one_round(), self._runs(rounds), self.delta)
         except AccountingError:  # none does under this sampler and adjacency
             return self.epsilon(rounds).epsilon
 
@@ -219,12 +224,3 @@ class PrivacyPlan(Config):
                 f"population={self.population} of the privacy plan does not fit the data: expected the "
                 f"number of clients, {population}. Make the plan with population={population}."
             )
-
-
-def _coerce(name: str, value: object, kind: type[_E]) -> _E:
-    try:
-        return kind(value)
-    except ValueError:
-        choices = [member.value for member in kind]
-        _checks.one_of(name, value, choices)
-        raise

@@ -187,13 +187,14 @@ def fit(
         )
 
     with contextlib.ExitStack() as stack:
-        book, charged, stopped = None, 0, None
+        book, stopped = None, None
+        earlier: tuple[range, ...] = ()
         if isinstance(privacy, PrivacyPlan):
             if ledger is not None:
                 book = stack.enter_context(Ledger(ledger, privacy))
-                charged = book.charges
-            wanted = wanted if rounds is not None else privacy.rounds - charged
-            wanted, stopped = _within_budget(privacy, charged, wanted, max_epsilon)
+                earlier = book.runs
+            wanted = wanted if rounds is not None else privacy.rounds - _count(earlier)
+            wanted, stopped = _within_budget(privacy, earlier, wanted, max_epsilon)
         stack.enter_context(current_or_fast())
         bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
@@ -208,7 +209,7 @@ def fit(
             else:
                 state, outputs = iterate(process.next, state, cohorts)
             for number, measured in enumerate(outputs, first):
-                record = _record(number, privacy, charged, measured if release else None)
+                record = _record(number, privacy, earlier, measured if release else None)
                 history.append(record)
                 bar(record)
         trained = bound.to_keras(model_weights(process, state))
@@ -223,7 +224,9 @@ def fit(
             noise_seeded=True,
             stopped=stopped,
         )
-    spent = privacy.epsilon(charged + wanted) if isinstance(privacy, PrivacyPlan) else None
+    spent = None
+    if isinstance(privacy, PrivacyPlan):
+        spent = privacy.epsilon((*earlier, range(1, wanted + 1)))
     return FitResult(
         model=trained,
         history=tuple(history),
@@ -236,13 +239,13 @@ def fit(
 
 
 def _within_budget(
-    plan: PrivacyPlan, charged: int, wanted: int, max_epsilon: float | None
+    plan: PrivacyPlan, earlier: tuple[range, ...], wanted: int, max_epsilon: float | None
 ) -> tuple[int, str | None]:
     """Returns how many rounds may be run, and why not all that are wanted.
 
     Args:
       plan: The plan.
-      charged: Rounds that its ledger has already.
+      earlier: The runs that its ledger has already.
       wanted: Rounds to run.
       max_epsilon: What all of them together may spend; None for what the plan's rounds do.
 
@@ -250,6 +253,7 @@ def _within_budget(
       ArgumentError: `max_epsilon` is outside its bound.
       AccountingError: No round may be run, or the plan does not cover them.
     """
+    charged = _count(earlier)
     if wanted < 1 or charged + wanted > plan.rounds:
         raise AccountingError(
             f"rounds={max(wanted, 0)}, and the ledger has {charged}: expected at most the "
@@ -259,13 +263,15 @@ def _within_budget(
     if max_epsilon is None:
         return wanted, None
     max_epsilon = _checks.real("max_epsilon", max_epsilon, "(0, 100]")
-    if plan.epsilon(charged + wanted).epsilon <= max_epsilon:
+    if plan.epsilon((*earlier, range(1, wanted + 1))).epsilon <= max_epsilon:
         return wanted, None
     try:
-        most = calibrate_rounds(plan.one_round(), delta=plan.delta, target_epsilon=max_epsilon)
+        most = calibrate_rounds(
+            plan.one_round(), delta=plan.delta, target_epsilon=max_epsilon, earlier=earlier
+        )
     except AccountingError:  # a single round spends more
         most = 0
-    allowed = min(wanted, most - charged)
+    allowed = min(wanted, most)
     if allowed < 1:
         raise AccountingError(
             f"max_epsilon={max_epsilon!r} allows no round: {charged} are charged, and one more would "
@@ -275,6 +281,10 @@ def _within_budget(
         f"Training stopped after {allowed} of {wanted} rounds: the next one would have spent more than "
         f"epsilon {max_epsilon:g}."
     )
+
+
+def _count(runs: tuple[range, ...]) -> int:
+    return sum(len(run) for run in runs)
 
 
 def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
@@ -363,11 +373,14 @@ def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Cli
 
 
 def _record(
-    round_number: int, privacy: PrivacyPlan | NoPrivacy, charged: int, metrics: Any
+    round_number: int,
+    privacy: PrivacyPlan | NoPrivacy,
+    earlier: tuple[range, ...],
+    metrics: Any,
 ) -> RoundRecord:
     epsilon = math.inf
     if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
-        epsilon = privacy.quick_epsilon(charged + round_number)
+        epsilon = privacy.quick_epsilon((*earlier, range(1, round_number + 1)))
     values = None
     if metrics is not None:
         train = metrics["client_work"]["train"] if "client_work" in metrics else {}

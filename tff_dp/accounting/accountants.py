@@ -66,12 +66,12 @@ def format_epsilon(epsilon: float, digits: int = 3) -> str:
     return f"{up:f}"
 
 
-def spend(one_round: Round, rounds: int | Sequence[int], delta: float) -> EpsilonReport:
+def spend(one_round: Round, rounds: int | Sequence[range], delta: float) -> EpsilonReport:
     """Returns the epsilon of a number of adaptively composed rounds.
 
     Args:
       one_round: The round.
-      rounds: T >= 0; or the rounds of each of several runs, where rounds of a run share noise.
+      rounds: T >= 0, in one run; or the rounds of each of several runs, counted from 1.
       delta: In (0, 1).
 
     Returns:
@@ -86,13 +86,13 @@ def spend(one_round: Round, rounds: int | Sequence[int], delta: float) -> Epsilo
     runs = _runs(rounds)
     independent, count = one_round.equivalent(runs)
     report = _spend(independent, count, delta)
-    total = sum(runs)
+    total = sum(len(run) for run in runs)
     if report.rounds == total and report.adjacency is one_round.adjacency:
         return report
     return dataclasses.replace(report, rounds=total, adjacency=one_round.adjacency)
 
 
-def quick_epsilon(one_round: Round, rounds: int | Sequence[int], delta: float) -> float:
+def quick_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
     """Returns an upper bound on `spend(...).epsilon` that takes no time; the arguments are its.
 
     Raises:
@@ -108,11 +108,10 @@ def quick_epsilon(one_round: Round, rounds: int | Sequence[int], delta: float) -
     raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")
 
 
-def _runs(rounds: int | Sequence[int]) -> tuple[int, ...]:
-    each = (rounds,) if isinstance(rounds, int | np.integer) else rounds
-    if isinstance(each, str) or not isinstance(each, Sequence):
-        each = (each,)
-    return tuple(_checks.integer("rounds", run, "[0, inf)") for run in each)
+def _runs(rounds: int | Sequence[range]) -> tuple[range, ...]:
+    if isinstance(rounds, Sequence) and all(isinstance(run, range) for run in rounds):
+        return tuple(rounds)
+    return (range(1, _checks.integer("rounds", rounds, "[0, inf)") + 1),)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -122,9 +121,9 @@ def _spend(one_round: IndependentRound, rounds: int, delta: float) -> EpsilonRep
     if rounds == 0 or one_round.noise_multiplier == 0:
         values["exact"] = 0.0 if rounds == 0 else math.inf
     else:
-        for name, accountant in accountants_of(one_round).items():
+        for name, ask in accountants_of(one_round).items():
             try:
-                values[name] = accountant(one_round, rounds, delta)
+                values[name] = ask(one_round, rounds, delta)
             except AccountingError as error:
                 refused[name] = str(error)
     if not values:

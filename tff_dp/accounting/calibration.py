@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tff_dp import _checks
 from tff_dp.accounting.accountants import quick_epsilon, spend
@@ -18,9 +18,7 @@ _SMALLEST_EPSILON = 1e-9
 _MOST_ROUNDS = 10**9
 
 
-def calibrate_noise(
-    one_round: Round, *, rounds: int, delta: float, target_epsilon: float
-) -> float:
+def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsilon: float) -> float:
     """Returns the smallest noise multiplier whose reported epsilon is at most the target.
 
     Args:
@@ -62,13 +60,16 @@ def calibrate_noise(
     return _smallest_safe(excess, low, high)
 
 
-def calibrate_rounds(one_round: Round, *, delta: float, target_epsilon: float) -> int:
+def calibrate_rounds(
+    one_round: Round, *, delta: float, target_epsilon: float, earlier: Sequence[range] = ()
+) -> int:
     """Returns how many rounds a budget allows.
 
     Args:
       one_round: The round; its noise multiplier must be positive.
       delta: In (0, 1).
       target_epsilon: In (0, 100].
+      earlier: Runs that the budget has to pay for as well.
 
     Returns:
       A number of rounds whose reported epsilon is at most the target: the largest one, or at most a
@@ -81,15 +82,20 @@ def calibrate_rounds(one_round: Round, *, delta: float, target_epsilon: float) -
     delta = _checks.real("delta", delta, "(0, 1)")
     target = _checks.real("target_epsilon", target_epsilon, "(0, 100]")
 
+    def runs(rounds: int) -> list[range]:
+        return [*earlier, range(1, rounds + 1)]
+
     def excess(rounds: int) -> float:
-        return _excess(one_round, rounds, delta, target)
+        return _excess(one_round, runs(rounds), delta, target)
 
     def is_surely_safe(rounds: int) -> bool:
-        return _is_surely_safe(one_round, rounds, delta, target)
+        return _is_surely_safe(one_round, runs(rounds), delta, target)
 
     found = _largest_safe(excess, is_surely_safe, _MOST_ROUNDS)
     if not found:
-        spent = spend(one_round, 1, delta)  # raises with the reason where no accountant applies
+        spent = spend(
+            one_round, runs(1), delta
+        )  # raises with the reason where no accountant applies
         raise AccountingError(
             f"target_epsilon={target!r} is exceeded by a single round, which spends {spent.epsilon:.4g}. "
             "Take more noise, a lower sampling rate or a larger target."
@@ -97,9 +103,7 @@ def calibrate_rounds(one_round: Round, *, delta: float, target_epsilon: float) -
     return found
 
 
-def calibrate_cohort(
-    one_round: Round, *, rounds: int, delta: float, target_epsilon: float
-) -> int:
+def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsilon: float) -> int:
     """Returns how many clients a round may have at a noise multiplier.
 
     Args:
@@ -148,7 +152,7 @@ def calibrate_cohort(
     return found
 
 
-def _excess(one_round: Round, rounds: int, delta: float, target: float) -> float:
+def _excess(one_round: Round, rounds: int | Sequence[range], delta: float, target: float) -> float:
     """Returns the log of the reported epsilon over the target: positive if unsafe.
 
     It is nearly linear in the log of the noise multiplier, of the rounds and of the cohort.
@@ -160,10 +164,12 @@ def _excess(one_round: Round, rounds: int, delta: float, target: float) -> float
     return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
 
 
-def _is_surely_safe(one_round: Round, rounds: int, delta: float, target: float) -> bool:
+def _is_surely_safe(
+    one_round: Round, rounds: int | Sequence[range], delta: float, target: float
+) -> bool:
     try:
         return quick_epsilon(one_round, rounds, delta) <= target
-    except AccountingError:  # RDP does not apply to this sampler and adjacency
+    except AccountingError:  # no quick accountant applies
         return False
 
 
@@ -200,15 +206,13 @@ def _whole(inverse: float) -> int:
     return int(1 / inverse * (1 + 1e-12))
 
 
-def _safe_start(
-    at: Callable[[float], Round], rounds: int, delta: float, target: float
-) -> float:
-    """Returns a noise multiplier not far above the answer, by RDP, which is fast and never below."""
+def _safe_start(at: Callable[[float], Round], rounds: int, delta: float, target: float) -> float:
+    """Returns a noise multiplier not far above the answer, by an accountant that takes no time."""
     z = 1.0
     try:
         while quick_epsilon(at(z), rounds, delta) > target and z < _LARGEST_NOISE:
             z *= 1.5
-    except AccountingError:  # RDP does not apply to this sampler and adjacency
+    except AccountingError:  # no quick accountant applies
         z = 8.0
     return z
 

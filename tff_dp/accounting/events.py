@@ -8,6 +8,7 @@ import dataclasses
 import dp_accounting
 
 from tff_dp import _checks
+from tff_dp.config import Config
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, Sampler
 
@@ -35,7 +36,7 @@ def check_delta(name: str, delta: float, population: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Round(abc.ABC):
+class Round(Config, abc.ABC):
     """One round of a mechanism under a sampler, and what runs of such rounds come to.
 
     Args:
@@ -57,7 +58,8 @@ class Round(abc.ABC):
     def __post_init__(self) -> None:
         _checks.real("noise_multiplier", self.noise_multiplier, "[0, inf)")
         _checks.instance("sampler", self.sampler, Sampler)
-        _checks.instance("adjacency", self.adjacency, Adjacency)
+        adjacency = _checks.member("adjacency", self.adjacency, Adjacency)
+        object.__setattr__(self, "adjacency", adjacency)
         self.sampler.check(self.population)
         valid = self.adjacencies(self.sampler)
         if self.adjacency not in valid:
@@ -69,19 +71,18 @@ class Round(abc.ABC):
         """Returns the relations under which these rounds can be accounted for, the default first."""
 
     @abc.abstractmethod
-    def equivalent(self, runs: tuple[int, ...]) -> tuple[IndependentRound, int]:
+    def equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
         """Returns a round, and how many independent ones cost what these runs do, or more.
 
         Args:
-          runs: The numbers of rounds of each run. Rounds of one run may share noise; runs do not.
+          runs: The rounds of each run, counted from 1. A run that begins later goes on from the state
+            after the round before its first: it may share noise with what was seen of earlier rounds.
         """
 
     def _refusal(self, valid: tuple[Adjacency, ...]) -> str:
         name = type(self.sampler).__name__
         if not valid:
-            return (
-                f"sampler={name} has no valid accounting with {type(self).__name__}: {self._remedy()}"
-            )
+            return f"sampler={name} has no valid accounting with {type(self).__name__}: {self._remedy()}"
         expected = " or ".join(repr(a.value) for a in valid)
         return (
             f"adjacency={self.adjacency.value!r} has no valid accounting with {name}: expected "
@@ -95,9 +96,9 @@ class Round(abc.ABC):
 class IndependentRound(Round):
     """Rounds that each draw noise of their own: T of them are T times the same event."""
 
-    def equivalent(self, runs: tuple[int, ...]) -> tuple[IndependentRound, int]:
+    def equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
         """Returns this round, and the number of rounds in all runs."""
-        return self, sum(runs)
+        return self, sum(len(run) for run in runs)
 
     @abc.abstractmethod
     def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
