@@ -1,7 +1,7 @@
 """The composed aggregators: sensitivity, denominator, and the distribution of their noise.
 
 Statistical tests: each rejects a right implementation with probability 1e-6 or less (stated as
-FALSE_POSITIVE), and each is run on 2/3 and 3/2 of the right noise as well, which it must reject.
+`noise.FALSE_POSITIVE`), and each is run on 2/3 and 3/2 of the right noise as well, which it must reject.
 """
 
 from __future__ import annotations
@@ -10,30 +10,24 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from noise import Aggregator, has_standard_deviation, is_normal
 
 from tff_dp.aggregation import build_aggregator
 from tff_dp.errors import ArgumentError
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+from tff_dp.mechanisms import (
+    AdaptiveGaussianMechanism,
+    BandedMechanism,
+    GaussianMechanism,
+    LaplaceMechanism,
+    LocalGaussianMechanism,
+    LocalLaplaceMechanism,
+    Mechanism,
+    PerLayerGaussianMechanism,
+    TreeMechanism,
+)
 
-FALSE_POSITIVE = 1e-6
 DIMENSION = 20_000
 CLIP = 0.5
-
-
-class Aggregator:
-    """An aggregation process over one float32 vector a client."""
-
-    def __init__(self, tff, factory, dimension):
-        self._process = factory.create(tff.types.TensorType(np.float32, [dimension]))
-        self.state = self._process.initialize()
-
-    def __call__(self, updates) -> np.ndarray:
-        self.output = self._process.next(
-            self.state, [np.asarray(update, np.float32) for update in updates]
-        )
-        self.state = self.output.state
-        return np.asarray(self.output.result)
 
 
 def fixed(z: float) -> GaussianMechanism:
@@ -45,19 +39,7 @@ def adaptive(z: float, **changes) -> AdaptiveGaussianMechanism:
 
 
 def aggregate(tff, mechanism: Mechanism, m: float, updates, dimension=3) -> np.ndarray:
-    return Aggregator(tff, build_aggregator(mechanism, m), dimension)(updates)
-
-
-def has_standard_deviation(sample: np.ndarray, sigma: float) -> bool:
-    """Chi-squared test of N(0, sigma^2), two-sided: a right sample passes but for FALSE_POSITIVE / 2."""
-    statistic = np.sum(np.square(sample.astype(np.float64) / sigma))
-    tail = min(stats.chi2.cdf(statistic, sample.size), stats.chi2.sf(statistic, sample.size))
-    return bool(tail > FALSE_POSITIVE / 4)
-
-
-def is_normal(sample: np.ndarray, sigma: float) -> bool:
-    """Kolmogorov-Smirnov test of N(0, sigma^2); passes a right sample but for FALSE_POSITIVE / 2."""
-    return bool(stats.kstest(sample / sigma, "norm").pvalue > FALSE_POSITIVE / 2)
+    return Aggregator(build_aggregator(mechanism, m), dimension)(updates)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +68,7 @@ def test_the_test_sees_a_noise_that_is_off_by_five_percent(tff, stock):
 
 
 def test_noise_is_independent_between_rounds_and_between_coordinates(tff, stock):
-    aggregator = Aggregator(tff, build_aggregator(fixed(1.0), 1.0), DIMENSION)
+    aggregator = Aggregator(build_aggregator(fixed(1.0), 1.0), DIMENSION)
     first, second = (aggregator([np.zeros(DIMENSION)]) for _ in range(2))
     # Correlations of n independent pairs are N(0, 1/n); 5 deviations have probability 6e-7.
     for a, b in ((first, second), (first[1:], first[:-1])):
@@ -101,7 +83,7 @@ def test_an_empty_round_still_gets_its_noise(tff, stock):
 
 def test_the_count_of_unclipped_clients_is_noised_with_its_standard_deviation(tff, stock):
     m, rounds, clients, rate = 20.0, 300, 2, 0.2
-    aggregator = Aggregator(tff, build_aggregator(adaptive(1.0, clip_learning_rate=rate), m), 2)
+    aggregator = Aggregator(build_aggregator(adaptive(1.0, clip_learning_rate=rate), m), 2)
     noise, clip = [], CLIP
     for _ in range(rounds):
         aggregator([np.zeros(2)] * clients)
@@ -132,8 +114,30 @@ def moved(aggregate_with, hostile) -> float:
     return float(np.linalg.norm(aggregate_with([*HONEST, hostile]) - aggregate_with(HONEST)))
 
 
+_FIXED = {"clip_norm": CLIP, "noise_multiplier": 0.0}
+NOISELESS = [
+    fixed(0.0),
+    adaptive(0.0),
+    PerLayerGaussianMechanism(clip_norms=(CLIP,), noise_multiplier=0.0),
+    LaplaceMechanism(**_FIXED),
+    TreeMechanism(**_FIXED),
+    BandedMechanism(**_FIXED, bands=2),
+    LocalGaussianMechanism(**_FIXED),
+    LocalLaplaceMechanism(**_FIXED),
+]
+LATER = {"Distributed", "Record"}  # have tests of their own
+
+
+def test_every_mechanism_is_tried():
+    from tff_dp.aggregation.build import _BUILDERS
+
+    tried = {type(mechanism) for mechanism in NOISELESS}
+    others = {kind for kind in _BUILDERS if kind.__name__.startswith(tuple(LATER))}
+    assert tried | others == set(_BUILDERS)
+
+
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
-@pytest.mark.parametrize("mechanism", [fixed(0.0), adaptive(0.0)], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("mechanism", NOISELESS, ids=lambda mechanism: type(mechanism).__name__)
 def test_one_hostile_client_moves_the_noiseless_aggregate_by_at_most_c_over_m(
     tff, stock, mechanism, hostile
 ):
@@ -151,12 +155,9 @@ def test_the_sensitivity_check_catches_naive_aggregators(tff, stock):
         tfp.NormalizedQuery(tfp.GaussianSumQuery(CLIP, 0.0), m)
     )
     for name in ("NaN", "infinity", "overflowing norm"):  # pass through the clipping as NaN
-        assert not moved(lambda updates: Aggregator(tff, naive, 3)(updates), HOSTILE[name]) <= bound
+        assert not moved(lambda updates: Aggregator(naive, 3)(updates), HOSTILE[name]) <= bound
     realised = tff.aggregators.UnweightedMeanFactory()  # neither clips nor keeps the denominator
-    assert (
-        not moved(lambda updates: Aggregator(tff, realised, 3)(updates), HOSTILE["norm 1e9"])
-        <= bound
-    )
+    assert not moved(lambda updates: Aggregator(realised, 3)(updates), HOSTILE["norm 1e9"]) <= bound
 
 
 def test_the_denominator_is_the_expected_number_of_clients(tff, stock):
@@ -164,6 +165,10 @@ def test_the_denominator_is_the_expected_number_of_clients(tff, stock):
     for m in (2.0, 3.0, 7.5):
         result = aggregate(tff, fixed(0.0), m, HONEST)
         np.testing.assert_allclose(result, np.sum(clipped, axis=0) / m, rtol=1e-5, atol=1e-7)
+    for mechanism in NOISELESS:
+        short = [update / 10 for update in HONEST]  # nothing is clipped, in either norm
+        result = aggregate(tff, mechanism, 7.5, short)
+        np.testing.assert_allclose(result, np.sum(short, axis=0) / 7.5, rtol=1e-5, atol=1e-7)
 
 
 def test_the_leaking_zeroing_default_is_not_in_the_aggregator(tff, stock):
@@ -181,7 +186,7 @@ def test_the_aggregators_event_is_the_plans(tff, stock):
     import dp_accounting
     from tensorflow_federated.python.aggregators import differential_privacy as dp
 
-    aggregator = Aggregator(tff, build_aggregator(fixed(1.3), 10.0), 3)
+    aggregator = Aggregator(build_aggregator(fixed(1.3), 10.0), 3)
     with pytest.raises(ValueError, match="initialize"):  # an initial state has no event
         dp.extract_dp_event_from_state(aggregator.state)
     aggregator(HONEST)
@@ -189,7 +194,7 @@ def test_the_aggregators_event_is_the_plans(tff, stock):
     assert isinstance(event, dp_accounting.GaussianDpEvent)
     assert event.noise_multiplier == pytest.approx(1.3, rel=1e-6)
 
-    aggregator = Aggregator(tff, build_aggregator(adaptive(1.0), 20.0), 3)
+    aggregator = Aggregator(build_aggregator(adaptive(1.0), 20.0), 3)
     aggregator(HONEST)
     event = dp.extract_dp_event_from_state(aggregator.state)
     multipliers = [part.noise_multiplier for part in event.events]

@@ -29,13 +29,15 @@ __version__ = "0.1.0"
 # Where each public name lives. A name is imported when it is first asked for.
 _HOMES = {
     "AccountingError": "errors",
-    "Adam": "optimizers",
     "Adagrad": "optimizers",
+    "Adam": "optimizers",
     "AdaptiveGaussianMechanism": "mechanisms",
     "Adjacency": "sampling",
     "ArgumentError": "errors",
+    "BandedMechanism": "mechanisms",
     "Clients": "data",
     "ComputationError": "errors",
+    "CyclicPoissonSampler": "sampling",
     "DataError": "errors",
     "EpsilonReport": "accounting",
     "FedAvg": "algorithms",
@@ -46,16 +48,22 @@ _HOMES = {
     "FixedSizeSampler": "sampling",
     "FullParticipation": "sampling",
     "GaussianMechanism": "mechanisms",
+    "LaplaceMechanism": "mechanisms",
     "Ledger": "ledger",
     "LedgerError": "errors",
+    "LocalGaussianMechanism": "mechanisms",
+    "LocalLaplaceMechanism": "mechanisms",
+    "MinSeparationSampler": "sampling",
     "ModelError": "errors",
     "ModelSpec": "model",
     "NoPrivacy": "plan",
+    "PerLayerGaussianMechanism": "mechanisms",
     "PoissonSampler": "sampling",
     "PrivacyPlan": "plan",
     "SGD": "optimizers",
     "StackError": "errors",
     "TffDpError": "errors",
+    "TreeMechanism": "mechanisms",
     "Yogi": "optimizers",
     "build_process": "process",
     "fit": "training",
@@ -69,8 +77,10 @@ __all__ = [
     "AdaptiveGaussianMechanism",
     "Adjacency",
     "ArgumentError",
+    "BandedMechanism",
     "Clients",
     "ComputationError",
+    "CyclicPoissonSampler",
     "DataError",
     "EpsilonReport",
     "FedAvg",
@@ -81,16 +91,22 @@ __all__ = [
     "FixedSizeSampler",
     "FullParticipation",
     "GaussianMechanism",
+    "LaplaceMechanism",
     "Ledger",
     "LedgerError",
+    "LocalGaussianMechanism",
+    "LocalLaplaceMechanism",
+    "MinSeparationSampler",
     "ModelError",
     "ModelSpec",
     "NoPrivacy",
+    "PerLayerGaussianMechanism",
     "PoissonSampler",
     "PrivacyPlan",
     "SGD",
     "StackError",
     "TffDpError",
+    "TreeMechanism",
     "Yogi",
     "__version__",
     "accounting",
@@ -118,12 +134,28 @@ if TYPE_CHECKING:
         TffDpError,
     )
     from tff_dp.ledger import Ledger
-    from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
+    from tff_dp.mechanisms import (
+        AdaptiveGaussianMechanism,
+        BandedMechanism,
+        GaussianMechanism,
+        LaplaceMechanism,
+        LocalGaussianMechanism,
+        LocalLaplaceMechanism,
+        PerLayerGaussianMechanism,
+        TreeMechanism,
+    )
     from tff_dp.model import ModelSpec
     from tff_dp.optimizers import SGD, Adagrad, Adam, Yogi
     from tff_dp.plan import NoPrivacy, PrivacyPlan
     from tff_dp.process import build_process
-    from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, PoissonSampler
+    from tff_dp.sampling import (
+        Adjacency,
+        CyclicPoissonSampler,
+        FixedSizeSampler,
+        FullParticipation,
+        MinSeparationSampler,
+        PoissonSampler,
+    )
     from tff_dp.training import FitResult, fit
 
     tff: Any

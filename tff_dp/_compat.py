@@ -147,6 +147,14 @@ def _allow_deep_protos() -> None:
         _message.SetAllowOversizeProtos(True)
 
 
+def tensor_specs(value_type: Any) -> Any:
+    """Returns the structure of `tf.TensorSpec`s of a TFF type of tensors."""
+    load_tff()
+    from tensorflow_federated.python.core.impl.types import type_conversions
+
+    return type_conversions.type_to_tf_tensor_specs(value_type)
+
+
 def check_stack() -> list[str]:
     """Compares what is installed with what the tests have passed with.
 

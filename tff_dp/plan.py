@@ -101,6 +101,7 @@ class PrivacyPlan(Config):
         one_round = self.one_round()  # refuses what does not go together
         object.__setattr__(self, "adjacency", one_round.adjacency)
         self.mechanism.check(self.clients_per_round)
+        self.sampler.check_rounds(self.population, self.rounds)
         if self.mechanism.noise_multiplier > 0:
             self.epsilon()  # refuses what no accountant covers, over all the rounds
 
@@ -210,11 +211,17 @@ class PrivacyPlan(Config):
           Sorted client positions, shape [cohort], int64; may be empty under Poisson sampling.
 
         Raises:
-          ArgumentError: Another number of clients than the plan's.
+          ArgumentError: Another number of clients than the plan's, or no seed where a cohort depends on
+            earlier ones.
           AccountingError: A round beyond the plan.
         """
         self.check_population(population)
         self.check_rounds(round_number)
+        if seed is None and self.sampler.of_one_seed:
+            raise ArgumentError(
+                f"seed=None does not do for {self.sampler}, whose cohorts depend on those before: "
+                "expected one whole number for all rounds of a run. secrets.randbits(128) makes one."
+            )
         return self.sampler.cohort(self.population, round_number, _seeds.root(seed))
 
     def check_population(self, population: int) -> None:

@@ -98,7 +98,7 @@ def quick_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float)
     Raises:
       AccountingError: There is none under this sampler and adjacency.
     """
-    independent, count = one_round.equivalent(_runs(rounds))
+    independent, count = one_round.quick_equivalent(_runs(rounds))
     if count == 0 or independent.noise_multiplier == 0:
         return math.inf if count else 0.0
     accountants = accountants_of(independent)

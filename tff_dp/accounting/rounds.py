@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from tff_dp.accounting.correlated import BandedRound, TreeRound
 from tff_dp.accounting.events import GaussianRound, Round
+from tff_dp.accounting.laplace import LaplaceRound
+from tff_dp.accounting.local import LocalGaussianRound, LocalLaplaceRound
 from tff_dp.errors import ArgumentError
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+from tff_dp.mechanisms import (
+    AdaptiveGaussianMechanism,
+    BandedMechanism,
+    GaussianMechanism,
+    LaplaceMechanism,
+    LocalGaussianMechanism,
+    LocalLaplaceMechanism,
+    Mechanism,
+    PerLayerGaussianMechanism,
+    TreeMechanism,
+)
 from tff_dp.sampling import Adjacency, Sampler
 
 # The kind, and the fields of it that are the mechanism's.
 _KINDS: dict[type[Mechanism], tuple[type[Round], tuple[str, ...]]] = {
     GaussianMechanism: (GaussianRound, ()),
     AdaptiveGaussianMechanism: (GaussianRound, ()),
+    PerLayerGaussianMechanism: (GaussianRound, ()),
+    LaplaceMechanism: (LaplaceRound, ()),
+    TreeMechanism: (TreeRound, ("restart_every",)),
+    BandedMechanism: (BandedRound, ("bands",)),
+    LocalGaussianMechanism: (LocalGaussianRound, ()),
+    LocalLaplaceMechanism: (LocalLaplaceRound, ()),
 }
 
 

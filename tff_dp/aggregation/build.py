@@ -6,9 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from tff_dp import _checks, _compat
-from tff_dp.aggregation.queries import finite_records_query
+from tff_dp.aggregation import queries
+from tff_dp.aggregation.correlated import BandedNoise, NoiseProcess, TreeNoise, correlated_query
 from tff_dp.errors import ArgumentError
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+from tff_dp.mechanisms import (
+    AdaptiveGaussianMechanism,
+    BandedMechanism,
+    GaussianMechanism,
+    LaplaceMechanism,
+    LocalGaussianMechanism,
+    LocalLaplaceMechanism,
+    Mechanism,
+    PerLayerGaussianMechanism,
+    TreeMechanism,
+)
+from tff_dp.mechanisms.strategy import banded_strategy
 
 
 def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int = 1) -> Any:
@@ -46,7 +58,7 @@ def _averaging(query: Any, m: float) -> Any:
 
     tff = _compat.load_tff()
     normalized = tfp.NormalizedQuery(query, denominator=m)
-    return tff.aggregators.DifferentiallyPrivateFactory(finite_records_query()(normalized))
+    return tff.aggregators.DifferentiallyPrivateFactory(queries.finite_records_query()(normalized))
 
 
 def _gaussian(mechanism: GaussianMechanism, m: float, rounds: int) -> Any:
@@ -78,7 +90,65 @@ def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> An
     return _averaging(query, m)
 
 
+def _per_layer(mechanism: PerLayerGaussianMechanism, m: float, rounds: int) -> Any:
+    del rounds
+    _compat.load_tff()
+    query = queries.per_layer_query()(
+        mechanism.clip_norms,
+        total=mechanism.clip_norm,
+        stddev=mechanism.clip_norm * mechanism.noise_multiplier,
+    )
+    return _averaging(query, m)
+
+
+def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
+    del rounds
+    _compat.load_tff()
+    scale = mechanism.clip_norm * mechanism.noise_multiplier
+    return _averaging(queries.laplace_query()(mechanism.clip_norm, scale), m)
+
+
+def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, rounds: int) -> Any:
+    del rounds
+    _compat.load_tff()
+    clip, noise = (
+        (queries.clipped_l2, queries.normal)
+        if isinstance(mechanism, LocalGaussianMechanism)
+        else (queries.clipped_l1, queries.laplace)
+    )
+    scale = mechanism.clip_norm * mechanism.noise_multiplier
+    return _averaging(queries.local_query()(clip, mechanism.clip_norm, noise, scale), m)
+
+
+def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
+    return _correlated(mechanism, m, TreeNoise(min(mechanism.restart_every or rounds, rounds)))
+
+
+def _banded(mechanism: BandedMechanism, m: float, rounds: int) -> Any:
+    return _correlated(mechanism, m, BandedNoise(banded_strategy(mechanism.bands, rounds)))
+
+
+def _correlated(mechanism: TreeMechanism | BandedMechanism, m: float, noise: NoiseProcess) -> Any:
+    """Returns a factory that makes its query once it knows the tensors whose noise it has to keep."""
+    tff = _compat.load_tff()
+    stddev = mechanism.clip_norm * mechanism.noise_multiplier
+
+    class CorrelatedFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc,name-defined]
+        def create(self, value_type: Any) -> Any:
+            specs = _compat.tensor_specs(value_type)
+            query = correlated_query()(mechanism.clip_norm, stddev, noise, specs)
+            return _averaging(query, m).create(value_type)
+
+    return CorrelatedFactory()
+
+
 _BUILDERS: dict[type[Mechanism], Callable[[Any, float, int], Any]] = {
     GaussianMechanism: _gaussian,
     AdaptiveGaussianMechanism: _adaptive,
+    PerLayerGaussianMechanism: _per_layer,
+    LaplaceMechanism: _laplace,
+    TreeMechanism: _tree,
+    BandedMechanism: _banded,
+    LocalGaussianMechanism: _local,
+    LocalLaplaceMechanism: _local,
 }

@@ -5,6 +5,23 @@ These are descriptions without TensorFlow, so that accounting never waits for it
 """
 
 from tff_dp.mechanisms.base import Mechanism
-from tff_dp.mechanisms.central import AdaptiveGaussianMechanism, GaussianMechanism
+from tff_dp.mechanisms.central import (
+    AdaptiveGaussianMechanism,
+    GaussianMechanism,
+    LaplaceMechanism,
+    PerLayerGaussianMechanism,
+)
+from tff_dp.mechanisms.correlated import BandedMechanism, TreeMechanism
+from tff_dp.mechanisms.local import LocalGaussianMechanism, LocalLaplaceMechanism
 
-__all__ = ["AdaptiveGaussianMechanism", "GaussianMechanism", "Mechanism"]
+__all__ = [
+    "AdaptiveGaussianMechanism",
+    "BandedMechanism",
+    "GaussianMechanism",
+    "LaplaceMechanism",
+    "LocalGaussianMechanism",
+    "LocalLaplaceMechanism",
+    "Mechanism",
+    "PerLayerGaussianMechanism",
+    "TreeMechanism",
+]

@@ -122,3 +122,77 @@ class AdaptiveGaussianMechanism(Mechanism):
                 f"{clients_per_round:g} clients expected a round. Take more clients a round, a larger "
                 "clipped_count_stddev, or GaussianMechanism with a fixed clip_norm.",
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerLayerGaussianMechanism(Mechanism):
+    """Gaussian noise on the sum of updates whose tensors are each clipped to a norm of their own.
+
+    What it protects: the whole contribution of one client to one round.
+
+    Formal guarantee: tensor l of an update is scaled to L2 norm at most C_l, so that the whole update
+    has L2 norm at most C = sqrt(C_1^2 + ... + C_L^2). Noise N(0, (z C)^2) on each coordinate makes the
+    round the Gaussian mechanism of noise multiplier z, as one clip of the whole update to C would.
+
+    Edge cases: those of `GaussianMechanism`. A model with another number of trainable tensors than there
+    are clip norms is refused.
+
+    Source: McMahan et al., "Learning Differentially Private Recurrent Language Models",
+    arXiv:1710.06963, section 2.3 (per-layer clipping; equal norms are C / sqrt(L)).
+
+    Args:
+      clip_norms: C_1 to C_L, one for each trainable weight tensor in the model's order, in units of the
+        weights; each > 0.
+      noise_multiplier: z, without unit; >= 0.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
+
+    clip_norms: tuple[float, ...]
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _checks.instance("clip_norms", self.clip_norms, (tuple, list), "Give one a weight tensor.")
+        object.__setattr__(self, "clip_norms", tuple(self.clip_norms))
+        _checks.integer("len(clip_norms)", len(self.clip_norms), "[1, inf)")
+        for number, clip_norm in enumerate(self.clip_norms):
+            check_clip(f"clip_norms[{number}]", clip_norm)
+        check_noise(self.noise_multiplier)
+
+    @property
+    def clip_norm(self) -> float:
+        """C, the largest L2 norm that one whole update may have."""
+        return math.hypot(*self.clip_norms)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaplaceMechanism(Mechanism):
+    """Laplace noise on the sum of updates that are clipped to a fixed L1 norm.
+
+    What it protects: the whole contribution of one client to one round.
+
+    Formal guarantee: every update is scaled to L1 norm at most C = `clip_norm`. Independent noise of
+    density exp(-|x| / (z C)) / (2 z C) on each coordinate makes a round in which everybody takes part
+    (1/z, 0)-differentially private.
+
+    Edge cases: those of `GaussianMechanism`. An L1 norm grows with the number of weights, where an L2
+    norm does not: for all but small models a Gaussian is the better mechanism.
+
+    Source: Dwork, McSherry, Nissim and Smith, "Calibrating Noise to Sensitivity in Private Data
+    Analysis" (TCC 2006), proposition 1.
+
+    Args:
+      clip_norm: C, an L1 norm, in units of the model's weights; > 0.
+      noise_multiplier: z, the noise's scale (its standard deviation over sqrt(2)) over C; >= 0.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        check_clip("clip_norm", self.clip_norm, "L1")
+        check_noise(self.noise_multiplier)

@@ -1,82 +1,15 @@
-"""Who takes part in a round, and what that does to the privacy accounting.
-
-A sampler states the neighbouring relations under which its amplification is proven, draws a round's
-cohort, and wraps the event of one round, so that what is drawn and what is accounted for cannot
-disagree.
-"""
+"""Samplers whose rounds do not depend on each other."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-import enum
 from typing import ClassVar
 
 import dp_accounting
 import numpy as np
 
 from tff_dp import _checks, _seeds
-from tff_dp.config import Config
-
-
-class Adjacency(enum.Enum):
-    """When two data sets are neighbours, that is, what an adversary may not tell apart."""
-
-    ADD_OR_REMOVE_ONE = "add-or-remove-one"
-    REPLACE_ONE = "replace-one"
-    ZERO_OUT = "zero-out"  # one client's updates are zeros; who takes part when stays the same
-
-    @property
-    def relation(self) -> dp_accounting.NeighboringRelation:
-        """This relation in dp-accounting, which calls zero-out REPLACE_SPECIAL."""
-        name = "REPLACE_SPECIAL" if self is Adjacency.ZERO_OUT else self.name
-        return dp_accounting.NeighboringRelation[name]
-
-
-class Sampler(Config, abc.ABC):
-    """Draws cohorts.
-
-    Attributes:
-      adjacencies: The relations under which this sampler's amplification of a Gaussian is proven, the
-        default first.
-    """
-
-    adjacencies: ClassVar[tuple[Adjacency, ...]]
-
-    @abc.abstractmethod
-    def check(self, population: int) -> None:
-        """Raises ArgumentError if the sampler cannot draw from so many clients."""
-
-    @abc.abstractmethod
-    def expected_clients(self, population: int) -> float:
-        """Returns the public expected number of clients a round, m."""
-
-    @abc.abstractmethod
-    def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
-        """Returns the event of one round: this sampler over `event`, the mechanism's."""
-
-    @abc.abstractmethod
-    def _draw(self, population: int, rng: np.random.Generator) -> np.ndarray:
-        """Draws positions in [0, population), sorted, without repetition."""
-
-    def cohort(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
-        """Draws one round's cohort.
-
-        Args:
-          population: Number of clients, N.
-          round_number: The round, from 1.
-          root_seed: The run's root, from which the round's stream derives.
-
-        Returns:
-          Sorted positions in [0, N), shape [cohort], int64. May be empty under Poisson sampling.
-
-        Raises:
-          ArgumentError: The sampler cannot draw from so many clients, or the round is below 1.
-        """
-        self.check(population)
-        _checks.integer("round_number", round_number, "[1, inf)", "Rounds count from 1.")
-        rng = _seeds.generator(root_seed, "cohort", round_number=round_number)
-        return self._draw(population, rng).astype(np.int64)
+from tff_dp.sampling.base import Adjacency, Sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +50,8 @@ class PoissonSampler(Sampler):
         del population  # the guarantee of Poisson sampling does not depend on it
         return dp_accounting.PoissonSampledDpEvent(self.rate, event)
 
-    def _draw(self, population: int, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
+        rng = _seeds.generator(root_seed, "cohort", round_number=round_number)
         return np.flatnonzero(rng.random(population) < self.rate)
 
 
@@ -164,7 +98,8 @@ class FixedSizeSampler(Sampler):
         """Returns the event sampled without replacement."""
         return dp_accounting.SampledWithoutReplacementDpEvent(population, self.size, event)
 
-    def _draw(self, population: int, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
+        rng = _seeds.generator(root_seed, "cohort", round_number=round_number)
         return np.sort(rng.choice(population, size=self.size, replace=False))
 
 
@@ -191,6 +126,6 @@ class FullParticipation(Sampler):
         del population
         return event
 
-    def _draw(self, population: int, rng: np.random.Generator) -> np.ndarray:
-        del rng
+    def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
+        del round_number, root_seed
         return np.arange(population)

@@ -1,0 +1,106 @@
+"""Epsilon for rounds of the Laplace mechanism."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import dp_accounting
+from dp_accounting import pld
+
+from tff_dp.accounting.accountants import Accountant, accountants_of, rdp_epsilon
+from tff_dp.accounting.events import IndependentRound
+from tff_dp.errors import AccountingError
+from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
+
+# A distribution's grid has 10^4 points for each unit of epsilon in a round, and a round's losses are
+# bounded by its pure epsilon. Beyond this, composing them would take minutes.
+_LARGEST_PLD_EPSILON = 100.0
+
+
+class LaplaceRound(IndependentRound):
+    """One round of the Laplace mechanism under a sampler; the arguments are those of `Round`.
+
+    The noise multiplier is the noise's scale over the L1 clip norm. Updates are vectors: that an L1
+    shift in a single coordinate is the worst case is dp-accounting's premise as well (`LaplaceDpEvent`).
+    """
+
+    @classmethod
+    def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
+        """Returns the relations under which the sampler's amplification of Laplace noise is proven."""
+        if isinstance(sampler, FullParticipation):
+            return tuple(Adjacency)
+        if isinstance(sampler, PoissonSampler):
+            return (Adjacency.ADD_OR_REMOVE_ONE, Adjacency.ZERO_OUT)
+        return ()
+
+    def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
+        return dp_accounting.LaplaceDpEvent(noise_multiplier)
+
+    def _remedy(self) -> str:
+        return "Use PoissonSampler or FullParticipation, and add-or-remove-one."
+
+
+@accountants_of.register
+def _(one_round: LaplaceRound) -> Mapping[str, Accountant]:
+    del one_round
+    return {"pure": pure_epsilon, "rdp": rdp_epsilon, "pld": pld_epsilon}
+
+
+def pure_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
+    """Returns epsilon at delta 0; see `tff_dp.accounting.spend` for the arguments.
+
+    Source: Dwork et al. (TCC 2006), proposition 1; amplification by Poisson sampling: Balle, Barthe and
+    Gaboardi, arXiv:1807.01647, theorem 8.
+    """
+    del delta
+    epsilon = _of_everybody(one_round)
+    if isinstance(one_round.sampler, PoissonSampler):
+        epsilon = _amplified(epsilon, one_round.sampler.rate)
+    return rounds * epsilon
+
+
+def _of_everybody(one_round: LaplaceRound) -> float:
+    """Returns the pure epsilon of a round in which everybody takes part."""
+    sensitivity = 2 if one_round.adjacency is Adjacency.REPLACE_ONE else 1
+    return sensitivity / one_round.noise_multiplier
+
+
+def _amplified(epsilon: float, rate: float) -> float:
+    """Returns log(1 + rate (e^epsilon - 1)), also where e^epsilon overflows."""
+    if epsilon < 1:
+        return math.log1p(rate * math.expm1(epsilon))
+    return epsilon + math.log(rate + (1 - rate) * math.exp(-epsilon))
+
+
+def pld_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
+    """Returns epsilon by privacy loss distributions; see `tff_dp.accounting.spend` for the arguments.
+
+    Source: Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380.
+
+    Raises:
+      AccountingError: The grid of the distribution would not fit.
+    """
+    largest = pure_epsilon(one_round, 1, delta)
+    if largest > _LARGEST_PLD_EPSILON:
+        raise AccountingError(
+            f"not computed: the pure epsilon of one round, {largest:.4g}, is beyond "
+            f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
+            "Take more noise"
+        )
+    composed = _round_pld(one_round).self_compose(rounds)
+    return float(composed.get_epsilon_for_delta(delta))
+
+
+@functools.lru_cache(maxsize=16)
+def _round_pld(one_round: LaplaceRound) -> Any:
+    # Laplace noise does not care where it lies: a shift by twice the clip norm is one clip norm at half
+    # the noise, which is what the scaled event says.
+    event = one_round.scaled_event()
+    is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
+    return pld.privacy_loss_distribution.from_laplace_mechanism(
+        parameter=(event.event if is_sampled else event).noise_multiplier,
+        sampling_prob=event.sampling_probability if is_sampled else 1.0,
+    )

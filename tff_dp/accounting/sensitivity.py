@@ -1,0 +1,142 @@
+"""How far one client can move all nodes of a binary tree over the rounds."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+# Elements that the exact search may compute: about a second. Beyond, a bound from above is taken.
+_LARGEST_SEARCH = 4e8
+
+
+def tree_sensitivity_squared(
+    rounds: int,
+    max_participations: int,
+    min_separation: int,
+    restart_every: int | None = None,
+    *,
+    quick: bool = False,
+) -> float:
+    """Returns the largest sum, over the nodes, of the squared number of participations under a node.
+
+    The nodes are those that are complete: rounds (j w, (j + 1) w] for every power of two w. A client
+    whose updates have norm at most 1 moves all nodes together by at most the square root in L2 norm.
+
+    Source: Kairouz et al., arXiv:2103.00039, appendix D.2.
+
+    Args:
+      rounds: T >= 1.
+      max_participations: The most rounds in which one client takes part; >= 1.
+      min_separation: The smallest difference between two of them; >= 1.
+      restart_every: Rounds after which a new tree begins; None for one tree. The separation between
+        participations in different trees is left out, which bounds the sum from above.
+      quick: Whether a bound from above will do, mostly within a few percent.
+
+    Returns:
+      The sum: exact for a single tree, or slightly above it where the exact search would take long.
+    """
+    if rounds < 1:
+        return 0.0
+    period = min(restart_every or rounds, rounds)
+    trees = [period] * (rounds // period) + [rounds % period] * (rounds % period > 0)
+    total = np.zeros(1)
+    for size in trees:
+        one = _one_tree(size, max_participations, min_separation, quick)
+        total = _joined(total, one)[: max_participations + 1]
+    return float(total[-1])
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the best sum of two functions of the participations, by the participations in both."""
+    best = np.full(len(first) + len(second) - 1, -np.inf)
+    for count, value in enumerate(second):
+        here = best[count : count + len(first)]
+        np.maximum(here, first + value, out=here)
+    return best
+
+
+@functools.lru_cache(maxsize=256)
+def _one_tree(rounds: int, most: int, separation: int, quick: bool) -> np.ndarray:
+    """Returns the largest sum by the participations that are allowed, from 0 to the possible ones."""
+    most = min(most, -(-rounds // separation))
+    half = 1 << max(rounds.bit_length() - 2, 0)
+    pairs = (min(most, -(-half // separation)) + 1) ** 2 / 2
+    steps = pairs * separation
+    if quick or steps * separation**2 > _LARGEST_SEARCH or steps > _LARGEST_SEARCH / 4e3:
+        return np.array([_bound_by_levels(rounds, count, separation) for count in range(most + 1)])
+    return _search(rounds, most, separation)
+
+
+def _bound_by_levels(rounds: int, most: int, separation: int) -> float:
+    """Returns the sum if the participations could be put under each level's nodes anew."""
+    total, width = 0, 1
+    while width <= rounds:
+        nodes = rounds // width
+        left = min(most, -(-nodes * width // separation))
+        under_one = min(most, -(-width // separation))
+        full = min(nodes, left // under_one) if under_one else 0
+        rest = left - full * under_one if full < nodes else 0
+        total += full * under_one**2 + rest**2
+        width *= 2
+    return float(total)
+
+
+# The exact search puts complete subtrees side by side. A subtree with c participations is known by
+# V[c][a, b], the largest sum within it if at least a rounds precede the first participation and at
+# least b follow the last; more than separation - 1 are as good as that. Two subtrees fit if the rounds
+# between their participations, x and y, have x + y >= separation - 1.
+
+_Table = dict[int, np.ndarray]
+
+
+def _search(rounds: int, most: int, separation: int) -> np.ndarray:
+    complete: dict[int, _Table] = {1: {1: np.full([separation, separation], -np.inf)}}
+    complete[1][1][0, 0] = 1.0
+    width = 1
+    while 4 * width <= rounds:
+        table = _side_by_side(complete[width], complete[width], width, most)
+        complete[2 * width] = {count: value + count**2 for count, value in table.items()}
+        width *= 2
+    # From the left, no rounds have to precede the first participation: one row of each table is enough.
+    row = {1: complete[1][1][:1]}
+    width = 1
+    while 2 * width <= rounds:
+        table = _side_by_side(row, complete[width], width, most)
+        row = {count: value + count**2 for count, value in table.items()}
+        width *= 2
+    for bit in reversed(range(width.bit_length() - 1)):
+        if rounds >> bit & 1:
+            row = _side_by_side(row, complete[1 << bit], 1 << bit, most)
+    best = [0.0] + [float(row[count][0, 0]) for count in sorted(row)]
+    return np.maximum.accumulate(best)
+
+
+def _side_by_side(left: _Table, right: _Table, width: int, most: int) -> _Table:
+    """Returns the table of two neighbours, the second of which has a width, without a common node."""
+    separation = next(iter(right.values())).shape[0]
+    shape = next(iter(left.values())).shape
+    shifted = np.maximum(np.arange(separation) - width, 0)  # slack that the empty neighbour gives
+    table: _Table = {}
+
+    def better(count: int, value: np.ndarray) -> None:
+        table[count] = np.maximum(table[count], value) if count in table else value
+
+    for count, value in left.items():
+        better(count, value[:, shifted])
+    for count, value in right.items():
+        better(count, value[shifted[: shape[0]]])
+    for first, before in left.items():
+        for second, after in right.items():
+            if first + second > most:
+                continue
+            value = np.full(shape, -np.inf)
+            for slack in range(separation):
+                np.maximum(
+                    value,
+                    before[:, slack, None] + after[separation - 1 - slack][None, :],
+                    out=value,
+                )
+            if np.isfinite(value).any():
+                better(first + second, value)
+    return table
