@@ -163,6 +163,45 @@ def composed_epsilon(q: float, z: float, rounds: int, delta: float, *, replace: 
     return max(results)
 
 
+def laplace_rdp(z: float, order: float) -> float:
+    """RDP of the Laplace mechanism by quadrature of its definition."""
+    with mpmath.workdps(30):
+        scale, alpha = mpmath.mpf(z), mpmath.mpf(order)
+
+        def integrand(x: mpmath.mpf) -> mpmath.mpf:
+            loss = (abs(x - 1) - abs(x)) / scale  # of Laplace noise around 0 and around 1
+            return mpmath.exp(-abs(x - 1) / scale + alpha * loss) / (2 * scale)
+
+        reach = 60 * scale
+        total = mpmath.quad(integrand, [-reach, -1, 0, 0.5, 1, 2, 1 + reach])
+        return float(mpmath.log(total) / (alpha - 1))
+
+
+def laplace_losses(shifts: Sequence[float], step: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """The privacy loss of a vector with Laplace noise of scale 1 that is moved by `shifts`.
+
+    Each coordinate's loss is rounded to the nearest point of a grid, and the losses of coordinates add.
+
+    Returns:
+      The points and their probabilities.
+    """
+    law, low, mass = stats.laplace(), 0, np.ones(1)
+    for shift in shifts:
+        cells = round(shift / step)
+        # The loss at x in [0, shift] is shift - 2 x: it is above l for x below (shift - l) / 2.
+        edges = (np.arange(-cells, cells) + 0.5) * step
+        above = np.concatenate([[1.0], law.cdf((shift - edges) / 2), [0.0]])
+        one = -np.diff(above)  # from the largest loss, with the atom at the end, downwards
+        low, mass = low - cells, np.convolve(mass, one)
+    return (low + np.arange(len(mass))) * step, mass
+
+
+def delta_of_losses(points: np.ndarray, mass: np.ndarray, epsilon: float) -> float:
+    """Delta at an epsilon, from a distribution of the privacy loss."""
+    above = points > epsilon
+    return float(mass[above] @ -np.expm1(epsilon - points[above]))
+
+
 def binomial_p(count: int, trials: int, probability: float) -> float:
     """The two-sided p-value of a count."""
     return float(stats.binomtest(int(count), int(trials), probability).pvalue)

@@ -1,4 +1,4 @@
-"""Trees and banded factorisation: what a run costs, and noise that is what the accounting takes it for."""
+"""Trees and banded factorisation: what a run costs, and noise that is what accounting takes it for."""
 
 from __future__ import annotations
 
