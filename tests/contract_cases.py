@@ -243,19 +243,27 @@ COMPOSED: dict[str, tff_dp.Algorithm] = {
     "tff_dp.FedProx": tff_dp.FedProx(proximal_strength=0.5),
     "tff_dp.FedOpt": tff_dp.FedOpt(server_optimizer=tff_dp.Adam(learning_rate=0.1)),
 }
-_MECHANISMS: dict[str, Any] = {
+MECHANISMS: dict[str, Any] = {
     "dp fixed": tff_dp.GaussianMechanism(clip_norm=0.3, noise_multiplier=0.0),
     "dp adaptive": tff_dp.AdaptiveGaussianMechanism(noise_multiplier=0.0),
+    "dp layers": tff_dp.PerLayerGaussianMechanism(clip_norms=(0.1,) * 4, noise_multiplier=0.0),
+    "dp laplace": tff_dp.LaplaceMechanism(clip_norm=0.3, noise_multiplier=0.0),
+    "dp own tree": tff_dp.TreeMechanism(clip_norm=0.3, noise_multiplier=0.0, restart_every=2),
+    "dp banded": tff_dp.BandedMechanism(clip_norm=0.3, noise_multiplier=0.0, bands=3),
+    "dp local": tff_dp.LocalGaussianMechanism(clip_norm=0.3, noise_multiplier=0.0),
+    "dp local laplace": tff_dp.LocalLaplaceMechanism(clip_norm=0.3, noise_multiplier=0.0),
 }
 
 
 def _privacy(aggregator: str) -> tff_dp.PrivacyPlan | tff_dp.NoPrivacy:
     if aggregator == "mean":
         return tff_dp.NoPrivacy()
+    # The plan's cohorts are not drawn here; bands need rounds in between.
+    apart = tff_dp.MinSeparationSampler(size=1, min_separation=4)
     return tff_dp.PrivacyPlan(
-        mechanism=_MECHANISMS[aggregator],
+        mechanism=MECHANISMS[aggregator],
         population=int(CLIENTS_PER_ROUND),
-        sampler=tff_dp.FullParticipation(),
+        sampler=apart if aggregator == "dp banded" else tff_dp.FullParticipation(),
         rounds=10,
         delta=1e-5,
     )

@@ -50,6 +50,11 @@ def aggregate(tff, mechanism: Mechanism, m: float, updates, dimension=3) -> np.n
         (fixed(3.0), 2.5, 3.0 * CLIP / 2.5),
         (adaptive(1.0), 20.0, 1.1547005 * CLIP / 20),
         (adaptive(1.0), 100.0, 1.0050378 * CLIP / 100),
+        (
+            PerLayerGaussianMechanism(clip_norms=(CLIP,), noise_multiplier=2.0),
+            10.0,
+            2.0 * CLIP / 10,
+        ),
     ],
 )
 def test_the_noise_has_the_planned_distribution_and_no_other(tff, stock, mechanism, m, sigma):
@@ -60,6 +65,34 @@ def test_the_noise_has_the_planned_distribution_and_no_other(tff, stock, mechani
     for factor in (2 / 3, 3 / 2):  # negative controls
         assert not has_standard_deviation(factor * noise, sigma)
         assert not is_normal(factor * noise, sigma)
+
+
+def test_each_layer_is_clipped_to_its_own_norm_and_all_get_the_noise_of_the_whole(tff, stock):
+    def build(z):
+        mechanism = PerLayerGaussianMechanism(clip_norms=(0.3, 0.4), noise_multiplier=z)
+        return build_aggregator(mechanism, 2.0)
+
+    long, short = [[3.0, 4.0], [0.0, 10.0]], [[0.1, 0.1], [-0.1, 0.0]]
+    for found, expected in zip(
+        Aggregator(build(0.0), 2, 2)([long, short]),
+        ([0.18 + 0.1, 0.24 + 0.1], [-0.1, 0.4]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, np.array(expected) / 2, rtol=1e-5, atol=1e-7)
+    zero = [np.zeros(DIMENSION), np.zeros(DIMENSION)]
+    for noise in Aggregator(build(2.0), DIMENSION, DIMENSION)([zero]):
+        assert has_standard_deviation(
+            noise, 2.0 * 0.5 / 2
+        )  # the whole update's norm: hypot(.3, .4)
+        for own in (0.3, 0.4):  # a layer's own norm would be too little
+            assert not has_standard_deviation(noise, 2.0 * own / 2)
+
+
+@pytest.mark.parametrize("norms", [(0.3,), (0.3, 0.4, 0.5)])
+def test_another_number_of_layers_than_clip_norms_is_refused(tff, norms):
+    mechanism = PerLayerGaussianMechanism(clip_norms=norms, noise_multiplier=1.0)
+    with pytest.raises(ArgumentError, match=r"clip_norms=.*expected 2 norms"):
+        Aggregator(build_aggregator(mechanism, 2.0), 2, 2)
 
 
 def test_the_test_sees_a_noise_that_is_off_by_five_percent(tff, stock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -179,3 +180,85 @@ def test_a_too_small_epsilon_would_be_caught(capsys, monkeypatch):
         accountants._rdp_curve.cache_clear()
         accountants._round_pld.cache_clear()
     assert naive["epsilon"] == pytest.approx(3.5761, rel=1e-3)
+
+
+APART = [
+    "--sampling",
+    "separated",
+    "--population",
+    "1600",
+    "--cohort",
+    "1",
+    "--min-separation",
+    "1600",
+]
+CYCLIC = [
+    "--sampling",
+    "cyclic",
+    "--population",
+    "1000",
+    "--cohort",
+    "10",
+    "--cycle",
+    "10",
+    *ROUNDS,
+]
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "z", "arguments", "expected", "adjacency"),
+    [
+        ("laplace", "10", FULL, {"pure": 10.0, "pld": 4.220347}, "add-or-remove-one"),
+        (
+            "tree",
+            "1.13",
+            [*APART, "--rounds", "1600", "--delta", "1e-6"],
+            {"rdp": 18.70961},
+            "zero-out",
+        ),
+        ("banded", "1", [*CYCLIC, "--bands", "10"], {"pld": 7.046603}, "zero-out"),
+        ("local-gaussian", "10", FULL, {"exact": 9.997256}, "replace-one"),
+        ("local-laplace", "10", FULL, {"pure": 20.0}, "replace-one"),
+    ],
+)
+def test_golden_epsilon_of_other_mechanisms(capsys, mechanism, z, arguments, expected, adjacency):
+    flags = ("--mechanism", mechanism, "--noise-multiplier", z, *arguments)
+    answer = found(capsys, "epsilon", *flags)
+    for name, value in expected.items():
+        assert answer["accountants"][name] == pytest.approx(value, rel=6e-4)
+    assert (answer["mechanism"], answer["adjacency"]) == (mechanism, adjacency)
+    _, out, _ = run(capsys, "epsilon", *flags)
+    assert f"{mechanism}, noise multiplier" in out
+    for flag, value in itertools.pairwise(arguments):
+        if flag in ("--bands", "--cycle", "--min-separation"):
+            assert f"{flag[2:].replace('-', ' ')} {value}" in out
+
+
+def test_noise_of_a_tree_is_found(capsys):
+    flags = ["--mechanism", "tree", *APART, "--rounds", "800", "--delta", "1e-6"]
+    answer = found(capsys, "calibrate", "--target-epsilon", "2", *flags)
+    assert answer["found"] == "noise-multiplier"
+    assert 1.99 < answer["epsilon"] <= 2.0
+    assert answer["min_separation"] == 1600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--bands", "3", *POISSON], 2, "--bands 3 does not belong to --mechanism gaussian"),
+        (["--cycle", "3", *POISSON], 2, "--cycle 3 does not belong to --sampling poisson"),
+        (["--mechanism", "banded", *CYCLIC], 2, "--bands is missing"),
+        (["--mechanism", "banded", "--bands", "11", *CYCLIC], 3, "bands=11"),
+        (["--mechanism", "tree", *POISSON], 3, "MinSeparationSampler"),
+        (
+            ["--mechanism", "tree", *APART, "--max-participations", "1", "--rounds", "1601"],
+            2,
+            "rounds=1601",
+        ),
+        (["--mechanism", "laplace", *FIXED], 3, "FixedSizeSampler"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(capsys, arguments, code, reason):
+    answer, out, err = run(capsys, "epsilon", "--noise-multiplier", "1", *arguments)
+    assert (answer, out) == (code, "")
+    assert reason in err

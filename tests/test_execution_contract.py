@@ -92,6 +92,11 @@ ROWS = [
     *(Row(f"tff_dp.{name}") for name in ("FedAvg", "FedSGD", "FedProx")),
     *(Row("tff_dp.FedOpt", "tf-keras dense", name) for name in ("mean", "dp fixed", "dp adaptive")),
     *(
+        Row("tff_dp.FedAvg", aggregator=name)
+        for name in contract_cases.MECHANISMS
+        if name not in _PRIVATE
+    ),
+    *(
         Row("evaluation", f"{kind} dense", data="sizes")
         for kind in ("keras3", "tf-keras", "variables")
     ),
@@ -125,6 +130,8 @@ QUICK: dict[Row, list[Column]] = {
     Row("scheduled FedAvg", _DENSE, "robust"): [("scan", "arrays")],
     Row("MIME-lite", _VARIABLES): [("scan", "datasets"), ("vmap", "arrays")],
     Row("tff_dp.FedAvg"): [("scan", "arrays")],
+    Row("tff_dp.FedAvg", aggregator="dp own tree"): [("vmap", "arrays")],
+    Row("tff_dp.FedAvg", aggregator="dp local laplace"): [("scan", "arrays")],
     Row("tff_dp.FedSGD"): [("scan", "datasets")],
     Row("tff_dp.FedProx"): [("scan", "arrays")],
     Row("tff_dp.FedOpt", "tf-keras dense", "dp fixed"): [("scan", "arrays")],

@@ -438,3 +438,27 @@ def test_the_budget_stops_training_before_the_round_that_would_exceed_it(tff, tm
             tff_dp.fit(
                 model, clients, loss="mse", rounds=1, privacy=tff_dp.NoPrivacy(), **{name: value}
             )
+
+
+def test_rounds_that_share_noise_are_counted_by_the_run(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    plan = make_plan(
+        mechanism=tff_dp.TreeMechanism(clip_norm=0.5, noise_multiplier=9.0, restart_every=16),
+        cohort=None,
+        sampler=tff_dp.MinSeparationSampler(size=5, min_separation=10),
+    )
+    with Ledger(path, plan) as book:
+        book.charge(1, count=20)
+        assert book.runs == (range(1, 21),)
+        assert book.spent() == plan.epsilon(20)
+        book.charge(18)  # run again after a crash
+        book.charge(19)
+        book.charge(1, count=3)  # another run
+        assert book.runs == (range(1, 21), range(18, 20), range(1, 4))
+        assert (book.charges, book.last_round) == (25, 3)
+        spent = book.spent()
+    assert spent == replay(path) == plan.epsilon((range(1, 21), range(18, 20), range(1, 4)))
+    # Never less than all rounds in one run would be, which one tree could have been.
+    assert spent.epsilon > plan.epsilon(25).epsilon
+    with Ledger(path, plan) as book:
+        assert book.runs == (range(1, 21), range(18, 20), range(1, 4))

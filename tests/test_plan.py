@@ -13,17 +13,27 @@ import pytest
 from tff_dp.accounting import accountants
 from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
+from tff_dp.mechanisms import (
+    AdaptiveGaussianMechanism,
+    BandedMechanism,
+    GaussianMechanism,
+    LaplaceMechanism,
+    LocalGaussianMechanism,
+    LocalLaplaceMechanism,
+    PerLayerGaussianMechanism,
+    TreeMechanism,
+)
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.sampling import (
     Adjacency,
+    CyclicPoissonSampler,
     FixedSizeSampler,
     FullParticipation,
+    MinSeparationSampler,
     PoissonSampler,
 )
 
 AOR, REPLACE = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE
-ZERO_OUT = Adjacency.ZERO_OUT
 
 
 def gaussian(z: float = 1.0) -> GaussianMechanism:
@@ -43,41 +53,6 @@ def a_plan(**changes: object) -> PrivacyPlan:
 
 
 # --- Samplers and adjacencies -------------------------------------------------------------------
-
-MATRIX = [
-    # sampler, adjacency, z, rounds, (accountant, epsilon) or the parts of the refusal
-    (PoissonSampler(rate=0.01), AOR, 1.0, 1000, ("pld", 1.828244)),
-    (PoissonSampler(rate=0.01), REPLACE, 1.0, 1000, ("pld", 2.843446)),
-    (PoissonSampler(rate=0.01), ZERO_OUT, 1.0, 1000, ("pld", 1.828244)),
-    (FixedSizeSampler(size=10), AOR, 1.0, 1000, None),
-    (FixedSizeSampler(size=10), ZERO_OUT, 1.0, 1000, None),
-    (FixedSizeSampler(size=10), REPLACE, 1.0, 1000, ("rdp", 20.987072)),
-    (FullParticipation(), AOR, 10.0, 100, ("exact", 4.377178)),
-    (FullParticipation(), REPLACE, 10.0, 100, ("exact", 9.997256)),
-    (FullParticipation(), ZERO_OUT, 10.0, 100, ("exact", 4.377178)),
-]
-
-
-def test_the_matrix_is_complete():
-    cells = {(type(sampler), adjacency) for sampler, adjacency, *_ in MATRIX}
-    concrete = {PoissonSampler, FixedSizeSampler, FullParticipation}
-    assert cells == {(sampler, adjacency) for sampler in concrete for adjacency in Adjacency}
-
-
-@pytest.mark.parametrize(("sampler", "adjacency", "z", "rounds", "expected"), MATRIX)
-def test_each_sampler_and_adjacency_has_its_number_or_is_refused(
-    sampler, adjacency, z, rounds, expected
-):
-    arguments = {"mechanism": gaussian(z), "sampler": sampler, "rounds": rounds}
-    if expected is None:
-        with pytest.raises(AccountingError) as caught:
-            a_plan(**arguments, adjacency=adjacency)
-        for part in (adjacency.value, type(sampler).__name__, "expected 'replace-one'"):
-            assert part in str(caught.value)
-        return
-    report = a_plan(**arguments, adjacency=adjacency).epsilon()
-    assert (report.accountant, report.adjacency) == (expected[0], adjacency)
-    assert report.epsilon == pytest.approx(expected[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -413,6 +388,30 @@ def test_draw_cohort_is_that_of_the_sampler():
     assert drawn.dtype == np.int64
 
 
+@pytest.mark.parametrize("sampler", [
+    MinSeparationSampler(size=3, min_separation=4), CyclicPoissonSampler(rate=0.1, cycle=4)
+])  # fmt: skip
+def test_cohorts_that_depend_on_each_other_need_one_seed(sampler):
+    mechanism = BandedMechanism(clip_norm=0.5, noise_multiplier=9.0, bands=4)
+    for plan in (a_plan(mechanism=mechanism, sampler=sampler), NoPrivacy(sampler=sampler)):
+        _refused(
+            lambda plan=plan: plan.draw_cohort(1, population=1000, seed=None),
+            "seed=None",
+            "one whole",
+        )
+        drawn = [plan.draw_cohort(number, population=1000, seed=5) for number in range(1, 5)]
+        assert len(set(np.concatenate(drawn))) == sum(len(cohort) for cohort in drawn)
+
+
+def test_a_plan_whose_rounds_need_more_participations_than_there_are_is_refused():
+    sampler = MinSeparationSampler(size=100, min_separation=5, max_participations=1)
+    mechanism = TreeMechanism(clip_norm=0.5, noise_multiplier=9.0)
+    assert a_plan(mechanism=mechanism, sampler=sampler, rounds=10).rounds == 10
+    _refused(
+        lambda: a_plan(mechanism=mechanism, sampler=sampler, rounds=11), "rounds=11", "[1, 10]"
+    )
+
+
 def test_no_privacy_takes_every_client_by_default():
     cohort = NoPrivacy().draw_cohort(1, population=5, seed=None)
     np.testing.assert_array_equal(cohort, np.arange(5))
@@ -433,6 +432,23 @@ CONFIGS = [
     a_plan(sampler=FixedSizeSampler(size=10)),
     a_plan(sampler=None, cohort=500, adjacency="replace-one"),
     a_plan(mechanism=AdaptiveGaussianMechanism(noise_multiplier=5.0)),
+    PerLayerGaussianMechanism(clip_norms=(0.1, 0.2), noise_multiplier=1.0),
+    LaplaceMechanism(clip_norm=0.5, noise_multiplier=1.0),
+    TreeMechanism(clip_norm=0.5, noise_multiplier=1.0, restart_every=16),
+    BandedMechanism(clip_norm=0.5, noise_multiplier=1.0, bands=4),
+    LocalGaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
+    LocalLaplaceMechanism(clip_norm=0.5, noise_multiplier=1.0),
+    MinSeparationSampler(size=3, min_separation=4),
+    MinSeparationSampler(size=3, min_separation=4, max_participations=2),
+    CyclicPoissonSampler(rate=0.1, cycle=4),
+    a_plan(
+        mechanism=TreeMechanism(clip_norm=0.5, noise_multiplier=9.0),
+        sampler=MinSeparationSampler(size=10, min_separation=20),
+    ),
+    a_plan(
+        mechanism=BandedMechanism(clip_norm=0.5, noise_multiplier=9.0, bands=4),
+        sampler=CyclicPoissonSampler(rate=0.1, cycle=4),
+    ),
 ]
 
 

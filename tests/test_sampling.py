@@ -24,8 +24,10 @@ from tff_dp.mechanisms import GaussianMechanism
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.sampling import (
     Adjacency,
+    CyclicPoissonSampler,
     FixedSizeSampler,
     FullParticipation,
+    MinSeparationSampler,
     PoissonSampler,
     Sampler,
 )
@@ -417,3 +419,146 @@ def test_p_values_are_as_stated():
     assert p.min() > ALPHA
     assert 3 <= (p < 0.01).sum() <= 45
     assert math.isclose(np.median(p), 0.5, abs_tol=0.1)
+
+
+# --- Samplers that bound participation ----------------------------------------------------------
+
+SEEDS = range(300)
+
+
+def cohorts(sampler, population: int, rounds: int, seed: int) -> list[np.ndarray]:
+    return [sampler.cohort(population, number, seed) for number in range(1, rounds + 1)]
+
+
+def violations(drawn: list[np.ndarray], separation: int, most: int) -> int:
+    """Returns how often a client comes back too soon, or too often."""
+    last: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    found = 0
+    for number, cohort in enumerate(drawn):
+        for client in cohort:
+            found += number - last.get(client, -separation) < separation
+            counts[client] = counts.get(client, 0) + 1
+            found += counts[client] > most
+            last[client] = number
+    return found
+
+
+@pytest.mark.parametrize(
+    ("population", "size", "separation", "most"),
+    [
+        (20, 5, 4, None),
+        (20, 5, 4, 3),
+        (23, 5, 3, 2),
+        (50, 7, 1, 1),
+        (9, 3, 3, None),
+        (40, 2, 20, 1),
+    ],
+)
+def test_no_client_comes_back_too_soon_or_too_often(population, size, separation, most):
+    sampler = MinSeparationSampler(size=size, min_separation=separation, max_participations=most)
+    rounds = 24 if most is None else population * most // size
+    allowed, apart = sampler.participation(rounds)
+    assert apart == separation
+    assert allowed == min(-(-rounds // separation), most or rounds)
+    for seed in range(20):
+        drawn = cohorts(sampler, population, rounds, seed)
+        assert violations(drawn, separation, allowed) == 0
+        assert all(len(set(cohort)) == len(cohort) <= size for cohort in drawn)
+        if most is None:
+            assert all(len(cohort) == size for cohort in drawn)
+    # Negative control: cohorts of a fixed size alone keep no such bound.
+    if separation > 1:
+        fixed = cohorts(FixedSizeSampler(size=size), population, rounds, 0)
+        assert violations(fixed, separation, allowed) > 0
+
+
+def test_separated_cohorts_are_uniform_among_those_who_may_take_part():
+    population, sampler = 12, MinSeparationSampler(size=3, min_separation=2)
+    table = np.zeros([len(SEEDS), 3, population], bool)
+    for seed in SEEDS:
+        for number, cohort in enumerate(cohorts(sampler, population, 3, seed)):
+            table[seed, number, cohort] = True
+    for number in range(3):  # by symmetry, everybody's chance is the same in each round
+        check_each_client(table[:, number], 3 / population)
+    for first, then in ((0, 1), (1, 2)):  # those who rest never, everybody else alike
+        assert not (table[:, first] & table[:, then]).any()
+        rested = ~table[:, first]
+        p = oracles.binomial_p(table[:, then][rested].sum(), rested.sum(), 3 / 9)
+        assert p > ALPHA
+    both = table[:, 0] & table[:, 2]  # a third of the nine who may come were in the first round
+    assert oracles.binomial_p(both.sum(), both.size, 3 / population * 3 / 9) > ALPHA
+
+
+def test_draws_do_not_depend_on_their_order():
+    sampler = MinSeparationSampler(size=3, min_separation=4, max_participations=5)
+    forwards = cohorts(sampler, 15, 20, 7)
+    cohorts(sampler, 15, 20, 8)
+    for number in (20, 3, 11, 1):
+        again = sampler.cohort(15, number, 7)
+        np.testing.assert_array_equal(again, forwards[number - 1])
+        again[:] = 0  # what a caller does with it changes nothing
+    np.testing.assert_array_equal(sampler.cohort(15, 20, 7), forwards[-1])
+
+
+def test_parts_of_a_cycle_are_disjoint_and_everybody_is_in_one():
+    sampler = CyclicPoissonSampler(rate=1.0, cycle=4)
+    for seed in (1, 2):
+        drawn = cohorts(sampler, 22, 8, seed)
+        assert sorted(np.concatenate(drawn[:4])) == list(range(22))
+        assert {len(part) for part in drawn} == {5, 6}
+        for part, again in zip(drawn[:4], drawn[4:], strict=True):
+            np.testing.assert_array_equal(part, again)
+    one, other = (sampler.cohort(22, 1, seed) for seed in (1, 2))
+    assert set(one) != set(other)
+    assert sampler.expected_clients(22) == 5.5
+    assert sampler.participation(9) == (3, 4)
+
+
+def test_cyclic_cohorts_are_coins_within_a_part():
+    sampler = CyclicPoissonSampler(rate=0.25, cycle=2)
+    everybody = CyclicPoissonSampler(rate=1.0, cycle=2)
+    rounds = 4000
+    for offset in (1, 2):
+        part = everybody.cohort(40, offset, 99)
+        table = np.zeros([rounds, 40], bool)
+        for row in range(rounds):
+            table[row, sampler.cohort(40, 2 * row + offset, 99)] = True
+        assert not np.delete(table, part, axis=1).any()
+        inside = table[:, part]
+        check_rate(inside, 0.25)
+        check_each_client(inside, 0.25)
+        check_each_pair(inside, 0.25**2)
+        check_size_variance(inside, len(part) * 0.25 * 0.75)
+        check_rounds_are_independent(inside, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: MinSeparationSampler(size=0, min_separation=1), ("size=0", "[1, inf)")),
+        (lambda: MinSeparationSampler(size=1, min_separation=0), ("min_separation=0", "[1, inf)")),
+        (
+            lambda: MinSeparationSampler(size=1, min_separation=1, max_participations=0),
+            ("max_participations=0", "[1, inf)"),
+        ),
+        (
+            lambda: MinSeparationSampler(size=5, min_separation=5).check(20),
+            ("min_separation=5", "[1, 4]", "cohorts of 5"),
+        ),
+        (
+            lambda: MinSeparationSampler(
+                size=5, min_separation=2, max_participations=2
+            ).check_rounds(20, 9),
+            ("rounds=9", "[1, 8]", "max_participations"),
+        ),
+        (lambda: CyclicPoissonSampler(rate=0.0, cycle=2), ("rate=0.0", "(0, 1]")),
+        (lambda: CyclicPoissonSampler(rate=0.5, cycle=0), ("cycle=0", "[1, inf)")),
+        (lambda: CyclicPoissonSampler(rate=0.5, cycle=9).check(8), ("cycle=9", "[1, 8]")),
+    ],
+)
+def test_bounded_participation_names_what_is_out_of_bounds(make, parts):
+    with pytest.raises(ArgumentError) as caught:
+        make()
+    for part in parts:
+        assert part in str(caught.value)

@@ -6,18 +6,27 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tff_dp
 
 _WRONG, _REFUSED = 2, 3  # exit codes
-_SAMPLINGS = ("poisson", "fixed", "full")
+_SAMPLINGS = ("poisson", "fixed", "full", "separated", "cyclic")
+_MECHANISMS = {  # and the options of their own
+    "gaussian": ("GaussianMechanism", ()),
+    "laplace": ("LaplaceMechanism", ()),
+    "tree": ("TreeMechanism", ("restart_every",)),
+    "banded": ("BandedMechanism", ("bands",)),
+    "local-gaussian": ("LocalGaussianMechanism", ()),
+    "local-laplace": ("LocalLaplaceMechanism", ()),
+}
 _ADJACENCIES = {
     "add-remove": "add-or-remove-one",
     "replace-one": "replace-one",
     "zero-out": "zero-out",
 }
+_BOUNDS = ("min_separation", "max_participations", "cycle", "bands", "restart_every")
 _EPILOG = (
     "exit codes: 0 done, 2 a wrong argument, 3 a combination for which no valid accounting is known"
 )
@@ -67,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--target-epsilon", type=float, required=True, metavar="EPSILON")
     for command in (epsilon, calibrate):
         add = command.add_argument
-        add("--mechanism", choices=("gaussian",), default="gaussian")
+        add(
+            "--mechanism",
+            choices=tuple(_MECHANISMS),
+            default="gaussian",
+            help="default: gaussian, which adaptive and per-layer clipping are as well",
+        )
         add(
             "--noise-multiplier",
             type=float,
@@ -80,11 +94,22 @@ def _parser() -> argparse.ArgumentParser:
             "--sampling",
             choices=_SAMPLINGS,
             default="poisson",
-            help="who takes part in a round (default: poisson, each client by a coin of its own)",
+            help="who takes part in a round (default: poisson, each client by a coin of its own; "
+            "separated and cyclic bound how often, as tree and banded need)",
         )
         add("--sampling-rate", type=float, metavar="Q", help="the coin of poisson")
         add("--population", type=int, metavar="N", help="clients there are")
         add("--cohort", type=int, metavar="M", help="clients a round, in place of a rate")
+        add(
+            "--min-separation",
+            type=int,
+            metavar="S",
+            help="of separated: rounds to a client's next",
+        )
+        add("--max-participations", type=int, metavar="K", help="of separated: a client's rounds")
+        add("--cycle", type=int, metavar="B", help="of cyclic: parts that take turns")
+        add("--bands", type=int, metavar="B", help="of banded: rounds that share noise")
+        add("--restart-every", type=int, metavar="R", help="of tree: rounds of one tree")
         add(
             "--adjacency",
             choices=_ADJACENCIES,
@@ -148,20 +173,45 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _round(options: argparse.Namespace, noise_multiplier: float | None = None) -> Any:
-    from tff_dp.accounting import GaussianRound
+    from tff_dp import accounting
     from tff_dp.sampling import Adjacency
 
-    sampler = _sampler(options)
-    adjacency = sampler.adjacencies[0]
+    adjacency = None
     if options.adjacency is not None:
         adjacency = Adjacency(_ADJACENCIES[options.adjacency])
-    return GaussianRound(
-        noise_multiplier=options.noise_multiplier if noise_multiplier is None else noise_multiplier,
-        sampler=sampler,
+    z = options.noise_multiplier if noise_multiplier is None else noise_multiplier
+    return accounting.round_of(
+        _mechanism(options, z),
+        _sampler(options),
         # Epsilon under Poisson sampling and full participation does not depend on it.
-        population=options.population or 1,
-        adjacency=adjacency,
+        options.population or 1,
+        adjacency,
     )
+
+
+def _mechanism(options: argparse.Namespace, noise_multiplier: float) -> Any:
+    from tff_dp import mechanisms
+
+    name, own = _MECHANISMS[options.mechanism]
+    _refuse_foreign(
+        options, {"bands", "restart_every"} - set(own), f"--mechanism {options.mechanism}"
+    )
+    if "bands" in own:
+        _need(options, "bands")
+    given = {key: getattr(options, key) for key in own}
+    # What is spent does not depend on the clip norm: the noise multiplier is relative to it.
+    return getattr(mechanisms, name)(clip_norm=1.0, noise_multiplier=noise_multiplier, **given)
+
+
+def _refuse_foreign(options: argparse.Namespace, names: Iterable[str], what: str) -> None:
+    from tff_dp.errors import ArgumentError
+
+    for name in sorted(names):
+        if getattr(options, name) is not None:
+            raise ArgumentError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} does not belong to {what}: leave "
+                "it out, or take what it belongs to."
+            )
 
 
 def _sampler(options: argparse.Namespace) -> Any:
@@ -171,6 +221,23 @@ def _sampler(options: argparse.Namespace) -> Any:
     rate, cohort, population = options.sampling_rate, options.cohort, options.population
     if population is not None:
         _checks.integer("--population", population, "[1, inf)")
+    own = {"separated": {"min_separation", "max_participations"}, "cyclic": {"cycle"}}
+    foreign = set().union(*own.values()) - own.get(options.sampling, set())
+    _refuse_foreign(options, foreign, f"--sampling {options.sampling}")
+    if options.sampling == "separated":
+        _need(options, "population", "cohort", "min_separation")
+        _refuse_foreign(options, ["sampling_rate"], "--sampling separated")
+        return sampling.MinSeparationSampler(
+            size=cohort,
+            min_separation=options.min_separation,
+            max_participations=options.max_participations,
+        )
+    if options.sampling == "cyclic":
+        _need(options, "cycle", "population")
+        if rate is None:
+            _need(options, "cohort")
+            rate = cohort * options.cycle / population
+        return sampling.CyclicPoissonSampler(rate=rate, cycle=options.cycle)
     if options.sampling == "full":
         if rate not in (None, 1.0) or cohort not in (None, population):
             raise ArgumentError(
@@ -223,6 +290,7 @@ def _need(options: argparse.Namespace, *names: str) -> None:
 
 
 def _result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str, Any]:
+    one_round.sampler.check_rounds(options.population, report.rounds)
     return {
         "epsilon": _number(report.epsilon),
         "delta": report.delta,
@@ -235,6 +303,7 @@ def _result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[st
         "sampling_rate": getattr(one_round.sampler, "rate", None),
         "cohort": options.cohort,
         "population": options.population,
+        **{name: getattr(options, name) for name in _BOUNDS if getattr(options, name) is not None},
         "mechanism": options.mechanism,
         "noise_multiplier": one_round.noise_multiplier,
         "rounds": report.rounds,
@@ -252,15 +321,21 @@ def _block(found: dict[str, Any]) -> str:
     sampling = {
         "poisson": "Poisson: each client takes part in a round by a coin of its own",
         "fixed": "cohorts of one size, without replacement",
+        "separated": "cohorts of one size, no client again too soon",
+        "cyclic": "Poisson, from one part of the clients after another",
         "full": "every client in every round",
     }[found["sampling"]]
     details = [
         ("rate", found["sampling_rate"]),
         ("cohort", found["cohort"]),
         ("population", found["population"]),
+        *((name.replace("_", " "), found.get(name)) for name in _BOUNDS[:3]),
     ]
     known = ", ".join(f"{name} {value:g}" for name, value in details if value is not None)
     noise = repr(found["noise_multiplier"])  # not rounded: less noise is another epsilon
+    own = "".join(
+        f", {name.replace('_', ' ')} {found[name]}" for name in _BOUNDS[3:] if name in found
+    )
     lines = [
         (
             "epsilon",
@@ -275,7 +350,7 @@ def _block(found: dict[str, Any]) -> str:
         ("unit", "a client, with all its examples, over all rounds"),
         ("adjacency", found["adjacency"]),
         ("sampling", f"{sampling}{' (' + known + ')' if known else ''}"),
-        ("mechanism", f"{found['mechanism']}, noise multiplier {noise}"),
+        ("mechanism", f"{found['mechanism']}, noise multiplier {noise}{own}"),
         ("rounds", str(found["rounds"])),
     ]
     if "found" in found:

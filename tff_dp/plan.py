@@ -46,7 +46,7 @@ class NoPrivacy(Config):
 
     def draw_cohort(self, round_number: int, *, population: int, seed: int | None) -> np.ndarray:
         """Draws one round's cohort; see `Sampler.cohort`."""
-        return self.sampler.cohort(population, round_number, _seeds.root(seed))
+        return self.sampler.cohort(population, round_number, _root(self.sampler, seed))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,12 +217,7 @@ class PrivacyPlan(Config):
         """
         self.check_population(population)
         self.check_rounds(round_number)
-        if seed is None and self.sampler.of_one_seed:
-            raise ArgumentError(
-                f"seed=None does not do for {self.sampler}, whose cohorts depend on those before: "
-                "expected one whole number for all rounds of a run. secrets.randbits(128) makes one."
-            )
-        return self.sampler.cohort(self.population, round_number, _seeds.root(seed))
+        return self.sampler.cohort(self.population, round_number, _root(self.sampler, seed))
 
     def check_population(self, population: int) -> None:
         """Raises ArgumentError unless there are as many clients as the plan states."""
@@ -231,3 +226,12 @@ class PrivacyPlan(Config):
                 f"population={self.population} of the privacy plan does not fit the data: expected the "
                 f"number of clients, {population}. Make the plan with population={population}."
             )
+
+
+def _root(sampler: Sampler, seed: int | None) -> int:
+    if seed is None and sampler.of_one_seed:
+        raise ArgumentError(
+            f"seed=None does not do for {sampler}, whose cohorts depend on those before: expected one "
+            "whole number for all rounds of a run. secrets.randbits(128) makes one."
+        )
+    return _seeds.root(seed)

@@ -94,7 +94,11 @@ class Round(Config, abc.ABC):
         )
 
     def _remedy(self) -> str:
-        return "Use that adjacency, or PoissonSampler, whose amplification is proven under all of them."
+        return (
+            "Use PoissonSampler, whose amplification of a Gaussian is proven under every adjacency. "
+            "Bounded participation is for TreeMechanism and BandedMechanism; the latter with bands=1 has "
+            "independent noise."
+        )
 
 
 class IndependentRound(Round):

@@ -121,23 +121,25 @@ def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, 
 
 
 def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
-    return _correlated(mechanism, m, TreeNoise(min(mechanism.restart_every or rounds, rounds)))
+    period = min(mechanism.restart_every or rounds, rounds)
+    stddev = mechanism.clip_norm * mechanism.noise_multiplier
+    return _correlated(mechanism.clip_norm, m, TreeNoise(stddev, period))
 
 
 def _banded(mechanism: BandedMechanism, m: float, rounds: int) -> Any:
-    return _correlated(mechanism, m, BandedNoise(banded_strategy(mechanism.bands, rounds)))
+    coefficients = banded_strategy(mechanism.bands, rounds)
+    stddev = mechanism.clip_norm * mechanism.noise_multiplier
+    return _correlated(mechanism.clip_norm, m, BandedNoise(stddev, coefficients))
 
 
-def _correlated(mechanism: TreeMechanism | BandedMechanism, m: float, noise: NoiseProcess) -> Any:
+def _correlated(clip_norm: float, m: float, noise: NoiseProcess) -> Any:
     """Returns a factory that makes its query once it knows the tensors whose noise it has to keep."""
     tff = _compat.load_tff()
-    stddev = mechanism.clip_norm * mechanism.noise_multiplier
 
     class CorrelatedFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc,name-defined]
         def create(self, value_type: Any) -> Any:
             specs = _compat.tensor_specs(value_type)
-            query = correlated_query()(mechanism.clip_norm, stddev, noise, specs)
-            return _averaging(query, m).create(value_type)
+            return _averaging(correlated_query()(clip_norm, noise, specs), m).create(value_type)
 
     return CorrelatedFactory()
 

@@ -14,7 +14,7 @@ Tensors = list[Any]
 
 
 class NoiseProcess(Protocol):
-    """Noise of deviation 1 before its correlation, round by round."""
+    """Correlated Gaussian noise, round by round."""
 
     def initial(self, specs: Sequence[Any]) -> Any:
         """Returns the state before the first round, for tensors of these `tf.TensorSpec`s."""
@@ -35,13 +35,14 @@ class TreeNoise:
     children's (Honaker 2015, the estimator from below): own noise has the weight 1 / (2 - 2^-level).
 
     Args:
+      stddev: The standard deviation of a node's noise.
       period: Rounds after which a new tree begins.
     """
 
     State = collections.namedtuple("State", ["step", "levels", "total"])
 
-    def __init__(self, period: int) -> None:
-        self._period = period
+    def __init__(self, stddev: float, period: int) -> None:
+        self._stddev, self._period = stddev, period
         self._height = period.bit_length()
 
     def initial(self, specs: Sequence[Any]) -> Any:
@@ -78,7 +79,7 @@ class TreeNoise:
 
         rows, node, rising = [], None, tf.constant(True)
         for level in range(self._height):
-            own = normal(tf.shape(buffer)[1:], 1.0)
+            own = normal(tf.shape(buffer)[1:], self._stddev)
             if node is None:
                 node = own
             else:
@@ -95,11 +96,12 @@ class BandedNoise:
     """Noise w with S w = g: what is left of g once the earlier noise has been taken off.
 
     Args:
+      stddev: The standard deviation of g.
       coefficients: The diagonals of S, a lower triangular Toeplitz matrix.
     """
 
-    def __init__(self, coefficients: Sequence[float]) -> None:
-        self._coefficients = coefficients
+    def __init__(self, stddev: float, coefficients: Sequence[float]) -> None:
+        self._stddev, self._coefficients = stddev, coefficients
 
     def initial(self, specs: Sequence[Any]) -> Any:
         """Returns a history of zeros: rounds before the first have no noise."""
@@ -114,7 +116,7 @@ class BandedNoise:
         first, *others = self._coefficients
         noises, histories = [], []
         for history in state:
-            noise = normal(tf.shape(history)[1:], 1.0)
+            noise = normal(tf.shape(history)[1:], self._stddev)
             if others:
                 noise -= tf.tensordot(tf.constant(others, tf.float32), history, 1)
             noise /= first
@@ -133,10 +135,8 @@ def correlated_query() -> type:
     class CorrelatedSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
         """See `tff_dp.TreeMechanism` and `tff_dp.BandedMechanism`."""
 
-        def __init__(
-            self, l2_norm_clip: float, stddev: float, noise: NoiseProcess, specs: Any
-        ) -> None:
-            self._l2_norm_clip, self._stddev = l2_norm_clip, stddev
+        def __init__(self, l2_norm_clip: float, noise: NoiseProcess, specs: Any) -> None:
+            self._l2_norm_clip = l2_norm_clip
             self._noise, self._specs = noise, tf.nest.flatten(specs)
 
         def initial_global_state(self) -> Any:
@@ -150,7 +150,7 @@ def correlated_query() -> type:
         def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
             noise, global_state = self._noise.next(global_state)
             sums = tf.nest.flatten(sample_state)
-            noised = [part + self._stddev * added for part, added in zip(sums, noise, strict=True)]
+            noised = [part + added for part, added in zip(sums, noise, strict=True)]
             # A round alone has no event: what a run costs depends on who takes part when.
             event = dp_accounting.UnsupportedDpEvent()
             return tf.nest.pack_sequence_as(sample_state, noised), global_state, event

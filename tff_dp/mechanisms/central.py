@@ -154,10 +154,10 @@ class PerLayerGaussianMechanism(Mechanism):
 
     def __post_init__(self) -> None:
         _checks.instance("clip_norms", self.clip_norms, (tuple, list), "Give one a weight tensor.")
-        object.__setattr__(self, "clip_norms", tuple(self.clip_norms))
         _checks.integer("len(clip_norms)", len(self.clip_norms), "[1, inf)")
         for number, clip_norm in enumerate(self.clip_norms):
             check_clip(f"clip_norms[{number}]", clip_norm)
+        object.__setattr__(self, "clip_norms", tuple(float(norm) for norm in self.clip_norms))
         check_noise(self.noise_multiplier)
 
     @property
