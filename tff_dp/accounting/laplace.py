@@ -24,7 +24,8 @@ class LaplaceRound(IndependentRound):
     """One round of the Laplace mechanism under a sampler; the arguments are those of `Round`.
 
     The noise multiplier is the noise's scale over the L1 clip norm. Updates are vectors: that an L1
-    shift in a single coordinate is the worst case is dp-accounting's premise as well (`LaplaceDpEvent`).
+    shift in a single coordinate dominates all others is dp-accounting's premise as well
+    (`LaplaceDpEvent`), and proven in docs/privacy.md.
     """
 
     @classmethod
