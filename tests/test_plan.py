@@ -21,6 +21,7 @@ from tff_dp.mechanisms import (
     LocalGaussianMechanism,
     LocalLaplaceMechanism,
     PerLayerGaussianMechanism,
+    PrivateMetric,
     TreeMechanism,
 )
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
@@ -438,6 +439,7 @@ CONFIGS = [
     BandedMechanism(clip_norm=0.5, noise_multiplier=1.0, bands=4),
     LocalGaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
     LocalLaplaceMechanism(clip_norm=0.5, noise_multiplier=1.0),
+    PrivateMetric(name="loss", largest=4.0),
     MinSeparationSampler(size=3, min_separation=4),
     MinSeparationSampler(size=3, min_separation=4, max_participations=2),
     CyclicPoissonSampler(rate=0.1, cycle=4),

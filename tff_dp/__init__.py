@@ -60,6 +60,7 @@ _HOMES = {
     "PerLayerGaussianMechanism": "mechanisms",
     "PoissonSampler": "sampling",
     "PrivacyPlan": "plan",
+    "PrivateMetric": "mechanisms",
     "SGD": "optimizers",
     "StackError": "errors",
     "TffDpError": "errors",
@@ -103,6 +104,7 @@ __all__ = [
     "PerLayerGaussianMechanism",
     "PoissonSampler",
     "PrivacyPlan",
+    "PrivateMetric",
     "SGD",
     "StackError",
     "TffDpError",
@@ -142,6 +144,7 @@ if TYPE_CHECKING:
         LocalGaussianMechanism,
         LocalLaplaceMechanism,
         PerLayerGaussianMechanism,
+        PrivateMetric,
         TreeMechanism,
     )
     from tff_dp.model import ModelSpec

@@ -58,19 +58,24 @@ class Config:
             raise ArgumentError(
                 f"{name} has no field {unknown[0]!r}: expected one of {', '.join(sorted(known_fields))}."
             )
-        restored = {
-            key: Config.from_dict(value)
-            if isinstance(value, Mapping) and "type" in value
-            else value
-            for key, value in values.items()
-        }
+        restored = {key: _restored(value) for key, value in values.items()}
         try:
             return target(**restored)
         except TypeError as error:  # a field without default is missing
             raise ArgumentError(f"{name}: {error}.") from None
 
 
+def _restored(value: Any) -> Any:
+    if isinstance(value, Mapping) and "type" in value:
+        return Config.from_dict(value)
+    if isinstance(value, list | tuple):
+        return tuple(_restored(each) for each in value)
+    return value
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     if isinstance(value, Config):
         return value.to_dict()
     if isinstance(value, enum.Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Sequence
 
 import dp_accounting
@@ -12,6 +13,7 @@ import numpy as np
 from tff_dp import _checks, _seeds
 from tff_dp.accounting import (
     EpsilonReport,
+    GaussianRound,
     Round,
     calibrate_noise,
     check_delta,
@@ -21,7 +23,7 @@ from tff_dp.accounting import (
 )
 from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError
-from tff_dp.mechanisms import Mechanism
+from tff_dp.mechanisms import Mechanism, PrivateMetric
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
 
@@ -66,6 +68,8 @@ class PrivacyPlan(Config):
       sampler: Any other sampler. Give either this or `cohort`.
       adjacency: The neighbouring relation; the sampler's own by default.
       unit: Whose contribution is protected: a client's, over all its examples and all rounds.
+      metrics: Training metrics to release with noise of their own, each with its share of the budget;
+        for mechanisms with Gaussian noise of the server that rounds do not share.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -79,6 +83,7 @@ class PrivacyPlan(Config):
     sampler: Sampler = None  # type: ignore[assignment]  # replaced in __post_init__
     adjacency: Adjacency = None  # type: ignore[assignment]  # replaced in __post_init__
     unit: Unit = Unit.CLIENT
+    metrics: tuple[PrivateMetric, ...] = ()
     cohort: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, cohort: float | None) -> None:
@@ -100,10 +105,37 @@ class PrivacyPlan(Config):
         object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
         one_round = self.one_round()  # refuses what does not go together
         object.__setattr__(self, "adjacency", one_round.adjacency)
-        self.mechanism.check(self.clients_per_round)
+        self._check_metrics(one_round)
+        self.update_mechanism.check(self.clients_per_round)
         self.sampler.check_rounds(self.population, self.rounds)
         if self.mechanism.noise_multiplier > 0:
             self.epsilon()  # refuses what no accountant covers, over all the rounds
+
+    def _check_metrics(self, one_round: Round) -> None:
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        for metric in self.metrics:
+            _checks.instance("metrics", metric, PrivateMetric)
+        if self.metrics and not isinstance(one_round, GaussianRound):
+            raise AccountingError(
+                f"metrics={self.metrics!r} cannot share the noise of {type(self.mechanism).__name__}: "
+                "expected GaussianMechanism, AdaptiveGaussianMechanism or PerLayerGaussianMechanism. Use "
+                "one of them, or release no metrics."
+            )
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names):
+            raise ArgumentError(f"metrics={self.metrics!r} have a name twice: give each one once.")
+        _checks.real(
+            "the sum of all shares of metrics",
+            sum(metric.share for metric in self.metrics),
+            "[0, 1)",
+            "Something has to be left for the updates.",
+        )
+
+    @property
+    def update_mechanism(self) -> Mechanism:
+        """The mechanism at the noise that is left to the updates: all of it without `metrics`."""
+        left = 1 - sum(metric.share for metric in self.metrics)
+        return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
     def _resolve_sampler(self, cohort: float | None) -> Sampler:
         if (self.sampler is None) == (cohort is None):

@@ -6,7 +6,7 @@ from typing import Any
 
 from tff_dp import _checks, _compat
 from tff_dp._proximal import proximal
-from tff_dp.aggregation import build_aggregator
+from tff_dp.aggregation import build_aggregator, private_metrics
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import current_or_fast
@@ -53,9 +53,14 @@ def build_process(
                 "expected 'uniform' or None. A client with many examples would move a weighted mean by "
                 "more than the clip norm; leave weighting out."
             )
-        aggregator = build_aggregator(plan.mechanism, plan.clients_per_round, plan.rounds)
+        aggregator = build_aggregator(plan.update_mechanism, plan.clients_per_round, plan.rounds)
     elif weighting == "uniform":
         aggregator = tff.aggregators.UnweightedMeanFactory()
+
+    released = None
+    if plan and plan.metrics:
+        z = plan.mechanism.noise_multiplier
+        released = private_metrics(plan.metrics, z, plan.clients_per_round)
 
     server = algorithm.server_optimizer.build()
     if isinstance(algorithm, FedSGD):
@@ -63,6 +68,7 @@ def build_process(
             model.tff_model,
             server_optimizer_fn=server,
             model_aggregator=aggregator and tff.aggregators.as_weighted_aggregator(aggregator),
+            metrics_aggregator=released,
         )
     client = algorithm.client_optimizer.build()
     if isinstance(algorithm, FedProx):
@@ -77,6 +83,7 @@ def build_process(
         client_optimizer_fn=client,
         server_optimizer_fn=server,
         model_aggregator=aggregator,
+        metrics_aggregator=released,
     )
 
 

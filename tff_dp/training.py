@@ -35,13 +35,15 @@ class RoundRecord:
       round_number: From 1.
       epsilon: An upper bound on what the rounds so far have spent, by an accountant that takes no
         time; the final report may state a smaller one. Infinite without privacy.
-      metrics: The clients' training metrics, or None where they are not released. They are plain sums
-        over private data: no epsilon covers them.
+      metrics: The clients' training metrics, or None where they are not released.
+      metrics_private: Whether the epsilon covers them: they are the plan's own, with noise. Others are
+        plain sums over private data, which no epsilon covers.
     """
 
     round_number: int
     epsilon: float
     metrics: Mapping[str, float] | None
+    metrics_private: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,11 @@ class FitResult:
             )
         if self.stopped:
             lines.append(self.stopped)
-        if any(record.metrics is not None for record in self.history):
+        shown = [record for record in self.history if record.metrics is not None]
+        if any(not record.metrics_private for record in shown):
             lines.append("Training metrics were released: they are outside this epsilon.")
+        elif shown:
+            lines.append("Training metrics were released with noise: this epsilon covers them.")
         return "\n".join(lines)
 
 
@@ -137,8 +142,9 @@ def fit(
       shuffle: Whether a client's examples are permuted anew in each round and epoch.
       seed: Makes cohorts and the order of examples repeatable; the noise never is. None draws from the
         operating system's entropy, as real use of differential privacy must.
-      release_metrics: Whether the history holds the clients' training metrics. They are outside any
-        epsilon, hence False by default under a `PrivacyPlan` and True without.
+      release_metrics: Whether the history holds the clients' training metrics. Under a plan these are
+        the plan's own `metrics`, with noise, and by default they are released if it has some; where it
+        has none, True releases plain sums outside any epsilon. True by default without a plan.
       ledger: The file in which each round is charged before it is run; see `tff_dp.Ledger`. What it has
         from earlier runs of the plan counts: rounds that are left, and the epsilon that is reported.
       max_epsilon: Training stops before the round that would spend more, of this run and of the ledger's;
@@ -170,7 +176,8 @@ def fit(
     _checks.integer("epochs", epochs, "[1, inf)")
     root = _seeds.root(seed)
     private = isinstance(privacy, PrivacyPlan)
-    release = (not private) if release_metrics is None else release_metrics
+    covered = isinstance(privacy, PrivacyPlan) and bool(privacy.metrics)
+    release = (covered or not private) if release_metrics is None else release_metrics
 
     bound = spec.bind(clients.element_spec())
     _check_labels(spec.loss, bound, clients)
@@ -209,7 +216,7 @@ def fit(
             else:
                 state, outputs = iterate(process.next, state, cohorts)
             for number, measured in enumerate(outputs, first):
-                record = _record(number, privacy, earlier, measured if release else None)
+                record = _record(number, privacy, earlier, measured if release else None, covered)
                 history.append(record)
                 bar(record)
         trained = bound.to_keras(model_weights(process, state))
@@ -377,6 +384,7 @@ def _record(
     privacy: PrivacyPlan | NoPrivacy,
     earlier: tuple[range, ...],
     metrics: Any,
+    covered: bool,
 ) -> RoundRecord:
     epsilon = math.inf
     if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
@@ -385,7 +393,12 @@ def _record(
     if metrics is not None:
         train = metrics["client_work"]["train"] if "client_work" in metrics else {}
         values = {name: float(value) for name, value in train.items()}
-    return RoundRecord(round_number=round_number, epsilon=epsilon, metrics=values)
+    return RoundRecord(
+        round_number=round_number,
+        epsilon=epsilon,
+        metrics=values,
+        metrics_private=covered and values is not None,
+    )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from tff_dp.mechanisms.central import (
 )
 from tff_dp.mechanisms.correlated import BandedMechanism, TreeMechanism
 from tff_dp.mechanisms.local import LocalGaussianMechanism, LocalLaplaceMechanism
+from tff_dp.mechanisms.metrics import PrivateMetric
 
 __all__ = [
     "AdaptiveGaussianMechanism",
@@ -23,5 +24,6 @@ __all__ = [
     "LocalLaplaceMechanism",
     "Mechanism",
     "PerLayerGaussianMechanism",
+    "PrivateMetric",
     "TreeMechanism",
 ]

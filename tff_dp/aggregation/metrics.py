@@ -1,0 +1,69 @@
+"""The aggregation of training metrics that are released with noise."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tff_dp import _compat
+from tff_dp.aggregation.queries import normal
+from tff_dp.errors import ArgumentError
+from tff_dp.mechanisms import PrivateMetric
+
+
+def private_metrics(
+    metrics: Sequence[PrivateMetric], noise_multiplier: float, clients_per_round: float
+) -> Callable[..., Any]:
+    """Returns the function that a TFF builder takes as `metrics_aggregator`.
+
+    Nothing but the noised means of these metrics leaves the round.
+
+    Args:
+      metrics: The metrics to release.
+      noise_multiplier: z, the plan's.
+      clients_per_round: m, the public expected number of clients: the means' denominator.
+    """
+    tff = _compat.load_tff()
+    import tensorflow as tf
+
+    def cut(value: Any, metric: PrivateMetric) -> Any:
+        value = tf.cast(value, tf.float32)
+        value = tf.where(tf.math.is_nan(value), 0.0, value)
+        return tf.clip_by_value(value, 0.0, metric.largest)
+
+    def noised_mean(total: Any, metric: PrivateMetric) -> Any:
+        return (total + normal([], metric.stddev(noise_multiplier))) / clients_per_round
+
+    def build(finalizers: Any, local_type: Any = None) -> Any:
+        del local_type
+
+        @tff.federated_computation
+        def aggregate(local: Any) -> Any:
+            of_one_client = local.type_signature.member
+
+            @tff.tensorflow.computation(of_one_client)
+            def values(unfinalized: Any) -> Any:
+                if callable(finalizers):  # of a functional model
+                    found = finalizers(unfinalized)
+                else:
+                    found = {name: finalizers[name](unfinalized[name]) for name in finalizers}
+                for metric in metrics:
+                    if metric.name not in found:
+                        raise ArgumentError(
+                            f"name={metric.name!r} of a private metric is unknown: expected one of "
+                            f"{', '.join(map(repr, found))}, as the model has them."
+                        )
+                return collections.OrderedDict((m.name, cut(found[m.name], m)) for m in metrics)
+
+            @tff.tensorflow.computation(values.type_signature.result)
+            def noised(totals: Any) -> Any:
+                return collections.OrderedDict(
+                    (m.name, noised_mean(totals[m.name], m)) for m in metrics
+                )
+
+            return tff.federated_map(noised, tff.federated_sum(tff.federated_map(values, local)))
+
+        return aggregate
+
+    return build

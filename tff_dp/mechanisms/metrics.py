@@ -1,0 +1,51 @@
+"""Training metrics that are released with noise of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tff_dp import _checks
+from tff_dp.config import Config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivateMetric(Config):
+    """A metric of the clients' training whose mean over the clients is released after each round.
+
+    What it protects: the whole contribution of one client to one round's mean.
+
+    Formal guarantee: a client's own value (its loss over all its batches, say) is cut to [0, B], B =
+    `largest`, so that it moves the sum over clients by at most B. The sum gets Gaussian noise of
+    standard deviation z B / sqrt(s), and the updates that of noise multiplier z / sqrt(1 - S), where s =
+    `share` and S is the sum of all metrics' shares: together they are one Gaussian mechanism of the
+    plan's noise multiplier z, under the plan's sampling.
+
+    Edge cases: a value that is no number counts as 0. The noised sum is divided by the public expected
+    number of clients; in a small Poisson cohort the mean is too small, in a large one too large, and
+    noise may take it below 0.
+
+    Source: composition of Gaussian mechanisms: Mironov, "Rényi Differential Privacy", arXiv:1702.07476,
+    propositions 1 and 7; the split is that of Andrew et al., arXiv:1905.03871, theorem 1.
+
+    Args:
+      name: The metric's name: "loss", or one of the model's own.
+      largest: B, in units of the metric; > 0. What is above is cut.
+      share: s in (0, 1): how much of the budget, in inverse squared noise, goes to this metric.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
+
+    name: str
+    largest: float
+    share: float = 0.02
+
+    def __post_init__(self) -> None:
+        _checks.instance("name", self.name, str, "It is a metric's, such as 'loss'.")
+        _checks.real("largest", self.largest, "(0, inf)", "It bounds one client's value.")
+        _checks.real("share", self.share, "(0, 1)", "It is this metric's part of the budget.")
+
+    def stddev(self, noise_multiplier: float) -> float:
+        """Returns the standard deviation of the sum's noise, at the plan's noise multiplier."""
+        return noise_multiplier * self.largest / math.sqrt(self.share)
