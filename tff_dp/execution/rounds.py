@@ -39,6 +39,8 @@ class RoundPrograms:
         found = [f"{name}: {p.obstacle}" for name, p in self.programs.items() if p.obstacle]
         self.obstacle: str | None = found[0] if found else None
         self.vmap_obstacle: str | None = None
+        if "Where" in self.programs["work"].operations:  # fails only when clients differ
+            self.vmap_obstacle = "some tensors have a shape that depends on values"
         self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
         self.secure_count = self._secure.count
         self.secure_dtypes = self._secure.dtypes

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp._arrays import arrays_of
-from tff_dp.execution import datasets, randomness, rounds, values
+from tff_dp.execution import datasets, rounds, values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,5 +123,5 @@ def data_obstacle(parts: rounds.RoundPrograms, data: Any) -> str | None:
 
 def randomness_of(parts: rounds.RoundPrograms) -> str:
     """Returns in words where a round draws random numbers."""
-    drawing = [name for name, p in parts.programs.items() if p.operations & randomness.OPERATIONS]
+    drawing = [name for name, p in parts.programs.items() if p.is_random]
     return f"random numbers in {', '.join(drawing)}" if drawing else "no random numbers"
