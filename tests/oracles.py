@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import mpmath
 import numpy as np
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 Density = Callable[[float], float]
 
@@ -212,3 +213,48 @@ def variance_p(samples: np.ndarray, variance: float) -> float:
     statistic = (len(samples) - 1) * np.var(samples, ddof=1) / variance
     law = stats.chi2(len(samples) - 1)
     return float(2 * min(law.cdf(statistic), law.sf(statistic)))
+
+
+@functools.cache
+def skellam_log_pmf(variance: float, reach: float) -> np.ndarray:
+    """The log of Skellam's probabilities around 0: of the difference of two equal Poisson variables.
+
+    They are exp(-mu) I_|k|(mu), of the modified Bessel function I, for all |k| that matter to moments
+    about `reach`.
+    """
+    half = math.ceil(reach + 14 * math.sqrt(variance) + 14)
+    with mpmath.workdps(40):
+        upper = [
+            float(mpmath.log(mpmath.besseli(k, mpmath.mpf(variance))) - variance)
+            for k in range(half + 1)
+        ]
+    return np.array([*upper[:0:-1], *upper])
+
+
+@functools.cache
+def discrete_gaussian_sum_log_pmf(stddev: float, clients: int, reach: float) -> np.ndarray:
+    """The log of the probabilities of a sum of discrete Gaussians around 0, by convolution."""
+    half = math.ceil(reach + 14 * stddev + 14)
+    with mpmath.workdps(40):
+        upper = [
+            mpmath.exp(-(mpmath.mpf(k) ** 2) / (2 * mpmath.mpf(stddev) ** 2)) for k in range(half)
+        ]
+        one = [*upper[:0:-1], *upper]
+        total = mpmath.fsum(one)
+        one = [weight / total for weight in one]
+        sum_ = np.array(one, dtype=object)
+        for _ in range(clients - 1):
+            sum_ = np.convolve(sum_, np.array(one, dtype=object))
+        return np.array([float(mpmath.log(weight)) for weight in sum_])
+
+
+def renyi_of_shift(log_pmf: np.ndarray, shift: int, order: float) -> float:
+    """The Rényi divergence between an integer variable and the same variable plus a shift.
+
+    The larger of both directions, over the integers on which both have a probability in `log_pmf`.
+    """
+    a, b = log_pmf[int(shift) :], log_pmf[: -int(shift)]
+    return max(
+        float(special.logsumexp(order * p + (1 - order) * q)) / (order - 1)
+        for p, q in ((a, b), (b, a))
+    )

@@ -86,8 +86,7 @@ class FitResult:
             f"{format_epsilon(self.epsilon)} at delta {plan.delta:g}, after {self.spent.rounds} rounds.",
             f"Neighbouring data sets: {plan.adjacency.value}. Cohorts: {plan.sampler}. "
             f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}.",
-            "Not covered: tuning on the same data, other runs on it, and attacks on floating-point noise "
-            "(the noise is float32, not from a cryptographic source).",
+            f"Not covered: {plan.mechanism.limits}.",
         ]
         if math.isinf(self.epsilon):
             lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")

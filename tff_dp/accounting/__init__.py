@@ -2,10 +2,18 @@
 
 from tff_dp.accounting.accountants import EpsilonReport, quick_epsilon, spend
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
+from tff_dp.accounting.distributed import (
+    DistributedGaussianRound,
+    DistributedSkellamRound,
+    skellam_rdp,
+    sum_of_discrete_gaussians_rdp,
+)
 from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
 from tff_dp.accounting.rounds import round_of
 
 __all__ = [
+    "DistributedGaussianRound",
+    "DistributedSkellamRound",
     "EpsilonReport",
     "GaussianRound",
     "Round",
@@ -16,5 +24,7 @@ __all__ = [
     "quick_epsilon",
     "recommended_delta",
     "round_of",
+    "skellam_rdp",
     "spend",
+    "sum_of_discrete_gaussians_rdp",
 ]

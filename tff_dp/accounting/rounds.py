@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tff_dp.accounting.correlated import BandedRound, TreeRound
+from tff_dp.accounting.distributed import DistributedGaussianRound, DistributedSkellamRound
 from tff_dp.accounting.events import GaussianRound, Round
 from tff_dp.accounting.laplace import LaplaceRound
 from tff_dp.accounting.local import LocalGaussianRound, LocalLaplaceRound
@@ -10,6 +11,8 @@ from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
     BandedMechanism,
+    DistributedGaussianMechanism,
+    DistributedSkellamMechanism,
     GaussianMechanism,
     LaplaceMechanism,
     LocalGaussianMechanism,
@@ -19,6 +22,8 @@ from tff_dp.mechanisms import (
     TreeMechanism,
 )
 from tff_dp.sampling import Adjacency, Sampler
+
+_GRID = ("dimension", "bits", "beta", "modclip_prob")
 
 # The kind, and the fields of it that are the mechanism's.
 _KINDS: dict[type[Mechanism], tuple[type[Round], tuple[str, ...]]] = {
@@ -30,6 +35,8 @@ _KINDS: dict[type[Mechanism], tuple[type[Round], tuple[str, ...]]] = {
     BandedMechanism: (BandedRound, ("bands",)),
     LocalGaussianMechanism: (LocalGaussianRound, ()),
     LocalLaplaceMechanism: (LocalLaplaceRound, ()),
+    DistributedGaussianMechanism: (DistributedGaussianRound, _GRID),
+    DistributedSkellamMechanism: (DistributedSkellamRound, _GRID),
 }
 
 

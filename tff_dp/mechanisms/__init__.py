@@ -12,12 +12,20 @@ from tff_dp.mechanisms.central import (
     PerLayerGaussianMechanism,
 )
 from tff_dp.mechanisms.correlated import BandedMechanism, TreeMechanism
+from tff_dp.mechanisms.distributed import (
+    DistributedGaussianMechanism,
+    DistributedMechanism,
+    DistributedSkellamMechanism,
+)
 from tff_dp.mechanisms.local import LocalGaussianMechanism, LocalLaplaceMechanism
 from tff_dp.mechanisms.metrics import PrivateMetric
 
 __all__ = [
     "AdaptiveGaussianMechanism",
     "BandedMechanism",
+    "DistributedGaussianMechanism",
+    "DistributedMechanism",
+    "DistributedSkellamMechanism",
     "GaussianMechanism",
     "LaplaceMechanism",
     "LocalGaussianMechanism",

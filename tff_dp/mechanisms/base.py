@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 from tff_dp import _checks
 from tff_dp.config import Config
 
 
 class Mechanism(Config, abc.ABC):
-    """How one client's update is bounded, and how the sum is noised, at a known noise multiplier."""
+    """How one client's update is bounded, and how the sum is noised, at a known noise multiplier.
+
+    Attributes:
+      limits: What the mechanism's epsilon does not cover, in words.
+    """
+
+    limits: ClassVar[str] = (
+        "tuning on the same data, other runs on it, and attacks on floating-point noise (the noise is "
+        "float32, not from a cryptographic source)"
+    )
 
     noise_multiplier: float
 
