@@ -141,3 +141,13 @@ def assert_weights(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray],
 
 def values(variables: Sequence[Any]) -> list[np.ndarray]:
     return [np.array(variable.numpy()) for variable in variables]
+
+
+def without_secure_sums(tff: Any, computation: Any) -> Any:
+    """Returns a computation with plain sums in place of secure ones, for a runtime that has none."""
+    replaced = tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
+    return type(replaced)(
+        computation_proto=tff.framework.serialize_computation(replaced),
+        context_stack=tff.framework.get_context_stack(),
+        annotated_type=computation.type_signature,  # the replacement has lost its containers
+    )

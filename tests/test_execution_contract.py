@@ -28,6 +28,7 @@ import pytest
 import tensorflow as tf
 import tree
 from contract_cases import Row
+from helpers import without_secure_sums
 
 from tff_dp import execution
 from tff_dp.execution import batches
@@ -229,7 +230,7 @@ def _stock_rounds(tff: Any, row: Row) -> Reference:
     case = contract_cases.make_case(row)
     process, take_round = case.process, case.process.next
     if row.aggregator in contract_cases.SECURE:
-        take_round = _without_secure_sums(tff, take_round)
+        take_round = without_secure_sums(tff, take_round)
     initial = process.initialize()
     states, outputs, rounding = [contract_cases.seeded(process, initial)], [], []
     for data in case.feeds["datasets"]:
@@ -240,16 +241,6 @@ def _stock_rounds(tff: Any, row: Row) -> Reference:
         outputs.append(take_round(state, data))
         states.append(outputs[-1].state)
     return Reference(case, states, outputs, rounding, process.get_model_weights(initial))
-
-
-def _without_secure_sums(tff: Any, computation: Any) -> Any:
-    """Returns a computation with plain sums in place of secure ones, for a runtime that has none."""
-    replaced = tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
-    return type(replaced)(
-        computation_proto=tff.framework.serialize_computation(replaced),
-        context_stack=tff.framework.get_context_stack(),
-        annotated_type=computation.type_signature,  # the replacement has lost its containers
-    )
 
 
 def _changes(process: Any, before: Any, after: Any) -> list[np.ndarray]:

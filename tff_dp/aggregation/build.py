@@ -8,10 +8,13 @@ from typing import Any
 from tff_dp import _checks, _compat
 from tff_dp.aggregation import queries
 from tff_dp.aggregation.correlated import BandedNoise, NoiseProcess, TreeNoise, correlated_query
+from tff_dp.aggregation.distributed import distributed_mean
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
     BandedMechanism,
+    DistributedGaussianMechanism,
+    DistributedSkellamMechanism,
     GaussianMechanism,
     LaplaceMechanism,
     LocalGaussianMechanism,
@@ -28,7 +31,8 @@ def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int
 
     It is TFF's `DifferentiallyPrivateFactory` over tensorflow-privacy's queries or our own, and never
     `tff.learning.dp_aggregator`, whose default (`zeroing=True`) estimates a quantile of the updates'
-    norms without noise, outside any epsilon.
+    norms without noise, outside any epsilon. Mechanisms of clients that share the noise have TFF's
+    `DistributedDpSumFactory` (`tff_dp.aggregation.distributed`).
 
     Args:
       mechanism: The mechanism.
@@ -153,4 +157,6 @@ _BUILDERS: dict[type[Mechanism], Callable[[Any, float, int], Any]] = {
     BandedMechanism: _banded,
     LocalGaussianMechanism: _local,
     LocalLaplaceMechanism: _local,
+    DistributedGaussianMechanism: distributed_mean,
+    DistributedSkellamMechanism: distributed_mean,
 }

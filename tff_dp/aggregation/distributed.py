@@ -1,0 +1,157 @@
+"""The aggregator of clients that share the noise: TFF's distributed one, for means of finite updates.
+
+It is TFF's `DistributedDpSumFactory`, and never `tff.learning.ddp_secure_aggregator` around it, which
+no epsilon covers: it zeroes large updates by a quantile that is estimated without noise, and divides by
+the realised number of clients.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+from tff_dp import _compat
+from tff_dp.errors import ArgumentError
+from tff_dp.mechanisms import DistributedMechanism
+
+# Clients clip to a little less than 1, so that TFF's own clipping to 1, after a rotation in float32,
+# finds nothing to clip: it counts whom it clips, and the server would see that count without noise.
+_MARGIN = 1e-5
+
+
+def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> Any:
+    """Returns the aggregator of a distributed mechanism: the noised sum over m.
+
+    Updates are divided by the clip norm before TFF's aggregator and multiplied by it afterwards, so that
+    grid, leeway and epsilon do not depend on the clip norm.
+
+    Args:
+      mechanism: The mechanism.
+      m: The number of clients a round, a whole number.
+      rounds: Ignored: each has noise of its own.
+    """
+    del rounds
+    _compat.load_tff()
+    from tensorflow_federated.python.aggregators import distributed_dp
+
+    with warnings.catch_warnings():
+        # Conditional rounding is warned of for arithmetic in low precision, which is not used here.
+        warnings.filterwarnings("ignore", "The selected beta")
+        noised_sum = distributed_dp.DistributedDpSumFactory(
+            noise_multiplier=float(mechanism.noise_multiplier),
+            expected_clients_per_round=int(m),
+            bits=int(mechanism.bits),
+            l2_clip=1.0,
+            modclip_prob=float(mechanism.modclip_prob),
+            beta=float(mechanism.beta),
+            mechanism=mechanism.tff_name,
+            rotation_type="hd",
+            auto_l2_clip=False,
+        )
+    return _factory_class()(noised_sum, mechanism, int(m))
+
+
+@functools.cache
+def _factory_class() -> type:
+    """Returns the factory class; its base is known only once TFF is imported."""
+    tff = _compat.load_tff()
+
+    class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
+        """Makes updates finite and bounded on the client, and a mean of the sum on the server."""
+
+        def __init__(self, noised_sum: Any, mechanism: DistributedMechanism, clients: int) -> None:
+            self._noised_sum = noised_sum
+            self._mechanism = mechanism
+            self._clients = clients
+
+        def create(self, value_type: Any) -> Any:
+            _check_dimension(self._mechanism, value_type)
+            clip_norm, clients = float(self._mechanism.clip_norm), self._clients
+
+            @tff.tensorflow.computation(value_type)
+            def bounded(update: Any) -> Any:
+                return _bounded(update, clip_norm)
+
+            inner = self._noised_sum.create(bounded.type_signature.result)
+
+            @tff.tensorflow.computation(
+                inner.next.type_signature.result.result.member,
+                inner.next.type_signature.result.measurements.member,
+            )
+            def mean(total: Any, measurements: Any) -> Any:
+                return _mean(
+                    total, measurements["actual_num_clients"], clients, clip_norm, value_type
+                )
+
+            state_type = inner.initialize.type_signature.result
+
+            @tff.federated_computation(state_type, tff.FederatedType(value_type, tff.CLIENTS))
+            def next_fn(state: Any, updates: Any) -> Any:
+                output = inner.next(state, tff.federated_map(bounded, updates))
+                result = tff.federated_map(mean, (output.result, output.measurements))
+                return tff.templates.MeasuredProcessOutput(
+                    output.state, result, output.measurements
+                )
+
+            return tff.templates.AggregationProcess(inner.initialize, next_fn)
+
+    return DistributedMeanFactory
+
+
+def _specs(value_type: Any) -> Any:
+    """Returns the tensors' shapes and types, in the type's structure."""
+    from tensorflow_federated.python.core.impl.types import type_conversions
+
+    return type_conversions.type_to_tf_tensor_specs(value_type)
+
+
+def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
+    """Raises ArgumentError unless updates have the dimension that is accounted for."""
+    import tensorflow as tf
+
+    found = sum(spec.shape.num_elements() for spec in tf.nest.flatten(_specs(value_type)))
+    if found != mechanism.dimension:
+        raise ArgumentError(
+            f"dimension={mechanism.dimension} of the mechanism does not fit the model: expected its "
+            f"number of trainable parameters, {found}. Make the mechanism with dimension={found}; its "
+            "epsilon will differ."
+        )
+
+
+def _bounded(update: Any, clip_norm: float) -> Any:
+    """Returns an update over the clip norm, of L2 norm below 1; zeros where it is not finite."""
+    import tensorflow as tf
+
+    wide = tf.nest.map_structure(lambda part: tf.cast(part, tf.float64), update)
+    squares = [tf.reduce_sum(tf.square(part)) for part in tf.nest.flatten(wide)]
+    norm = tf.sqrt(tf.add_n(squares))  # in float64: no finite float32 update overflows
+    finite = tf.math.is_finite(norm)
+    norm = tf.where(finite, norm, 0.0)
+    limit = tf.constant(clip_norm * (1 - _MARGIN), tf.float64)
+    factor = tf.minimum(tf.math.divide_no_nan(limit, norm), 1.0) / clip_norm
+
+    def scaled(part: Any) -> Any:
+        return tf.cast(tf.where(finite, part, tf.zeros_like(part)) * factor, tf.float32)
+
+    return tf.nest.map_structure(scaled, wide)
+
+
+def _mean(total: Any, count: Any, clients: int, clip_norm: float, value_type: Any) -> Any:
+    """Returns the sum times the clip norm over the number of clients that there should be."""
+    import tensorflow as tf
+
+    enough = tf.debugging.Assert(
+        count >= clients,
+        [
+            f"fewer than the {clients} clients of the plan took part: the sum lacks their shares of the "
+            "noise, and is not released. Let all of them take part."
+        ],
+    )
+    with tf.control_dependencies([enough]):
+        factor = tf.constant(clip_norm / clients, tf.float64)
+    return tf.nest.map_structure(
+        lambda part, spec: tf.cast(tf.cast(part, tf.float64) * factor, spec.dtype),
+        total,
+        _specs(value_type),
+    )
