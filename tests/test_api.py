@@ -21,7 +21,7 @@ LAYERS = [
     {"config"},
     {"data", "model", "execution", "optimizers", "_proximal"},
     {"sampling", "mechanisms", "algorithms"},
-    {"aggregation", "accounting"},
+    {"aggregation", "accounting", "dp_sgd"},
     {"plan"},
     {"ledger"},
     {"process"},

@@ -25,6 +25,7 @@ from tff_dp.mechanisms import (
     LocalLaplaceMechanism,
     PerLayerGaussianMechanism,
     PrivateMetric,
+    RecordGaussianMechanism,
     TreeMechanism,
 )
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
@@ -429,6 +430,7 @@ CONFIGS = [
     AdaptiveGaussianMechanism(noise_multiplier=1.0, clipped_count_stddev=3.0),
     DistributedGaussianMechanism(clip_norm=0.5, noise_multiplier=1.0, dimension=10, beta=0.5),
     DistributedSkellamMechanism(clip_norm=0.5, noise_multiplier=1.0, dimension=10, bits=16),
+    RecordGaussianMechanism(clip_norm=0.1, noise_multiplier=1.0, batch_size=8, local_steps=3),
     PoissonSampler(rate=0.1),
     FixedSizeSampler(size=3),
     FullParticipation(),
@@ -455,6 +457,13 @@ CONFIGS = [
     a_plan(
         mechanism=BandedMechanism(clip_norm=0.5, noise_multiplier=9.0, bands=4),
         sampler=CyclicPoissonSampler(rate=0.1, cycle=4),
+    ),
+    a_plan(
+        unit="record",
+        mechanism=RecordGaussianMechanism(clip_norm=0.1, noise_multiplier=10.0, batch_size=8),
+        population=None,
+        sampler=None,
+        records=(8, 30, 9),
     ),
 ]
 

@@ -63,6 +63,7 @@ _HOMES = {
     "PoissonSampler": "sampling",
     "PrivacyPlan": "plan",
     "PrivateMetric": "mechanisms",
+    "RecordGaussianMechanism": "mechanisms",
     "SGD": "optimizers",
     "StackError": "errors",
     "TffDpError": "errors",
@@ -109,6 +110,7 @@ __all__ = [
     "PoissonSampler",
     "PrivacyPlan",
     "PrivateMetric",
+    "RecordGaussianMechanism",
     "SGD",
     "StackError",
     "TffDpError",
@@ -151,6 +153,7 @@ if TYPE_CHECKING:
         LocalLaplaceMechanism,
         PerLayerGaussianMechanism,
         PrivateMetric,
+        RecordGaussianMechanism,
         TreeMechanism,
     )
     from tff_dp.model import ModelSpec

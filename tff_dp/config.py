@@ -86,4 +86,6 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import typing
 from collections.abc import Sequence
 
 import dp_accounting
@@ -14,16 +15,18 @@ from tff_dp import _checks, _seeds
 from tff_dp.accounting import (
     EpsilonReport,
     GaussianRound,
+    RecordRound,
     Round,
     calibrate_noise,
     check_delta,
+    check_records,
     quick_epsilon,
     round_of,
     spend,
 )
 from tff_dp.config import Config
-from tff_dp.errors import AccountingError, ArgumentError
-from tff_dp.mechanisms import Mechanism, PrivateMetric
+from tff_dp.errors import AccountingError, ArgumentError, DataError
+from tff_dp.mechanisms import Mechanism, PrivateMetric, RecordGaussianMechanism
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
 
@@ -31,6 +34,7 @@ class Unit(enum.Enum):
     """Whose contribution is protected as a whole."""
 
     CLIENT = "client"
+    RECORD = "record"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,14 +64,19 @@ class PrivacyPlan(Config):
 
     Args:
       mechanism: How updates are bounded and noised.
-      population: N, the number of clients, taken as public; > 1.
+      population: N, the number of clients, taken as public; > 1. For records it is that of `records`,
+        and may be left out.
       rounds: T, the largest number of rounds that may ever be run under this plan; >= 1.
-      delta: The probability with which the guarantee may fail; in (0, 1/N).
+      delta: The probability with which the guarantee may fail; in (0, 1/N). For records, N is the number
+        of records of the client that has most.
       cohort: Expected clients a round, m, in (0, N]: short for
         `sampler=PoissonSampler(rate=cohort / population)`, the default kind of sampling under DP.
-      sampler: Any other sampler. Give either this or `cohort`.
+      sampler: Any other sampler. Give either this or `cohort`; for records both may be
+        left out, for every client in every round: who takes part amplifies nothing there.
       adjacency: The neighbouring relation; the sampler's own by default.
-      unit: Whose contribution is protected: a client's, over all its examples and all rounds.
+      unit: Whose contribution is protected: a client's, over all its examples and all rounds; or a
+        record's, with `RecordGaussianMechanism`, over all rounds.
+      records: For records: each client's number of them, taken as public.
       metrics: Training metrics to release with noise of their own, each with its share of the budget;
         for mechanisms with Gaussian noise of the server that rounds do not share.
 
@@ -77,32 +86,29 @@ class PrivacyPlan(Config):
     """
 
     mechanism: Mechanism
-    population: int
+    population: int = None  # type: ignore[assignment]  # replaced in __post_init__
     rounds: int
     delta: float
     sampler: Sampler = None  # type: ignore[assignment]  # replaced in __post_init__
     adjacency: Adjacency = None  # type: ignore[assignment]  # replaced in __post_init__
     unit: Unit = Unit.CLIENT
     metrics: tuple[PrivateMetric, ...] = ()
+    records: tuple[int, ...] | None = None
     cohort: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, cohort: float | None) -> None:
         _checks.instance(
             "mechanism", self.mechanism, Mechanism, "Use NoPrivacy() for no mechanism."
         )
-        _checks.integer(
-            "population",
-            self.population,
-            "[2, inf)",
-            "A guarantee for a client needs other clients.",
-        )
+        object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
+        self._resolve_records()
         _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
-        check_delta("delta", self.delta, self.population)
+        units = self.population if self.records is None else max(self.records)
+        check_delta("delta", self.delta, units, self.unit.value)
         object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
         if self.adjacency is not None:
             adjacency = _checks.member("adjacency", self.adjacency, Adjacency)
             object.__setattr__(self, "adjacency", adjacency)
-        object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
         one_round = self.one_round()  # refuses what does not go together
         object.__setattr__(self, "adjacency", one_round.adjacency)
         self._check_metrics(one_round)
@@ -110,6 +116,31 @@ class PrivacyPlan(Config):
         self.sampler.check_rounds(self.population, self.rounds)
         if self.mechanism.noise_multiplier > 0:
             self.epsilon()  # refuses what no accountant covers, over all the rounds
+
+    def _resolve_records(self) -> None:
+        """Checks the population, and for records derives it."""
+        noises_records = isinstance(self.mechanism, RecordGaussianMechanism)
+        if noises_records != (self.unit is Unit.RECORD):
+            raise ArgumentError(
+                f"unit={self.unit.value!r} does not fit mechanism={self.mechanism!r}: expected "
+                "unit='record' with RecordGaussianMechanism, and unit='client' with any other."
+            )
+        if self.unit is not Unit.RECORD:
+            if self.records is not None:
+                raise ArgumentError(
+                    f"records={self.records!r} says nothing under unit='client': leave it out, or "
+                    "protect records by unit='record' and RecordGaussianMechanism."
+                )
+            _checks.integer(
+                "population",
+                self.population,
+                "[2, inf)",
+                "A guarantee for a client needs other clients.",
+            )
+            return
+        object.__setattr__(self, "records", check_records(self.records))
+        if typing.cast("int | None", self.population) is None:
+            object.__setattr__(self, "population", len(self.records or ()))
 
     def _check_metrics(self, one_round: Round) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))
@@ -138,7 +169,10 @@ class PrivacyPlan(Config):
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
     def _resolve_sampler(self, cohort: float | None) -> Sampler:
-        if (self.sampler is None) == (cohort is None):
+        given = (self.sampler is not None) + (cohort is not None)
+        if self.unit is Unit.RECORD and not given:
+            return FullParticipation()
+        if given != 1:
             raise ArgumentError(
                 f"sampler={self.sampler!r} and cohort={cohort!r}: give exactly one of them. cohort is "
                 "the expected number of clients a round under Poisson sampling."
@@ -157,7 +191,7 @@ class PrivacyPlan(Config):
 
     def one_round(self) -> Round:
         """Returns what one round costs, for the accountants."""
-        return round_of(self.mechanism, self.sampler, self.population, self.adjacency)
+        return round_of(self.mechanism, self.sampler, self.population, self.adjacency, self.records)
 
     def event(self, rounds: int | Sequence[range] | None = None) -> dp_accounting.DpEvent:
         """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.
@@ -206,6 +240,34 @@ class PrivacyPlan(Config):
         """
         return spend(self.one_round(), self._runs(rounds), self.delta)
 
+    def epsilon_by_client(
+        self, rounds: int | Sequence[range] | None = None
+    ) -> tuple[EpsilonReport, ...]:
+        """Returns what some rounds spend of each client's budget, in the order of the clients.
+
+        For records, each client's report is that of its own number of records, and `epsilon` that of
+        the worst; for clients, all have the same.
+
+        Args:
+          rounds: As for `epsilon`. A round counts for every client, whether or not it took part.
+
+        Raises:
+          AccountingError: More rounds than the plan covers.
+        """
+        one_round, worst = self.one_round(), self.epsilon(rounds)
+        if not isinstance(one_round, RecordRound):
+            return (worst,) * self.population
+
+        def own(position: int) -> EpsilonReport:
+            try:
+                found = spend(one_round.of_client(position), self._runs(rounds), self.delta)
+            except AccountingError:
+                return worst
+            # At a lower rate, less is spent; only an accountant's error can say otherwise.
+            return min(found, worst, key=lambda report: report.epsilon)
+
+        return tuple(own(position) for position in range(self.population))
+
     def quick_epsilon(self, rounds: int | Sequence[range]) -> float:
         """Returns a fast upper bound on `epsilon(rounds).epsilon`, for display during training."""
         try:
@@ -250,6 +312,19 @@ class PrivacyPlan(Config):
         self.check_population(population)
         self.check_rounds(round_number)
         return self.sampler.cohort(self.population, round_number, _root(self.sampler, seed))
+
+    def check_records(self, records: Sequence[int]) -> None:
+        """Raises DataError unless the clients have as many records as the plan states, if it does."""
+        found = tuple(int(count) for count in records)
+        if self.records is None or found == self.records:
+            return
+        self.check_population(len(found))
+        client = next(k for k, (a, b) in enumerate(zip(found, self.records, strict=True)) if a != b)
+        raise DataError(
+            f"records={self.records!r} of the privacy plan does not fit the data: client {client} has "
+            f"{found[client]} records, and the plan says {self.records[client]}. Make the plan with "
+            f"records={found!r}."
+        )
 
     def check_population(self, population: int) -> None:
         """Raises ArgumentError unless there are as many clients as the plan states."""

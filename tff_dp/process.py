@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tff_dp import _checks, _compat
 from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator, private_metrics
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
-from tff_dp.errors import ArgumentError
+from tff_dp.dp_sgd import build_client_work, refuse_coupled
+from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.execution import current_or_fast
+from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelWeights
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
@@ -19,21 +23,27 @@ def build_process(
 ) -> Any:
     """Builds a standard TFF learning process.
 
-    Everything in it but FedProx's term is TFF's own (builders, optimisers, aggregators over
-    tensorflow-privacy's queries): it runs on stock TFF and wherever TFF computations run.
+    Everything in it but FedProx's term and the clients' DP-SGD is TFF's own (builders, optimisers,
+    aggregators over tensorflow-privacy's queries): it runs on stock TFF and wherever TFF computations
+    run.
 
     Args:
       model: A model bound to the data's shape, from `ModelSpec.bind`.
       algorithm: What clients and server compute.
-      privacy: The plan, or `NoPrivacy()`.
+      privacy: The plan, or `NoPrivacy()`. Where it protects records, a client's data must be its records,
+        each once, and as many as the plan says for its own epsilon to hold; the worst client's holds
+        whatever their number.
 
     Returns:
       A `tff.learning.templates.LearningProcess`. Its `initialize` starts from the model's weights if
       the model is functional; `initialize_from` starts from them in any case.
 
     Raises:
-      ArgumentError: The algorithm is unknown, or weights clients under differential privacy, or
-        neither a plan nor `NoPrivacy()` was given.
+      ArgumentError: The algorithm is unknown, or weights clients under differential privacy of
+        clients, or has no local steps under that of records; or neither a plan nor `NoPrivacy()` was
+        given.
+      ModelError: Under a plan for records: the model is not functional, or its loss of one example
+        depends on others.
     """
     if not isinstance(algorithm, FedAvg | FedSGD):
         raise ArgumentError(
@@ -44,6 +54,8 @@ def build_process(
     )
     tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
+    if plan and isinstance(plan.mechanism, RecordGaussianMechanism):
+        return _record_level(model, algorithm, plan.mechanism, min(plan.records or (1,)))
     weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
     aggregator = None
     if plan:
@@ -84,6 +96,55 @@ def build_process(
         server_optimizer_fn=server,
         model_aggregator=aggregator,
         metrics_aggregator=released,
+    )
+
+
+def _record_level(
+    model: BoundModel, algorithm: FedAvg | FedSGD, mechanism: RecordGaussianMechanism, fewest: int
+) -> Any:
+    """Composes federated averaging of clients that noise their own steps.
+
+    The server averages what is private already, and may weigh clients by their numbers of records, which
+    are public. Who takes part is no secret either: the average is over them, and of nobody it is zero.
+    """
+    if not isinstance(algorithm, FedAvg):
+        raise ArgumentError(
+            f"algorithm={algorithm!r} has no local steps, in which records are protected: expected "
+            "FedAvg, FedOpt or FedProx. FedAvg(client_optimizer=SGD(learning_rate=1.0)) with "
+            "local_steps=1 sends a gradient, too."
+        )
+    if not model.is_functional:
+        raise ModelError(
+            "The tf-keras model cannot be trained with record-level privacy: gradients of single "
+            "examples need a functional model, which TFF makes of no tf-keras model with batch "
+            "normalisation, random layers or added losses. Make the model with Keras 3, without "
+            "BatchNormalization."
+        )
+    refuse_coupled(model.tff_model)
+    tff = _compat.load_tff()
+    templates = tff.learning.templates
+    client = algorithm.client_optimizer.build()
+    if isinstance(algorithm, FedProx):
+        client = proximal(client, float(algorithm.proximal_strength))
+
+    @tff.tensorflow.computation
+    def initial_weights() -> Any:
+        return tff.learning.models.ModelWeights(*map(tuple, model.tff_model.initial_weights))
+
+    weights_type = initial_weights.type_signature.result
+    mean = tff.aggregators.MeanFactory(no_nan_division=True)
+    return templates.compose_learning_process(
+        initial_weights,
+        templates.build_broadcast_process(weights_type),
+        build_client_work(
+            model.tff_model,
+            client,
+            mechanism,
+            fewest=fewest,
+            weigh_by_examples=algorithm.weighting == "examples",
+        ),
+        mean.create(weights_type.trainable, tff.types.TensorType(np.float32)),
+        templates.build_apply_optimizer_finalizer(algorithm.server_optimizer.build(), weights_type),
     )
 
 

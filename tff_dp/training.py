@@ -19,10 +19,12 @@ from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, DataError
 from tff_dp.execution import current_or_fast, is_seeded, iterate
 from tff_dp.ledger import Ledger
+from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelSpec
-from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
 
+_LISTED = 20  # clients in a statement
 _FUSED = 64  # rounds that one graph call holds
 _FUSED_FROM = 256  # rounds of a run
 
@@ -54,7 +56,10 @@ class FitResult:
       model: The trained Keras model, of the kind that came in.
       history: One record a round.
       epsilon: The epsilon to state for `model`; infinite without privacy.
-      spent: The report behind it, with every accountant; None without privacy.
+      spent: The report behind it, with every accountant; None without privacy. For records, that of the
+        worst client.
+      spent_by_client: For records: what was spent at each client, by its id. None without privacy, and
+        where clients are protected, who all have spent the same.
       privacy: The plan that was followed.
       seeded: Whether cohorts were drawn from a seed that somebody knows.
       noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
@@ -70,6 +75,7 @@ class FitResult:
     seeded: bool
     noise_seeded: bool = False
     stopped: str | None = None
+    spent_by_client: Mapping[str, EpsilonReport] | None = None
 
     def statement(self) -> str:
         """Returns the guarantee in words, with its unit, its conditions and its limits."""
@@ -88,9 +94,11 @@ class FitResult:
             f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}.",
             f"Not covered: {plan.mechanism.limits}.",
         ]
+        if plan.unit is Unit.RECORD:
+            lines.insert(1, self._of_records())
         if math.isinf(self.epsilon):
             lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
-        if self.seeded and not math.isinf(self.epsilon):
+        if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
             lines.append(
                 "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
                 "them sampling amplifies nothing. Do not publish it, or train without one."
@@ -104,6 +112,17 @@ class FitResult:
             lines.append("Training metrics were released with noise: this epsilon covers them.")
         return "\n".join(lines)
 
+    def _of_records(self) -> str:
+        found = [(report.epsilon, name) for name, report in (self.spent_by_client or {}).items()]
+        each = ", ".join(f"{name} {format_epsilon(epsilon)}" for epsilon, name in found[:_LISTED])
+        more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        worst = max(found, default=(math.inf, "none"), key=lambda pair: pair[0])[1]
+        return (
+            f"That is the epsilon of a record of the worst client, {worst}. Each client's: {each}{more}. "
+            "It holds against everybody but the record's own client; how many records a client has is "
+            "public, and a person's several records are not protected together."
+        )
+
 
 def fit(
     model: Any,
@@ -114,7 +133,7 @@ def fit(
     loss: Any = None,
     metrics: Sequence[Any] = (),
     algorithm: Algorithm | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     epochs: int = 1,
     shuffle: bool = True,
     seed: int | None = None,
@@ -136,14 +155,17 @@ def fit(
       loss: As for `ModelSpec`; only with a bare model.
       metrics: As for `ModelSpec`; only with a bare model.
       algorithm: What clients and server compute; `FedAvg()` by default.
-      batch_size: Examples in a client's batch; the last may be smaller.
-      epochs: A client's passes over its data in a round.
+      batch_size: Examples in a client's batch; the last may be smaller. None for 32, or for the plan's
+        expected size where it protects records.
+      epochs: A client's passes over its data in a round; 1 where the plan protects records, whose
+        mechanism has local steps instead.
       shuffle: Whether a client's examples are permuted anew in each round and epoch.
       seed: Makes cohorts and the order of examples repeatable; the noise never is. None draws from the
         operating system's entropy, as real use of differential privacy must.
       release_metrics: Whether the history holds the clients' training metrics. Under a plan these are
         the plan's own `metrics`, with noise, and by default they are released if it has some; where it
         has none, True releases plain sums outside any epsilon. True by default without a plan.
+        Where the plan protects records there are none: clients would have to send them.
       ledger: The file in which each round is charged before it is run; see `tff_dp.Ledger`. What it has
         from earlier runs of the plan counts: rounds that are left, and the epsilon that is reported.
       max_epsilon: Training stops before the round that would spend more, of this run and of the ledger's;
@@ -171,10 +193,16 @@ def fit(
             raise ArgumentError(
                 f"{name}={value!r} needs a PrivacyPlan: without one, no epsilon is spent. Leave it out."
             )
-    _checks.integer("batch_size", batch_size, "[1, inf)")
-    _checks.integer("epochs", epochs, "[1, inf)")
+    batch_size = _check_batches(privacy, clients, batch_size, epochs)
     root = _seeds.root(seed)
     private = isinstance(privacy, PrivacyPlan)
+    of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
+    if of_records and release_metrics:
+        raise ArgumentError(
+            "release_metrics=True would have clients send what no noise covers, while the plan protects "
+            "records from whoever gets what clients send. Leave it out, and evaluate the trained model "
+            "on data that may be used for it."
+        )
     covered = isinstance(privacy, PrivacyPlan) and bool(privacy.metrics)
     release = (covered or not private) if release_metrics is None else release_metrics
 
@@ -188,7 +216,7 @@ def fit(
             privacy.draw_cohort(round_number, population=clients.num_clients, seed=root),
             batch_size=batch_size,
             epochs=epochs,
-            shuffle=shuffle,
+            shuffle=shuffle and not of_records,  # whose batches the clients draw
             rng=_seeds.generator(root, "shuffle", round_number=round_number),
         )
 
@@ -230,9 +258,13 @@ def fit(
             noise_seeded=True,
             stopped=stopped,
         )
-    spent = None
+    spent, spent_by_client = None, None
     if isinstance(privacy, PrivacyPlan):
-        spent = privacy.epsilon((*earlier, range(1, wanted + 1)))
+        runs = (*earlier, range(1, wanted + 1))
+        spent = privacy.epsilon(runs)
+        if of_records:
+            reports = privacy.epsilon_by_client(runs)
+            spent_by_client = dict(zip(clients.ids, reports, strict=True))
     return FitResult(
         model=trained,
         history=tuple(history),
@@ -241,6 +273,7 @@ def fit(
         privacy=privacy,
         seeded=seed is not None,
         stopped=stopped,
+        spent_by_client=spent_by_client,
     )
 
 
@@ -325,6 +358,7 @@ def _check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: i
     )
     if isinstance(privacy, PrivacyPlan):
         privacy.check_population(clients.num_clients)
+        privacy.check_records(clients.sizes.tolist())
         rounds = privacy.check_rounds(rounds)
     elif rounds is None:
         raise ArgumentError(
@@ -332,6 +366,30 @@ def _check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: i
         )
     privacy.sampler.check(clients.num_clients)
     return _checks.integer("rounds", rounds, "[1, inf)")
+
+
+def _check_batches(
+    privacy: PrivacyPlan | NoPrivacy, clients: Clients, batch_size: int | None, epochs: int
+) -> int:
+    """Returns the examples in a batch of a client's data."""
+    _checks.integer("epochs", epochs, "[1, inf)")
+    if batch_size is not None:
+        _checks.integer("batch_size", batch_size, "[1, inf)")
+    mechanism = getattr(privacy, "mechanism", None)
+    if not isinstance(mechanism, RecordGaussianMechanism):
+        return 32 if batch_size is None else batch_size
+    if epochs != 1:
+        raise ArgumentError(
+            f"epochs={epochs!r} is outside its bound: expected 1 under unit='record'. A record that a "
+            "client's data hold twice has twice the influence that is accounted for. For more work in a "
+            "round, raise local_steps of the mechanism."
+        )
+    if batch_size not in (None, mechanism.batch_size):
+        raise ArgumentError(
+            f"batch_size={batch_size!r} is not that of the mechanism, {mechanism.batch_size}, which is "
+            "accounted for. Leave it out."
+        )
+    return int(clients.sizes.max())  # a client reads its records as one batch, and draws from them
 
 
 def _check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:

@@ -9,6 +9,7 @@ from tff_dp.accounting.distributed import (
     sum_of_discrete_gaussians_rdp,
 )
 from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
+from tff_dp.accounting.record import RecordRound, check_records
 from tff_dp.accounting.rounds import round_of
 
 __all__ = [
@@ -16,11 +17,13 @@ __all__ = [
     "DistributedSkellamRound",
     "EpsilonReport",
     "GaussianRound",
+    "RecordRound",
     "Round",
     "calibrate_cohort",
     "calibrate_noise",
     "calibrate_rounds",
     "check_delta",
+    "check_records",
     "quick_epsilon",
     "recommended_delta",
     "round_of",

@@ -18,20 +18,21 @@ def recommended_delta(population: int) -> float:
     return float(max(population, 2) ** -1.1)
 
 
-def check_delta(name: str, delta: float, population: int) -> None:
+def check_delta(name: str, delta: float, population: int, unit: str = "client") -> None:
     """Raises ArgumentError unless delta is below 1/N.
 
     Args:
       name: What the caller calls it.
       delta: The probability with which the guarantee may fail.
       population: N, the number of units.
+      unit: What they are called.
     """
     _checks.real(
         name,
         delta,
         f"(0, {float(1 / population)!r})",
-        f"A delta of 1/population or more allows one client's data to be published outright; "
-        f"{recommended_delta(population):.2g} is customary for {population} clients.",
+        f"A delta of 1/N or more allows one {unit}'s data to be published outright; "
+        f"{recommended_delta(population):.2g} is customary for {population} {unit}s.",
     )
 
 

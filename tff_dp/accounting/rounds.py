@@ -7,6 +7,7 @@ from tff_dp.accounting.distributed import DistributedGaussianRound, DistributedS
 from tff_dp.accounting.events import GaussianRound, Round
 from tff_dp.accounting.laplace import LaplaceRound
 from tff_dp.accounting.local import LocalGaussianRound, LocalLaplaceRound
+from tff_dp.accounting.record import RecordRound
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
@@ -19,6 +20,7 @@ from tff_dp.mechanisms import (
     LocalLaplaceMechanism,
     Mechanism,
     PerLayerGaussianMechanism,
+    RecordGaussianMechanism,
     TreeMechanism,
 )
 from tff_dp.sampling import Adjacency, Sampler
@@ -37,11 +39,16 @@ _KINDS: dict[type[Mechanism], tuple[type[Round], tuple[str, ...]]] = {
     LocalLaplaceMechanism: (LocalLaplaceRound, ()),
     DistributedGaussianMechanism: (DistributedGaussianRound, _GRID),
     DistributedSkellamMechanism: (DistributedSkellamRound, _GRID),
+    RecordGaussianMechanism: (RecordRound, ("batch_size", "local_steps")),
 }
 
 
 def round_of(
-    mechanism: Mechanism, sampler: Sampler, population: int, adjacency: Adjacency | None = None
+    mechanism: Mechanism,
+    sampler: Sampler,
+    population: int,
+    adjacency: Adjacency | None = None,
+    records: tuple[int, ...] | None = None,
 ) -> Round:
     """Returns what one round of a mechanism costs.
 
@@ -50,6 +57,7 @@ def round_of(
       sampler: Who takes part.
       population: Number of clients, N.
       adjacency: The neighbouring relation; None for the first that can be accounted for.
+      records: Each client's number of records, where the mechanism protects records.
 
     Raises:
       ArgumentError: The mechanism is unknown, or a value outside its bound.
@@ -67,4 +75,5 @@ def round_of(
         population=population,
         adjacency=adjacency,
         **{name: getattr(mechanism, name) for name in fields},
+        **({} if records is None else {"records": records}),
     )

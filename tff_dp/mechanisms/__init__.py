@@ -19,6 +19,7 @@ from tff_dp.mechanisms.distributed import (
 )
 from tff_dp.mechanisms.local import LocalGaussianMechanism, LocalLaplaceMechanism
 from tff_dp.mechanisms.metrics import PrivateMetric
+from tff_dp.mechanisms.record import RecordGaussianMechanism
 
 __all__ = [
     "AdaptiveGaussianMechanism",
@@ -33,5 +34,6 @@ __all__ = [
     "Mechanism",
     "PerLayerGaussianMechanism",
     "PrivateMetric",
+    "RecordGaussianMechanism",
     "TreeMechanism",
 ]
