@@ -217,6 +217,7 @@ CYCLIC = [
             "zero-out",
         ),
         ("banded", "1", [*CYCLIC, "--bands", "10"], {"pld": 7.046603}, "zero-out"),
+        ("adaptive", "1", POISSON, {"pld": 1.828244}, "add-or-remove-one"),
         ("local-gaussian", "10", FULL, {"exact": 9.997256}, "replace-one"),
         ("local-laplace", "10", FULL, {"pure": 20.0}, "replace-one"),
     ],
@@ -232,6 +233,29 @@ def test_golden_epsilon_of_other_mechanisms(capsys, mechanism, z, arguments, exp
     for flag, value in itertools.pairwise(arguments):
         if flag in ("--bands", "--cycle", "--min-separation"):
             assert f"{flag[2:].replace('-', ' ')} {value}" in out
+
+
+def test_records_cost_by_the_client_that_has_fewest(capsys):
+    flags = ["--mechanism", "dp-sgd", "--records", "900,400,1600", "--batch-size", "4"]
+    steps = [*flags, "--local-steps", "10", "--rounds", "100", "--delta", "1e-5"]
+    answer = found(capsys, "epsilon", "--noise-multiplier", "1", *steps)
+    assert answer["accountants"]["pld"] == pytest.approx(1.828244, rel=1e-6)  # q=.01, 1000 steps
+    assert (answer["unit"], answer["records"]) == ("record", [900, 400, 1600])
+    # Delta is below one over the most records that a client has; without one, it is recommended so.
+    code, _, err = run(capsys, "epsilon", "--noise-multiplier", "1", *steps[:-1], "0.001")
+    assert (code, "1600 records" in err) == (2, True)
+    noise = found(capsys, "calibrate", "--target-epsilon", "2", *steps[:-2])
+    assert noise["delta"] == pytest.approx(1600**-1.1)
+    assert 1.99 < noise["epsilon"] <= 2.0
+
+
+def test_noise_of_the_clients_under_secure_aggregation(capsys):
+    flags = ["--mechanism", "skellam", "--dimension", "100", *FULL, "--population", "1000"]
+    many = found(capsys, "epsilon", "--noise-multiplier", "10", *flags)
+    # At 20 bits the grid is fine: little above the Gaussian's.
+    assert 4.7285 < many["accountants"]["rdp"] < 4.7285 * 1.05
+    few = found(capsys, "epsilon", "--noise-multiplier", "10", *flags, "--bits", "14")
+    assert few["epsilon"] > many["epsilon"]
 
 
 def test_noise_of_a_tree_is_found(capsys):
@@ -256,6 +280,11 @@ def test_noise_of_a_tree_is_found(capsys):
             "rounds=1601",
         ),
         (["--mechanism", "laplace", *FIXED], 3, "FixedSizeSampler"),
+        (["--records", "3,4", *POISSON], 2, "--records (3, 4) does not belong"),
+        (["--mechanism", "dp-sgd", "--batch-size", "2", *FULL], 2, "--records is missing"),
+        (["--mechanism", "dp-sgd", "--records", "9", *FULL], 2, "--batch-size is missing"),
+        (["--mechanism", "dp-sgd", "--records", "9,x", *FULL], 2, "invalid counts value"),
+        (["--mechanism", "skellam", *FULL, "--population", "9"], 2, "--dimension is missing"),
     ],
 )
 def test_what_does_not_go_together_is_refused(capsys, arguments, code, reason):

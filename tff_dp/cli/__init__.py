@@ -1,0 +1,120 @@
+"""The command `tff-dp`. It parses, calls and prints; nothing is computed here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tff_dp
+from tff_dp.cli.options import add_options, delta_of, need, round_of
+from tff_dp.cli.shown import block, result
+
+_WRONG, _REFUSED = 2, 3  # exit codes
+_EPILOG = (
+    "exit codes: 0 done, 2 a wrong argument, 3 a combination for which no valid accounting is known"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: The command line without the program's name; None takes the process's own.
+
+    Returns:
+      The exit code: 0, 2 for a wrong argument, 3 for a combination that cannot be accounted for.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.command:
+        parser.print_help()
+        return 0
+    from tff_dp.errors import AccountingError, ArgumentError
+
+    try:
+        found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
+    except AccountingError as error:
+        print(f"tff-dp: refused: {error}", file=sys.stderr)
+        return _REFUSED
+    except ArgumentError as error:
+        print(f"tff-dp: {error}", file=sys.stderr)
+        return _WRONG
+    print(json.dumps(found, indent=1) if options.json else block(found))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"tff-dp {tff_dp.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    epsilon = commands.add_parser("epsilon", help="what some rounds of training spend")
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="the noise, the rounds or the cohort that keep within an epsilon",
+        description="Finds what is left out of --noise-multiplier, --rounds, and --cohort or "
+        "--sampling-rate; exactly one of them has to be.",
+    )
+    calibrate.add_argument("--target-epsilon", type=float, required=True, metavar="EPSILON")
+    for command in (epsilon, calibrate):
+        add_options(command)
+    return parser
+
+
+def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
+    from tff_dp import accounting
+
+    need(options, "noise_multiplier", "rounds")
+    one_round = round_of(options)
+    report = accounting.spend(one_round, options.rounds, delta_of(options))
+    return result(options, one_round, report)
+
+
+def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
+    from tff_dp import accounting
+    from tff_dp.errors import ArgumentError
+
+    no_cohort = (
+        options.sampling != "full"
+        and options.records is None
+        and (options.sampling_rate, options.cohort) == (None,) * 2
+    )
+    open_ones = [
+        name
+        for name, is_open in (
+            ("--noise-multiplier", options.noise_multiplier is None),
+            ("--rounds", options.rounds is None),
+            ("--cohort", no_cohort),
+        )
+        if is_open
+    ]
+    if len(open_ones) != 1:
+        raise ArgumentError(
+            f"{' and '.join(open_ones) or 'nothing'} is left open: expected exactly one of "
+            "--noise-multiplier, --rounds, and --cohort or --sampling-rate, which is then found."
+        )
+    delta, target = delta_of(options), options.target_epsilon
+    if open_ones == ["--noise-multiplier"]:
+        options.noise_multiplier = accounting.calibrate_noise(
+            round_of(options, noise_multiplier=1.0),
+            rounds=options.rounds,
+            delta=delta,
+            target_epsilon=target,
+        )
+    elif open_ones == ["--rounds"]:
+        options.rounds = accounting.calibrate_rounds(
+            round_of(options), delta=delta, target_epsilon=target
+        )
+    else:
+        need(options, "population")
+        options.cohort = 1
+        options.cohort = accounting.calibrate_cohort(
+            round_of(options), rounds=options.rounds, delta=delta, target_epsilon=target
+        )
+    one_round = round_of(options)
+    found = result(options, one_round, accounting.spend(one_round, options.rounds, delta))
+    return {"target_epsilon": target, "found": open_ones[0].removeprefix("--"), **found}
