@@ -26,6 +26,7 @@ LAYERS = [
     {"ledger"},
     {"process"},
     {"training"},
+    {"selftest"},
     {"cli"},
 ]
 # Within a layer, only these see each other.

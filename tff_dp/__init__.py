@@ -65,12 +65,14 @@ _HOMES = {
     "PrivateMetric": "mechanisms",
     "RecordGaussianMechanism": "mechanisms",
     "SGD": "optimizers",
+    "SelfTestReport": "selftest",
     "StackError": "errors",
     "TffDpError": "errors",
     "TreeMechanism": "mechanisms",
     "Yogi": "optimizers",
     "build_process": "process",
     "fit": "training",
+    "self_test": "selftest",
 }
 _MODULES = ("accounting", "data", "execution", "ledger")
 
@@ -112,6 +114,7 @@ __all__ = [
     "PrivateMetric",
     "RecordGaussianMechanism",
     "SGD",
+    "SelfTestReport",
     "StackError",
     "TffDpError",
     "TreeMechanism",
@@ -123,6 +126,7 @@ __all__ = [
     "execution",
     "fit",
     "ledger",
+    "self_test",
     "tff",
 ]
 
@@ -168,6 +172,7 @@ if TYPE_CHECKING:
         MinSeparationSampler,
         PoissonSampler,
     )
+    from tff_dp.selftest import SelfTestReport, self_test
     from tff_dp.training import FitResult, fit
 
     tff: Any

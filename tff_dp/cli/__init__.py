@@ -9,12 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import tff_dp
-from tff_dp.cli.options import add_options, delta_of, need, round_of
+from tff_dp.cli.options import (
+    add_options,
+    adjacency_of,
+    delta_of,
+    mechanism_of,
+    need,
+    round_of,
+    sampler_of,
+)
 from tff_dp.cli.shown import block, result
 
 _WRONG, _REFUSED = 2, 3  # exit codes
 _EPILOG = (
-    "exit codes: 0 done, 2 a wrong argument, 3 a combination for which no valid accounting is known"
+    "exit codes: 0 done, 1 a self-test has failed, 2 a wrong argument, 3 a combination for which no "
+    "valid accounting is known"
 )
 
 
@@ -25,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: The command line without the program's name; None takes the process's own.
 
     Returns:
-      The exit code: 0, 2 for a wrong argument, 3 for a combination that cannot be accounted for.
+      The exit code: 0, 1 for a self-test that has failed, 2 for a wrong argument, 3 for a combination
+      that cannot be accounted for.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -35,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tff_dp.errors import AccountingError, ArgumentError
 
     try:
+        if options.command == "selftest":
+            return _selftest(options)
         found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
     except AccountingError as error:
         print(f"tff-dp: refused: {error}", file=sys.stderr)
@@ -60,7 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         "--sampling-rate; exactly one of them has to be.",
     )
     calibrate.add_argument("--target-epsilon", type=float, required=True, metavar="EPSILON")
-    for command in (epsilon, calibrate):
+    selftest = commands.add_parser(
+        "selftest",
+        help="whether a plan's mechanism does here what its accounting takes for granted",
+        description="Runs hostile clients through the plan's learning processes with the noise off, and "
+        "tests the noise with it on. Without a plan, tests one of 1000 clients, 100 a round.",
+    )
+    selftest.add_argument(
+        "--plan", metavar="FILE", help="a plan in JSON or TOML, as PrivacyPlan.to_dict has it"
+    )
+    selftest.add_argument("--clip-norm", type=float, metavar="C", help="default: 1")
+    for command in (epsilon, calibrate, selftest):
         add_options(command)
     return parser
 
@@ -118,3 +140,21 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
     one_round = round_of(options)
     found = result(options, one_round, accounting.spend(one_round, options.rounds, delta))
     return {"target_epsilon": target, "found": open_ones[0].removeprefix("--"), **found}
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from tff_dp.plan import PrivacyPlan
+    from tff_dp.selftest import command
+
+    if options.plan is not None:
+        return command.run(command.read_plan(options.plan, options), as_json=options.json)
+    command.fill(options)
+    plan = PrivacyPlan(
+        mechanism=mechanism_of(options, options.noise_multiplier, options.clip_norm),
+        population=options.population,
+        rounds=options.rounds,
+        delta=delta_of(options),
+        sampler=sampler_of(options),
+        adjacency=adjacency_of(options),
+    )
+    return command.run(plan, as_json=options.json)

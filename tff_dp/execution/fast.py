@@ -102,10 +102,13 @@ def is_seeded() -> bool:
 
 
 @contextlib.contextmanager
-def current_or_fast() -> Iterator[Any]:
+def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
     """Keeps the execution context that is installed, or runs the block under `fast()`.
 
     The context that TFF installs when it is imported counts as none.
+
+    Args:
+      xla: See `fast`; only for a context that is made here.
 
     Yields:
       The execution context in effect.
@@ -116,7 +119,7 @@ def current_or_fast() -> Iterator[Any]:
     if is_managed(current) or not isinstance(current, sync_execution_context.SyncExecutionContext):
         yield current
     else:
-        with fast() as context:
+        with fast(xla=xla) as context:
             yield context
 
 

@@ -1,0 +1,131 @@
+"""What a self-test has found, for programs and for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from tff_dp.plan import PrivacyPlan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was measured, and where it has to lie.
+
+    Attributes:
+      name: What was checked.
+      measured: The worst value found, in `unit`.
+      low: The smallest value that passes.
+      high: The largest value that passes.
+      unit: Of the three numbers.
+      where: The algorithm, round or tensor that the worst value belongs to; "" where there is but one.
+      false_positive: A bound on the probability that a right implementation fails; 0 where nothing is
+        left to chance.
+    """
+
+    name: str
+    measured: float
+    low: float
+    high: float
+    unit: str
+    where: str = ""
+    false_positive: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the measured value is inside its bounds; NaN never is."""
+        return self.low <= self.measured <= self.high
+
+    def bound(self) -> str:
+        """Returns the bounds in words."""
+        if math.isinf(self.low):
+            return f"at most {self.high:.5g}"
+        return f"in [{self.low:.5g}, {self.high:.5g}]"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfTestReport:
+    """What `self_test` has found.
+
+    Attributes:
+      plan: The plan that was tested.
+      checks: Every check, in the order in which they were made.
+    """
+
+    plan: PrivacyPlan
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check has passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The names of the checks that have failed."""
+        return tuple(check.name for check in self.checks if not check.passed)
+
+    @property
+    def false_positive(self) -> float:
+        """A bound on the probability that any check fails on a right implementation."""
+        return sum(check.false_positive for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report in terms that JSON knows; what is not finite becomes a text."""
+        return {
+            "passed": self.passed,
+            "false_positive": self.false_positive,
+            "plan": self.plan.to_dict(),
+            "checks": [
+                {
+                    "name": check.name,
+                    "passed": check.passed,
+                    "measured": _number(check.measured),
+                    "low": _number(check.low),
+                    "high": _number(check.high),
+                    "unit": check.unit,
+                    "where": check.where,
+                    "false_positive": check.false_positive,
+                }
+                for check in self.checks
+            ],
+        }
+
+    def text(self) -> str:
+        """Returns a line a check, and the verdict."""
+        rows = [
+            (
+                "passed" if check.passed else "FAILED",
+                check.name,
+                f"{check.measured:.5g}",
+                f"{check.bound()} {check.unit}",
+            )
+            for check in self.checks
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [
+            "  ".join(
+                [*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]
+            )
+            + (f"; worst: {check.where}" if check.where and not check.passed else "")
+            for row, check in zip(rows, self.checks, strict=True)
+        ]
+        failed = len(self.failures)
+        verdict = (
+            f"passed: all {len(rows)} checks"
+            if self.passed
+            else f"FAILED: {failed} of {len(rows)} checks; do not train under this plan"
+        )
+        return "\n".join(
+            [
+                f"{self.plan.mechanism}, {self.plan.clients_per_round:g} clients expected a round",
+                *lines,
+                f"{verdict}. A right implementation fails with probability at most "
+                f"{self.false_positive:.0e}.",
+            ]
+        )
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
