@@ -17,6 +17,7 @@ from tff_dp.selftest.suite import self_test
 _DEFAULTS = {"noise_multiplier": 1.0, "clip_norm": 1.0, "rounds": 100, "population": 1000}
 _COHORT = 100
 _OF_THE_PLAN = (*_DEFAULTS, "delta", "sampling_rate", "cohort", "adjacency")
+_CHOSEN = {"mechanism": "gaussian", "sampling": "poisson"}  # what the parser puts in
 
 
 def read_plan(path: str, options: argparse.Namespace) -> PrivacyPlan:
@@ -31,6 +32,7 @@ def read_plan(path: str, options: argparse.Namespace) -> PrivacyPlan:
       AccountingError: The plan cannot be accounted for.
     """
     given = [name for name in _OF_THE_PLAN if getattr(options, name) is not None]
+    given += [name for name, value in _CHOSEN.items() if getattr(options, name) != value]
     if given:
         raise ArgumentError(
             f"--plan={path!r} with --{given[0].replace('_', '-')}: the plan in the file has it already. "

@@ -21,6 +21,7 @@ from tff_dp.selftest.report import Check
 FALSE_POSITIVE = 1e-7  # of each check
 _ROUNDS = 3  # in a row, each from the state that the one before has left
 _COUNTS = 256  # rounds whose noised counts are looked at
+_BEYOND = 1e9  # the score of what is no number, or too far off for floats
 
 Cells = Mapping[str, np.ndarray]  # samples of N(0, 1), all of one length, by where they are from
 
@@ -88,7 +89,8 @@ def normal_scores(noise: Any, sample: np.ndarray) -> np.ndarray:
       noise: The frozen distribution, symmetric about 0.
       sample: Any shape.
     """
-    scores = -special.ndtri(noise.sf(np.abs(sample)))  # the tails keep their digits
+    scores = -special.ndtri_exp(noise.logsf(np.abs(sample)))  # which the farthest tails survive
+    scores = np.nan_to_num(scores, nan=_BEYOND, posinf=_BEYOND)
     return np.asarray(np.copysign(scores, sample))
 
 
@@ -134,14 +136,14 @@ def reuse_check(name: str, cells: Cells) -> Check:
     """
     n, names = _length(cells), list(cells)
     spectra = np.fft.rfft([cells[key] for key in names])
-    norms = [math.sqrt(float(np.sum(np.square(cells[key])))) or 1.0 for key in names]
+    norms = [_norm(cells[key]) for key in names]
     worst, where = 0.0, ""
     for i, first in enumerate(names):
         for j, second in enumerate(names[: i + 1]):
             correlations = np.abs(np.fft.irfft(spectra[i] * np.conj(spectra[j]), n))
             largest = float(np.max(correlations[1:] if i == j else correlations))
             largest /= norms[i] * norms[j]
-            if not largest <= worst:  # a NaN counts as worst
+            if largest > worst:
                 worst, where = largest, f"{second}; {first}"
     pairs = len(names) * (len(names) + 1) // 2
     # Half of the rate for the norms below, half for the sums of products.
@@ -160,18 +162,18 @@ def reuse_check(name: str, cells: Cells) -> Check:
 
 def apart_check(name: str, cells: Cells) -> Check:
     """Returns the test that the first cell has no correlation with itself a round later, or others."""
-    first, *others = cells.values()
-    pairs = {key: (first, other) for key, other in zip(list(cells)[1:], others, strict=True)}
-    pairs["the round before"] = (first[0::2], first[1::2])  # disjoint, hence independent
-    found = {key: abs(float(stats.pearsonr(*pair).statistic)) for key, pair in pairs.items()}
-    n = len(first) // 2  # the fewest pairs, hence the widest bound
-    t = float(stats.t.isf(FALSE_POSITIVE / len(pairs) / 2, n - 2))
-    where = max(found, key=lambda key: math.inf if math.isnan(found[key]) else found[key])
+    (name_of_first, first), *others = cells.items()
+    pairs = {key: (first, other) for key, other in others}
+    pairs[f"{name_of_first}, a round later"] = (first[0::2], first[1::2])  # disjoint: independent
+    found = {key: abs(float(a @ b)) / (_norm(a) * _norm(b)) for key, (a, b) in pairs.items()}
+    n = len(first) // 2  # the fewest products, hence the widest bound
+    t = float(stats.t.isf(FALSE_POSITIVE / len(pairs) / 2, n - 1))
+    where = max(found, key=lambda key: found[key])
     return Check(
         name=name,
         measured=found[where],
         low=-math.inf,
-        high=t / math.sqrt(n - 2 + t * t),
+        high=t / math.sqrt(n - 1 + t * t),
         unit="of correlation",
         where=where,
         false_positive=FALSE_POSITIVE,
@@ -218,6 +220,10 @@ def _unexplained(
                 yield path
         elif np.asarray(one[path]).tobytes() != np.asarray(other[path]).tobytes():
             yield path
+
+
+def _norm(scores: np.ndarray) -> float:
+    return math.sqrt(float(scores @ scores)) or 1.0  # without noise, no correlation either
 
 
 def _length(cells: Cells) -> int:

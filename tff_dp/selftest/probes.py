@@ -55,11 +55,11 @@ def probes(law: Law, mechanism: Mechanism, dimension: int) -> dict[str, Probe]:
 
     def sized(size: float) -> np.ndarray:
         direction = rng.normal(size=[TENSORS, dimension])
-        return np.multiply(direction, size / law.size(mechanism, direction))
+        return np.asarray(direction * (size / law.size(mechanism, direction)))
 
     def far(direction: np.ndarray) -> np.ndarray:
         factor = max(1e9 / l2_norm(direction), 10 / law.size(mechanism, direction))
-        return np.multiply(direction, factor)
+        return np.asarray(direction * factor)
 
     one = np.zeros([TENSORS, dimension])
     one[-1, 0] = 1

@@ -61,6 +61,10 @@ def self_test(
       StackError: TFF cannot be imported.
     """
     _checks.instance("plan", plan, PrivacyPlan, "Without a plan there is nothing to test.")
+    if not algorithms:
+        raise ArgumentError(
+            f"algorithms={algorithms!r} is empty: expected at least one of {', '.join(ALGORITHMS)}."
+        )
     for name in algorithms:
         _checks.one_of("algorithms", name, ALGORITHMS)
     samples = _checks.integer("samples", samples, "[1000, 10000000]")
