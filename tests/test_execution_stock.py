@@ -82,6 +82,15 @@ def test_an_installed_context_is_kept_and_tffs_default_is_not(tff, stock):
             assert context is current
 
 
+@pytest.mark.parametrize("xla", [None, False])
+def test_without_an_installed_context_the_fast_one_is_made_as_asked(stock, monkeypatch, xla):
+    # As if this were the context that TFF installs when it is imported.
+    monkeypatch.setattr(sys.modules["tff_dp.execution.fast"], "is_managed", lambda context: False)
+    with execution.current_or_fast(xla=xla) as context:
+        assert context is not stock
+        assert context.settings.xla is xla
+
+
 PROGRAM = """
 import sys, time
 from tff_dp import execution, tff

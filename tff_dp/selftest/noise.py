@@ -66,12 +66,13 @@ def count_cells(
     rounds = [aggregator.round(state, ()) for _ in range(_COUNTS)]
     counts = [count_of(mechanism, m, clip, law.clip(mechanism, done.leaves)) for done in rounds]
     noise = stats.norm(scale=mechanism.count_stddev(m))
-    # A share outside [0, 1] is cut off; what was cut off is drawn again from that tail, which leaves a
-    # right sample right.
-    tail = noise.sf(m / 2 * (1 - 1e-6))
+    # A share outside [0, 1] is cut off; what was cut off, or is too near to it for float32, is drawn
+    # again from that tail, which leaves a right sample right.
+    edge = m / 2 * (1 - 1e-4)
+    tail = noise.sf(edge)
     drawn = noise.isf(np.random.default_rng().uniform(0, max(tail, 1e-300), size=_COUNTS))
     whole = [
-        math.copysign(extra, count) if abs(count) >= m / 2 * (1 - 1e-6) else count
+        math.copysign(extra, count) if abs(count) >= edge else count
         for count, extra in zip(counts, drawn, strict=True)
     ]
     law_of_values = law.noise(mechanism, m, clip)
