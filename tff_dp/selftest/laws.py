@@ -11,7 +11,18 @@ import numpy as np
 from scipy import stats
 
 from tff_dp.errors import ArgumentError
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism, Mechanism
+from tff_dp.mechanisms import (
+    AdaptiveGaussianMechanism,
+    BandedMechanism,
+    GaussianMechanism,
+    LaplaceMechanism,
+    LocalGaussianMechanism,
+    LocalLaplaceMechanism,
+    Mechanism,
+    PerLayerGaussianMechanism,
+    TreeMechanism,
+)
+from tff_dp.mechanisms.strategy import banded_strategy
 
 Parts = Sequence[np.ndarray] | np.ndarray  # what belongs to a model's weights, an array a tensor
 Leaves = Mapping[str, Any]  # what a round returns beside the weights, by path
@@ -28,23 +39,102 @@ class Law:
       clip: From the mechanism and the leaves of a state, the clip norm of the next round.
       noise: From the mechanism, m and the round's clip norm, the distribution of the noise on one
         coordinate of the sum: a frozen distribution of SciPy, continuous and symmetric about 0.
-      covariance: From the mechanism and a number of rounds, the covariance of their noises, in units of
-        `noise`: [rounds, rounds]. The identity, which is the default, for noise that is fresh in each
-        round; anything else needs a Gaussian.
+      covariance: From the mechanism, a number of rounds, and the plan's, the covariance of the noises of
+        the first ones, in units of `noise`: [rounds, rounds]. The identity, which is the default, for
+        noise that is fresh in each round; anything else needs a Gaussian.
       derived: From the mechanism, m and the clip norm of the next round, what depends on clients beside
         the weights: ends of paths to values. What is missing here must not depend on any client.
+      kept: Parts of the paths to noise that the state keeps for later rounds: it differs in any case.
+      by_clients: Whether each client adds its own noise, and nobody else any.
     """
 
     size: Callable[[Any, Parts], float]
     clip: Callable[[Any, Leaves], float]
     noise: Callable[[Any, float, float], Any]
-    covariance: Callable[[Any, int], np.ndarray] = lambda _, rounds: np.eye(rounds)
+    covariance: Callable[[Any, int, int], np.ndarray] = lambda _, rounds, planned: np.eye(rounds)
     derived: Callable[[Any, float, float], Mapping[str, float]] = lambda *_: {}
+    kept: Sequence[str] = ()
+    by_clients: bool = False
 
 
 def l2_norm(parts: Parts) -> float:
     """Returns the L2 norm over all tensors, in float64."""
     return math.sqrt(sum(float(np.sum(np.square(np.float64(part)))) for part in parts))
+
+
+def l1_norm(parts: Parts) -> float:
+    """Returns the L1 norm over all tensors, in float64."""
+    return sum(float(np.sum(np.abs(np.float64(part)))) for part in parts)
+
+
+def _clip_norm(mechanism: Any, leaves: Leaves) -> float:
+    del leaves  # always the same
+    return float(mechanism.clip_norm)
+
+
+def _gaussian_noise(mechanism: Any, m: float, clip: float) -> Any:
+    del m  # the sum's, before it is divided
+    return stats.norm(scale=mechanism.noise_multiplier * clip)
+
+
+def _laplace_noise(mechanism: Any, m: float, clip: float) -> Any:
+    del m
+    return stats.laplace(scale=mechanism.noise_multiplier * clip)
+
+
+def _largest_layer(mechanism: PerLayerGaussianMechanism, parts: Parts) -> float:
+    return max(
+        l2_norm([part]) / clip_norm
+        for part, clip_norm in zip(parts, mechanism.clip_norms, strict=True)
+    )
+
+
+def _tree_covariance(mechanism: TreeMechanism, rounds: int, planned: int) -> np.ndarray:
+    """Returns the covariance of what a tree's noise grows by, node by node from the definition.
+
+    The noise of a running sum of t rounds is that of the nodes of the bits of t. A node's estimate is the
+    mean of its own noise and of its children's estimates, weighted by inverse variances.
+    """
+    period = min(mechanism.restart_every or planned, planned)
+    height = period.bit_length()
+    size = rounds << height  # a column a node: more than there are
+
+    def estimate(first: int, level: int) -> np.ndarray:
+        row = np.zeros(size)
+        weight = 1 / (2 - 0.5**level)
+        row[(first << height) + level] = weight if level else 1.0
+        if level:
+            half = 1 << (level - 1)
+            children = estimate(first, level - 1) + estimate(first + half, level - 1)
+            row += (1 - weight) * children
+        return row
+
+    grown, before = [], np.zeros(size)
+    for done in range(rounds):
+        start, length = done - done % period, done % period + 1
+        now, at = np.zeros(size), start
+        for level in reversed(range(height)):
+            if length >> level & 1:
+                now, at = now + estimate(at, level), at + (1 << level)
+        grown.append(now - before)
+        before = np.zeros(size) if length == period else now
+    return np.array(grown) @ np.array(grown).T
+
+
+def _banded_covariance(mechanism: BandedMechanism, rounds: int, planned: int) -> np.ndarray:
+    strategy = np.zeros([rounds, rounds])
+    for offset, coefficient in enumerate(banded_strategy(mechanism.bands, planned)[:rounds]):
+        strategy += coefficient * np.eye(rounds, k=-offset)
+    inverse = np.linalg.inv(strategy)
+    return np.asarray(inverse @ inverse.T)
+
+
+def _in_l2(mechanism: Any, parts: Parts) -> float:
+    return l2_norm(parts) / float(mechanism.clip_norm)
+
+
+def _in_l1(mechanism: Any, parts: Parts) -> float:
+    return l1_norm(parts) / float(mechanism.clip_norm)
 
 
 def _adaptive_clip(mechanism: AdaptiveGaussianMechanism, leaves: Leaves) -> float:
@@ -64,12 +154,10 @@ def _adaptive_derived(
     }
 
 
+_GAUSSIAN = Law(size=_in_l2, clip=_clip_norm, noise=_gaussian_noise)
+_LAPLACE = Law(size=_in_l1, clip=_clip_norm, noise=_laplace_noise)
 _LAWS: dict[type[Mechanism], Law] = {
-    GaussianMechanism: Law(
-        size=lambda mechanism, parts: l2_norm(parts) / mechanism.clip_norm,
-        clip=lambda mechanism, leaves: mechanism.clip_norm,
-        noise=lambda mechanism, m, clip: stats.norm(scale=mechanism.noise_multiplier * clip),
-    ),
+    GaussianMechanism: _GAUSSIAN,
     AdaptiveGaussianMechanism: Law(
         size=lambda mechanism, parts: l2_norm(parts) / mechanism.initial_clip_norm,
         clip=_adaptive_clip,
@@ -78,6 +166,16 @@ _LAWS: dict[type[Mechanism], Law] = {
         ),
         derived=_adaptive_derived,
     ),
+    PerLayerGaussianMechanism: dataclasses.replace(_GAUSSIAN, size=_largest_layer),
+    LaplaceMechanism: _LAPLACE,
+    TreeMechanism: dataclasses.replace(
+        _GAUSSIAN, covariance=_tree_covariance, kept=("/levels/", "/total/")
+    ),
+    BandedMechanism: dataclasses.replace(
+        _GAUSSIAN, covariance=_banded_covariance, kept=("/query_state/",)
+    ),
+    LocalGaussianMechanism: dataclasses.replace(_GAUSSIAN, by_clients=True),
+    LocalLaplaceMechanism: dataclasses.replace(_LAPLACE, by_clients=True),
 }
 
 

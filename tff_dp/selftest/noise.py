@@ -26,10 +26,20 @@ _BEYOND = 1e9  # the score of what is no number, or too far off for floats
 Cells = Mapping[str, np.ndarray]  # samples of N(0, 1), all of one length, by where they are from
 
 
-def values_cells(processes: Sequence[Process], law: Law, mechanism: Mechanism, m: float) -> Cells:
+def values_cells(
+    processes: Sequence[Process], law: Law, mechanism: Mechanism, m: float, planned: int
+) -> Cells:
     """Returns the updates' noise, which the law makes N(0, 1), by algorithm, run, round and tensor.
 
     One run has rounds of clients without an update; another, from a fresh state, a round without clients.
+    Where clients add the noise, a round has one of them.
+
+    Args:
+      processes: The processes.
+      law: The mechanism's.
+      mechanism: The mechanism.
+      m: The public expected number of clients a round.
+      planned: The plan's rounds.
     """
     found: dict[str, np.ndarray] = {}
 
@@ -42,7 +52,7 @@ def values_cells(processes: Sequence[Process], law: Law, mechanism: Mechanism, m
             done = process.round(state, cohort)
             state, leaves = done.state, done.leaves
             sums.append(m * np.array(done.mean))
-        factor = np.linalg.cholesky(law.covariance(mechanism, len(cohorts)))
+        factor = np.linalg.cholesky(law.covariance(mechanism, len(cohorts), planned))
         fresh = np.linalg.solve(factor, np.reshape(sums, [len(cohorts), -1])).reshape(
             np.shape(sums)
         )
@@ -52,8 +62,9 @@ def values_cells(processes: Sequence[Process], law: Law, mechanism: Mechanism, m
                 found[where] = normal_scores(noise, part)
 
     for process in processes:
-        run(process, "round {}", [["zero"] * 3] * _ROUNDS)
-        run(process, "a round without clients", [[]])
+        run(process, "round {}", [["zero"] * (1 if law.by_clients else 3)] * _ROUNDS)
+        if not law.by_clients:
+            run(process, "a round without clients", [[]])
     return found
 
 
@@ -211,6 +222,8 @@ def _unexplained(
 ) -> Iterator[str]:
     derived = [law.derived(mechanism, m, law.clip(mechanism, leaves)) for leaves in (one, other)]
     for path in sorted(one.keys() | other.keys()):
+        if any(part in f"{path}/" for part in law.kept):
+            continue
         if path not in one or path not in other:
             yield path
             continue

@@ -10,7 +10,7 @@ from typing import Any
 from tff_dp import _checks
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import current_or_fast, is_seeded
-from tff_dp.mechanisms import AdaptiveGaussianMechanism
+from tff_dp.mechanisms import AdaptiveGaussianMechanism, PerLayerGaussianMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
 from tff_dp.selftest import influence, noise
@@ -79,6 +79,11 @@ def self_test(
 
 def _check_plan(plan: PrivacyPlan) -> None:
     mechanism = plan.mechanism
+    if isinstance(mechanism, PerLayerGaussianMechanism) and len(mechanism.clip_norms) != TENSORS:
+        raise ArgumentError(
+            f"clip_norms={mechanism.clip_norms!r} does not fit the self-test, whose model has {TENSORS} "
+            f"weight tensors: expected {TENSORS} norms. Take two of them."
+        )
     if mechanism.noise_multiplier == 0:
         raise ArgumentError(
             "noise_multiplier=0 has no noise to test: expected a number in (0, inf). Without noise there "
@@ -119,7 +124,7 @@ def _run(
 
     processes = [Process(name, build, plan, wide) for name in algorithms]
     yield noise.release_check(processes, law, mechanism, m)
-    cells = noise.values_cells(processes, law, mechanism, m)
+    cells = noise.values_cells(processes, law, mechanism, m, plan.rounds)
     yield noise.size_check("noise: standard deviation", cells)
     yield noise.shape_check("noise: distribution", cells)
     yield noise.reuse_check("noise: fresh in each coordinate, tensor, round and run", cells)
