@@ -33,24 +33,26 @@ def rdp_integer(q: float, z: float, order: int) -> float:
 
 
 def rdp_quadrature(q: float, z: float, order: float) -> float:
-    """RDP of the Poisson-subsampled Gaussian at any order > 1: the larger of both directions."""
+    """RDP of the Poisson-subsampled Gaussian at any order > 1: the larger of both directions.
+
+    By the trapezoidal rule, whose error for an analytic integrand falls exponentially with the step:
+    the nearest singularities, zeros of the likelihood ratio, are pi z^2 off the real line, which leaves
+    exp(-16 pi^2 z), below 1e-20 for z >= .3.
+    """
     with mpmath.workdps(30):
         rate, sigma, alpha = mpmath.mpf(q), mpmath.mpf(z), mpmath.mpf(order)
-
-        def ratio(x: mpmath.mpf) -> mpmath.mpf:
-            return (1 - rate) + rate * mpmath.exp((2 * x - 1) / (2 * sigma**2))
-
-        def moment(power: mpmath.mpf) -> mpmath.mpf:
-            def integrand(x: mpmath.mpf) -> mpmath.mpf:
-                return mpmath.npdf(x, 0, sigma) * ratio(x) ** power
-
-            # The integrand's bumps lie between -|power| and |power|, each of width sigma.
-            reach = abs(power) + 25 * sigma
-            steps = math.ceil(2 * reach / sigma)
-            return mpmath.quad(integrand, mpmath.linspace(-reach, reach, steps + 1))
-
-        removed, added = moment(alpha), moment(1 - alpha)
-        return float(mpmath.log(max(removed, added)) / (alpha - 1))
+        step = sigma / 8
+        # The integrand's bumps lie between -order and order, each of width sigma.
+        last = math.ceil((order + 25 * z) / step)
+        removed, added = [], []
+        for k in range(-last, last + 1):
+            x = k * step
+            ratio = (1 - rate) + rate * mpmath.exp((2 * x - 1) / (2 * sigma**2))
+            density = step * mpmath.npdf(x, 0, sigma)
+            power = ratio**alpha
+            removed.append(density * power)
+            added.append(density * ratio / power)
+        return float(mpmath.log(max(mpmath.fsum(removed), mpmath.fsum(added))) / (alpha - 1))
 
 
 def epsilon_from_rdp(orders: Sequence[float], values: Sequence[float], delta: float) -> float:
@@ -201,6 +203,45 @@ def delta_of_losses(points: np.ndarray, mass: np.ndarray, epsilon: float) -> flo
     """Delta at an epsilon, from a distribution of the privacy loss."""
     above = points > epsilon
     return float(mass[above] @ -np.expm1(epsilon - points[above]))
+
+
+def direct_power(probabilities: np.ndarray, times: int) -> tuple[int, np.ndarray]:
+    """A distribution's convolution with itself by adding up products, which no roundoff can swamp.
+
+    Every value is right to some 1e-15 of itself for each factor, however small it is, where a Fourier
+    transform is right to 1e-16 of the largest one. Values below 1e-60 are left out.
+
+    Returns:
+      The position of the first value that is kept, and the values.
+    """
+    result, base = (0, np.ones(1)), (0, np.asarray(probabilities, np.float64))
+
+    def convolve(
+        one: tuple[int, np.ndarray], other: tuple[int, np.ndarray]
+    ) -> tuple[int, np.ndarray]:
+        values = np.convolve(one[1], other[1])
+        (kept,) = np.nonzero(values > 1e-60)
+        return one[0] + other[0] + int(kept[0]), values[kept[0] : kept[-1] + 1]
+
+    while times:
+        if times & 1:
+            result = convolve(result, base)
+        times >>= 1
+        if times:
+            base = convolve(base, base)
+    return result
+
+
+def epsilon_of_losses(losses: np.ndarray, probabilities: np.ndarray, delta: float) -> float:
+    """Epsilon of discrete privacy losses; those missing from a mass of 1 are not counted."""
+
+    def excess(epsilon: float) -> float:
+        above = losses > epsilon
+        return math.fsum(-np.expm1(epsilon - losses[above]) * probabilities[above]) - delta
+
+    if excess(0.0) <= 0:
+        return 0.0
+    return float(optimize.brentq(excess, 0.0, losses[-1] + 1, xtol=1e-15, rtol=1e-14))
 
 
 def binomial_p(count: int, trials: int, probability: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import decimal
 import functools
@@ -17,6 +18,7 @@ from dp_accounting import pld, rdp
 
 from tff_dp import _checks
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
+from tff_dp.accounting.privacy_loss import compositions, gaussian_distribution
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
@@ -24,6 +26,8 @@ from tff_dp.sampling import Adjacency, FullParticipation
 # (noise multiplier .01) it does not end. Beyond this no epsilon means anything, and RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
 _PLD_INTERVAL = 1e-4  # of the grid; dp-accounting's own choice
+# Some of dp-accounting's orders: the fractional ones take ten times as long.
+_WHOLE_ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,36 @@ def quick_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float)
     raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")
 
 
+def rough_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
+    """Returns an upper bound on `quick_epsilon`, ten times faster for many; the arguments are its.
+
+    Raises:
+      AccountingError: There is none under this sampler and adjacency.
+    """
+    independent, count = one_round.equivalent(_runs(rounds))
+    accountants = accountants_of(independent)
+    is_by_orders = "exact" not in accountants and accountants.get("rdp") == rdp_epsilon
+    if is_by_orders:
+        return rdp_epsilon(independent, count, delta, _WHOLE_ORDERS)
+    return quick_epsilon(one_round, rounds, delta)
+
+
+def leading_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
+    """Returns an upper bound on `spend(...).epsilon`, nearly always equal to it; its arguments.
+
+    Where a privacy loss distribution applies, no other accountant is asked.
+
+    Raises:
+      AccountingError: No accountant applies.
+    """
+    independent, count = one_round.equivalent(_runs(rounds))
+    accountants = accountants_of(independent)
+    if count and independent.noise_multiplier and "pld" in accountants:
+        with contextlib.suppress(AccountingError):
+            return accountants["pld"](independent, count, delta)
+    return spend(one_round, rounds, delta).epsilon
+
+
 def _runs(rounds: int | Sequence[range]) -> tuple[range, ...]:
     if isinstance(rounds, Sequence) and all(isinstance(run, range) for run in rounds):
         return tuple(rounds)
@@ -168,8 +202,10 @@ def _no_need_of_pld(one_round: GaussianRound, rounds: int, delta: float) -> floa
 
 
 @functools.lru_cache(maxsize=256)
-def _rdp_curve(one_round: IndependentRound) -> tuple[np.ndarray, np.ndarray]:
-    accountant = rdp.RdpAccountant(neighboring_relation=one_round.adjacency.relation)
+def _rdp_curve(
+    one_round: IndependentRound, orders: tuple[float, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    accountant = rdp.RdpAccountant(orders, one_round.adjacency.relation)
     # Where a fractional order does not converge, dp-accounting warns and leaves it out, for each order
     # and call. A bound from fewer orders is looser and still valid: nothing to alarm anyone with.
     verbosity = absl.logging.get_verbosity()
@@ -184,8 +220,15 @@ def _rdp_curve(one_round: IndependentRound) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(accountant._orders), np.asarray(accountant._rdp)
 
 
-def rdp_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float:
+def rdp_epsilon(
+    one_round: IndependentRound,
+    rounds: int,
+    delta: float,
+    orders: tuple[float, ...] | None = None,
+) -> float:
     """Returns epsilon by Rényi DP, as tensorflow-privacy does it; see `spend` for the arguments.
+
+    Each order gives a bound; the smallest one over `orders`, by default dp-accounting's, is returned.
 
     Source: Mironov et al., arXiv:1908.10530 (Poisson); Wang et al., arXiv:1808.00087 (without
     replacement); Canonne et al., arXiv:2004.00010, proposition 12 (conversion).
@@ -195,8 +238,8 @@ def rdp_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float
     """
     if rounds == 0 or one_round.noise_multiplier == 0:
         return math.inf if rounds else 0.0
-    orders, curve = _rdp_curve(one_round)
-    return float(rdp.compute_epsilon(orders, rounds * curve, delta)[0])
+    at, curve = _rdp_curve(one_round, orders)
+    return float(rdp.compute_epsilon(at, rounds * curve, delta)[0])
 
 
 def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float:
@@ -217,9 +260,9 @@ def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise, fewer rounds or a lower sampling rate"
         )
-    distribution = _round_pld(one_round)
-    composed = distribution.self_compose(rounds) if rounds > 1 else distribution
-    return float(composed.get_epsilon_for_delta(delta))
+    return max(
+        direction.epsilon(rounds, delta) for direction in compositions(_round_pld(one_round))
+    )
 
 
 def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> float:
@@ -229,7 +272,8 @@ def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> flo
             return 0.0
         # RDP has no bound under replace-one, and this one is of the same magnitude.
         one_round = dataclasses.replace(one_round, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
-    return rdp_epsilon(one_round, rounds, delta)
+    rough = rdp_epsilon(one_round, rounds, delta, _WHOLE_ORDERS)
+    return rough if rough <= _LARGEST_PLD_EPSILON else rdp_epsilon(one_round, rounds, delta)
 
 
 @functools.lru_cache(maxsize=16)
@@ -242,14 +286,12 @@ def _round_pld(one_round: IndependentRound) -> Any:
             accountant.compose(event)
         except dp_accounting.UnsupportedEventError as error:
             raise AccountingError(_reason(error)) from None
-    # As the accountant does it. Its own distribution is composed with that of nothing at all, after
-    # which a composition of many rounds would be looser by what each convolution cuts off.
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
-    return pld.privacy_loss_distribution.from_gaussian_mechanism(
-        standard_deviation=(event.event if is_sampled else event).noise_multiplier,
-        value_discretization_interval=_PLD_INTERVAL,
-        sampling_prob=event.sampling_probability if is_sampled else 1.0,
-        neighboring_relation=relation,
+    return gaussian_distribution(
+        (event.event if is_sampled else event).noise_multiplier,
+        event.sampling_probability if is_sampled else 1.0,
+        relation,
+        _PLD_INTERVAL,
     )
 
 
