@@ -343,6 +343,48 @@ def test_rdp_at_fractional_orders_is_never_below_the_oracles(q, z):
         assert truth * (1 - 1e-9) <= curve[index] <= truth * (1 + slack)
 
 
+@pytest.mark.parametrize("q", [0.001, 0.01, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("z", [0.3, 0.6, 1.0, 3.0, 10.0])
+def test_rdp_over_a_grid_is_the_oracles(q, z):
+    # At fractional orders dp-accounting adds up absolute values: far too much at some, never too little.
+    orders, curve = accountants._rdp_curve(a_round(z, q=q))
+    truths = {float(n): oracles.rdp_integer(q, z, n) for n in (2, 3, 5, 8, 32, 63, 256)}
+    for order, truth in truths.items():
+        (index,) = np.flatnonzero(np.isclose(orders, order))
+        assert curve[index] == pytest.approx(truth, rel=1e-9)
+    fractional = {order: oracles.rdp_quadrature(q, z, order) for order in (1.1, 1.5, 2.5, 4.7, 9.9)}
+    for order, truth in fractional.items():
+        (index,) = np.flatnonzero(np.isclose(orders, order))
+        assert curve[index] >= truth * (1 - 1e-9)
+    assert curve[index] <= truth * (1 + 1e-4)  # at 9.9
+    if q == 1:
+        exact = np.array(sorted(truths | fractional)) / (2 * z**2)
+        oracle = [(truths | fractional)[order] for order in sorted(truths | fractional)]
+        assert oracle == pytest.approx(exact, rel=1e-12)
+    for delta in (1e-3, 1e-5, 1e-8, 1e-12):
+        # A bound from some orders is never below that from all of them.
+        values = [9 * value for value in truths.values()]
+        some = oracles.epsilon_from_rdp(list(truths), values, delta)
+        if -math.expm1(-min(values)) < delta**2:  # bounds the total variation: Bretagnolle, Huber
+            some = 0.0
+        assert rdp_epsilon(a_round(z, q=q), 9, delta) <= max(0.0, some) * (1 + 1e-9)
+        whole = rdp_epsilon(a_round(z, q=q), 9, delta, tuple(truths))
+        assert whole == pytest.approx(max(0.0, some), rel=1e-9)
+
+
+def test_an_rdp_oracle_of_one_direction_alone_would_be_caught(monkeypatch):
+    # The grid's negative control: of both directions the removal is the larger one.
+    def added_alone(q, z, order):
+        x = np.linspace(-20 * z - order, 20 * z + order, 200_001)
+        ratio = (1 - q) + q * np.exp((2 * x - 1) / (2 * z**2))
+        density = np.exp(-0.5 * (x / z) ** 2) / (z * math.sqrt(2 * math.pi))
+        return float(np.log(np.sum(density * ratio ** (1 - order)) * (x[1] - x[0])) / (order - 1))
+
+    monkeypatch.setattr(oracles, "rdp_quadrature", added_alone)
+    with pytest.raises(AssertionError):
+        test_rdp_over_a_grid_is_the_oracles(0.1, 1.0)
+
+
 def test_rdp_rounds_add_up():
     # One curve serves every number of rounds; dp-accounting composes them one by one.
     one_round = a_round(1.1, q=0.02)
@@ -370,6 +412,22 @@ def test_exact_epsilon_inverts_the_gaussian_curve(z, rounds, log_delta, adjacenc
         # Neither too small (unsafe) nor too large (wasteful): the curve passes delta between.
         assert oracles.gaussian_delta(z, epsilon * (1 + 1e-6), sensitivity) <= delta
         assert oracles.gaussian_delta(z, epsilon * (1 - 1e-6), sensitivity) >= delta
+
+
+@pytest.mark.parametrize("adjacency", list(Adjacency))
+@pytest.mark.parametrize("z", [0.3, 0.6, 1.0, 3.0, 10.0])
+def test_exact_curve_over_a_grid_is_the_oracles_both_ways(z, adjacency):
+    for rounds in (1, 100):
+        sensitivity = (2.0 if adjacency is REPLACE else 1.0) * math.sqrt(rounds)
+        one_round = a_round(z, adjacency=adjacency)
+        for delta in (1e-3, 1e-5, 1e-8, 1e-12):  # from delta to epsilon and back
+            epsilon = exact_epsilon(one_round, rounds, delta)
+            assert oracles.gaussian_delta(z, epsilon, sensitivity) == pytest.approx(delta, rel=1e-5)
+            assert oracles.gaussian_delta(z, epsilon * (1 + 1e-6), sensitivity) <= delta
+        for epsilon in (0.05, 1.0, 8.0, 100.0):  # from epsilon to delta and back
+            delta = oracles.gaussian_delta(z, epsilon, sensitivity)
+            if 1e-12 <= delta <= 0.9:
+                assert exact_epsilon(one_round, rounds, delta) == pytest.approx(epsilon, rel=1e-6)
 
 
 @pytest.mark.parametrize("replace", [False, True], ids=["add-or-remove-one", "replace-one"])
@@ -690,6 +748,84 @@ def test_calibration_of_sampling_under_replace_one(sampler, target):
         for noise in (z, z / 1.001)
     )
     assert louder <= target < softer
+
+
+def check_noise(one_round, rounds, delta, target):
+    z = calibrate_noise(one_round, rounds=rounds, delta=delta, target_epsilon=target)
+    reached, beyond = (
+        spend(dataclasses.replace(one_round, noise_multiplier=noise), rounds, delta).epsilon
+        for noise in (z, z / 1.001)
+    )
+    assert reached <= target < beyond
+
+
+@pytest.mark.parametrize("adjacency", list(Adjacency))
+@pytest.mark.parametrize(
+    ("q", "rounds", "delta", "target"),
+    [
+        (0.0025, 6000, 1e-5, 2.0),
+        (0.25, 30, 1e-12, 20.0),
+        (1e-4, 10**5, 1e-8, 0.1),
+        (0.9, 3, 1e-3, 0.05),
+        (0.01, 1000, 0.4, 0.5),
+        (1.0, 10, 1e-6, 1.0),
+    ],
+)
+def test_calibration_of_poisson_sampling_is_safe_and_tight(q, rounds, delta, target, adjacency):
+    check_noise(a_round(1.0, q=q, adjacency=adjacency), rounds, delta, target)
+
+
+@pytest.mark.parametrize("factor", [0.9, 0.999, 1.001, 1.1])
+def test_calibration_trusts_only_what_is_reported(factor, monkeypatch):
+    # Planted: the epsilon that steers the search is too small, or too large.
+    monkeypatch.setattr(
+        calibration, "leading_epsilon", lambda *of: factor * accountants.leading_epsilon(*of)
+    )
+    one_round = a_round(1.0, q=0.01)
+    check_noise(one_round, 1000, 1e-5, 2.0)
+    rounds = calibrate_rounds(one_round, delta=1e-5, target_epsilon=1.828245)
+    assert 999 <= rounds <= 1000
+    cohort = calibrate_cohort(one_round, rounds=1000, delta=1e-5, target_epsilon=1.828245)
+    assert cohort == 10  # of 1000
+
+
+def test_a_search_that_ends_on_the_unsafe_side_is_caught(monkeypatch):
+    search = calibration._smallest_safe
+    monkeypatch.setattr(
+        calibration, "_smallest_safe", lambda excess, low, high: search(excess, low, high) / 1.0006
+    )
+    with pytest.raises(AssertionError):
+        check_noise(a_round(1.0, q=0.01), 1000, 1e-5, 2.0)
+
+
+def test_calibration_where_rdp_is_tighter_than_the_grid_of_a_pld():
+    # A million rounds of losses far below the grid's interval, each rounded up.
+    quiet = a_round(20.0, q=0.001)
+    report = spend(quiet, 10**6, 1e-5)
+    assert report.accountant == "rdp"
+    assert report.values["pld"] > 1.1 * report.epsilon
+    check_noise(quiet, 10**6, 1e-5, report.epsilon)
+    rounds = calibrate_rounds(quiet, delta=1e-5, target_epsilon=report.epsilon)
+    assert 10**6 / 1.001 <= rounds <= 10**6
+    cohort = calibrate_cohort(
+        dataclasses.replace(quiet, population=10**6),
+        rounds=10**6, delta=1e-5, target_epsilon=report.epsilon,
+    )  # fmt: skip
+    assert 1000 / 1.001 <= cohort <= 1000
+
+
+@pytest.mark.parametrize("adjacency", list(Adjacency))
+@pytest.mark.parametrize("q", [0.0025, 0.3, 1.0])
+def test_what_steers_a_search_bounds_what_is_reported(q, adjacency):
+    one_round = a_round(1.5, q=q, adjacency=adjacency)
+    for rounds in (0, 1, 50):
+        reported = spend(one_round, rounds, 1e-5).epsilon
+        assert accountants.leading_epsilon(one_round, rounds, 1e-5) >= reported
+        if adjacency is AOR:
+            rough = accountants.rough_epsilon(one_round, rounds, 1e-5)
+            assert rough >= accountants.quick_epsilon(one_round, rounds, 1e-5) >= reported
+    silent = a_round(0.0, q=q, adjacency=adjacency)
+    assert accountants.leading_epsilon(silent, 1, 1e-5) == math.inf
 
 
 def most(is_safe: Callable[[int], bool], low: int, high: int) -> int:

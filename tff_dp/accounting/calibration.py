@@ -7,15 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 
 from tff_dp import _checks
-from tff_dp.accounting.accountants import quick_epsilon, spend
+from tff_dp.accounting.accountants import leading_epsilon, rough_epsilon, spend
 from tff_dp.accounting.events import Round
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.sampling import FixedSizeSampler, PoissonSampler
 
-_RELATIVE_TOLERANCE = 5e-4
+_TOLERANCE = 1e-3  # what is promised, relative
+_RELATIVE_TOLERANCE = 5e-4  # of the searches
 _LARGEST_NOISE = 1e6
 _SMALLEST_EPSILON = 1e-9
 _MOST_ROUNDS = 10**9
+
+# Of a round, rounds and a delta: an upper bound on the epsilon that is reported.
+EpsilonOf = Callable[[Round, int | Sequence[range], float], float]
 
 
 def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsilon: float) -> float:
@@ -42,22 +46,29 @@ def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsil
     def at(z: float) -> Round:
         return dataclasses.replace(one_round, noise_multiplier=z)
 
-    def excess(z: float) -> float:
-        return _excess(at(z), rounds, delta, target)
+    def search(epsilon_of: EpsilonOf, start: float) -> float:
+        def excess(z: float) -> float:
+            return _excess(epsilon_of, at(z), rounds, delta, target)
 
-    high = _safe_start(at, rounds, delta, target)
-    while excess(high) > 0:
-        high *= 2
-        if high > _LARGEST_NOISE:
-            spend(at(high), rounds, delta)  # raises with the reason where no accountant applies
-            raise AccountingError(
-                f"target_epsilon={target!r} is not reached with noise_multiplier up to "
-                f"{_LARGEST_NOISE:g}. Take fewer rounds, a lower sampling rate or a larger target."
-            )
-    low = high / 1.5
-    while excess(low) <= 0:
-        high, low = low, low / 1.5
-    return _smallest_safe(excess, low, high)
+        high = start
+        while (f_high := excess(high)) > 0:
+            high *= 2
+            if high > _LARGEST_NOISE:
+                spend(at(high), rounds, delta)  # raises with the reason where no accountant applies
+                raise AccountingError(
+                    f"target_epsilon={target!r} is not reached with noise_multiplier up to "
+                    f"{_LARGEST_NOISE:g}. Take fewer rounds, a lower sampling rate or a larger target."
+                )
+        # Epsilon falls at least as fast as 1 / z: this is below the answer, and not by much.
+        while (f_low := excess(low := high * math.exp(max(1.05 * f_high, -0.5) - 0.01))) <= 0:
+            high, f_high = low, f_low
+        return _smallest_safe(excess, low, high)
+
+    found = search(leading_epsilon, _safe_start(at, rounds, delta, target))
+    reported, beyond = (
+        _excess(_reported, at(z), rounds, delta, target) for z in (found, found / (1 + _TOLERANCE))
+    )
+    return found if reported <= 0 < beyond else search(_reported, found)
 
 
 def calibrate_rounds(
@@ -85,13 +96,10 @@ def calibrate_rounds(
     def runs(rounds: int) -> list[range]:
         return [*earlier, range(1, rounds + 1)]
 
-    def excess(rounds: int) -> float:
-        return _excess(one_round, runs(rounds), delta, target)
-
-    def is_surely_safe(rounds: int) -> bool:
-        return _is_surely_safe(one_round, runs(rounds), delta, target)
-
-    found = _largest_safe(excess, is_surely_safe, _MOST_ROUNDS)
+    found = _largest_safe(
+        lambda epsilon_of, rounds: _excess(epsilon_of, one_round, runs(rounds), delta, target),
+        _MOST_ROUNDS,
+    )
     if not found:
         spent = spend(
             one_round, runs(1), delta
@@ -139,8 +147,7 @@ def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsi
         return dataclasses.replace(one_round, sampler=sampler)
 
     found = _largest_safe(
-        lambda cohort: _excess(at(cohort), rounds, delta, target),
-        lambda cohort: _is_surely_safe(at(cohort), rounds, delta, target),
+        lambda epsilon_of, cohort: _excess(epsilon_of, at(cohort), rounds, delta, target),
         population,
     )
     if not found:
@@ -152,54 +159,63 @@ def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsi
     return found
 
 
-def _excess(one_round: Round, rounds: int | Sequence[range], delta: float, target: float) -> float:
-    """Returns the log of the reported epsilon over the target: positive if unsafe.
+def _reported(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
+    return spend(one_round, rounds, delta).epsilon
+
+
+def _excess(
+    epsilon_of: EpsilonOf,
+    one_round: Round,
+    rounds: int | Sequence[range],
+    delta: float,
+    target: float,
+) -> float:
+    """Returns the log of an epsilon over the target: positive if unsafe.
 
     It is nearly linear in the log of the noise multiplier, of the rounds and of the cohort.
     """
     try:
-        epsilon = spend(one_round, rounds, delta).epsilon
-    except AccountingError:  # too little noise for any accountant
+        epsilon = epsilon_of(one_round, rounds, delta)
+    except AccountingError:  # too little noise, or this accountant does not apply
         return math.inf
     return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
 
 
-def _is_surely_safe(
-    one_round: Round, rounds: int | Sequence[range], delta: float, target: float
-) -> bool:
-    try:
-        return quick_epsilon(one_round, rounds, delta) <= target
-    except AccountingError:  # no quick accountant applies
-        return False
-
-
-def _largest_safe(
-    excess: Callable[[int], float], surely_safe: Callable[[int], bool], most: int
-) -> int:
+def _largest_safe(excess_by: Callable[[EpsilonOf, int], float], most: int) -> int:
     """Returns the largest number in [1, most] without excess, but for the tolerance; 0 for none.
 
     Args:
-      excess: Positive for numbers that are too large.
-      surely_safe: A fast test, true only for numbers that are not.
+      excess_by: Positive for numbers that are too large, by a way to tell epsilon and a number.
       most: The largest number there is.
     """
-    high = 1
-    while high < most and surely_safe(high):
-        high = min(2 * high, most)
-    low = high // 2
-    while excess(high) <= 0:
-        if high == most:
-            return most
-        low, high = high, min(2 * high, most)
-    if high == 1:
-        return 0
-    # In n^-1, the safe side is above, as it is for noise. Where the tolerance is finer than whole
-    # numbers, the steps between them end the search at neighbours.
-    safe = _smallest_safe(lambda x: excess(_whole(x)), 1 / high, 1 / low)
-    found = _whole(safe)
-    while found + 1 < high and found < 2 / _RELATIVE_TOLERANCE and excess(found + 1) <= 0:
-        found += 1
-    return found
+
+    def search(epsilon_of: EpsilonOf) -> int:
+        def excess(number: int) -> float:
+            return excess_by(epsilon_of, number)
+
+        high = 1
+        while high < most and excess_by(rough_epsilon, high) <= 0:
+            high = min(2 * high, most)
+        low = high // 2
+        while excess(high) <= 0:
+            if high == most:
+                return most
+            low, high = high, min(2 * high, most)
+        if high == 1:
+            return 0
+        # In n^-1, the safe side is above, as it is for noise. Where the tolerance is finer than whole
+        # numbers, the steps between them end the search at neighbours.
+        safe = _smallest_safe(lambda x: excess(_whole(x)), 1 / high, 1 / low)
+        found = _whole(safe)
+        while found + 1 < high and found < 2 / _RELATIVE_TOLERANCE and excess(found + 1) <= 0:
+            found += 1
+        return found
+
+    found = search(leading_epsilon)
+    beyond = found + 1 + int(_TOLERANCE * found)
+    is_safe = found == 0 or excess_by(_reported, found) <= 0
+    is_largest = found == most or excess_by(_reported, min(beyond, most)) > 0
+    return found if is_safe and is_largest else search(_reported)
 
 
 def _whole(inverse: float) -> int:
@@ -208,11 +224,17 @@ def _whole(inverse: float) -> int:
 
 def _safe_start(at: Callable[[float], Round], rounds: int, delta: float, target: float) -> float:
     """Returns a noise multiplier not far above the answer, by an accountant that takes no time."""
+
+    def is_safe(z: float) -> bool:
+        return rough_epsilon(at(z), rounds, delta) <= target
+
     z = 1.0
     try:
-        while quick_epsilon(at(z), rounds, delta) > target and z < _LARGEST_NOISE:
+        while not is_safe(z) and z < _LARGEST_NOISE:
             z *= 1.5
-    except AccountingError:  # no quick accountant applies
+        while is_safe(z / 1.15):
+            z /= 1.15
+    except AccountingError:  # none applies
         z = 8.0
     return z
 
@@ -220,25 +242,26 @@ def _safe_start(at: Callable[[float], Round], rounds: int, delta: float, target:
 def _smallest_safe(excess: Callable[[float], float], low: float, high: float) -> float:
     """Returns the safe end of a bracket of relative width `_RELATIVE_TOLERANCE` around the root.
 
-    False position: `excess` is nearly a straight line in log z, and each evaluation may cost a privacy
-    loss distribution, so the steps aim just past the estimated root, on the side of the farther end:
-    the bracket closes from both sides within a few steps. Where `excess` jumps (epsilon reaches 0, or
-    the noise is too small for an accountant) the line misleads: two poor steps are followed by a
-    halving.
+    `excess` is nearly a straight line in log z, and each evaluation may cost a privacy loss
+    distribution: the steps aim just past the root of the line through the two points nearest to it, on
+    the side of the farther end, and the bracket closes from both sides within a few steps. Where
+    `excess` jumps (epsilon reaches 0, or the noise is too small for an accountant) the line misleads:
+    two poor steps are followed by a halving.
     """
-    f_low, f_high = excess(low), excess(high)  # f_low > 0 >= f_high, throughout
+    left, right = math.log(low), math.log(high)
+    points = [(excess(low), left), (excess(high), right)]
+    past = 0.4 * _RELATIVE_TOLERANCE
     poor_steps = 0
-    while (width := math.log(high / low)) > _RELATIVE_TOLERANCE:
-        root = width * f_low / (f_low - f_high) if math.isfinite(f_low) else width / 2
-        past = 0.4 * _RELATIVE_TOLERANCE
-        step = root + past if width - root > root else root - past
-        if poor_steps > 1 or not 0.1 * past < step < width - 0.1 * past:
-            step = width / 2
-        middle = low * math.exp(step)
-        f_middle = excess(middle)
-        if f_middle > 0:
-            low, f_low = middle, f_middle
+    while (width := right - left) > _RELATIVE_TOLERANCE:
+        (f, x), (g, y) = sorted(points, key=lambda point: abs(point[0]))[:2]
+        root = x - f * (y - x) / (g - f) if f != g and math.isfinite(g) else math.nan
+        middle = root + past if right - root > root - left else root - past
+        if poor_steps > 1 or not left + 0.1 * past < middle < right - 0.1 * past:
+            middle = (left + right) / 2
+        points.append((excess(math.exp(middle)), middle))
+        if points[-1][0] > 0:
+            left = middle
         else:
-            high, f_high = middle, f_middle
-        poor_steps = poor_steps + 1 if math.log(high / low) > 0.5 * width else 0
-    return high
+            right = middle
+        poor_steps = poor_steps + 1 if right - left > 0.5 * width else 0
+    return high if right == math.log(high) else math.exp(right)
