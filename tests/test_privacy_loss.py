@@ -275,3 +275,18 @@ def test_a_composition_of_too_few_rounds_is_caught(monkeypatch):
     )
     with pytest.raises(AssertionError):
         check_composed(CASES[3:4])
+
+
+@pytest.mark.parametrize("rounds", [300, 1000])
+@pytest.mark.parametrize("delta", [1e-5, 1e-9])
+def test_losses_of_hundreds_neither_overflow_nor_underflow(rounds, delta):
+    # exp(-1300) is no float: epsilon of a thousand loud rounds of Laplace noise, its mean 1135.
+    distribution = pld.privacy_loss_distribution.from_laplace_mechanism(
+        parameter=0.5, value_discretization_interval=0.05
+    )
+    (pmf,) = directions(distribution)
+    first, values = oracles.direct_power(pmf._probs, rounds)
+    losses = 0.05 * (np.arange(len(values)) + first + rounds * pmf._lower_loss)
+    expected = oracles.epsilon_of_losses(losses, values, delta)
+    found = max(direction.epsilon(rounds, delta) for direction in compositions(distribution))
+    assert expected <= found <= expected * (1 + 1e-6)

@@ -12,6 +12,7 @@ from dp_accounting import pld
 
 from tff_dp.accounting.accountants import Accountant, accountants_of, rdp_epsilon
 from tff_dp.accounting.events import IndependentRound
+from tff_dp.accounting.privacy_loss import compositions
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
@@ -91,8 +92,9 @@ def pld_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise"
         )
-    composed = _round_pld(one_round).self_compose(rounds)
-    return float(composed.get_epsilon_for_delta(delta))
+    return max(
+        direction.epsilon(rounds, delta) for direction in compositions(_round_pld(one_round))
+    )
 
 
 @functools.lru_cache(maxsize=16)

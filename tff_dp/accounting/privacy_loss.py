@@ -15,7 +15,7 @@ from dp_accounting.pld import pld_pmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, signal
 
 Floats = NDArray[np.float64]
 
@@ -204,16 +204,18 @@ class Composition:
         points = np.arange(start, high + 1)
         probabilities = self._tilted(rounds, tilt, high, size)[size - len(points) :]
         probabilities = np.maximum(probabilities, 0) * np.exp(log_moment - order * points)
-        decays = np.exp(-self._interval * (points + rounds * self._shift))
         upper = infinite + np.cumsum(probabilities[::-1])[::-1]
-        lower = np.cumsum((probabilities * decays)[::-1])[::-1]
-        (too_low,) = np.nonzero((upper - delta) * decays > lower)
+        # Each point's own tail, discounted by the losses above it: no exponent of a whole loss, which
+        # may be hundreds.
+        discount = [1.0, -math.exp(-self._interval)]
+        lower = signal.lfilter([1.0], discount, probabilities[::-1])[::-1]
+        (too_low,) = np.nonzero(upper - delta > lower)
         at = too_low[-1] + 1 if len(too_low) else 0
         if at == len(points) > 0:
             return math.inf
         if at == 0 or lower[at] == 0:  # delta is small enough there
             return start + at
-        return math.log((upper[at] - delta) / lower[at]) / self._interval - rounds * self._shift
+        return start + at + math.log((upper[at] - delta) / lower[at]) / self._interval
 
     def _tilted(self, rounds: int, tilt: int, high: int, size: int) -> Floats:
         """Returns the tilted composition's probabilities at the points up to the last one."""
