@@ -18,17 +18,39 @@ class Examples:
     Attributes:
       fields: Tensors [rows, ...].
       rows: int32 [positions], or None where position p is row p.
+      xla: Whether the graph is for XLA, and not vectorised.
     """
 
     fields: Sequence[tf.Tensor]
     rows: tf.Tensor | None
+    xla: bool = False
 
     def take(self, start: tf.Tensor, count: tf.Tensor | int) -> list[tf.Tensor]:
         """Returns the examples at `count` positions from `start`; a number gives static shapes."""
         if self.rows is not None:
-            rows = _slice(self.rows, start, count)
+            rows = self._slice(self.rows, start, count)
             return [tf.gather(field, rows) for field in self.fields]
-        return [_slice(field, start, count) for field in self.fields]
+        return [self._slice(field, start, count) for field in self.fields]
+
+    def _slice(self, tensor: tf.Tensor, start: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+        if self.xla and not tf.is_tensor(count):
+            return _dynamic_slice(tensor, start, count)
+        return _slice(tensor, start, count)
+
+
+def _dynamic_slice(tensor: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns a slice whose start XLA takes as it comes.
+
+    TensorFlow's own operation asks for a constant, and where the start is a value of a table, XLA would
+    compile anew for each table: in each round with another cohort.
+    """
+    from tensorflow.compiler.tf2xla.python import xla
+
+    rest = tensor.shape[1:].as_list()
+    begin = tf.stack([start, *(0 for _ in rest)])
+    taken = xla.dynamic_slice(tensor, begin, tf.constant([count, *rest]))
+    taken.set_shape([count, *rest])
+    return taken
 
 
 def _slice(tensor: tf.Tensor, start: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:

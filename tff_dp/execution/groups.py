@@ -65,7 +65,8 @@ def clients(
     Returns:
       The carry after.
     """
-    examples = batches.Examples(fields, tables.get("rows"))
+    by_itself = shape.xla and not shape.side_by_side
+    examples = batches.Examples(fields, tables.get("rows"), xla=by_itself)
     table: Any = tables.get("clients")
     known: Any = None if table is None else table[1:]
     count = tables["count"] if table is None else table[0, 0]
