@@ -131,6 +131,10 @@ QUICK: dict[Row, list[Column]] = {
     Row("scheduled FedAvg", _DENSE, "robust"): [("scan", "arrays")],
     Row("MIME-lite", _VARIABLES): [("scan", "datasets"), ("vmap", "arrays")],
     Row("tff_dp.FedAvg"): [("scan", "arrays")],
+    **{
+        Row("tff_dp.FedAvg", aggregator=name): [("scan", "arrays")]
+        for name in ("dp layers", "dp laplace", "dp banded", "dp local")
+    },
     Row("tff_dp.FedAvg", aggregator="dp own tree"): [("vmap", "arrays")],
     Row("tff_dp.FedAvg", aggregator="dp local laplace"): [("scan", "arrays")],
     Row("tff_dp.FedSGD"): [("scan", "datasets")],
