@@ -33,3 +33,15 @@ def stock(tff):
 
     with execution.stock() as context:
         yield context
+
+
+@pytest.fixture(params=["stock", "fast"])
+def context(request, tff):
+    """Either execution context, for what has to hold in both."""
+    if request.param == "stock":
+        yield request.getfixturevalue("stock")
+        return
+    from tff_dp import execution
+
+    with execution.fast() as context:
+        yield context

@@ -11,7 +11,6 @@ import pytest
 from noise import Aggregator, are_uncorrelated, has_standard_deviation, is_normal
 from scipy import optimize
 
-from tff_dp import execution
 from tff_dp.accounting import calibrate_rounds, quick_epsilon, round_of, spend
 from tff_dp.accounting.sensitivity import tree_sensitivity_squared
 from tff_dp.aggregation import build_aggregator
@@ -269,15 +268,6 @@ def test_more_bands_leave_less_noise_in_the_sums():
 DIMENSION = 10_000
 M = 4.0
 ROUNDS = 9
-
-
-@pytest.fixture(params=["stock", "fast"])
-def context(request, tff):
-    if request.param == "stock":
-        yield request.getfixturevalue("stock")
-        return
-    with execution.fast() as context:
-        yield context
 
 
 def tree_matrix(period: int, rounds: int) -> np.ndarray:

@@ -10,7 +10,6 @@ import pytest
 from noise import Aggregator, is_laplace
 from scipy import stats
 
-from tff_dp import execution
 from tff_dp.accounting import laplace, round_of, spend
 from tff_dp.accounting.accountants import rdp_epsilon
 from tff_dp.accounting.laplace import LaplaceRound, pld_epsilon, pure_epsilon
@@ -192,15 +191,6 @@ def test_the_l1_norm_is_checked(value):
 
 DIMENSION = 20_000
 M = 4.0
-
-
-@pytest.fixture(params=["stock", "fast"])
-def context(request, tff):
-    if request.param == "stock":
-        yield request.getfixturevalue("stock")
-        return
-    with execution.fast() as context:
-        yield context
 
 
 def test_the_noise_is_laplace_and_no_other(context):

@@ -43,15 +43,6 @@ def aggregation(metrics, z: float):
     return call
 
 
-@pytest.fixture(params=["stock", "fast"])
-def context(request, tff):
-    if request.param == "stock":
-        yield request.getfixturevalue("stock")
-        return
-    with execution.fast() as context:
-        yield context
-
-
 def test_shares_add_up_to_the_plans_noise():
     accuracy = PrivateMetric(name="accuracy", largest=1.0, share=0.3)
     private = plan(metrics=(LOSS, accuracy))
