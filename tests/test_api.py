@@ -23,7 +23,7 @@ LAYERS = [
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},
     {"plan"},
-    {"ledger"},
+    {"ledger", "results", "_inputs"},
     {"process"},
     {"training"},
     {"selftest"},

@@ -46,7 +46,7 @@ _HOMES = {
     "FedOpt": "algorithms",
     "FedProx": "algorithms",
     "FedSGD": "algorithms",
-    "FitResult": "training",
+    "FitResult": "results",
     "FixedSizeSampler": "sampling",
     "FullParticipation": "sampling",
     "GaussianMechanism": "mechanisms",
@@ -164,6 +164,7 @@ if TYPE_CHECKING:
     from tff_dp.optimizers import SGD, Adagrad, Adam, Yogi
     from tff_dp.plan import NoPrivacy, PrivacyPlan
     from tff_dp.process import build_process
+    from tff_dp.results import FitResult
     from tff_dp.sampling import (
         Adjacency,
         CyclicPoissonSampler,
@@ -173,7 +174,7 @@ if TYPE_CHECKING:
         PoissonSampler,
     )
     from tff_dp.selftest import SelfTestReport, self_test
-    from tff_dp.training import FitResult, fit
+    from tff_dp.training import fit
 
     tff: Any
 

@@ -6,122 +6,24 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from tff_dp import _checks, _seeds
-from tff_dp.accounting import EpsilonReport, calibrate_rounds
+from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
+from tff_dp.accounting import calibrate_rounds
 from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.data import Clients, Cohort
-from tff_dp.errors import AccountingError, ArgumentError, DataError
+from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.execution import current_or_fast, is_seeded, iterate
 from tff_dp.ledger import Ledger
-from tff_dp.mechanisms import RecordGaussianMechanism
-from tff_dp.model import BoundModel, ModelSpec
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
+from tff_dp.results import FitResult, RoundRecord
 
-_LISTED = 20  # clients in a statement
 _FUSED = 64  # rounds that one graph call holds
 _FUSED_FROM = 256  # rounds of a run
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RoundRecord:
-    """What is known after a round.
-
-    Attributes:
-      round_number: From 1.
-      epsilon: An upper bound on what the rounds so far have spent, by an accountant that takes no
-        time; the final report may state a smaller one. Infinite without privacy.
-      metrics: The clients' training metrics, or None where they are not released.
-      metrics_private: Whether the epsilon covers them: they are the plan's own, with noise. Others are
-        plain sums over private data, which no epsilon covers.
-    """
-
-    round_number: int
-    epsilon: float
-    metrics: Mapping[str, float] | None
-    metrics_private: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """A trained model and what it has cost.
-
-    Attributes:
-      model: The trained Keras model, of the kind that came in.
-      history: One record a round.
-      epsilon: The epsilon to state for `model`; infinite without privacy.
-      spent: The report behind it, with every accountant; None without privacy. For records, that of the
-        worst client.
-      spent_by_client: For records: what was spent at each client, by its id. None without privacy, and
-        where clients are protected, who all have spent the same.
-      privacy: The plan that was followed.
-      seeded: Whether cohorts were drawn from a seed that somebody knows.
-      noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
-        private, whatever the plan.
-      stopped: Why training stopped before all the rounds that were asked for, or None.
-    """
-
-    model: Any
-    history: tuple[RoundRecord, ...]
-    epsilon: float
-    spent: EpsilonReport | None
-    privacy: PrivacyPlan | NoPrivacy
-    seeded: bool
-    noise_seeded: bool = False
-    stopped: str | None = None
-    spent_by_client: Mapping[str, EpsilonReport] | None = None
-
-    def statement(self) -> str:
-        """Returns the guarantee in words, with its unit, its conditions and its limits."""
-        if self.noise_seeded:
-            return (
-                "No differential privacy: the execution context drew the noise from a seed, and whoever "
-                "knows the seed can take the noise off. Train in a context without one."
-            )
-        if self.spent is None or not isinstance(self.privacy, PrivacyPlan):
-            return "No differential privacy: nothing bounds what the model reveals about a client."
-        plan = self.privacy
-        lines = [
-            f"{plan.unit.value}-level differential privacy: epsilon "
-            f"{format_epsilon(self.epsilon)} at delta {plan.delta:g}, after {self.spent.rounds} rounds.",
-            f"Neighbouring data sets: {plan.adjacency.value}. Cohorts: {plan.sampler}. "
-            f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}.",
-            f"Not covered: {plan.mechanism.limits}.",
-        ]
-        if plan.unit is Unit.RECORD:
-            lines.insert(1, self._of_records())
-        if math.isinf(self.epsilon):
-            lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
-        if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
-            lines.append(
-                "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
-                "them sampling amplifies nothing. Do not publish it, or train without one."
-            )
-        if self.stopped:
-            lines.append(self.stopped)
-        shown = [record for record in self.history if record.metrics is not None]
-        if any(not record.metrics_private for record in shown):
-            lines.append("Training metrics were released: they are outside this epsilon.")
-        elif shown:
-            lines.append("Training metrics were released with noise: this epsilon covers them.")
-        return "\n".join(lines)
-
-    def _of_records(self) -> str:
-        found = [(report.epsilon, name) for name, report in (self.spent_by_client or {}).items()]
-        each = ", ".join(f"{name} {format_epsilon(epsilon)}" for epsilon, name in found[:_LISTED])
-        more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-        worst = max(found, default=(math.inf, "none"), key=lambda pair: pair[0])[1]
-        return (
-            f"That is the epsilon of a record of the worst client, {worst}. Each client's: {each}{more}. "
-            "It holds against everybody but the record's own client; how many records a client has is "
-            "public, and a person's several records are not protected together."
-        )
 
 
 def fit(
@@ -183,31 +85,23 @@ def fit(
       ComputationError: A client's computation fails; the message names its position in the cohort.
       StackError: TFF cannot be imported.
     """
-    spec = _as_spec(model, loss, metrics)
+    spec = as_spec(model, loss, metrics)
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
     )
-    wanted = _check_privacy(privacy, clients, rounds)
+    wanted = check_privacy(privacy, clients, rounds)
     for name, value in (("ledger", ledger), ("max_epsilon", max_epsilon)):
         if value is not None and not isinstance(privacy, PrivacyPlan):
             raise ArgumentError(
                 f"{name}={value!r} needs a PrivacyPlan: without one, no epsilon is spent. Leave it out."
             )
-    batch_size = _check_batches(privacy, clients, batch_size, epochs)
+    batch_size = check_batches(privacy, clients, batch_size, epochs)
     root = _seeds.root(seed)
-    private = isinstance(privacy, PrivacyPlan)
     of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
-    if of_records and release_metrics:
-        raise ArgumentError(
-            "release_metrics=True would have clients send what no noise covers, while the plan protects "
-            "records from whoever gets what clients send. Leave it out, and evaluate the trained model "
-            "on data that may be used for it."
-        )
-    covered = isinstance(privacy, PrivacyPlan) and bool(privacy.metrics)
-    release = (covered or not private) if release_metrics is None else release_metrics
+    release, covered = _released(privacy, release_metrics)
 
     bound = spec.bind(clients.element_spec())
-    _check_labels(spec.loss, bound, clients)
+    check_labels(spec.loss, bound, clients)
     process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history: list[RoundRecord] = []
 
@@ -248,18 +142,12 @@ def fit(
                 bar(record)
         trained = bound.to_keras(model_weights(process, state))
     if noise_seeded:
-        return FitResult(
-            model=trained,
-            history=tuple(dataclasses.replace(record, epsilon=math.inf) for record in history),
-            epsilon=math.inf,
-            spent=None,
-            privacy=privacy,
-            seeded=seed is not None,
-            noise_seeded=True,
-            stopped=stopped,
-        )
+        history = [
+            dataclasses.replace(record, epsilon=math.inf, metrics_private=False)
+            for record in history
+        ]
     spent, spent_by_client = None, None
-    if isinstance(privacy, PrivacyPlan):
+    if isinstance(privacy, PrivacyPlan) and not noise_seeded:
         runs = (*earlier, range(1, wanted + 1))
         spent = privacy.epsilon(runs)
         if of_records:
@@ -272,9 +160,24 @@ def fit(
         spent=spent,
         privacy=privacy,
         seeded=seed is not None,
+        noise_seeded=noise_seeded,
         stopped=stopped,
         spent_by_client=spent_by_client,
     )
+
+
+def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) -> tuple[bool, bool]:
+    """Returns whether training metrics are released, and whether the plan's epsilon covers them."""
+    if not isinstance(privacy, PrivacyPlan):
+        return release_metrics is None or release_metrics, False
+    if privacy.unit is Unit.RECORD and release_metrics:
+        raise ArgumentError(
+            "release_metrics=True would have clients send what no noise covers, while the plan protects "
+            "records from whoever gets what clients send. Leave it out, and evaluate the trained model "
+            "on data that may be used for it."
+        )
+    covered = bool(privacy.metrics)
+    return covered if release_metrics is None else release_metrics, covered
 
 
 def _within_budget(
@@ -336,104 +239,6 @@ def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
         yield done + 1, _FUSED
         done += _FUSED
     yield from ((number, 1) for number in range(done + 1, rounds + 1))
-
-
-def _as_spec(model: Any, loss: Any, metrics: Sequence[Any]) -> ModelSpec:
-    if not isinstance(model, ModelSpec):
-        return ModelSpec(model=model, loss=loss, metrics=metrics)
-    if loss is not None or metrics:
-        raise ArgumentError(
-            f"loss={loss!r} and metrics={metrics!r} belong to a bare Keras model: the ModelSpec that was "
-            "given has its own. Leave them out, or put them into the ModelSpec."
-        )
-    return model
-
-
-def _check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: int | None) -> int:
-    _checks.instance(
-        "privacy",
-        privacy,
-        (PrivacyPlan, NoPrivacy),
-        "Training without privacy must be said: privacy=tff_dp.NoPrivacy().",
-    )
-    if isinstance(privacy, PrivacyPlan):
-        privacy.check_population(clients.num_clients)
-        privacy.check_records(clients.sizes.tolist())
-        rounds = privacy.check_rounds(rounds)
-    elif rounds is None:
-        raise ArgumentError(
-            "rounds=None: expected a whole number in [1, inf) without a privacy plan."
-        )
-    privacy.sampler.check(clients.num_clients)
-    return _checks.integer("rounds", rounds, "[1, inf)")
-
-
-def _check_batches(
-    privacy: PrivacyPlan | NoPrivacy, clients: Clients, batch_size: int | None, epochs: int
-) -> int:
-    """Returns the examples in a batch of a client's data."""
-    _checks.integer("epochs", epochs, "[1, inf)")
-    if batch_size is not None:
-        _checks.integer("batch_size", batch_size, "[1, inf)")
-    mechanism = getattr(privacy, "mechanism", None)
-    if not isinstance(mechanism, RecordGaussianMechanism):
-        return 32 if batch_size is None else batch_size
-    if epochs != 1:
-        raise ArgumentError(
-            f"epochs={epochs!r} is outside its bound: expected 1 under unit='record'. A record that a "
-            "client's data hold twice has twice the influence that is accounted for. For more work in a "
-            "round, raise local_steps of the mechanism."
-        )
-    if batch_size not in (None, mechanism.batch_size):
-        raise ArgumentError(
-            f"batch_size={batch_size!r} is not that of the mechanism, {mechanism.batch_size}, which is "
-            "accounted for. Leave it out."
-        )
-    return int(clients.sizes.max())  # a client reads its records as one batch, and draws from them
-
-
-def _check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:
-    """Refuses labels that TensorFlow would take without a word: NaN losses, zeros, broadcasts."""
-    name = (loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)) or ""
-    name = name.replace("_", "").lower()
-    _, labels = clients.pooled()
-    shape = model.output_shape
-    if shape is None or isinstance(labels, dict):
-        return
-    if "sparsecategorical" in name:
-        _check_range(
-            labels, 0, int(shape[-1] or 0) - 1, f"the {shape[-1]} outputs of the model", clients
-        )
-        return
-    if "binarycrossentropy" in name:
-        _check_range(labels, 0, 1, "a binary crossentropy", clients)
-    label_shape = tuple(labels.shape[1:])
-    known = tuple(size for size in shape if size is not None)
-    if "crossentropy" in name or not name or len(known) != len(shape):
-        return
-    if _squeezed(label_shape) != _squeezed(known):
-        raise DataError(
-            f"y has shape {list(label_shape)} for one example, and the model predicts {list(shape)}: "
-            f"loss={loss!r} would compare every value with every other. Give y the model's shape."
-        )
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:-1] if shape and shape[-1] == 1 else shape
-
-
-def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Clients) -> None:
-    flat = labels.reshape(len(labels), -1)
-    wrong = ((flat < low) | (flat > high)).any(axis=1)
-    if not wrong.any():
-        return
-    example = int(np.argmax(wrong))
-    client = clients.ids[int(np.searchsorted(np.cumsum(clients.sizes), example, side="right"))]
-    value = flat[example][(flat[example] < low) | (flat[example] > high)][0]
-    raise DataError(
-        f"y of client {client!r} holds the label {value}: expected labels in [{low}, {high}] for {why}. "
-        "Renumber the labels from 0, or give the model more outputs."
-    )
 
 
 def _record(
