@@ -99,18 +99,13 @@ def _factory_class() -> type:
     return DistributedMeanFactory
 
 
-def _specs(value_type: Any) -> Any:
-    """Returns the tensors' shapes and types, in the type's structure."""
-    from tensorflow_federated.python.core.impl.types import type_conversions
-
-    return type_conversions.type_to_tf_tensor_specs(value_type)
-
-
 def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
     """Raises ArgumentError unless updates have the dimension that is accounted for."""
     import tensorflow as tf
 
-    found = sum(spec.shape.num_elements() for spec in tf.nest.flatten(_specs(value_type)))
+    found = sum(
+        spec.shape.num_elements() for spec in tf.nest.flatten(_compat.tensor_specs(value_type))
+    )
     if found != mechanism.dimension:
         raise ArgumentError(
             f"dimension={mechanism.dimension} of the mechanism does not fit the model: expected its "
@@ -153,5 +148,5 @@ def _mean(total: Any, count: Any, clients: int, clip_norm: float, value_type: An
     return tf.nest.map_structure(
         lambda part, spec: tf.cast(tf.cast(part, tf.float64) * factor, spec.dtype),
         total,
-        _specs(value_type),
+        _compat.tensor_specs(value_type),
     )
