@@ -260,3 +260,20 @@ def test_a_global_tensorflow_seed_does_not_seed_the_noise(tff, stock):
     finally:
         tf.random.set_seed(None)
     assert np.all(noise[0] != noise[1])
+
+
+def test_a_client_of_zeros_moves_the_count_of_unclipped_clients_by_twice_its_share(tff, stock):
+    """Why adaptive clipping is refused under zero-out: absence moves the count by 1/2, zeros by 1."""
+
+    def count(updates) -> float:
+        mechanism = adaptive(0.0, clip_learning_rate=0.2)
+        aggregator = Aggregator(build_aggregator(mechanism, 20.0), 3)
+        aggregator(updates)
+        clip = float(aggregator.output.measurements["dp_query_metrics"]["clip"])
+        return (0.5 - math.log(clip / CLIP) / 0.2 - 0.5) * 20.0
+
+    clipped, zeros, absent = (
+        count([*HONEST, *own]) for own in ([np.full(3, 9.0)], [np.zeros(3)], [])
+    )
+    assert abs(clipped - absent) == pytest.approx(0.5, rel=1e-3)
+    assert abs(clipped - zeros) == pytest.approx(1.0, rel=1e-3)

@@ -99,14 +99,18 @@ EXPECTED: dict[tuple[str, str], dict[Adjacency, Values]] = {
     ("local laplace", "cyclic"): {REPLACE: {"pure": 200.0, "rdp": 164.797, "pld": 161.243}},
 }
 for _sampler in ("poisson", "fixed", "full"):  # one Gaussian of the total noise multiplier
-    EXPECTED["adaptive", _sampler] = EXPECTED["per layer", _sampler] = EXPECTED[
-        "gaussian", _sampler
-    ]
+    EXPECTED["per layer", _sampler] = EXPECTED["gaussian", _sampler]
+    # Zeros are an update that is not clipped, and the count of those says so.
+    EXPECTED["adaptive", _sampler] = {
+        adjacency: values
+        for adjacency, values in EXPECTED["gaussian", _sampler].items()
+        if adjacency is not ZERO_OUT
+    }
 
 # What a refusal has to say: the sampler or the adjacency, and what to take instead.
 REASONS = {
     "gaussian": "PoissonSampler",
-    "adaptive": "PoissonSampler",
+    "adaptive": "PoissonSampler|counts as unclipped",
     "per layer": "PoissonSampler",
     "laplace": "PoissonSampler or FullParticipation",
     "tree": "MinSeparationSampler.*zero-out",

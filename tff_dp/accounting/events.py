@@ -147,3 +147,22 @@ class GaussianRound(IndependentRound):
 
     def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
         return dp_accounting.GaussianDpEvent(noise_multiplier)
+
+
+class AdaptiveGaussianRound(GaussianRound):
+    """One round of adaptive clipping; the arguments are those of `Round`.
+
+    A client whose update is zeros still says that it was not clipped: under zero-out its bit may move
+    from -1/2 to 1/2, by twice what is accounted for. A client that is not there has no bit, and one that
+    is replaced moves bit and update by twice as much each, as replace-one has it.
+    """
+
+    @classmethod
+    def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
+        """Returns those of a Gaussian without zero-out."""
+        return tuple(a for a in super().adjacencies(sampler) if a is not Adjacency.ZERO_OUT)
+
+    def _remedy(self) -> str:
+        if self.adjacency is Adjacency.ZERO_OUT:
+            return "A client without an update still counts as unclipped, which zero-out shows."
+        return super()._remedy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tff_dp.accounting.correlated import BandedRound, TreeRound
 from tff_dp.accounting.distributed import DistributedGaussianRound, DistributedSkellamRound
-from tff_dp.accounting.events import GaussianRound, Round
+from tff_dp.accounting.events import AdaptiveGaussianRound, GaussianRound, Round
 from tff_dp.accounting.laplace import LaplaceRound
 from tff_dp.accounting.local import LocalGaussianRound, LocalLaplaceRound
 from tff_dp.accounting.record import RecordRound
@@ -30,7 +30,7 @@ _GRID = ("dimension", "bits", "beta", "modclip_prob")
 # The kind, and the fields of it that are the mechanism's.
 _KINDS: dict[type[Mechanism], tuple[type[Round], tuple[str, ...]]] = {
     GaussianMechanism: (GaussianRound, ()),
-    AdaptiveGaussianMechanism: (GaussianRound, ()),
+    AdaptiveGaussianMechanism: (AdaptiveGaussianRound, ()),
     PerLayerGaussianMechanism: (GaussianRound, ()),
     LaplaceMechanism: (LaplaceRound, ()),
     TreeMechanism: (TreeRound, ("restart_every",)),
