@@ -89,9 +89,9 @@ def test_the_quick_bound_is_never_below_and_not_far_above():
 def test_what_would_take_long_is_bounded_from_above(monkeypatch):
     exact = tree_sensitivity_squared(300, 20, 14)
     monkeypatch.setattr(sensitivity, "_LARGEST_SEARCH", 1e3)
-    sensitivity._one_tree.cache_clear()
+    tree_sensitivity_squared.cache_clear()
     assert exact <= tree_sensitivity_squared(300, 20, 14) <= 1.07 * exact
-    sensitivity._one_tree.cache_clear()
+    tree_sensitivity_squared.cache_clear()
     # In every round there is one pattern only, and the bound is its value: sum of w^2 (T // w).
     assert tree_sensitivity_squared(1 << 12, 1 << 12, 1) == sum(
         4096 << level for level in range(13)
@@ -117,6 +117,16 @@ def test_restarted_trees_add_up_and_share_the_participations():
     # One participation a tree: four trees of four rounds, three nodes above each leaf.
     assert tree_sensitivity_squared(16, 4, 4, 4) == 4 * 3
     assert tree_sensitivity_squared(16, 2, 4, 4) == 2 * 3
+
+
+def test_a_budget_search_may_ask_for_a_billion_rounds():
+    in_every_round = tree_sensitivity_squared(1 << 30, 1 << 30, 1)
+    assert in_every_round == sum((1 << 30 + level) for level in range(31))
+    # A thousand million rounds in trees of 8, every client in each: 8 + 16 + 32 + 64 a tree.
+    assert tree_sensitivity_squared(1 << 30, 1 << 30, 1, 8) == (1 << 27) * 120
+    assert tree_sensitivity_squared(1 << 30, 1 << 30, 1, 8, quick=True) == (1 << 27) * 120
+    # Participations that do not suffice for all trees: the best share of each, 120 / 8.
+    assert tree_sensitivity_squared(1 << 30, 80, 1, 8, quick=True) == 80 * 15
 
 
 def test_no_rounds_move_nothing():

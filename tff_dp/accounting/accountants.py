@@ -106,7 +106,7 @@ def quick_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float)
     if count == 0 or independent.noise_multiplier == 0:
         return math.inf if count else 0.0
     accountants = accountants_of(independent)
-    for name in ("exact", "rdp"):
+    for name in ("rdp", "exact"):  # the exact one takes ten times as long
         if name in accountants:
             return accountants[name](independent, count, delta)
     raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")

@@ -101,9 +101,8 @@ def calibrate_rounds(
         _MOST_ROUNDS,
     )
     if not found:
-        spent = spend(
-            one_round, runs(1), delta
-        )  # raises with the reason where no accountant applies
+        # This raises with the reason where no accountant applies.
+        spent = spend(one_round, runs(1), delta)
         raise AccountingError(
             f"target_epsilon={target!r} is exceeded by a single round, which spends {spent.epsilon:.4g}. "
             "Take more noise, a lower sampling rate or a larger target."

@@ -10,6 +10,7 @@ import numpy as np
 _LARGEST_SEARCH = 4e8
 
 
+@functools.lru_cache(maxsize=1024)
 def tree_sensitivity_squared(
     rounds: int,
     max_participations: int,
@@ -39,12 +40,39 @@ def tree_sensitivity_squared(
     if rounds < 1:
         return 0.0
     period = min(restart_every or rounds, rounds)
-    trees = [period] * (rounds // period) + [rounds % period] * (rounds % period > 0)
+    trees, rest = divmod(rounds, period)
+    most = min(max_participations, _possible(rounds, min_separation))
+    if trees == 1 and not rest:
+        if quick or _is_long(rounds, most, min_separation):
+            return _bound_by_levels(rounds, most, min_separation)
+        return float(_search(rounds, most, min_separation)[-1])
+    if quick or trees * most * _possible(period, min_separation) > _LARGEST_SEARCH:
+        return _bound_of_trees(trees, period, rest, most, min_separation)
     total = np.zeros(1)
-    for size in trees:
-        one = _one_tree(size, max_participations, min_separation, quick)
-        total = _joined(total, one)[: max_participations + 1]
+    for size in [period] * trees + [rest] * (rest > 0):
+        total = _joined(total, _by_participations(size, min_separation))[: most + 1]
     return float(total[-1])
+
+
+def _possible(rounds: int, separation: int) -> int:
+    return -(-rounds // separation)
+
+
+def _is_long(rounds: int, most: int, separation: int) -> bool:
+    """Returns whether the exact search would take longer than about a second."""
+    half = 1 << max(rounds.bit_length() - 2, 0)
+    pairs = (min(most, _possible(half, separation)) + 1) ** 2 / 2
+    steps = pairs * separation
+    return steps * separation**2 > _LARGEST_SEARCH or steps > _LARGEST_SEARCH / 4e3
+
+
+@functools.lru_cache(maxsize=256)
+def _by_participations(rounds: int, separation: int) -> np.ndarray:
+    """Returns one tree's largest sum by the participations that are allowed, from 0 to the possible."""
+    most = _possible(rounds, separation)
+    if _is_long(rounds, most, separation):
+        return np.array([_bound_by_levels(rounds, count, separation) for count in range(most + 1)])
+    return _search(rounds, most, separation)
 
 
 def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -56,16 +84,24 @@ def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return best
 
 
+def _bound_of_trees(trees: int, period: int, rest: int, most: int, separation: int) -> float:
+    """Returns a bound for several trees, the last of which may be smaller.
+
+    No tree exceeds its own largest sum; and no participation adds more than the best share of one in a
+    whole tree, of which a smaller one is a part.
+    """
+    by_tree = sum(
+        count * _bound_by_levels(size, min(most, _possible(size, separation)), separation)
+        for count, size in ((trees, period), (1, rest))
+    )
+    return min(by_tree, most * _best_share(period, separation))
+
+
 @functools.lru_cache(maxsize=256)
-def _one_tree(rounds: int, most: int, separation: int, quick: bool) -> np.ndarray:
-    """Returns the largest sum by the participations that are allowed, from 0 to the possible ones."""
-    most = min(most, -(-rounds // separation))
-    half = 1 << max(rounds.bit_length() - 2, 0)
-    pairs = (min(most, -(-half // separation)) + 1) ** 2 / 2
-    steps = pairs * separation
-    if quick or steps * separation**2 > _LARGEST_SEARCH or steps > _LARGEST_SEARCH / 4e3:
-        return np.array([_bound_by_levels(rounds, count, separation) for count in range(most + 1)])
-    return _search(rounds, most, separation)
+def _best_share(rounds: int, separation: int) -> float:
+    """Returns the largest sum of a tree for each participation in it."""
+    counts = range(1, _possible(rounds, separation) + 1)
+    return max(_bound_by_levels(rounds, count, separation) / count for count in counts)
 
 
 def _bound_by_levels(rounds: int, most: int, separation: int) -> float:
