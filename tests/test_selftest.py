@@ -132,6 +132,23 @@ def test_other_mechanisms_pass(tff, mechanism, changes):
         assert measured[f"sensitivity: {hostile}"] == pytest.approx(1, rel=1e-4)
 
 
+METRICS = {"metrics": (tff_dp.PrivateMetric(name="loss", largest=1.0, share=0.3),)}
+
+
+@pytest.mark.heavy
+def test_a_plan_whose_metrics_share_the_budget_is_tested_by_what_is_left_to_updates(
+    tff, monkeypatch
+):
+    assert quickly(**METRICS).passed
+
+    def all_of_it(mechanism, m, rounds):  # as if the metrics cost nothing
+        z = mechanism.noise_multiplier * math.sqrt(1 - 0.3)
+        return builders._gaussian(dataclasses.replace(mechanism, noise_multiplier=z), m, rounds)
+
+    monkeypatch.setitem(builders._BUILDERS, GaussianMechanism, all_of_it)
+    assert quickly(**METRICS).failures == (SIZE,)
+
+
 def as_gaussian(mechanism, m, rounds):
     z = mechanism.noise_multiplier
     return builders._gaussian(GaussianMechanism(clip_norm=CLIP, noise_multiplier=z), m, rounds)

@@ -82,9 +82,6 @@ def build_process(
             model_aggregator=aggregator and tff.aggregators.as_weighted_aggregator(aggregator),
             metrics_aggregator=released,
         )
-    client = algorithm.client_optimizer.build()
-    if isinstance(algorithm, FedProx):
-        client = proximal(client, float(algorithm.proximal_strength))
     build = (
         tff.learning.algorithms.build_weighted_fed_avg
         if aggregator is None
@@ -92,11 +89,18 @@ def build_process(
     )
     return build(
         model.tff_model,
-        client_optimizer_fn=client,
+        client_optimizer_fn=_client_optimizer(algorithm),
         server_optimizer_fn=server,
         model_aggregator=aggregator,
         metrics_aggregator=released,
     )
+
+
+def _client_optimizer(algorithm: FedAvg) -> Any:
+    client = algorithm.client_optimizer.build()
+    if isinstance(algorithm, FedProx):
+        return proximal(client, float(algorithm.proximal_strength))
+    return client
 
 
 def _record_level(
@@ -123,9 +127,6 @@ def _record_level(
     refuse_coupled(model.tff_model)
     tff = _compat.load_tff()
     templates = tff.learning.templates
-    client = algorithm.client_optimizer.build()
-    if isinstance(algorithm, FedProx):
-        client = proximal(client, float(algorithm.proximal_strength))
 
     @tff.tensorflow.computation
     def initial_weights() -> Any:
@@ -138,7 +139,7 @@ def _record_level(
         templates.build_broadcast_process(weights_type),
         build_client_work(
             model.tff_model,
-            client,
+            _client_optimizer(algorithm),
             mechanism,
             fewest=fewest,
             weigh_by_examples=algorithm.weighting == "examples",

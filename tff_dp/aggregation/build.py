@@ -53,6 +53,7 @@ def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int
         known = ", ".join(kind.__name__ for kind in _BUILDERS)
         raise ArgumentError(f"mechanism={mechanism!r} has no aggregator: expected one of {known}.")
     mechanism.check(m)
+    _compat.load_tff()
     return _BUILDERS[type(mechanism)](mechanism, m, rounds)
 
 
@@ -67,7 +68,6 @@ def _averaging(query: Any, m: float) -> Any:
 
 def _gaussian(mechanism: GaussianMechanism, m: float, rounds: int) -> Any:
     del rounds  # each has noise of its own
-    _compat.load_tff()
     import tensorflow_privacy as tfp
 
     query = tfp.GaussianSumQuery(
@@ -79,7 +79,6 @@ def _gaussian(mechanism: GaussianMechanism, m: float, rounds: int) -> Any:
 
 def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> Any:
     del rounds
-    _compat.load_tff()
     import tensorflow_privacy as tfp
 
     query = tfp.QuantileAdaptiveClipSumQuery(
@@ -96,7 +95,6 @@ def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> An
 
 def _per_layer(mechanism: PerLayerGaussianMechanism, m: float, rounds: int) -> Any:
     del rounds
-    _compat.load_tff()
     query = queries.per_layer_query()(
         mechanism.clip_norms,
         total=mechanism.clip_norm,
@@ -107,14 +105,12 @@ def _per_layer(mechanism: PerLayerGaussianMechanism, m: float, rounds: int) -> A
 
 def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
     del rounds
-    _compat.load_tff()
     scale = mechanism.clip_norm * mechanism.noise_multiplier
     return _averaging(queries.laplace_query()(mechanism.clip_norm, scale), m)
 
 
 def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, rounds: int) -> Any:
     del rounds
-    _compat.load_tff()
     clip, noise = (
         (queries.clipped_l2, queries.normal)
         if isinstance(mechanism, LocalGaussianMechanism)

@@ -32,7 +32,6 @@ def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> 
       rounds: Ignored: each has noise of its own.
     """
     del rounds
-    _compat.load_tff()
     from tensorflow_federated.python.aggregators import distributed_dp
 
     with warnings.catch_warnings():

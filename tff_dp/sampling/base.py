@@ -40,9 +40,9 @@ class Sampler(Config, abc.ABC):
     adjacencies: ClassVar[tuple[Adjacency, ...]]
     of_one_seed: ClassVar[bool] = False
 
-    @abc.abstractmethod
     def check(self, population: int) -> None:
         """Raises ArgumentError if the sampler cannot draw from so many clients."""
+        _checks.integer("population", population, "[1, inf)", "Give at least one client.")
 
     @abc.abstractmethod
     def expected_clients(self, population: int) -> float:

@@ -54,7 +54,7 @@ class MinSeparationSampler(Sampler):
 
     def check(self, population: int) -> None:
         """Raises ArgumentError if full cohorts cannot be that far apart."""
-        _checks.integer("population", population, "[1, inf)", "Give at least one client.")
+        super().check(population)
         _checks.integer(
             "min_separation",
             self.min_separation,
@@ -154,7 +154,7 @@ class CyclicPoissonSampler(Sampler):
 
     def check(self, population: int) -> None:
         """Raises ArgumentError if a part of the cycle would have no client."""
-        _checks.integer("population", population, "[1, inf)", "Give at least one client.")
+        super().check(population)
         _checks.integer(
             "cycle", self.cycle, f"[1, {population}]", "Each part needs a client at least."
         )

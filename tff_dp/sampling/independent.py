@@ -37,10 +37,6 @@ class PoissonSampler(Sampler):
     def __post_init__(self) -> None:
         _checks.real("rate", self.rate, "(0, 1]", "It is the share of the clients in a round.")
 
-    def check(self, population: int) -> None:
-        """Raises ArgumentError if there are no clients."""
-        _checks.integer("population", population, "[1, inf)", "Give at least one client.")
-
     def expected_clients(self, population: int) -> float:
         """Returns q N."""
         return self.rate * population
@@ -81,7 +77,7 @@ class FixedSizeSampler(Sampler):
 
     def check(self, population: int) -> None:
         """Raises ArgumentError if the size exceeds the population."""
-        _checks.integer("population", population, "[1, inf)", "Give at least one client.")
+        super().check(population)
         _checks.integer(
             "size",
             self.size,
@@ -112,10 +108,6 @@ class FullParticipation(Sampler):
         Adjacency.REPLACE_ONE,
         Adjacency.ZERO_OUT,
     )
-
-    def check(self, population: int) -> None:
-        """Raises ArgumentError if there are no clients."""
-        _checks.integer("population", population, "[1, inf)", "Give at least one client.")
 
     def expected_clients(self, population: int) -> float:
         """Returns N."""

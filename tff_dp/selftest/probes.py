@@ -160,7 +160,7 @@ class Aggregator:
         self.clients = {k: v for k, v in clients.items() if k not in data_only}
         self._updates = {name: [*probe.update] for name, probe in self.clients.items()}
         one = next(iter(self._updates.values()))
-        factory = build_aggregator(plan.mechanism, plan.clients_per_round, plan.rounds)
+        factory = build_aggregator(plan.update_mechanism, plan.clients_per_round, plan.rounds)
         self._process = factory.create(
             tff.types.to_type([(np.float32, part.shape) for part in one])
         )
