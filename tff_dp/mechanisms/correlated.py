@@ -71,9 +71,9 @@ class BandedMechanism(Mechanism):
     what ceil(T / cycle) rounds of the Poisson-sampled Gaussian do. `bands=1` is independent noise.
 
     Edge cases: those of `GaussianMechanism`. The state of a learning process holds the noise of released
-    rounds, in a field named `secret_history`, and is as secret as the data. The strategy is the best of its kind for the mean squared
-    error of the running sums over the plan's rounds, which server SGD without momentum follows; the
-    guarantee holds for any server optimiser.
+    rounds, in a field named `secret_history`, and is as secret as the data. The strategy is the best of
+    its kind for the mean squared error of the running sums over the plan's rounds, which server SGD
+    without momentum follows; the guarantee holds for any server optimizer.
 
     Source: Choquette-Choo et al., "(Amplified) Banded Matrix Factorization", arXiv:2306.08153, theorem 4
     and algorithm 2; Toeplitz strategies: McKenna, arXiv:2405.15913, section 4.
