@@ -9,6 +9,7 @@ from tff_dp.accounting.distributed import (
     sum_of_discrete_gaussians_rdp,
 )
 from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
+from tff_dp.accounting.joint import quick_joint_epsilon, spend_jointly
 from tff_dp.accounting.record import RecordRound, check_records
 from tff_dp.accounting.rounds import round_of
 
@@ -25,9 +26,11 @@ __all__ = [
     "check_delta",
     "check_records",
     "quick_epsilon",
+    "quick_joint_epsilon",
     "recommended_delta",
     "round_of",
     "skellam_rdp",
     "spend",
+    "spend_jointly",
     "sum_of_discrete_gaussians_rdp",
 ]
