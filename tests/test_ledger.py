@@ -16,7 +16,8 @@ from dp_accounting import pld
 
 import tff_dp
 from tff_dp.errors import AccountingError, ArgumentError, LedgerError
-from tff_dp.ledger import Ledger, lines as ledger_lines, replay
+from tff_dp.ledger import Ledger, replay
+from tff_dp.ledger import lines as ledger_lines
 
 
 def make_plan(**changes) -> tff_dp.PrivacyPlan:

@@ -13,6 +13,7 @@ from tff_dp import _checks
 from tff_dp.accounting import (
     EpsilonReport,
     RecordRound,
+    Round,
     check_delta,
     quick_joint_epsilon,
     spend_jointly,
@@ -44,7 +45,7 @@ def differences(
 
 
 def incompatibility(plan: PrivacyPlan, other: PrivacyPlan) -> str:
-    """Returns why what two plans spend cannot be stated as one epsilon, field by field, or nothing."""
+    """Returns the fields, and both values, that keep two plans from one joint epsilon."""
     found = differences(plan, other, _TOGETHER)
     return "; ".join(f"{name}: {one!r} and {two!r}" for name, (one, two) in found.items())
 
@@ -70,8 +71,8 @@ class Charges:
 
     Args:
       runs: The runs, under one plan or several.
-      unbounded: Whether the data were also used without differential privacy. Then nothing bounds what
-        has been spent.
+      unbounded: Whether the data were also used without differential privacy. Then nothing bounds
+        what has been spent.
 
     Raises:
       ArgumentError: Two plans differ in the population, the unit, the neighbouring relation or the
@@ -87,8 +88,9 @@ class Charges:
             difference = incompatibility(self.plans[0], plan)
             if difference:
                 raise ArgumentError(
-                    f"Two plans cannot be counted together on one data set. They differ in {difference}. "
-                    "Use plans with the same values, or count what they spend on different data apart."
+                    "Two plans cannot be counted together on one data set. They differ in "
+                    f"{difference}. Use plans with the same values, or count what they spend on "
+                    "different data apart."
                 )
         names = [run.run for run in self.runs]
         if len(set(names)) < len(names):
@@ -120,9 +122,7 @@ class Charges:
                 last = max(known.rounds.stop, run.rounds.stop)
                 run = dataclasses.replace(run, rounds=range(first, last))
             found[run.run] = run
-        return Charges(
-            runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded
-        )
+        return Charges(runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded)
 
     def covers(self, other: Charges) -> bool:
         """Returns whether every charge of `other` is one of these."""
@@ -159,13 +159,20 @@ class Charges:
         try:
             return quick_joint_epsilon(self._parts(), self._delta(delta))
         except AccountingError:  # none does under this sampler and adjacency
-            return self.spent(delta).epsilon
+            *others, latest = sorted(self._parts(), key=lambda part: part[0] == self._latest())
+            if not others:
+                return self.spent(delta).epsilon
+            half = (
+                self._delta(delta) / 2
+            )  # what has been spent by others stays as it is, and is kept
+            earlier = spend_jointly(others, half).epsilon
+            return earlier + spend_jointly([latest], half).epsilon
 
     def spent_by_unit(self, delta: float | None = None) -> tuple[EpsilonReport, ...]:
         """Returns what has been spent at each client, in the order of the clients.
 
-        For records, each client's report is that of its own number of records; for clients, all have
-        the same. The arguments are those of `spent`.
+        For records, each client's report is that of its own number of records; for clients, all
+        have the same. The arguments are those of `spent`.
         """
         worst, at = self.spent(delta), self._delta(delta)
         rounds = [(plan.one_round(), self.of(plan)) for plan in self.plans]
@@ -183,6 +190,9 @@ class Charges:
         if self.unbounded or not isinstance(rounds[0][0], RecordRound):
             return (worst,) * population
         return tuple(own(position) for position in range(population))
+
+    def _latest(self) -> Round:
+        return self.runs[-1].plan.one_round()
 
     def _parts(self) -> list[tuple[Any, tuple[range, ...]]]:
         if not self.runs:

@@ -1,4 +1,4 @@
-"""Epsilon of several kinds of rounds on the same clients: what several plans have spent together."""
+"""Epsilon of several kinds of rounds on the same clients, as of several plans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tff_dp.accounting.joint_losses import JointComposition
 from tff_dp.accounting.laplace import LaplaceRound, pure_epsilon
 from tff_dp.accounting.privacy_loss import gaussian_distribution
 from tff_dp.errors import AccountingError, ArgumentError
-from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler
+from tff_dp.sampling import FullParticipation, PoissonSampler
 
 Rounds: TypeAlias = int | Sequence[range]
 _Component: TypeAlias = tuple[IndependentRound, int]
@@ -39,31 +39,33 @@ def spend_jointly(
 ) -> EpsilonReport:
     """Returns the epsilon of rounds of several kinds, adaptively composed on the same clients.
 
-    Each kind of round is reduced to independent rounds as `spend` does it, and those of one kind are
-    counted together. One kind alone gives the report of `spend`. Several are composed by every way that
-    applies, each of which gives an upper bound, and the smallest is reported:
+    Each kind of round is reduced to independent rounds as `spend` does it, and those of one kind
+    are counted together. One kind alone gives the report of `spend`. Several are composed by every
+    way that applies, each of which gives an upper bound, and the smallest is reported:
 
-    - "exact": Gaussian noise with everybody in every round. Noise multipliers z_i over T_i rounds are one
-      Gaussian mechanism with 1 / z^2 = sum T_i / z_i^2.
+    - "exact": Gaussian noise with everybody in every round. Noise multipliers z_i over T_i rounds
+      are one Gaussian mechanism with 1 / z^2 = sum T_i / z_i^2.
     - "rdp": the sum of the Rényi divergences at each order.
     - "pure": the sum of pure epsilons, for Laplace noise.
-    - "pld": the privacy losses, as distributions on one grid, are added up. The losses that a client's
-      removal and its addition cause are composed each by themselves, and the larger epsilon counts.
-    - "sum": where none of these applies to all parts, those with a Rényi divergence and the others are
-      composed apart, each at half of delta, and their epsilons are added.
+    - "pld": the privacy losses, as distributions on one grid, are added up. The losses that a
+      client's removal and its addition cause are composed each by themselves, and the larger
+      epsilon counts.
+    - "sum": where none of these applies to all parts, those with a Rényi divergence and the others
+      are composed apart, each at half of delta, and their epsilons are added.
 
-    Formal guarantees: the mechanisms may be chosen by what earlier ones have released, and their rounds may
-    alternate, also those of a run that shares noise across its rounds. Each part must be valid by itself,
-    and cohorts of different runs must be drawn independently.
+    Formal guarantees: the mechanisms may be chosen by what earlier ones have released, and their
+    rounds may alternate, also those of a run that shares noise across its rounds. Each part must
+    be valid by itself, and cohorts of different runs must be drawn independently.
 
-    Source: Zhu, Dong and Wang, arXiv:2106.08567, theorem 10 (dominating pairs compose adaptively); Mironov,
-    arXiv:1702.07476, proposition 1 (Rényi DP); Dong, Roth and Su, arXiv:1905.02383, corollary 3.3
-    (Gaussians); Dwork and Roth, "The Algorithmic Foundations of Differential Privacy", theorem 3.16 (the
-    sum); Vadhan and Zhang, arXiv:2207.08335 (rounds of several mechanisms that alternate).
+    Source: Zhu, Dong and Wang, arXiv:2106.08567, theorem 10 (dominating pairs compose adaptively);
+    Mironov, arXiv:1702.07476, proposition 1 (Rényi DP); Dong, Roth and Su, arXiv:1905.02383,
+    corollary 3.3 (Gaussians); Dwork and Roth, "The Algorithmic Foundations of Differential
+    Privacy", theorem 3.16 (the sum); Vadhan and Zhang, arXiv:2207.08335 (rounds of several
+    mechanisms that alternate).
 
     Args:
-      parts: Each kind of round, and its rounds: how many in one run, or the rounds of each of several
-        runs, counted from 1. All under one neighbouring relation.
+      parts: Each kind of round, and its rounds: how many in one run, or the rounds of each of
+        several runs, counted from 1. All under one neighbouring relation.
       delta: In (0, 1), of all parts together.
       interval: Of the grid of privacy losses, where several kinds are composed on one; > 0.
 
@@ -91,7 +93,11 @@ def spend_jointly(
 
 
 def quick_joint_epsilon(parts: Sequence[tuple[Round, Rounds]], delta: float) -> float:
-    """Returns an upper bound on `spend_jointly(...).epsilon` that takes no time; the arguments are its.
+    """Returns an upper bound on `spend_jointly(...).epsilon` that takes no time.
+
+    Args:
+      parts: As for `spend_jointly`.
+      delta: As for `spend_jointly`.
 
     Raises:
       AccountingError: There is none for these parts.
@@ -110,7 +116,7 @@ def quick_joint_epsilon(parts: Sequence[tuple[Round, Rounds]], delta: float) -> 
 
 
 def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[range, ...]]]:
-    """Returns the parts with the runs of equal rounds together; those without rounds are left out."""
+    """Returns the parts with the runs of equal rounds together; those without any left out."""
     found: dict[Round, tuple[range, ...]] = {}
     for one_round, rounds in parts:
         _checks.instance("parts", one_round, Round, "Give pairs of a round and its rounds.")
@@ -120,14 +126,14 @@ def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[ra
     relations = list(dict.fromkeys(one_round.adjacency.value for one_round in found))
     if len(relations) > 1:
         raise AccountingError(
-            f"adjacency: the parts have {' and '.join(map(repr, relations))}, and no epsilon holds under "
-            "both. Account for all of them under one neighbouring relation."
+            f"adjacency: the parts have {' and '.join(map(repr, relations))}, and no epsilon "
+            "holds under both. Account for all of them under one neighbouring relation."
         )
     return [(k, v) for k, v in found.items() if any(map(len, v))] or [next(iter(found.items()))]
 
 
 def _components(found: Sequence[_Component]) -> tuple[_Component, ...]:
-    """Returns independent rounds with equal ones counted together, and one of all plain Gaussians."""
+    """Returns independent rounds, equal ones counted together and plain Gaussians as one."""
     counts: dict[IndependentRound, int] = {}
     for one_round, count in found:
         if count:
@@ -284,8 +290,8 @@ def _check_size(losses: float, interval: float) -> None:
     if not losses / interval <= _LARGEST_DISTRIBUTION:
         raise AccountingError(
             f"not computed: the losses of one round range over {losses:.4g}, more than the "
-            f"{_LARGEST_DISTRIBUTION * interval:.4g} for which the grid of a privacy loss distribution is "
-            "not too large. Take more noise"
+            f"{_LARGEST_DISTRIBUTION * interval:.4g} for which the grid of a privacy loss "
+            "distribution is not too large. Take more noise"
         )
 
 

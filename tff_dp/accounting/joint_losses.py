@@ -28,22 +28,25 @@ _TRIES = 4
 class JointComposition:
     """One direction of several privacy loss distributions, each composed with itself some times.
 
-    The sum of independent privacy losses decides about delta, and its distribution is the product of
-    Fourier transforms. As in `privacy_loss.Composition` the losses are tilted first, all by the same
-    order, p exp(order * loss), so that those that decide about delta are the bulk of the composition.
+    The sum of independent privacy losses decides about delta, and its distribution is the product
+    of Fourier transforms. As in `privacy_loss.Composition` the losses are tilted first, all by the
+    same order, p exp(order * loss), so that those that decide about delta are the bulk of the
+    composition.
 
     Every value that is returned is an upper bound, whatever the tilt and the window:
 
-    - Losses outside of the window wrap around and add to those inside; the mass above the window, bounded
+    - Losses outside of the window wrap around and add to those inside; the mass above the window,
+      bounded
       by a Chernoff bound, counts as an infinite loss as well.
-    - The roundoff of a Fourier transform is bounded in the L2 norm by a multiple of log2(size) units in
+    - The roundoff of a Fourier transform is bounded in the L2 norm by a multiple of log2(size)
+      units in
       the last place. What that leaves for each point of the composition is added to each point.
 
     A bad tilt thus makes epsilon too large, and never too small.
 
     Source: Koskela et al., arXiv:1906.03049 (composition by Fourier transform); Wilson and Keich,
-    "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting); Higham, "Accuracy and
-    Stability of Numerical Algorithms", theorem 24.2 (roundoff of the transform).
+    "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting); Higham,
+    "Accuracy and Stability of Numerical Algorithms", theorem 24.2 (roundoff of the transform).
 
     Args:
       pmfs: A direction's distribution of one round of each kind; pessimistic losses on one grid.
@@ -70,7 +73,8 @@ class JointComposition:
           delta: In (0, 1).
 
         Returns:
-          Epsilon >= 0, or infinity where losses that are infinite have a probability of delta or more.
+          Epsilon >= 0, or infinity where losses that are infinite have a probability of delta or
+          more.
         """
         log_moments = np.asarray(counts, np.float64) @ self._log_moments
         is_above = self._orders > 0
@@ -155,7 +159,7 @@ class JointComposition:
     def _tilted(
         self, counts: Sequence[int], order: float, high: int, size: int
     ) -> tuple[Floats, float]:
-        """Returns upper bounds on the tilted composition up to a point, and the log of its scale."""
+        """Returns bounds on the tilted composition up to a point, and its scale's log."""
         logs = np.zeros(size // 2 + 1, np.complex128)
         norms, moduli, log_moment, first = [], [], 0.0, 0
         for count, part in zip(counts, self._parts, strict=True):
@@ -184,9 +188,9 @@ def _roundoff(
 ) -> float:
     """Returns a bound on each point's error in an inverse transform of a product of powers.
 
-    An error e in one part's coefficient c changes the product Y = c^T R by T |Y / c| |e|. The mean over all
-    coefficients is at most the product of root mean squares (Cauchy and Schwarz), of which that of e is
-    a small multiple of the part's L2 norm, by Parseval's identity.
+    An error e in one part's coefficient c changes the product Y = c^T R by T |Y / c| |e|. The mean
+    over all coefficients is at most the product of root mean squares (Cauchy and Schwarz), of
+    which that of e is a small multiple of the part's L2 norm, by Parseval's identity.
     """
     unit = float(np.finfo(np.float64).eps)
     of_transform = 8 * unit * math.log2(size)
@@ -231,9 +235,7 @@ class _Part:
 
         Good to some 1e-8, which is enough to choose a tilt and a window.
         """
-        orders = smallest * 2.0 ** (
-            np.arange(octaves * _ORDERS_PER_OCTAVE) / _ORDERS_PER_OCTAVE
-        )
+        orders = smallest * 2.0 ** (np.arange(octaves * _ORDERS_PER_OCTAVE) / _ORDERS_PER_OCTAVE)
         above = _sums_of_decays(self.probabilities[::-1], smallest, octaves) + orders * self.last
         below = _sums_of_decays(self.probabilities, smallest, octaves) - orders * self.first
         none = math.log(float(self.probabilities.sum()))

@@ -24,15 +24,16 @@ class Ledger:
     Args:
       path: The file; made, with its `.head`, where there is none.
       plan: Under which the next charges are made. A plan that is new to the ledger must have the
-        population, the unit, the neighbouring relation and the numbers of records of those before it.
+        population, the unit, the neighbouring relation and the numbers of records of those before
+        it.
 
     Attributes:
       dropped: What was dropped when the ledger was opened, or None.
 
     Raises:
-      LedgerError: Another process has it open; it is of plans that cannot be counted together with this
-        one; or lines are missing, torn or edited. The message says what to do; nothing has been changed
-        then.
+      LedgerError: Another process has it open; it is of plans that cannot be counted together with
+        this one; or lines are missing, torn or edited. The message says what to do; nothing has
+        been changed then.
     """
 
     def __init__(self, path: str | os.PathLike[str], plan: PrivacyPlan) -> None:
@@ -96,14 +97,15 @@ class Ledger:
         """Charges rounds that follow on each other. When it returns, the charges are on the disk.
 
         Args:
-          round_number: The first of them, from 1; at most one after the last that was charged under this
-            plan, which goes on with that run. An earlier one begins another run, whose rounds cost
-            again.
+          round_number: The first of them, from 1; at most one after the last that was charged
+            under this plan, which goes on with that run. An earlier one begins another run, whose
+            rounds cost again.
           count: How many; >= 1.
 
         Raises:
           ArgumentError: A number is outside its bound.
-          LedgerError: The ledger is closed, or could not be written. The rounds must not be run then.
+          LedgerError: The ledger is closed, or could not be written. The rounds must not be run
+          then.
         """
         self._refuse_closed()
         last = self.last_round
@@ -122,8 +124,8 @@ class Ledger:
     def include(self, charges: Charges) -> None:
         """Charges here what was charged elsewhere on the same data, where it is not here already.
 
-        A run that was charged from a later round than its first counts from the first: too much, and never
-        too little.
+        A run that was charged from a later round than its first counts from the first: too much,
+        and never too little.
 
         Args:
           charges: Such as `FitResult.charges` of a run without this ledger.
@@ -136,8 +138,8 @@ class Ledger:
         self._refuse_closed()
         if charges.unbounded:
             raise ArgumentError(
-                f"The ledger {self._path} cannot hold charges without a bound: the data were used without "
-                "differential privacy, and nothing that is charged later bounds that."
+                f"The ledger {self._path} cannot hold charges without a bound: the data were used "
+                "without differential privacy, and nothing that is charged later bounds that."
             )
         for plan in charges.plans:
             self._refuse_incompatible(plan)
@@ -148,9 +150,9 @@ class Ledger:
                 missing.append(run)
             elif not self.all_charges.covers(Charges(runs=(run,))):
                 raise LedgerError(
-                    f"The ledger {self._path} has rounds {known.rounds.start} to {known.rounds.stop - 1} of "
-                    f"a run that has rounds up to {run.rounds.stop - 1}: it has lost charges. "
-                    f"{lines.RESTORE}."
+                    f"The ledger {self._path} has rounds {known.rounds.start} to "
+                    f"{known.rounds.stop - 1} of a run that has rounds up to "
+                    f"{run.rounds.stop - 1}: it has lost charges. {lines.RESTORE}."
                 )
         for run in missing:
             self._append(run.plan, run.run, range(1, run.rounds.stop))
@@ -199,8 +201,8 @@ class Ledger:
         except OSError as error:
             self.close()  # what is on the disk is found out when it is opened again
             raise LedgerError(
-                f"The ledger {self._path} could not be written: {error}. Make room or repair the disk, "
-                "and open it again; the round has not been run."
+                f"The ledger {self._path} could not be written: {error}. Make room or repair the "
+                "disk, and open it again; the round has not been run."
             ) from error
 
     def _refuse_closed(self) -> None:
@@ -213,10 +215,10 @@ class Ledger:
         difference = incompatibility(self.plans[0], plan)
         if difference:
             raise LedgerError(
-                f"The ledger {self._path} cannot take this plan, since no one epsilon could be stated for it "
-                f"and for the ledger's plans. The ledger's and this plan's fields differ in {difference}. "
-                "Make the plan with the ledger's values, or give it a ledger of its own where it is for "
-                "other data."
+                f"The ledger {self._path} cannot take this plan, since no one epsilon could be "
+                "stated for it and for the ledger's plans. The ledger's and this plan's fields "
+                f"differ in {difference}. Make the plan with the ledger's values, or give it a "
+                "ledger of its own where it is for other data."
             )
 
     def _lock(self) -> None:
@@ -224,9 +226,9 @@ class Ledger:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LedgerError(
-                f"The ledger {self._path} is open in another process or in this one: two runs would "
-                "charge one budget at the same time. Wait for the other to end, or give this run a "
-                "ledger and a budget of its own."
+                f"The ledger {self._path} is open in another process or in this one: two runs "
+                "would charge one budget at the same time. Wait for the other to end, or give "
+                "this run a ledger and a budget of its own."
             ) from None
 
     def _open(self) -> None:
@@ -250,8 +252,8 @@ class Ledger:
         line, last_hash = lines.chained(lines.plan_line(self._plan), lines.START)
         if not line.startswith(torn):
             raise LedgerError(
-                f"{self._path} is no ledger: it begins with {torn[:20]!r}. Give the path of a ledger, or "
-                "one at which there is no file yet."
+                f"{self._path} is no ledger: it begins with {torn[:20]!r}. Give the path of a "
+                "ledger, or one at which there is no file yet."
             )
         if torn:
             os.ftruncate(self._file, 0)

@@ -19,8 +19,8 @@ FORMAT = 2
 START = "0" * 64  # what stands for the hash before the first line's
 CIRCUMSTANCES = ("sampler", "population", "adjacency")  # of an event
 RESTORE = (
-    "Restore the ledger and its .head file from the same backup; or start a new ledger elsewhere, and "
-    "add what this one had spent to whatever the new one reports"
+    "Restore the ledger and its .head file from the same backup; or start a new ledger elsewhere, "
+    "and add what this one had spent to whatever the new one reports"
 )
 _PACKAGES = (
     "dp-accounting",
@@ -33,7 +33,7 @@ _PACKAGES = (
 
 
 def plan_line(plan: PrivacyPlan) -> dict[str, Any]:
-    """Returns the line that names a plan: the first of a file, or before the plan's first charge."""
+    """Returns the line of a plan: a file's first, or that before the plan's first charge."""
     return {"ledger": FORMAT, "plan": plan.to_dict(), "versions": versions()}
 
 

@@ -129,8 +129,9 @@ class _Verifier:
             plan = PrivacyPlan.from_dict(entry["plan"])
         except (ArgumentError, KeyError, TypeError, ValueError) as error:
             raise LedgerError(
-                f"The ledger {self._path} has a plan in line {number} that this version of tff_dp does not "
-                f"accept: {error} Read it with the version that wrote it: {entry.get('versions')}."
+                f"The ledger {self._path} has a plan in line {number} that this version of tff_dp "
+                f"does not accept: {error} Read it with the version that wrote it: "
+                f"{entry.get('versions')}."
             ) from None
         if plan in known.values():
             raise self._damaged(f"line {number} repeats a plan")
@@ -142,10 +143,10 @@ class _Verifier:
         self._facts[plan_hash] = lines.facts(plan)
 
     def _charge(self, number: int, entry: Mapping[str, Any], own: str) -> None:
-        found, plan_hash = self._found, entry.get("plan")
-        plan = found.plans.get(plan_hash) if isinstance(plan_hash, str) else None
+        found, plan_hash = self._found, str(entry.get("plan"))
         expected = found.charges + 1
-        if plan is None or entry.get("entry") != expected or not self._is_of(plan_hash, entry):
+        is_next = plan_hash in found.plans and entry.get("entry") == expected
+        if not is_next or not self._is_of(plan_hash, entry):
             raise self._damaged(f"line {number} is not entry {expected} of its plan")
         current, last = entry.get("round"), found.last_round(plan_hash)
         if not isinstance(current, int) or not 1 <= current <= last + 1:
@@ -180,7 +181,8 @@ class _Verifier:
                 )
         elif head["charges"] > charges:
             raise self._damaged(
-                f"{head['charges']} charges were acknowledged, and it has {charges}: its end is missing"
+                f"{head['charges']} charges were acknowledged, and it has {charges}: its end is "
+                "missing"
             )
         elif self._hashes[head["charges"]] != head["hash"]:
             raise self._damaged(f"charge {head['charges']} is not the one that was acknowledged")
