@@ -261,6 +261,8 @@ def _distribution(one_round: IndependentRound, interval: float) -> Any:
     Raises:
       AccountingError: There is none, or its grid would not fit.
     """
+    if not isinstance(one_round, GaussianRound | LaplaceRound):
+        raise AccountingError(f"{type(one_round).__name__} has no privacy loss distribution")
     event = one_round.scaled_event() if isinstance(one_round, LaplaceRound) else one_round.event()
     sampled = isinstance(one_round.sampler, PoissonSampler)
     if not sampled and not isinstance(one_round.sampler, FullParticipation):
@@ -272,8 +274,6 @@ def _distribution(one_round: IndependentRound, interval: float) -> Any:
         return pld.privacy_loss_distribution.from_laplace_mechanism(
             parameter=z, sampling_prob=rate, value_discretization_interval=interval
         )
-    if not isinstance(one_round, GaussianRound):
-        raise AccountingError(f"{type(one_round).__name__} has no privacy loss distribution")
     relation = one_round.adjacency.relation
     replaced = relation is dp_accounting.NeighboringRelation.REPLACE_ONE
     worst = AdjacencyType.REPLACE if replaced else AdjacencyType.REMOVE
