@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tff_dp import _compat
 from tff_dp.charges import Charges
 from tff_dp.errors import ArgumentError, ModelError
 
@@ -95,6 +96,7 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
 
     Raises:
       ModelError: The file has no record, or one of a model with other weights.
+      StackError: The model is a tf-keras one, and TFF cannot be imported.
     """
     path = pathlib.Path(path)
     inside, beside = list(_in_archive(path)), _sidecar(path)
@@ -108,7 +110,10 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
             "model was never trained on private data, load it with Keras; else pass spent_before= "
             "to fit."
         )
-    keras = importlib.import_module(str(found[0]["keras"]))
+    kind = str(found[0]["keras"])
+    if kind == "tf_keras":
+        _compat.load_tff()  # which cannot be imported once tf-keras has been used
+    keras = importlib.import_module(kind)
     model = keras.saving.load_model(path, **arguments)
     if not inside and _fingerprint(model) != found[0]["weights"]:
         raise ModelError(
