@@ -45,12 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from tff_dp.errors import AccountingError, ArgumentError, LedgerError
 
-    shown = block
     try:
         if options.command == "selftest":
             return _selftest(options)
         if options.command == "ledger":
-            found, shown = ledgers.found(options), ledgers.block
+            found = ledgers.found(options)
         else:
             found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
     except AccountingError as error:
@@ -62,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LedgerError as error:
         print(f"tff-dp: {error}", file=sys.stderr)
         return _FAILED
-    print(json.dumps(found, indent=1) if options.json else shown(found))
+    text = ledgers.block if options.command == "ledger" else block
+    print(json.dumps(found, indent=1) if options.json else text(found))
     return 0
 
 
