@@ -292,6 +292,13 @@ def test_records_count_for_the_client_that_has_fewest():
     assert each[2] == worst > each[0] > each[1]
 
 
+def test_two_plans_on_160_schools_spend_what_the_documentation_says():
+    # A cohort of 40, 20 rounds each; the noise for epsilon 4 and for .94. Their sum would be 4.939.
+    parts = [(a_round(z=z, q=0.25), 20) for z in (1.19752, 3.26309)]
+    assert [spend(r, n, 1e-3).epsilon for r, n in parts] == pytest.approx([3.999, 0.94], rel=1e-3)
+    assert spend_jointly(parts, 1e-3).epsilon == pytest.approx(4.183, rel=1e-3)
+
+
 # --- Roundoff -----------------------------------------------------------------------------------
 
 COARSE = [  # of each kind: rate, noise multiplier, rounds; and the interval

@@ -68,7 +68,8 @@ def fit(
         mechanism has local steps instead.
       shuffle: Whether a client's examples are permuted anew in each round and epoch.
       seed: Makes cohorts and the order of examples repeatable; the noise never is. None draws from the
-        operating system's entropy, as real use of differential privacy must.
+        operating system's entropy, as real use of differential privacy must. After charges on the same
+        clients, the cohorts depend on their number as well: two runs may not share their coins.
       release_metrics: Whether the history holds the clients' training metrics. Under a plan these are
         the plan's own `metrics`, with noise, and by default they are released if it has some; where it
         has none, True releases plain sums outside any epsilon. True by default without a plan.
