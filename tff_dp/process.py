@@ -36,7 +36,9 @@ def build_process(
 
     Returns:
       A `tff.learning.templates.LearningProcess`. Its `initialize` starts from the model's weights if
-      the model is functional; `initialize_from` starts from them in any case.
+      the model is functional; `initialize_from` starts from them in any case. Under `TreeMechanism` and
+      `BandedMechanism` its state holds noise that has been released, in fields named `secret_...`, and
+      is as secret as the data: publish the model's weights, never the state.
 
     Raises:
       ArgumentError: The algorithm is unknown, or weights clients under differential privacy of

@@ -4,7 +4,7 @@ Everything is in whole numbers, so that what is released is a function of noised
 argument for rounding holds: what is released is post-processing of a Gaussian mechanism over the reals.
 
 The state has the noise of rounds that have been released. Whoever has it and the released results has
-the exact sums: it is as secret as the data.
+the exact sums: it is as secret as the data, and its fields are named `secret_...`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import tensorflow as tf
 from tff_dp.noise import Grid, gaussian
 
 _COEFFICIENT_LOG = 16  # coefficients of a strategy are whole multiples of 2^-16
-_FINEST = 24  # of the grid of a banded mechanism: with the coefficients, 40 bits
 
 
 class TreeNoise:
@@ -41,7 +40,7 @@ class TreeNoise:
       period: Rounds after which a new tree begins.
     """
 
-    State = collections.namedtuple("State", ["step", "levels", "total"])
+    State = collections.namedtuple("State", ["step", "secret_levels", "secret_total"])
 
     def __init__(self, stddev: float, period: int) -> None:
         self._stddev, self._period = stddev, period
@@ -51,8 +50,8 @@ class TreeNoise:
         """Returns an empty tree."""
         return self.State(
             step=tf.constant(0),
-            levels=[tf.zeros([self._height, *shape], tf.int64) for shape in shapes],
-            total=[tf.zeros(shape, tf.int64) for shape in shapes],
+            secret_levels=[tf.zeros([self._height, *shape], tf.int64) for shape in shapes],
+            secret_total=[tf.zeros(shape, tf.int64) for shape in shapes],
         )
 
     def next(self, state: Any, shapes: Sequence[Any]) -> tuple[list[Any], Any]:
@@ -62,17 +61,17 @@ class TreeNoise:
         occupied = tf.equal(bits, 1)
         levels = [
             self._with_leaf(buffer, occupied, shape)
-            for buffer, shape in zip(state.levels, shapes, strict=True)
+            for buffer, shape in zip(state.secret_levels, shapes, strict=True)
         ]
         total = [tf.reduce_sum(buffer, axis=0) for buffer in levels]
-        grown = [new - old for new, old in zip(total, state.total, strict=True)]
+        grown = [new - old for new, old in zip(total, state.secret_total, strict=True)]
         ends = tf.equal(state.step + 1, self._period)
         levels, total = (
             [tf.where(ends, tf.zeros_like(part), part) for part in parts]
             for parts in (levels, total)
         )
         step = tf.where(ends, 0, state.step + 1)
-        return grown, self.State(step=step, levels=levels, total=total)
+        return grown, self.State(step=step, secret_levels=levels, secret_total=total)
 
     def _with_leaf(self, buffer: Any, occupied: Any, shape: Sequence[int]) -> Any:
         """Returns a tensor's buffer after one more leaf."""
@@ -95,7 +94,7 @@ class TreeNoise:
 
 def banded_grid(noise_multiplier: float) -> Grid:
     """Returns the grid for `BandedNoise`, whose coefficients take some of the bits."""
-    return Grid.of(noise_multiplier * 2**_COEFFICIENT_LOG, _FINEST)
+    return Grid.of(noise_multiplier * 2**_COEFFICIENT_LOG)
 
 
 class BandedNoise:
@@ -111,6 +110,8 @@ class BandedNoise:
       coefficients: The diagonals of S, a lower triangular Toeplitz matrix, of Euclidean norm 1.
     """
 
+    State = collections.namedtuple("State", ["secret_history"])
+
     def __init__(self, stddev: float, coefficients: Sequence[float]) -> None:
         unit = 2**_COEFFICIENT_LOG
         self._stddev = stddev * unit
@@ -120,13 +121,14 @@ class BandedNoise:
 
     def initial(self, shapes: Sequence[Any]) -> Any:
         """Returns a history of zeros: rounds before the first have no noise."""
-        return [tf.zeros([len(self._coefficients) - 1, *shape], tf.int64) for shape in shapes]
+        rows = len(self._coefficients) - 1
+        return self.State([tf.zeros([rows, *shape], tf.int64) for shape in shapes])
 
     def next(self, state: Any, shapes: Sequence[Any]) -> tuple[list[Any], Any]:
         """Returns a round's w; the history holds those of earlier rounds, the latest first."""
         first, *others = self._coefficients
         noises, histories = [], []
-        for history, shape in zip(state, shapes, strict=True):
+        for history, shape in zip(state.secret_history, shapes, strict=True):
             noise = gaussian(shape, self._stddev)
             if others:
                 factors = tf.reshape(tf.constant(others, tf.int64), [-1, *(1 for _ in shape)])
@@ -134,4 +136,4 @@ class BandedNoise:
             noise = tf.math.floordiv(noise + first // 2, tf.constant(first, tf.int64))
             noises.append(noise)
             histories.append(tf.concat([noise[None], history], axis=0)[: len(others)])
-        return noises, histories
+        return noises, self.State(histories)

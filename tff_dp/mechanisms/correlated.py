@@ -30,7 +30,9 @@ class TreeMechanism(Mechanism):
     are zeros) or replace-one (twice the sensitivity); sampling amplifies nothing.
 
     Edge cases: those of `GaussianMechanism`. The noise of a node is drawn when it is released, never
-    kept as a seed: a state that is used twice gives two independent draws.
+    kept as a seed: a state that is used twice gives two independent draws. The state of a learning
+    process holds the noise of released nodes, in fields named `secret_...`: with the released results it
+    gives the exact sums, and has to be kept as secret as the data.
 
     Source: Kairouz et al., "Practical and Private (Deep) Learning without Sampling or Shuffling",
     arXiv:2103.00039, appendix D; the estimator is Honaker's, its appendix B.
@@ -68,7 +70,8 @@ class BandedMechanism(Mechanism):
     multiplier z / sqrt(k). Under `CyclicPoissonSampler` with a cycle of at least b rounds, T rounds cost
     what ceil(T / cycle) rounds of the Poisson-sampled Gaussian do. `bands=1` is independent noise.
 
-    Edge cases: those of `GaussianMechanism`. The strategy is the best of its kind for the mean squared
+    Edge cases: those of `GaussianMechanism`. The state of a learning process holds the noise of released
+    rounds, in a field named `secret_history`, and is as secret as the data. The strategy is the best of its kind for the mean squared
     error of the running sums over the plan's rounds, which server SGD without momentum follows; the
     guarantee holds for any server optimiser.
 

@@ -5,8 +5,8 @@ size. The coarse part is a Gaussian by Box and Muller, cut to a whole number of 
 block is between 1/1024 and 1/512 of the standard deviation: the boundaries of such blocks are 2^40
 roundoffs apart. The fine part, the sum of four uniform numbers below G, spreads a block evenly over the
 steps. (Sums of uniform numbers are B-splines, and a Gaussian is hardly told from its cubic spline over
-knots so dense.) One part alone would not do: on a grid of 2^-30 standard deviations, the roundoff of a
-double is a thousandth of a step at times, and so far would the probabilities of some steps be off.
+knots so dense.) One part alone would not do: on a grid of 2^-38 standard deviations, the roundoff of a
+double is a few thousandths of a step, and so far would the probabilities of some steps be off.
 
 What holds for the law p' of a draw beside the law p of the ideal floor or nearest integer of
 N(0, stddev^2), over the whole range of standard deviations, where a size of radius r is computed to

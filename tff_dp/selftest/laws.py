@@ -165,10 +165,10 @@ _LAWS: dict[type[Mechanism], Law] = {
     PerLayerGaussianMechanism: dataclasses.replace(_GAUSSIAN, size=_largest_layer),
     LaplaceMechanism: _LAPLACE,
     TreeMechanism: dataclasses.replace(
-        _GAUSSIAN, covariance=_tree_covariance, kept=("/levels/", "/total/")
+        _GAUSSIAN, covariance=_tree_covariance, kept=("/secret_levels/", "/secret_total/")
     ),
     BandedMechanism: dataclasses.replace(
-        _GAUSSIAN, covariance=_banded_covariance, kept=("/query_state/",)
+        _GAUSSIAN, covariance=_banded_covariance, kept=("/secret_history/",)
     ),
     LocalGaussianMechanism: dataclasses.replace(_GAUSSIAN, by_clients=True),
     LocalLaplaceMechanism: dataclasses.replace(_LAPLACE, by_clients=True),
