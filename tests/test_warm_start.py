@@ -98,6 +98,12 @@ def test_layers_and_parts_carry_the_record_into_other_models(tmp_path):
     around.save(tmp_path / "around.keras")
     assert carried_by(load_model(tmp_path / "around.keras")) == RECORDS
     assert carried_by(linear_model()) == ()
+    odd = keras.layers.Dense(1)
+    odd.layers = [3, "three", keras.layers.Dense(1)]  # a name that is also the layer's own
+    mark(keras.Sequential([keras.layers.Input([FEATURES]), odd]), RECORDS)
+    assert carried_by(odd) == RECORDS
+    odd.layers = 3
+    assert carried_by(odd) == RECORDS
     assert carried_by(keras.models.clone_model(model)) == ()  # it has other weights
 
 

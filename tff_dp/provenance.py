@@ -40,7 +40,8 @@ def mark(model: Any, records: Sequence[Charges]) -> None:
     """
     records = tuple(records)
     for part in _parts(model):
-        _MARKS[part] = records
+        with contextlib.suppress(TypeError):  # no layer, and without weak references
+            _MARKS[part] = records
     kind = type(model)
 
     def save_assets(folder: str) -> None:
@@ -60,7 +61,7 @@ def carried_by(model: Any) -> tuple[Charges, ...]:
     """Returns the records that a model carries: its own and those of its layers, each once."""
     found: list[Charges] = []
     for part in _parts(model):
-        with contextlib.suppress(TypeError):  # what has no weak references was not marked
+        with contextlib.suppress(TypeError):
             found += [record for record in _MARKS.get(part, ()) if record not in found]
     return tuple(found)
 
@@ -132,8 +133,10 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
 def _parts(model: Any) -> Iterator[Any]:
     """Yields a model and its layers, those of its layers included."""
     yield model
-    for layer in getattr(model, "layers", ()):
-        yield from _parts(layer)
+    layers = getattr(model, "layers", None)
+    if isinstance(layers, list | tuple):  # else it is something of the layer's own
+        for layer in layers:
+            yield from _parts(layer)
 
 
 def _content(model: Any, records: Sequence[Charges]) -> str:
