@@ -26,6 +26,7 @@ class Cells:
 
     Attributes:
       interval: The grid's, h.
+      offset: What its points are more than whole multiples of it.
       first: The lowest point, in intervals.
       lower: Of the mass between each point and the next, the share that the connect-the-dots
         discretisation gives to the lower point; shape [points - 1].
@@ -38,6 +39,7 @@ class Cells:
     """
 
     interval: float
+    offset: float
     first: int
     lower: Floats
     upper: Floats
@@ -94,7 +96,8 @@ class Cells:
         first = int(low[-1]) + 1 if len(low) else 0
         (high,) = np.nonzero((over_zero < drops)[first:])
         last = first + int(high[0]) - 1 if len(high) else len(drops) - 1
-        if last < first + 2:
+        ends = self.offset + self.interval * (self.first + np.array([first, last]))
+        if last < first + 2 or ends[0] >= 0 or ends[1] <= 0:  # where the line and 0 cross
             return None
         drops, probabilities = drops[first : last + 1].copy(), probabilities[first : last + 1].copy()
         # From there, the line 1 - e^epsilon, of slope -1, and 0.
@@ -156,20 +159,29 @@ class Pair(abc.ABC):
     def _masses(self, outputs: Floats) -> Floats:
         """Returns the noise's mass between -inf, each output, and inf; they rise. Shape [outputs + 1]."""
 
+    def median(self) -> float:
+        """Returns the median loss, nearly."""
+        losses, log_masses = self.sample_losses()
+        order = np.argsort(losses)
+        shares = np.cumsum(np.exp(log_masses[order]))
+        return float(losses[order][np.searchsorted(shares, 0.5 * shares[-1])])
+
     @abc.abstractmethod
     def sample_losses(self) -> tuple[Floats, Floats]:
         """Returns losses at outputs that lie close to each other, and the logs of their masses."""
 
-    def cells(self, interval: float, log_truncated: float = TRUNCATIONS[0]) -> Cells:
-        """Returns the losses, cut at the points of a grid.
+    def cells(
+        self, interval: float, log_truncated: float = TRUNCATIONS[0], offset: float = 0.0
+    ) -> Cells:
+        """Returns the losses, cut at the points of a grid, of which one is at an offset from 0.
 
         All shares come from sums of masses times the rate: no differences of nearly equal numbers,
         which would be all there is on a grid as fine as small rates need.
         """
         lowest, highest = self.bounds(log_truncated)
-        first, last = math.floor(lowest / interval), math.ceil(highest / interval)
-        last = max(last, first + 3)
-        losses = np.arange(first, last + 1) * interval
+        first = math.floor((lowest - offset) / interval)
+        last = max(math.ceil((highest - offset) / interval), first + 3)
+        losses = offset + np.arange(first, last + 1) * interval
         cuts = self._cuts(losses)
         falls = self.direction is AdjacencyType.ADD
         outputs = cuts[::-1] if falls else cuts
@@ -198,6 +210,7 @@ class Pair(abc.ABC):
         lower = total - upper
         return Cells(
             interval=interval,
+            offset=offset,
             first=first,
             lower=lower[1:-1],
             upper=upper[1:-1],
@@ -220,8 +233,9 @@ class Pair(abc.ABC):
         """Returns the loss under sampling of a client's that takes part."""
         with np.errstate(divide="ignore"):
             large = np.logaddexp(np.log1p(-self.rate), math.log(self.rate) + unsampled)
-        small = np.log1p(self.rate * np.expm1(np.minimum(unsampled, 1.0)))
-        found: Floats = np.where(unsampled < 1.0, small, large)
+            small = np.log1p(self.rate * np.expm1(np.minimum(unsampled, 1.0)))
+        is_small = (unsampled < 1.0) & (self.rate < 1)
+        found: Floats = np.where(is_small, small, large)
         return found
 
 

@@ -77,10 +77,11 @@ class Composition:
     "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting).
 
     Args:
-      pmf: A direction's distribution of one round, of pessimistic losses on a grid.
+      pmf: A direction's distribution of one round, of losses on a grid.
+      offset: What each of its losses is more than the grid says.
     """
 
-    def __init__(self, pmf: pld_pmf.PLDPmf) -> None:
+    def __init__(self, pmf: pld_pmf.PLDPmf, offset: float = 0.0) -> None:
         dense = pmf.to_dense_pmf()
         # Private attributes of a pinned version: there is no public way to the numbers.
         self._probabilities: Floats = dense._probs
@@ -91,7 +92,8 @@ class Composition:
         mean = float(np.sum(np.arange(size) * self._probabilities)) / total
         self._first = -round(mean)
         self._last = self._first + size - 1
-        self._shift: int = dense._lower_loss - self._first  # from a point to its loss in intervals
+        # From a point to its loss, in intervals.
+        self._shift: float = dense._lower_loss - self._first + offset / self._interval
         above, log_above = _ladder(self._probabilities[::-1], size - 1 - mean)
         below, log_below = _ladder(self._probabilities, mean)
         self._orders = np.concatenate([-below[::-1], [0.0], above])
@@ -110,6 +112,10 @@ class Composition:
           rounds: T >= 1.
           delta: In (0, 1).
         """
+        return self._epsilon(rounds, delta, 1)[0]
+
+    def epsilon_and_fall(self, rounds: int, delta: float) -> tuple[float, float]:
+        """Returns `epsilon`, and by which factor of itself delta falls there: -d log(delta)/d epsilon."""
         return self._epsilon(rounds, delta, 1)
 
     def epsilon_below(self, rounds: int, delta: float) -> float:
@@ -118,9 +124,9 @@ class Composition:
         The arguments are those of `epsilon`. What wraps around into the window is taken off again, and
         roundoff counts the other way.
         """
-        return self._epsilon(rounds, delta, -1)
+        return self._epsilon(rounds, delta, -1)[0]
 
-    def _epsilon(self, rounds: int, delta: float, side: int) -> float:
+    def _epsilon(self, rounds: int, delta: float, side: int) -> tuple[float, float]:
         orders, log_moments = self._orders, rounds * self._log_moments
         is_above = orders > 0
         found = float(np.min((log_moments[is_above] - math.log(delta)) / orders[is_above]))
@@ -131,12 +137,13 @@ class Composition:
                 if size <= _LARGEST_TRANSFORM:
                     break
             allowed = delta * (1 + (_ROUNDOFF * slack**2 + _ROUNDOFF_OF_MASSES) * rounds) ** -side
-            found, is_between = self._crossing(rounds, allowed, tilt, high, size, side)
+            found, fall = self._crossing(rounds, allowed, tilt, high, size, side)
             # A tilt to a point far above the one found loses it in roundoff, as no tilt would.
             lifts = log_moments - orders * min(found, guess)
             if found >= guess or lifts[tilt] <= lifts[orders >= 0].min() + 2 * math.log(slack):
-                is_below = side < 0 and not is_between
-                return 0.0 if is_below else max(0.0, (found + rounds * self._shift) * self._interval)
+                if side < 0 and fall == 0:
+                    return 0.0, fall
+                return max(0.0, (found + rounds * self._shift) * self._interval), fall
 
     def _window(self, rounds: int, point: float, slack: float) -> tuple[int, int, int]:
         """Returns a tilt to a point, and the last point and size of the transform that it needs.
@@ -159,11 +166,11 @@ class Composition:
 
     def _crossing(
         self, rounds: int, delta: float, tilt: int, high: int, size: int, side: int
-    ) -> tuple[float, bool]:
-        """Returns the point at which delta falls to a value, and whether it was seen to do so.
+    ) -> tuple[float, float]:
+        """Returns the point at which delta falls to a value, and by which factor of itself it does.
 
-        Where it was not, it is below that value at the point that is returned already, which is the
-        first that was looked at. Points err upwards for side 1, infinity included, and downwards for -1.
+        The factor is 0 where it is below that value already at the first point that was looked at,
+        which is returned then. Points err upwards for side 1, infinity included, and downwards for -1.
         """
         order, log_moment = self._orders[tilt], rounds * self._log_moments[tilt]
         infinite = 0.0
@@ -171,13 +178,13 @@ class Composition:
             infinite = -math.expm1(rounds * math.log1p(-self._infinite))
             infinite += _TAIL * math.exp(log_moment - order * high)
         if infinite >= delta:
-            return math.inf, True
-        start = max(high - size + 1, -rounds * self._shift)  # epsilon is not negative
+            return math.inf, 0.0
+        start = max(high - size + 1, math.floor(-rounds * self._shift))  # epsilon is not negative
         if order > 0:
             start = max(start, math.ceil((log_moment + _LOG_NOTHING) / order))
         points = np.arange(start, high + 1)
         if len(points) == 0:
-            return start, False
+            return start, 0.0
         weights = np.exp(log_moment - order * points)
         probabilities = self._tilted(rounds, tilt, high, size)[size - len(points) :]
         probabilities = np.maximum(probabilities, 0) * weights
@@ -191,12 +198,12 @@ class Composition:
             deltas -= 2 * _TAIL * weights * reach
         (too_large,) = np.nonzero(deltas > delta - infinite)
         if len(too_large) == 0:
-            return start, False
+            return start, 0.0
         last = int(too_large[-1])  # delta is linear in e^epsilon from there to the next point
         beyond = probabilities[last + 1 :]
         discounted = float(beyond @ np.exp(-self._interval * np.arange(1, len(beyond) + 1)))
         step = math.log1p((deltas[last] + infinite - delta) / discounted) / self._interval
-        return start + last + min(step, 1.0), True
+        return start + last + min(step, 1.0), discounted / delta
 
     def _tilted(self, rounds: int, tilt: int, high: int, size: int) -> Floats:
         """Returns the tilted composition's probabilities at the points up to the last one."""
