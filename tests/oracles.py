@@ -319,7 +319,11 @@ def _losses(q: float, z: float, direction: Direction, noise: str) -> tuple[np.nd
         x = np.arange(-1 - _QUIET * z, 1 + _QUIET * z + step, step)
 
         def log_density(centre: float) -> np.ndarray:
-            return -0.5 * ((x - centre) / z) ** 2 - math.log(z * math.sqrt(2 * math.pi)) + math.log(step)
+            return (
+                -0.5 * ((x - centre) / z) ** 2
+                - math.log(z * math.sqrt(2 * math.pi))
+                + math.log(step)
+            )
 
         def log_ratio(sign: float) -> np.ndarray:
             return (sign * x - 0.5) / z**2
@@ -468,11 +472,8 @@ def _one_delta(epsilon, q, z, direction, noise, lib=np):
         # Of the two ways to write the root, the one without a difference.
         rising = (abs(middle) + size) / (2 * damping)
         falling = 2 * (1 + growth) * damping / (abs(middle) + size)
-        if lib is np:
-            root = np.where(middle >= 0, rising, falling)
-        else:
-            root = rising if middle >= 0 else falling
-        cut = z * z * lib.log(root)
+        is_rising = middle >= 0
+        cut = z * z * lib.log(is_rising * rising + (1 - is_rising) * falling)
     else:
         # The likelihood ratio of a client that takes part, at which the loss is epsilon.
         shift = -growth / (1 + growth) if direction == "add" else growth
@@ -494,7 +495,9 @@ def _one_delta(epsilon, q, z, direction, noise, lib=np):
         if noise == "gaussian":
             return special.ndtr(at) if lib is np else lib.ncdf(at)
         if lib is np:
-            return np.where(at < 0, np.exp(np.minimum(at, 0)) / 2, 1 - np.exp(-np.maximum(at, 0)) / 2)
+            return np.where(
+                at < 0, np.exp(np.minimum(at, 0)) / 2, 1 - np.exp(-np.maximum(at, 0)) / 2
+            )
         return lib.exp(at) / 2 if at < 0 else 1 - lib.exp(-at) / 2
 
     here, there = mass(0), mass(1)

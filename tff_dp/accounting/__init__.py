@@ -1,6 +1,7 @@
 """Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon."""
 
 from tff_dp.accounting.accountants import EpsilonReport, quick_epsilon, spend
+from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
 from tff_dp.accounting.distributed import (
     DistributedGaussianRound,
@@ -13,6 +14,7 @@ from tff_dp.accounting.record import RecordRound, check_records
 from tff_dp.accounting.rounds import round_of
 
 __all__ = [
+    "Arithmetic",
     "DistributedGaussianRound",
     "DistributedSkellamRound",
     "EpsilonReport",

@@ -24,10 +24,11 @@ _RARE = 1e17
 
 
 class Bounds(NamedTuple):
-    """The smallest epsilon lies between them."""
+    """The smallest epsilon lies between `lower` and `upper`; below are losses that tell so."""
 
     lower: float
     upper: float
+    below: Composition | None = None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -68,7 +69,7 @@ def bounds(pairs: tuple[Pair, ...], rounds: int, delta: float) -> Bounds:
         found = _optimistic(worst, below, log_truncated)
         lower = min(found.epsilon_below(rounds, delta), upper) if found else 0.0
         if upper - lower <= _ACCEPTED * lower + _NEGLIGIBLE or below <= finest:
-            return Bounds(lower, upper)
+            return Bounds(lower, upper, found)
         below = max(below / 4, finest)
         if below < above / 4:
             above = below
@@ -76,6 +77,17 @@ def bounds(pairs: tuple[Pair, ...], rounds: int, delta: float) -> Bounds:
                 upper,
                 max(_pessimistic(p, above, log_truncated).epsilon(rounds, delta) for p in pairs),
             )
+
+
+def lower_bound(pairs: tuple[Pair, ...], rounds: int, delta: float, above: float) -> float:
+    """Returns a lower bound of the smallest epsilon at a delta `above` one for which bounds are known.
+
+    The other arguments are those of `bounds`.
+    """
+    found = bounds(pairs, rounds, delta)
+    if above == delta or found.below is None:
+        return found.lower
+    return min(found.below.epsilon_below(rounds, above), found.lower)
 
 
 def clear_caches() -> None:

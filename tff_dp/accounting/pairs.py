@@ -99,7 +99,10 @@ class Cells:
         ends = self.offset + self.interval * (self.first + np.array([first, last]))
         if last < first + 2 or ends[0] >= 0 or ends[1] <= 0:  # where the line and 0 cross
             return None
-        drops, probabilities = drops[first : last + 1].copy(), probabilities[first : last + 1].copy()
+        drops, probabilities = (
+            drops[first : last + 1].copy(),
+            probabilities[first : last + 1].copy(),
+        )
         # From there, the line 1 - e^epsilon, of slope -1, and 0.
         probabilities[0] = over_line[first] + from_below[first]
         probabilities[-1] = from_above[::-1][last] - over_zero[last]
@@ -181,7 +184,7 @@ class Pair(abc.ABC):
         lowest, highest = self.bounds(log_truncated)
         first = math.floor((lowest - offset) / interval)
         last = max(math.ceil((highest - offset) / interval), first + 3)
-        losses = offset + np.arange(first, last + 1) * interval
+        losses: Floats = offset + np.arange(first, last + 1, dtype=np.float64) * interval
         cuts = self._cuts(losses)
         falls = self.direction is AdjacencyType.ADD
         outputs = cuts[::-1] if falls else cuts
@@ -299,9 +302,7 @@ class GaussianPair(Pair):
         if self.direction is AdjacencyType.REPLACE:
             losses = losses - self._sampled((-outputs - 0.5) / z**2)
         with np.errstate(divide="ignore"):
-            mixture = np.logaddexp(
-                np.log1p(-q) + log_density(0.0), math.log(q) + log_density(1.0)
-            )
+            mixture = np.logaddexp(np.log1p(-q) + log_density(0.0), math.log(q) + log_density(1.0))
         return losses, mixture + step
 
 
