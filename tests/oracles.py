@@ -315,7 +315,7 @@ def _losses(q: float, z: float, direction: Direction, noise: str) -> tuple[np.nd
     as they are.
     """
     if noise == "gaussian":
-        step = min(z / 16, z * z / 5)
+        step = min(z / 32, z * z / 10)
         x = np.arange(-1 - _QUIET * z, 1 + _QUIET * z + step, step)
 
         def log_density(centre: float) -> np.ndarray:
@@ -398,6 +398,8 @@ def inverted_epsilon(
     period = 60 * spread + 60 / c + 4 * float(np.max(np.where(tilted > 1e-13, losses - mean, 0)))
     step = 2 * math.pi / period
     atoms = float(tilted[0] + tilted[-1])  # of Laplace noise, which may come back to that at any y
+    near = tilted > 1e-13 * tilted.max()
+    coarsest = float(np.abs(np.diff(losses[near])).max()) if noise == "gaussian" else 0.0
     ys, powers, count = [np.zeros(1)], [np.ones(1, complex)], 1
     while True:
         y = step * np.arange(count, count + 128)
@@ -406,6 +408,8 @@ def inverted_epsilon(
         powers.append(power)
         count += 128
         s = c + 1j * y
+        if y[-1] * coarsest > 2:
+            raise ArithmeticError("the integrand falls off too slowly for the nodes")
         size = max(float(np.abs(power).max()), atoms**rounds)
         if size * y[-1] / np.abs(s[-1] * (s[-1] + 1)) < 1e-8 / (c * (c + 1)) * min(c, 1 / spread):
             break

@@ -58,8 +58,9 @@ def bounds(pairs: tuple[Pair, ...], rounds: int, delta: float) -> Bounds:
         upper, fall = max(by_pair)
         if math.isinf(upper) or upper <= _NEGLIGIBLE:
             return Bounds(0.0, upper)
-        # Spreading each loss over an interval adds h^2 / 6 to its variance.
+        # Spreading each loss over an interval h adds h^2 / 6 to its variance, and at most h to itself.
         needed = math.sqrt(12 * _AIMED * upper / (rounds * max(fall, 1.0)))
+        needed = max(needed, _AIMED * upper / rounds)
         if above <= needed or above <= finest:
             break
         above = max(_on_ladder(max(needed, above / 16)), finest)
@@ -104,9 +105,10 @@ def _pessimistic(pair: Pair, interval: float, log_truncated: float) -> Compositi
 
 @functools.lru_cache(maxsize=16)
 def _optimistic(pair: Pair, interval: float, log_truncated: float) -> Composition | None:
-    # Where most losses are closer to each other than the grid's points, one point is among them.
-    offset = math.remainder(pair.median(), interval)
-    found = pair.cells(interval, log_truncated, offset).optimistic()
+    # Where most losses are closer to each other than the grid's points, one point is their mean.
+    centre = pair.centre(interval)
+    offset = math.remainder(centre, interval)
+    found = pair.cells(interval, log_truncated, offset).optimistic(centre)
     return found and Composition(pld_pmf.DensePLDPmf(interval, *found, 0.0, False), offset)
 
 

@@ -62,19 +62,24 @@ class Cells:
         probabilities[0] += self.below
         return self.first, probabilities, self.infinite
 
-    def optimistic(self) -> tuple[int, Floats] | None:
+    def optimistic(self, centre: float) -> tuple[int, Floats] | None:
         """Returns the lowest point, and probabilities of points, of a pair that is dominated.
 
-        The divergence's chord exceeds it nowhere in a cell by more than the chord exceeds the tangents
-        at the cell's ends, which is r l (1 - e^-h) / (l + r e^-h) for the cell's shares l and r. Lowered
-        at each point by the larger such gap of the two cells beside it, the chords lie nowhere above
-        the true divergence; towards the ends, they are replaced by what is below every divergence,
+        In a cell with shares l and r, the divergence exceeds the tangents at its ends, which are below
+        its chord by a t and b (1 - t) at a part t of the cell (in e^epsilon), a = l (e^h - 1) and
+        b = r (1 - e^-h). So a chord that is lowered at both ends by a b / (a + b), or by b at the lower
+        end alone, or by a at the upper one alone, is nowhere above it. Lowered at each point by what
+        both cells beside it ask for, the chords are nowhere above the divergence; towards the ends, they are replaced by what is below every divergence,
         1 - e^epsilon and 0. Where they are no longer convex, the greatest convex function below them is
         taken. What is left is the divergence of a pair of laws, which the true pair dominates, however
         many rounds are composed.
 
         Source: Zhu et al., arXiv:2106.08567, proposition 13 (which functions are divergences) and
         theorem 10 (composition of dominating pairs).
+
+        Args:
+          centre: Around which losses may lie closer to each other than the points. The point next to it
+            is lowered for both cells beside it, so that what is near is moved there and no further.
 
         Returns:
           None where the grid is too coarse for such a pair.
@@ -83,7 +88,11 @@ class Cells:
         lower, upper = self.lower, self.upper
         with np.errstate(divide="ignore", invalid="ignore"):
             gaps = np.nan_to_num(upper * lower * shrunk / (lower + upper * (1 - shrunk)))
+        middle = round((centre - self.offset) / self.interval) - self.first
+        middle = min(max(middle, 1), len(gaps) - 1)
+        gaps[middle - 1 : middle + 1] = 0.0
         drops = np.maximum(np.append(gaps, 0.0), np.insert(gaps, 0, 0.0))
+        drops[middle] = max(grown * lower[middle - 1], shrunk * upper[middle])
         _, probabilities, _ = self.pessimistic()
         if len(probabilities) * self.interval > _LARGEST_EXPONENT:
             return None
@@ -162,12 +171,17 @@ class Pair(abc.ABC):
     def _masses(self, outputs: Floats) -> Floats:
         """Returns the noise's mass between -inf, each output, and inf; they rise. Shape [outputs + 1]."""
 
-    def median(self) -> float:
-        """Returns the median loss, nearly."""
+    def centre(self, reach: float) -> float:
+        """Returns the mean of the losses that are within some reach of it, of most losses; nearly."""
         losses, log_masses = self.sample_losses()
         order = np.argsort(losses)
-        shares = np.cumsum(np.exp(log_masses[order]))
-        return float(losses[order][np.searchsorted(shares, 0.5 * shares[-1])])
+        losses, masses = losses[order], np.exp(log_masses[order])
+        shares = np.cumsum(masses)
+        found = float(losses[np.searchsorted(shares, 0.5 * shares[-1])])
+        for _ in range(5):
+            near = np.abs(losses - found) <= reach
+            found = float(np.average(losses[near], weights=masses[near]))
+        return found
 
     @abc.abstractmethod
     def sample_losses(self) -> tuple[Floats, Floats]:
