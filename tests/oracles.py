@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -307,7 +308,9 @@ Direction = str  # "remove", "add" or "replace"
 _QUIET = 15.0  # scales of noise beyond the centres that count; beyond them lie masses below 1e-49
 
 
-def _losses(q: float, z: float, direction: Direction, noise: str) -> tuple[np.ndarray, np.ndarray]:
+def _losses(
+    q: float, z: float, direction: Direction, noise: str, finer: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Privacy losses at the nodes of a rule of quadrature, and their masses.
 
     Gaussian: the trapezoidal rule, with a step of which the integrand's singularities are 15 away
@@ -315,7 +318,7 @@ def _losses(q: float, z: float, direction: Direction, noise: str) -> tuple[np.nd
     as they are.
     """
     if noise == "gaussian":
-        step = min(z / 32, z * z / 10)
+        step = min(z / 32, z * z / 10) / finer
         x = np.arange(-1 - _QUIET * z, 1 + _QUIET * z + step, step)
 
         def log_density(centre: float) -> np.ndarray:
@@ -371,7 +374,16 @@ def inverted_epsilon(
     """
     if rounds <= 2:
         return _few_rounds(q, z, rounds, delta, direction, noise)
-    losses, masses = _losses(q, z, direction, noise)
+    for finer in (1, 4, 16):
+        with contextlib.suppress(ArithmeticError):
+            return _inverted(*_losses(q, z, direction, noise, finer), rounds, delta, noise)
+    raise ArithmeticError("the integrand falls off too slowly")
+
+
+def _inverted(
+    losses: np.ndarray, masses: np.ndarray, rounds: int, delta: float, noise: str
+) -> float:
+    """See `inverted_epsilon`."""
     kept = masses > 0
     losses, masses = losses[kept], masses[kept]
     log_masses = np.log(masses)
@@ -413,7 +425,7 @@ def inverted_epsilon(
         size = max(float(np.abs(power).max()), atoms**rounds)
         if size * y[-1] / np.abs(s[-1] * (s[-1] + 1)) < 1e-8 / (c * (c + 1)) * min(c, 1 / spread):
             break
-        if count > 60_000:
+        if count * len(losses) > 6e7:
             raise ArithmeticError("the integrand falls off too slowly")
     y, power = np.concatenate(ys), np.concatenate(powers)
     s = c + 1j * y

@@ -18,7 +18,9 @@ _COARSEST_BELOW = 64 * COARSEST  # of the one for the lower bound
 _AIMED = 1e-3  # relative excess of the upper bound that the grid is chosen for
 _ACCEPTED = 8e-3  # relative distance of the two bounds, beyond which the grid is made finer
 _NEGLIGIBLE = 1e-9  # an epsilon that nobody sees
-_MOST_POINTS = 2**21
+_MOST_POINTS = 2**20
+_MOST_TRIES = 4  # of grids for the lower bound
+_MARGINS = (0.002, 0.02, 0.2)  # in standard deviations
 # Rounds over delta, above which the mass that the first truncation leaves out would show in epsilon.
 _RARE = 1e17
 
@@ -39,7 +41,7 @@ def bounds(pairs: tuple[Pair, ...], rounds: int, delta: float) -> Bounds:
     any grid. Where they are more than 0.8 % apart, both grids are made finer. For Gaussian noise at
     rates in [1e-5, 1], noise multipliers in [0.3, 50], up to 10^6 rounds and deltas in [1e-15, 0.01]
     the upper bound is within 1 % of the smallest epsilon (or 1e-9), as long as that is at most 100;
-    for Laplace noise as well. Beyond that region both are bounds still, but 2^21 points of a
+    for Laplace noise as well. Beyond that region both are bounds still, but 2^20 points of a
     grid may be too few for 1 %: at smaller rates with large losses that are rare, above all.
 
     Args:
@@ -66,18 +68,20 @@ def bounds(pairs: tuple[Pair, ...], rounds: int, delta: float) -> Bounds:
         above = max(_on_ladder(max(needed, above / 16)), finest)
     worst = pairs[by_pair.index((upper, fall))]
     below = max(_on_ladder(min(needed, _COARSEST_BELOW)), finest)
-    while True:
+    best = Bounds(0.0, upper)
+    for _ in range(_MOST_TRIES):
         found = _optimistic(worst, below, log_truncated)
-        lower = min(found.epsilon_below(rounds, delta), upper) if found else 0.0
-        if upper - lower <= _ACCEPTED * lower + _NEGLIGIBLE or below <= finest:
-            return Bounds(lower, upper, found)
+        lower = min(found.epsilon_below(rounds, delta), best.upper) if found else 0.0
+        if lower > best.lower:
+            best = Bounds(lower, best.upper, found)
+        if best.upper - best.lower <= _ACCEPTED * best.lower + _NEGLIGIBLE or below <= finest:
+            break
         below = max(below / 4, finest)
         if below < above / 4:
             above = below
-            upper = min(
-                upper,
-                max(_pessimistic(p, above, log_truncated).epsilon(rounds, delta) for p in pairs),
-            )
+            finer = max(_pessimistic(p, above, log_truncated).epsilon(rounds, delta) for p in pairs)
+            best = best._replace(upper=min(best.upper, finer))
+    return best
 
 
 def lower_bound(pairs: tuple[Pair, ...], rounds: int, delta: float, above: float) -> float:
@@ -105,11 +109,16 @@ def _pessimistic(pair: Pair, interval: float, log_truncated: float) -> Compositi
 
 @functools.lru_cache(maxsize=16)
 def _optimistic(pair: Pair, interval: float, log_truncated: float) -> Composition | None:
-    # Where most losses are closer to each other than the grid's points, one point is their mean.
-    centre = pair.centre(interval)
-    offset = math.remainder(centre, interval)
-    found = pair.cells(interval, log_truncated, offset).optimistic(centre)
-    return found and Composition(pld_pmf.DensePLDPmf(interval, *found, 0.0, False), offset)
+    # Where most losses are closer to each other than the grid's points, one point is their mean: or a
+    # little above it, since next to the lowest loss they can be moved up, and not down.
+    mean, spread = pair.centre(interval)
+    for margin in _MARGINS:
+        centre = mean + margin * spread
+        offset = math.remainder(centre, interval)
+        found = pair.cells(interval, log_truncated, offset).optimistic(centre)
+        if found:
+            return Composition(pld_pmf.DensePLDPmf(interval, *found, 0.0, False), offset)
+    return None
 
 
 def _range(pair: Pair, log_truncated: float) -> float:

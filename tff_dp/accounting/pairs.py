@@ -69,7 +69,8 @@ class Cells:
         its chord by a t and b (1 - t) at a part t of the cell (in e^epsilon), a = l (e^h - 1) and
         b = r (1 - e^-h). So a chord that is lowered at both ends by a b / (a + b), or by b at the lower
         end alone, or by a at the upper one alone, is nowhere above it. Lowered at each point by what
-        both cells beside it ask for, the chords are nowhere above the divergence; towards the ends, they are replaced by what is below every divergence,
+        both cells beside it ask for, the chords are nowhere above the divergence; towards the ends, they
+        are replaced by what is below every divergence,
         1 - e^epsilon and 0. Where they are no longer convex, the greatest convex function below them is
         taken. What is left is the divergence of a pair of laws, which the true pair dominates, however
         many rounds are composed.
@@ -171,8 +172,8 @@ class Pair(abc.ABC):
     def _masses(self, outputs: Floats) -> Floats:
         """Returns the noise's mass between -inf, each output, and inf; they rise. Shape [outputs + 1]."""
 
-    def centre(self, reach: float) -> float:
-        """Returns the mean of the losses that are within some reach of it, of most losses; nearly."""
+    def centre(self, reach: float) -> tuple[float, float]:
+        """Returns mean and standard deviation of the losses within some reach of it, nearly."""
         losses, log_masses = self.sample_losses()
         order = np.argsort(losses)
         losses, masses = losses[order], np.exp(log_masses[order])
@@ -181,7 +182,8 @@ class Pair(abc.ABC):
         for _ in range(5):
             near = np.abs(losses - found) <= reach
             found = float(np.average(losses[near], weights=masses[near]))
-        return found
+        spread = math.sqrt(np.average((losses[near] - found) ** 2, weights=masses[near]))
+        return found, spread
 
     @abc.abstractmethod
     def sample_losses(self) -> tuple[Floats, Floats]:
@@ -303,7 +305,7 @@ class GaussianPair(Pair):
     def sample_losses(self) -> tuple[Floats, Floats]:
         """Returns losses at outputs that lie close to each other, and the logs of their masses."""
         z, q = self.noise_multiplier, self.rate
-        outputs = np.linspace(-12 * z, 1 + 12 * z, min(4000, 240 + math.ceil(10 / z)))
+        outputs = np.linspace(-12 * z, 1 + 12 * z, min(4000, 960 + math.ceil(10 / z)))
 
         def log_density(centre: float) -> Floats:
             found: Floats = -0.5 * ((outputs - centre) / z) ** 2
@@ -351,7 +353,7 @@ class LaplacePair(Pair):
     def sample_losses(self) -> tuple[Floats, Floats]:
         """Returns losses at outputs that lie close to each other, and the logs of their masses."""
         z, q = self.noise_multiplier, self.rate
-        edges = np.linspace(0, 1, min(4000, 240 + math.ceil(10 / z)))
+        edges = np.linspace(0, 1, min(4000, 960 + math.ceil(10 / z)))
         outputs = np.concatenate([[0.0], (edges[1:] + edges[:-1]) / 2, [1.0]])
         losses = self._sampled((2 * outputs - 1) / z)
         with np.errstate(divide="ignore"):
