@@ -374,7 +374,7 @@ def inverted_epsilon(
     """
     if rounds <= 2:
         return _few_rounds(q, z, rounds, delta, direction, noise)
-    for finer in (1, 4, 16):
+    for finer in (1, 4) if noise == "gaussian" else (1,):
         with contextlib.suppress(ArithmeticError):
             return _inverted(*_losses(q, z, direction, noise, finer), rounds, delta, noise)
     raise ArithmeticError("the integrand falls off too slowly")
@@ -410,8 +410,7 @@ def _inverted(
     period = 60 * spread + 60 / c + 4 * float(np.max(np.where(tilted > 1e-13, losses - mean, 0)))
     step = 2 * math.pi / period
     atoms = float(tilted[0] + tilted[-1])  # of Laplace noise, which may come back to that at any y
-    near = tilted > 1e-13 * tilted.max()
-    coarsest = float(np.abs(np.diff(losses[near])).max()) if noise == "gaussian" else 0.0
+    gaps = np.abs(np.diff(losses, append=losses[-1])) if noise == "gaussian" else 0 * losses
     ys, powers, count = [np.zeros(1)], [np.ones(1, complex)], 1
     while True:
         y = step * np.arange(count, count + 128)
@@ -420,12 +419,12 @@ def _inverted(
         powers.append(power)
         count += 128
         s = c + 1j * y
-        if y[-1] * coarsest > 2:
+        if rounds * tilted[y[-1] * gaps > 2].sum() > 1e-6:
             raise ArithmeticError("the integrand falls off too slowly for the nodes")
         size = max(float(np.abs(power).max()), atoms**rounds)
         if size * y[-1] / np.abs(s[-1] * (s[-1] + 1)) < 1e-8 / (c * (c + 1)) * min(c, 1 / spread):
             break
-        if count * len(losses) > 6e7:
+        if count * len(losses) > 2e7:
             raise ArithmeticError("the integrand falls off too slowly")
     y, power = np.concatenate(ys), np.concatenate(powers)
     s = c + 1j * y

@@ -158,7 +158,7 @@ class Ledger:
 
     def spent(self) -> EpsilonReport:
         """Returns what all charges together have spent."""
-        return spend(self._plan.one_round(), self.runs, self._plan.delta)
+        return spend(self._plan.one_round(), self.runs, self._plan.delta, self._plan.arithmetic)
 
     def _lock(self) -> None:
         try:
@@ -254,7 +254,7 @@ def replay(path: str | os.PathLike[str]) -> EpsilonReport:
         for entry in found.entries
     }
     (one_round,) = rounds or {plan.one_round()}  # one: each entry's facts are the plan's
-    return spend(one_round, found.runs, plan.delta)
+    return spend(one_round, found.runs, plan.delta, plan.arithmetic)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_dp.accounting import EpsilonReport
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.accountants import format_epsilon, format_lower
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 
 _LISTED = 20  # clients in a statement
@@ -77,6 +77,7 @@ class FitResult:
             f"{format_epsilon(self.epsilon)} at delta {plan.delta:g}, after {self.spent.rounds} rounds.",
             f"Neighbouring data sets: {plan.adjacency.value}. Cohorts: {plan.sampler}. "
             f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}.",
+            self._of_bounds(self.spent),
             f"Not covered: {plan.mechanism.limits}.",
         ]
         if plan.unit is Unit.RECORD:
@@ -96,6 +97,23 @@ class FitResult:
         elif shown:
             lines.append("Training metrics were released with noise: this epsilon covers them.")
         return "\n".join(lines)
+
+    def _of_bounds(self, spent: EpsilonReport) -> str:
+        """Returns what is known of the smallest epsilon, and of the charge for computed noise."""
+        known = (
+            "A lower bound of the smallest epsilon is not known for this mechanism."
+            if spent.lower_bound is None
+            else f"The smallest epsilon for these rounds lies between {format_lower(spent.lower_bound)} "
+            f"and {format_epsilon(spent.epsilon)}."
+        )
+        if spent.arithmetic_epsilon:
+            return (
+                f"{known} For computed noise, epsilon {spent.arithmetic_epsilon:.2g} and delta "
+                f"{spent.arithmetic_delta:.2g} of these are charged."
+            )
+        if spent.epsilon in (0.0, math.inf):
+            return known
+        return f"{known} The accuracy of the samplers of noise is taken for granted."
 
     def _of_records(self) -> str:
         found = [(report.epsilon, name) for name, report in (self.spent_by_client or {}).items()]

@@ -209,7 +209,11 @@ def _within_budget(
         return wanted, None
     try:
         most = calibrate_rounds(
-            plan.one_round(), delta=plan.delta, target_epsilon=max_epsilon, earlier=earlier
+            plan.one_round(),
+            delta=plan.delta,
+            target_epsilon=max_epsilon,
+            earlier=earlier,
+            arithmetic=plan.arithmetic,
         )
     except AccountingError:  # a single round spends more
         most = 0

@@ -11,7 +11,7 @@ from tff_dp.accounting.distributed import (
 )
 from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
 from tff_dp.accounting.record import RecordRound, check_records
-from tff_dp.accounting.rounds import round_of
+from tff_dp.accounting.rounds import arithmetic_of, round_of
 
 __all__ = [
     "Arithmetic",
@@ -21,6 +21,7 @@ __all__ = [
     "GaussianRound",
     "RecordRound",
     "Round",
+    "arithmetic_of",
     "calibrate_cohort",
     "calibrate_noise",
     "calibrate_rounds",

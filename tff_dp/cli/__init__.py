@@ -12,6 +12,7 @@ import tff_dp
 from tff_dp.cli.options import (
     add_options,
     adjacency_of,
+    arithmetic_of,
     delta_of,
     mechanism_of,
     need,
@@ -21,6 +22,7 @@ from tff_dp.cli.options import (
 from tff_dp.cli.shown import block, result
 
 _WRONG, _REFUSED = 2, 3  # exit codes
+_MOST_ROUNDS = 10**9  # that a calibration may find
 _EPILOG = (
     "exit codes: 0 done, 1 a self-test has failed, 2 a wrong argument, 3 a combination for which no "
     "valid accounting is known"
@@ -92,7 +94,8 @@ def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
 
     need(options, "noise_multiplier", "rounds")
     one_round = round_of(options)
-    report = accounting.spend(one_round, options.rounds, delta_of(options))
+    delta = delta_of(options)
+    report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
     return result(options, one_round, report)
 
 
@@ -126,19 +129,28 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
             rounds=options.rounds,
             delta=delta,
             target_epsilon=target,
+            arithmetic=arithmetic_of(options),
         )
     elif open_ones == ["--rounds"]:
         options.rounds = accounting.calibrate_rounds(
-            round_of(options), delta=delta, target_epsilon=target
+            round_of(options),
+            delta=delta,
+            target_epsilon=target,
+            arithmetic=arithmetic_of(options, _MOST_ROUNDS),
         )
     else:
         need(options, "population")
         options.cohort = 1
         options.cohort = accounting.calibrate_cohort(
-            round_of(options), rounds=options.rounds, delta=delta, target_epsilon=target
+            round_of(options),
+            rounds=options.rounds,
+            delta=delta,
+            target_epsilon=target,
+            arithmetic=arithmetic_of(options),
         )
     one_round = round_of(options)
-    found = result(options, one_round, accounting.spend(one_round, options.rounds, delta))
+    report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
+    found = result(options, one_round, report)
     return {"target_epsilon": target, "found": open_ones[0].removeprefix("--"), **found}
 
 
@@ -156,5 +168,6 @@ def _selftest(options: argparse.Namespace) -> int:
         delta=delta_of(options),
         sampler=sampler_of(options),
         adjacency=adjacency_of(options),
+        max_dimension=options.max_dimension,
     )
     return command.run(plan, as_json=options.json)
