@@ -83,7 +83,7 @@ class PrivacyPlan(Config):
       records: For records: each client's number of them, taken as public.
       metrics: Training metrics to release with noise of their own, each with its share of the budget;
         for mechanisms with Gaussian noise of the server that rounds do not share.
-      max_dimension: Trainable parameters of the largest model that the plan covers, taken as public; >= 1.
+      max_dimension: Trainable parameters of the largest model that the plan covers, public; >= 1.
         The charge for computed noise grows with its square root: see `arithmetic`.
 
     Raises:
