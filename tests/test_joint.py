@@ -13,6 +13,7 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
 from tff_dp.accounting import (
+    Arithmetic,
     DistributedSkellamRound,
     GaussianRound,
     RecordRound,
@@ -297,6 +298,72 @@ def test_two_plans_on_160_schools_spend_what_the_documentation_says():
     parts = [(a_round(z=z, q=0.25), 20) for z in (1.19752, 3.26309)]
     assert [spend(r, n, 1e-3).epsilon for r, n in parts] == pytest.approx([3.999, 0.94], rel=1e-3)
     assert spend_jointly(parts, 1e-3).epsilon == pytest.approx(4.183, rel=1e-3)
+
+
+# --- Computed noise -------------------------------------------------------------------------------
+
+MILLION, FEW = Arithmetic(draws_per_round=10**6), Arithmetic(draws_per_round=10)
+
+
+def check_charge() -> None:
+    """Asserts that the draws of all parts are charged, once."""
+    parts = PAIRS[1]
+    (_, first), (_, second) = parts
+    ideal = spend_jointly(parts, DELTA)
+    for kinds, draws in (
+        ((MILLION, MILLION), (first + second) * 10**6),
+        ((MILLION, FEW), first * 10**6 + second * 10),
+        ((None, MILLION), second * 10**6),
+    ):
+        report = spend_jointly(parts, DELTA, arithmetic=kinds)
+        of_all = Arithmetic(draws_per_round=draws)
+        low, high = (2 * of_all.charge(1, DELTA, ceiling).gamma for ceiling in (1.0, 32.0))
+        assert low <= report.arithmetic_epsilon <= high
+        assert 0 < report.arithmetic_delta < DELTA / 2
+        assert report.delta == DELTA
+        assert report.epsilon == pytest.approx(ideal.epsilon + report.arithmetic_epsilon, rel=1e-5)
+        assert report.lower_bound <= ideal.epsilon < report.epsilon
+        quick = quick_joint_epsilon(parts, DELTA, arithmetic=kinds)
+        assert quick >= report.epsilon * (1 - 1e-12)
+
+
+def test_the_noise_that_all_parts_compute_is_charged_together():
+    check_charge()
+    one_round, rounds = ALONE[0]
+    alone = spend(one_round, rounds, DELTA, MILLION)
+    assert spend_jointly([(one_round, rounds)], DELTA, arithmetic=[MILLION]) == alone
+    halves = [(one_round, rounds // 2)] * 2
+    run = range(1, rounds // 2 + 1)
+    assert spend_jointly(halves, DELTA, arithmetic=[MILLION] * 2) == (
+        spend(one_round, (run, run), DELTA, MILLION)
+    )
+    mixed = spend_jointly(halves, DELTA, arithmetic=[MILLION, FEW])
+    assert mixed.epsilon <= alone.epsilon
+    assert mixed.epsilon > spend(one_round, rounds, DELTA, FEW).epsilon
+    assert mixed.lower_bound == pytest.approx(alone.lower_bound, rel=1e-3)
+
+
+def test_joint_epsilon_lies_above_its_lower_bound_and_that_above_each_part_s():
+    for parts in PAIRS[:5]:
+        report = spend_jointly(parts, DELTA)
+        each = [spend(one_round, rounds, DELTA).lower_bound for one_round, rounds in parts]
+        assert report.lower_bound == max(each) <= report.epsilon
+    assert spend_jointly(PAIRS[5], DELTA).lower_bound <= spend_jointly(PAIRS[5], DELTA).epsilon
+
+
+def test_more_draws_than_delta_can_pay_for_are_refused():
+    huge = Arithmetic(draws_per_round=10**24)
+    with pytest.raises(AccountingError, match=r"delta=1e-12 .* max_dimension"):
+        spend_jointly(PAIRS[1], 1e-12, arithmetic=[huge, FEW])
+    with pytest.raises(ArgumentError, match="one for each"):
+        spend_jointly(PAIRS[1], DELTA, arithmetic=[FEW])
+
+
+def test_a_charge_for_one_part_alone_is_caught(monkeypatch):
+    draws = joint._draws
+    monkeypatch.setattr(joint, "_draws", lambda parts, kinds: draws(parts[-1:], kinds[-1:]))
+    with pytest.raises(AssertionError):
+        check_charge()
 
 
 # --- Roundoff -----------------------------------------------------------------------------------

@@ -31,7 +31,11 @@ def lines_of(path) -> list[dict]:
 
 
 def joint(*parts: tuple[tff_dp.PrivacyPlan, int], delta: float):
-    return spend_jointly([(plan.one_round(), count) for plan, count in parts], delta)
+    return spend_jointly(
+        [(plan.one_round(), count) for plan, count in parts],
+        delta,
+        arithmetic=[plan.arithmetic for plan, _ in parts],
+    )
 
 
 @pytest.fixture
@@ -110,7 +114,8 @@ def test_runs_that_share_noise_are_counted_by_the_run_and_by_the_plan(tmp_path):
         with Ledger(path, plan) as book:
             book.charge(number, count)
     parts = [(one.one_round(), (range(1, 13), range(1, 4))), (other.one_round(), (range(1, 14),))]
-    assert replay(path) == spend_jointly(parts, 1e-5)
+    computed = [one.arithmetic, other.arithmetic]
+    assert replay(path) == spend_jointly(parts, 1e-5, arithmetic=computed)
 
 
 # --- Faults -------------------------------------------------------------------------------------
@@ -365,8 +370,7 @@ def test_a_fast_bound_without_a_renyi_divergence_adds_what_the_others_have_spent
     plans = [make_plan(adjacency="replace-one", cohort=m, delta=1e-4) for m in (5, 10)]
     both = charged(plans[0]) | charged(plans[1], 6, "b" * 32)
     expected = sum(
-        spend_jointly([(plan.one_round(), n)], 5e-5).epsilon
-        for plan, n in zip(plans, (4, 6), strict=True)
+        joint((plan, n), delta=5e-5).epsilon for plan, n in zip(plans, (4, 6), strict=True)
     )
     assert both.quick_epsilon() == pytest.approx(expected, rel=1e-12)
     assert both.quick_epsilon() > both.spent().epsilon
@@ -422,13 +426,20 @@ def test_charges_from_elsewhere_are_charged_once(written):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda parts, delta: spend_jointly(parts[-1:], delta),
-        lambda parts, delta: max(
-            (spend_jointly([part], delta) for part in parts), key=lambda report: report.epsilon
+        lambda parts, delta, arithmetic: spend_jointly(
+            parts[-1:], delta, arithmetic=arithmetic[-1:]
         ),
-        lambda parts, delta: spend_jointly(parts, 1e-5),
+        lambda parts, delta, arithmetic: max(
+            (
+                spend_jointly([part], delta, arithmetic=[each])
+                for part, each in zip(parts, arithmetic, strict=True)
+            ),
+            key=lambda report: report.epsilon,
+        ),
+        lambda parts, delta, arithmetic: spend_jointly(parts, 1e-5, arithmetic=arithmetic),
+        lambda parts, delta, arithmetic: spend_jointly(parts, delta),
     ],
-    ids=["the last plan alone", "the largest", "the largest delta"],
+    ids=["the last plan alone", "the largest", "the largest delta", "ideal noise"],
 )
 def test_ledgers_that_count_wrongly_are_caught(wrong, monkeypatch, tmp_path):
     from tff_dp import charges
@@ -510,7 +521,7 @@ def test_the_command_fails_by_the_codes_of_the_others(written, capsys, tmp_path)
 def test_the_command_says_which_plans_have_no_joint_epsilon(written, capsys, monkeypatch):
     from tff_dp import charges
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AccountingError("No accountant applies")
 
     monkeypatch.setattr(charges, "spend_jointly", refuse)

@@ -29,7 +29,11 @@ FIRST = plan(mechanism=tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=
 SECOND = plan(
     mechanism=tff_dp.GaussianMechanism(clip_norm=0.2, noise_multiplier=20.0), delta=1e-6, rounds=3
 )
-BOTH = spend_jointly([(FIRST.one_round(), 5), (SECOND.one_round(), 3)], 1e-6)
+BOTH = spend_jointly(
+    [(FIRST.one_round(), 5), (SECOND.one_round(), 3)],
+    1e-6,
+    arithmetic=[FIRST.arithmetic, SECOND.arithmetic],
+)
 
 
 # --- What a model carries -------------------------------------------------------------------------

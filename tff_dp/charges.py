@@ -11,9 +11,9 @@ from typing import Any
 
 from tff_dp import _checks
 from tff_dp.accounting import (
+    Arithmetic,
     EpsilonReport,
     RecordRound,
-    Round,
     check_delta,
     quick_joint_epsilon,
     spend_jointly,
@@ -149,7 +149,7 @@ class Charges:
           ArgumentError: There are no charges under a plan, or delta is outside its bound.
           AccountingError: No accountant applies to all plans together.
         """
-        report = spend_jointly(self._parts(), self._delta(delta))
+        report = spend_jointly(self._parts(), self._delta(delta), arithmetic=self._arithmetic())
         return _without_bound(report) if self.unbounded else report
 
     def quick_epsilon(self, delta: float | None = None) -> float:
@@ -157,16 +157,17 @@ class Charges:
         if self.unbounded:
             return math.inf
         try:
-            return quick_joint_epsilon(self._parts(), self._delta(delta))
+            return quick_joint_epsilon(
+                self._parts(), self._delta(delta), arithmetic=self._arithmetic()
+            )
         except AccountingError:  # none does under this sampler and adjacency
-            *others, latest = sorted(self._parts(), key=lambda part: part[0] == self._latest())
+            latest = self.runs[-1].plan
+            others = tuple(run for run in self.runs if run.plan != latest)
             if not others:
                 return self.spent(delta).epsilon
-            half = (
-                self._delta(delta) / 2
-            )  # what has been spent by others stays as it is, and is kept
-            earlier = spend_jointly(others, half).epsilon
-            return earlier + spend_jointly([latest], half).epsilon
+            own = tuple(run for run in self.runs if run.plan == latest)
+            half = self._delta(delta) / 2  # what others have spent stays as it is, and is kept
+            return sum(Charges(runs=runs).spent(half).epsilon for runs in (others, own))
 
     def spent_by_unit(self, delta: float | None = None) -> tuple[EpsilonReport, ...]:
         """Returns what has been spent at each client, in the order of the clients.
@@ -180,7 +181,7 @@ class Charges:
         def own(position: int) -> EpsilonReport:
             parts = [(r.of_client(position), t) for r, t in rounds if isinstance(r, RecordRound)]
             try:
-                found = spend_jointly(parts, at)
+                found = spend_jointly(parts, at, arithmetic=self._arithmetic())
             except AccountingError:
                 return worst
             # At a lower rate, less is spent; only an accountant's error can say otherwise.
@@ -191,8 +192,8 @@ class Charges:
             return (worst,) * population
         return tuple(own(position) for position in range(population))
 
-    def _latest(self) -> Round:
-        return self.runs[-1].plan.one_round()
+    def _arithmetic(self) -> list[Arithmetic | None]:
+        return [plan.arithmetic for plan in self.plans]
 
     def _parts(self) -> list[tuple[Any, tuple[range, ...]]]:
         if not self.runs:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tff_dp import provenance
 from tff_dp.accounting import EpsilonReport
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.accountants import format_epsilon, format_lower
 from tff_dp.charges import Charges
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 
@@ -122,6 +122,7 @@ class FitResult:
                 f"{self.spent.accountant}."
             )
             lines += [self._of_plan(number, each) for number, each in enumerate(plans, 1)]
+        lines.append(self._of_bounds(self.spent))
         limits = dict.fromkeys(each.mechanism.limits for each in plans)
         lines.append(f"Not covered: {'; '.join(limits)}.")
         if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
@@ -164,6 +165,23 @@ class FitResult:
                 "to hold, if indeed no client is among both."
             )
         return lines
+
+    def _of_bounds(self, spent: EpsilonReport) -> str:
+        """Returns what is known of the smallest epsilon, and of the charge for computed noise."""
+        known = (
+            "A lower bound of the smallest epsilon is not known for this mechanism."
+            if spent.lower_bound is None
+            else f"The smallest epsilon for these rounds lies between {format_lower(spent.lower_bound)} "
+            f"and {format_epsilon(spent.epsilon)}."
+        )
+        if spent.arithmetic_epsilon:
+            return (
+                f"{known} For computed noise, epsilon {spent.arithmetic_epsilon:.2g} and delta "
+                f"{spent.arithmetic_delta:.2g} of these are charged."
+            )
+        if spent.epsilon in (0.0, math.inf):
+            return known
+        return f"{known} The accuracy of the samplers of noise is taken for granted."
 
     def _of_records(self) -> str:
         found = [(report.epsilon, name) for name, report in (self.spent_by_client or {}).items()]

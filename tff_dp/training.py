@@ -268,6 +268,7 @@ def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: f
                 delta=plan.delta,
                 target_epsilon=max_epsilon,
                 earlier=before.of(plan),
+                arithmetic=plan.arithmetic,
             )
         except AccountingError:  # a single round spends more
             return 0

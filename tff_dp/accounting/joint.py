@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import dp_accounting
 import numpy as np
@@ -18,6 +18,7 @@ from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPriv
 from tff_dp import _checks
 from tff_dp.accounting import accountants
 from tff_dp.accounting.accountants import EpsilonReport, spend
+from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.distributed import _ORDERS as _DISTRIBUTED_ORDERS
 from tff_dp.accounting.distributed import DistributedRound
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
@@ -27,6 +28,7 @@ from tff_dp.accounting.privacy_loss import gaussian_distribution
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.sampling import FullParticipation, PoissonSampler
 
+_T = TypeVar("_T")
 Rounds: TypeAlias = int | Sequence[range]
 _Component: TypeAlias = tuple[IndependentRound, int]
 
@@ -35,7 +37,11 @@ _LARGEST_DISTRIBUTION = 2**22  # points of one round's losses
 
 
 def spend_jointly(
-    parts: Sequence[tuple[Round, Rounds]], delta: float, *, interval: float = _INTERVAL
+    parts: Sequence[tuple[Round, Rounds]],
+    delta: float,
+    *,
+    arithmetic: Sequence[Arithmetic | None] = (),
+    interval: float = _INTERVAL,
 ) -> EpsilonReport:
     """Returns the epsilon of rounds of several kinds, adaptively composed on the same clients.
 
@@ -67,6 +73,8 @@ def spend_jointly(
       parts: Each kind of round, and its rounds: how many in one run, or the rounds of each of
         several runs, counted from 1. All under one neighbouring relation.
       delta: In (0, 1), of all parts together.
+      arithmetic: How much noise a round of each part computes, to charge for its being computed; None for
+        an ideal mechanism, as are all parts by default. The charge is that of the draws of all parts.
       interval: Of the grid of privacy losses, where several kinds are composed on one; > 0.
 
     Returns:
@@ -78,41 +86,137 @@ def spend_jointly(
     """
     delta = _checks.real("delta", delta, "(0, 1)")
     interval = _checks.real("interval", interval, "(0, 1]")
-    merged = _merged(parts)
-    if len(merged) == 1:
-        return spend(*merged[0], delta)
+    merged, draws = _merged(parts), _draws(parts, arithmetic)
+    kinds = _kinds(parts, arithmetic)
+    if len(merged) == 1 and len(kinds) <= 1:
+        return spend(*merged[0], delta, *kinds)
     first, total = merged[0][0], sum(len(run) for _, runs in merged for run in runs)
     components = _components([one_round.equivalent(runs) for one_round, runs in merged])
-    if not components:
-        report = spend(first, (), delta)
-    elif len(components) == 1:
-        report = spend(*components[0], delta)
-    else:
-        report = _spend(components, delta, interval)
-    return dataclasses.replace(report, rounds=total, adjacency=first.adjacency)
+
+    def ask(ideal_delta: float) -> EpsilonReport:
+        if len(components) <= 1:
+            return spend(*(components or [(first, 0)])[0], ideal_delta)
+        return _spend(components, ideal_delta, interval)
+
+    report, gamma = _charged(ask, lambda found: found.epsilon, components, draws, delta)
+    largest = max((each for each in kinds if each), key=lambda k: k.draws_per_round, default=None)
+    lower = [spend(each, runs, delta, largest).lower_bound for each, runs in merged]
+    if not draws and len(components) <= 1:
+        lower.append(report.lower_bound)
+    return dataclasses.replace(
+        report,
+        epsilon=report.epsilon + 2 * gamma,
+        values=MappingProxyType({k: v + 2 * gamma for k, v in report.values.items()}),
+        lower_bound=max((each for each in lower if each is not None), default=None),
+        arithmetic_epsilon=2 * gamma,
+        arithmetic_delta=delta - report.delta,
+        delta=delta,
+        rounds=total,
+        adjacency=first.adjacency,
+    )
 
 
-def quick_joint_epsilon(parts: Sequence[tuple[Round, Rounds]], delta: float) -> float:
+def quick_joint_epsilon(
+    parts: Sequence[tuple[Round, Rounds]],
+    delta: float,
+    *,
+    arithmetic: Sequence[Arithmetic | None] = (),
+) -> float:
     """Returns an upper bound on `spend_jointly(...).epsilon` that takes no time.
 
     Args:
       parts: As for `spend_jointly`.
       delta: As for `spend_jointly`.
+      arithmetic: As for `spend_jointly`.
 
     Raises:
       AccountingError: There is none for these parts.
     """
-    merged = _merged(parts)
-    if len(merged) == 1:
-        return accountants.quick_epsilon(*merged[0], delta)
+    merged, draws = _merged(parts), _draws(parts, arithmetic)
+    kinds = _kinds(parts, arithmetic)
+    if len(merged) == 1 and len(kinds) <= 1:
+        return accountants.quick_epsilon(*merged[0], delta, *kinds)
     components = _components([one_round.quick_equivalent(runs) for one_round, runs in merged])
     if not components:
         return 0.0
     if any(one_round.noise_multiplier == 0 for one_round, _ in components):
         return math.inf
-    if len(components) == 1:
-        return accountants.quick_epsilon(*components[0], delta)
-    return _rdp_epsilon(components, delta)
+
+    def ask(ideal_delta: float) -> float:
+        if len(components) == 1:
+            return accountants.quick_epsilon(*components[0], ideal_delta)
+        return _rdp_epsilon(components, ideal_delta)
+
+    found, gamma = _charged(ask, float, components, draws, delta)
+    return found + 2 * gamma
+
+
+def _draws(parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]) -> int:
+    """Returns how many draws of noise all parts make."""
+    if arithmetic and len(arithmetic) != len(parts):
+        raise ArgumentError(
+            f"arithmetic={arithmetic!r} does not fit the {len(parts)} parts: expected one for each."
+        )
+    return sum(
+        each.draws_per_round * sum(map(len, accountants._runs(rounds)))
+        for (_, rounds), each in zip(parts, arithmetic, strict=False)
+        if each is not None
+    )
+
+
+def _kinds(
+    parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]
+) -> list[Arithmetic | None]:
+    """Returns the different kinds of arithmetic of the parts that have rounds."""
+    pairs = zip(parts, arithmetic, strict=False)
+    found = (each for (_, rounds), each in pairs if any(map(len, accountants._runs(rounds))))
+    return list(dict.fromkeys(found))
+
+
+def _charged(
+    ask: Callable[[float], _T],
+    epsilon_of: Callable[[_T], float],
+    components: Sequence[_Component],
+    draws: int,
+    delta: float,
+) -> tuple[_T, float]:
+    """Returns what the ideal mechanisms answer, at a delta that pays for their noise being computed.
+
+    The bounds of `Arithmetic` are on the sum over all draws, whatever round or part they are of, and on
+    single rounds, of which the one that reveals most counts.
+
+    Args:
+      ask: The ideal mechanisms' answer at a delta.
+      epsilon_of: The epsilon in an answer.
+      components: The independent rounds, and how many of each.
+      draws: Of all rounds.
+      delta: To be stated.
+
+    Returns:
+      The answer, and half of what is to be added to its epsilon.
+
+    Raises:
+      AccountingError: The charge would take more than half of delta.
+    """
+    if not draws or not components or any(r.noise_multiplier == 0 for r, _ in components):
+        return ask(delta), 0.0
+    of_all = Arithmetic(draws_per_round=draws)
+    delta_of_one = Arithmetic.delta_of_one_round(sum(count for _, count in components), delta)
+    single = max(accountants.of_one_round(each, delta_of_one) for each, _ in components)
+    least = 0.0
+    for ceiling in accountants._CEILINGS:
+        charge = of_all.charge(1, delta, ceiling, single)
+        if charge is None or ceiling < least:
+            continue
+        found = ask(charge.delta)
+        least = epsilon_of(found) + charge.gamma
+        if least <= ceiling or math.isinf(least):
+            return found, charge.gamma
+    raise AccountingError(
+        f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: {draws:.3g} "
+        "draws would take more than half of it. Take more noise, a larger delta, or a smaller "
+        "max_dimension"
+    )
 
 
 def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[range, ...]]]:

@@ -13,6 +13,7 @@ from tff_dp.cli import ledgers
 from tff_dp.cli.options import (
     add_options,
     adjacency_of,
+    arithmetic_of,
     delta_of,
     mechanism_of,
     need,
@@ -22,6 +23,7 @@ from tff_dp.cli.options import (
 from tff_dp.cli.shown import block, result
 
 _FAILED, _WRONG, _REFUSED = 1, 2, 3  # exit codes
+_MOST_ROUNDS = 10**9  # that a calibration may find
 _EPILOG = (
     "exit codes: 0 done, 1 a self-test has failed or a ledger is damaged, 2 a wrong argument, 3 a "
     "combination for which no valid accounting is known"
@@ -107,7 +109,8 @@ def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
 
     need(options, "noise_multiplier", "rounds")
     one_round = round_of(options)
-    report = accounting.spend(one_round, options.rounds, delta_of(options))
+    delta = delta_of(options)
+    report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
     return result(options, one_round, report)
 
 
@@ -141,19 +144,28 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
             rounds=options.rounds,
             delta=delta,
             target_epsilon=target,
+            arithmetic=arithmetic_of(options),
         )
     elif open_ones == ["--rounds"]:
         options.rounds = accounting.calibrate_rounds(
-            round_of(options), delta=delta, target_epsilon=target
+            round_of(options),
+            delta=delta,
+            target_epsilon=target,
+            arithmetic=arithmetic_of(options, _MOST_ROUNDS),
         )
     else:
         need(options, "population")
         options.cohort = 1
         options.cohort = accounting.calibrate_cohort(
-            round_of(options), rounds=options.rounds, delta=delta, target_epsilon=target
+            round_of(options),
+            rounds=options.rounds,
+            delta=delta,
+            target_epsilon=target,
+            arithmetic=arithmetic_of(options),
         )
     one_round = round_of(options)
-    found = result(options, one_round, accounting.spend(one_round, options.rounds, delta))
+    report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
+    found = result(options, one_round, report)
     return {"target_epsilon": target, "found": open_ones[0].removeprefix("--"), **found}
 
 
@@ -171,5 +183,6 @@ def _selftest(options: argparse.Namespace) -> int:
         delta=delta_of(options),
         sampler=sampler_of(options),
         adjacency=adjacency_of(options),
+        max_dimension=options.max_dimension,
     )
     return command.run(plan, as_json=options.json)

@@ -38,6 +38,9 @@ def found(options: argparse.Namespace) -> dict[str, Any]:
         "torn_line": summary.torn,
         "epsilon": _number(spent.epsilon),
         "delta": spent.delta,
+        "lower_bound": None if spent.lower_bound is None else _number(spent.lower_bound),
+        "arithmetic_epsilon": spent.arithmetic_epsilon,
+        "arithmetic_delta": spent.arithmetic_delta,
         "reported": spent.accountant,
         "accountants": {name: _number(value) for name, value in spent.values.items()},
         "refused": dict(spent.refused),
@@ -60,7 +63,7 @@ def _plan(charges: Any, first: Any, plan: Any, delta: float) -> dict[str, Any]:
         "differs": {name: list(pair) for name, pair in differences(first, plan).items()},
         "runs": [[run.start, run.stop - 1] for run in runs],
         "rounds": sum(map(len, runs)),
-        "epsilon_alone": _number(spend(plan.one_round(), runs, delta).epsilon),
+        "epsilon_alone": _number(spend(plan.one_round(), runs, delta, plan.arithmetic).epsilon),
         "described": f"{plan.mechanism}, {plan.sampler}, {plan.rounds} rounds at most, "
         f"delta {plan.delta:g}",
     }
@@ -68,6 +71,20 @@ def _plan(charges: Any, first: Any, plan: Any, delta: float) -> dict[str, Any]:
 
 def _number(value: float) -> float | str:
     return value if math.isfinite(value) else "inf"  # which JSON has no number for
+
+
+def _least(answer: dict[str, Any]) -> str:
+    from tff_dp.accounting.accountants import format_lower
+
+    least = answer["lower_bound"]
+    return "not known" if least is None else f"{format_lower(float(least))}, whoever computes it"
+
+
+def _charged(answer: dict[str, Any]) -> str:
+    epsilon, delta = answer["arithmetic_epsilon"], answer["arithmetic_delta"]
+    if not epsilon:
+        return "nothing is charged for computed noise"
+    return f"epsilon {epsilon:.2g} and delta {delta:.2g} of these, for computed noise"
 
 
 def block(answer: dict[str, Any]) -> str:
@@ -81,7 +98,9 @@ def block(answer: dict[str, Any]) -> str:
         ("ledger", answer["ledger"]),
         ("whole", f"yes{torn}"),
         ("epsilon", f"{epsilon}, {together}to report (by {answer['reported']})"),
+        ("at least", _least(answer)),
         ("delta", f"{answer['delta']:g}"),
+        ("arithmetic", _charged(answer)),
         *((f"by {name}", format_epsilon(float(v))) for name, v in answer["accountants"].items()),
         *((f"not by {name}", reason) for name, reason in answer["refused"].items()),
         ("unit", f"a {answer['unit']}"),
