@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -299,3 +300,226 @@ def renyi_of_shift(log_pmf: np.ndarray, shift: int, order: float) -> float:
         float(special.logsumexp(order * p + (1 - order) * q)) / (order - 1)
         for p, q in ((a, b), (b, a))
     )
+
+
+# --- Epsilon of many rounds, by inversion of the exact moment generating function ---------------------
+
+Direction = str  # "remove", "add" or "replace"
+_QUIET = 15.0  # scales of noise beyond the centres that count; beyond them lie masses below 1e-49
+
+
+def _losses(
+    q: float, z: float, direction: Direction, noise: str, finer: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Privacy losses at the nodes of a rule of quadrature, and their masses.
+
+    Gaussian: the trapezoidal rule, with a step of which the integrand's singularities are 15 away
+    (`rdp_quadrature`). Laplace: Gauss and Legendre's rule between the two points at which losses stay
+    as they are.
+    """
+    if noise == "gaussian":
+        step = min(z / 32, z * z / 10) / finer
+        x = np.arange(-1 - _QUIET * z, 1 + _QUIET * z + step, step)
+
+        def log_density(centre: float) -> np.ndarray:
+            return (
+                -0.5 * ((x - centre) / z) ** 2
+                - math.log(z * math.sqrt(2 * math.pi))
+                + math.log(step)
+            )
+
+        def log_ratio(sign: float) -> np.ndarray:
+            return (sign * x - 0.5) / z**2
+    else:
+        nodes, weights = np.polynomial.legendre.leggauss(400)
+        x = np.concatenate([[0.0], (nodes + 1) / 2, [1.0]])
+        inner = np.log(weights / (4 * z))
+
+        def log_density(centre: float) -> np.ndarray:
+            low, high = (math.log(0.5) - abs(end - centre) / z for end in (0, 1))
+            return np.concatenate([[low], inner - np.abs(x[1:-1] - centre) / z, [high]])
+
+        def log_ratio(sign: float) -> np.ndarray:
+            return (2 * x - 1) / z
+
+    def sampled(ratio: np.ndarray) -> np.ndarray:  # log(1 - q + q e^ratio)
+        with np.errstate(over="ignore", divide="ignore"):
+            large = np.logaddexp(np.log1p(-q), math.log(q) + ratio)
+            return np.where(ratio < 1, np.log1p(q * np.expm1(np.minimum(ratio, 1))), large)
+
+    moved = sampled(log_ratio(1.0))
+    if direction == "add":
+        return -moved, np.exp(log_density(0.0))
+    losses = moved - sampled(log_ratio(-1.0)) if direction == "replace" else moved
+    return losses, (1 - q) * np.exp(log_density(0.0)) + q * np.exp(log_density(1.0))
+
+
+def inverted_epsilon(
+    q: float, z: float, rounds: int, delta: float, direction: Direction, noise: str = "gaussian"
+) -> float:
+    """The epsilon of many rounds under Poisson sampling, from the moment generating function.
+
+    With M(s) = E exp(s loss), for any c > 0,
+
+        delta(epsilon) = 1 / (2 pi i) times the integral over c + iy of
+                         M(s)^T exp(-s epsilon) / (s (s + 1)) ds.
+
+    M is a sum over the nodes of a rule that is exact to roundoff; c is the saddle point, so that the
+    integral is of the size of delta, and its trapezoidal rule's error is what lies a whole period away,
+    here 1e-13 of it. M(s)^T is right to T 1e-16 or so, and what is left of the integral to 1e-8:
+    epsilon to some 1e-8 of itself. For one round and for two, delta is evaluated directly.
+
+    Raises:
+      ArithmeticError: The integrand falls off too slowly, as it does for few rounds.
+    """
+    if rounds <= 2:
+        return _few_rounds(q, z, rounds, delta, direction, noise)
+    for finer in (1, 4) if noise == "gaussian" else (1,):
+        with contextlib.suppress(ArithmeticError):
+            return _inverted(*_losses(q, z, direction, noise, finer), rounds, delta, noise)
+    raise ArithmeticError("the integrand falls off too slowly")
+
+
+def _inverted(
+    losses: np.ndarray, masses: np.ndarray, rounds: int, delta: float, noise: str
+) -> float:
+    """See `inverted_epsilon`."""
+    kept = masses > 0
+    losses, masses = losses[kept], masses[kept]
+    log_masses = np.log(masses)
+
+    def log_moment(c: float) -> float:
+        return float(special.logsumexp(c * losses + log_masses))
+
+    def chernoff(log_c: float) -> float:
+        c = math.exp(log_c)
+        entropy = -math.log1p(c) - c * math.log1p(1 / c)
+        return (rounds * log_moment(c) - math.log(delta) + entropy) / c
+
+    scale = math.sqrt(float(masses @ losses**2))
+    ladder = np.linspace(-6, 12, 60) + math.log(1 / scale / math.sqrt(rounds))
+    at = int(np.argmin([chernoff(x) for x in ladder]))
+    best = optimize.minimize_scalar(
+        chernoff, bounds=(ladder[max(at - 1, 0)], ladder[min(at + 1, 59)]), method="bounded"
+    )
+    c = math.exp(best.x)
+    log_m = log_moment(c)
+    tilted = np.exp(c * losses + log_masses - log_m)
+    mean = float(tilted @ losses)
+    spread = math.sqrt(rounds * float(tilted @ (losses - mean) ** 2))
+    period = 60 * spread + 60 / c + 4 * float(np.max(np.where(tilted > 1e-13, losses - mean, 0)))
+    step = 2 * math.pi / period
+    atoms = float(tilted[0] + tilted[-1])  # of Laplace noise, which may come back to that at any y
+    gaps = np.abs(np.diff(losses, append=losses[-1])) if noise == "gaussian" else 0 * losses
+    ys, powers, count = [np.zeros(1)], [np.ones(1, complex)], 1
+    while True:
+        y = step * np.arange(count, count + 128)
+        power = (np.exp(1j * y[:, None] * (losses - mean)) @ tilted) ** rounds
+        ys.append(y)
+        powers.append(power)
+        count += 128
+        s = c + 1j * y
+        if rounds * tilted[y[-1] * gaps > 2].sum() > 1e-6:
+            raise ArithmeticError("the integrand falls off too slowly for the nodes")
+        size = max(float(np.abs(power).max()), atoms**rounds)
+        if size * y[-1] / np.abs(s[-1] * (s[-1] + 1)) < 1e-8 / (c * (c + 1)) * min(c, 1 / spread):
+            break
+        if count * len(losses) > 2e7:
+            raise ArithmeticError("the integrand falls off too slowly")
+    y, power = np.concatenate(ys), np.concatenate(powers)
+    s = c + 1j * y
+    kernel = power / (s * (s + 1)) * step / math.pi
+    kernel[0] /= 2
+
+    def log_delta(epsilon: float) -> float:
+        phase = np.exp(1j * y * (rounds * mean - epsilon))
+        total = float(np.sum((kernel * phase).real))
+        return rounds * log_m - c * epsilon + math.log(total) if total > 0 else -math.inf
+
+    # The integral is right to roundoff of its largest value, which is near the epsilon that c is for.
+    high = max(chernoff(best.x), 1e-12) * 1.001  # Chernoff's bound
+    low = high
+    while log_delta(low) <= math.log(delta):
+        if low < 1e-4 * high:
+            return 0.0 if log_delta(0.0) <= math.log(delta) else math.nan
+        low -= min(high / 100, low)
+    return float(optimize.brentq(lambda e: log_delta(e) - math.log(delta), low, high, rtol=1e-12))
+
+
+def _few_rounds(
+    q: float, z: float, rounds: int, delta: float, direction: Direction, noise: str
+) -> float:
+    """The epsilon of one round, in high precision; or of two: the second one's delta, averaged."""
+    if rounds == 2:
+        losses, masses = _losses(q, z, direction, noise)
+
+        def found(epsilon: float) -> float:
+            return float(masses @ _one_delta(epsilon - losses, q, z, direction, noise))
+
+        high = 2 * float(losses[masses > 0].max())
+    else:
+
+        def found(epsilon: float) -> float:
+            with mpmath.workdps(50):
+                value = _one_delta(
+                    mpmath.mpf(epsilon), mpmath.mpf(q), mpmath.mpf(z), direction, noise, mpmath
+                )
+                return float(value)
+
+        high = 1.0
+        while found(high) > delta and high < 1e3:
+            high *= 2
+    if found(0.0) <= delta:
+        return 0.0
+    return float(optimize.brentq(lambda e: found(e) - delta, 0.0, high, rtol=1e-12, xtol=1e-18))
+
+
+def _one_delta(epsilon, q, z, direction, noise, lib=np):
+    """One round's delta, by its definition: P(loss > epsilon) - e^epsilon Q(loss > epsilon)."""
+    absent = 1 - q
+    growth = lib.expm1(epsilon)
+    infinity = math.inf
+
+    if direction == "replace":
+        damping = lib.exp(-1 / (2 * z * z)) * q
+        middle = absent * growth
+        size = lib.sqrt(middle * middle + 4 * (1 + growth) * damping * damping)
+        # Of the two ways to write the root, the one without a difference.
+        rising = (abs(middle) + size) / (2 * damping)
+        falling = 2 * (1 + growth) * damping / (abs(middle) + size)
+        is_rising = middle >= 0
+        cut = z * z * lib.log(is_rising * rising + (1 - is_rising) * falling)
+    else:
+        # The likelihood ratio of a client that takes part, at which the loss is epsilon.
+        shift = -growth / (1 + growth) if direction == "add" else growth
+        ratio = 1 + shift / q
+        if lib is np:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log_ratio = np.where(ratio > 0, np.log(ratio), -infinity)
+        else:
+            log_ratio = lib.log(ratio) if ratio > 0 else -lib.inf
+        cut = 0.5 + z * z * log_ratio if noise == "gaussian" else (1 + z * log_ratio) / 2
+        if noise == "laplace":
+            if lib is np:
+                cut = np.where(cut < 0, -infinity, np.where(cut > 1, infinity, cut))
+            else:
+                cut = -lib.inf if cut < 0 else (lib.inf if cut > 1 else cut)
+
+    def mass(centre: int):  # of the side of the cut on which losses are larger
+        at = (centre - cut) / z if direction != "add" else (cut - centre) / z
+        if noise == "gaussian":
+            return special.ndtr(at) if lib is np else lib.ncdf(at)
+        if lib is np:
+            return np.where(
+                at < 0, np.exp(np.minimum(at, 0)) / 2, 1 - np.exp(-np.maximum(at, 0)) / 2
+            )
+        return lib.exp(at) / 2 if at < 0 else 1 - lib.exp(-at) / 2
+
+    here, there = mass(0), mass(1)
+    if direction == "remove":
+        found = q * there - (growth + q) * here
+    elif direction == "add":
+        found = here * (1 - absent * (1 + growth)) - (1 + growth) * q * there
+    else:
+        found = q * there - absent * growth * here - (1 + growth) * q * mass(-1)
+    return np.maximum(found, 0.0) if lib is np else max(found, lib.mpf(0))

@@ -24,6 +24,7 @@ from tff_dp.accounting import (
     calibrate_noise,
     calibrate_rounds,
     calibration,
+    loss_bounds,
     recommended_delta,
     spend,
 )
@@ -202,7 +203,7 @@ def test_wrong_sensitivity_is_caught(wrong):
 def test_a_monkeypatched_event_is_caught(monkeypatch):
     monkeypatch.setattr(GaussianRound, "scaled_event", GaussianRound.event)
     accountants._rdp_curve.cache_clear()
-    accountants._round_pld.cache_clear()
+    loss_bounds.clear_caches()
     try:
         with pytest.raises(AssertionError):
             check_replace_one_doubles_the_sensitivity(GaussianRound)
@@ -214,7 +215,7 @@ def test_a_monkeypatched_event_is_caught(monkeypatch):
         assert wrong == pytest.approx(4.7285, rel=1e-4)
     finally:
         accountants._rdp_curve.cache_clear()
-        accountants._round_pld.cache_clear()
+        loss_bounds.clear_caches()
 
 
 def test_add_or_remove_one_takes_the_noise_as_it_is():

@@ -35,6 +35,7 @@ _HOMES = {
     "Adjacency": "sampling",
     "ArgumentError": "errors",
     "BandedMechanism": "mechanisms",
+    "Charges": "charges",
     "Clients": "data",
     "ComputationError": "errors",
     "CyclicPoissonSampler": "sampling",
@@ -72,6 +73,7 @@ _HOMES = {
     "Yogi": "optimizers",
     "build_process": "process",
     "fit": "training",
+    "load_model": "provenance",
     "self_test": "selftest",
 }
 _MODULES = ("accounting", "data", "execution", "ledger")
@@ -84,6 +86,7 @@ __all__ = [
     "Adjacency",
     "ArgumentError",
     "BandedMechanism",
+    "Charges",
     "Clients",
     "ComputationError",
     "CyclicPoissonSampler",
@@ -126,6 +129,7 @@ __all__ = [
     "execution",
     "fit",
     "ledger",
+    "load_model",
     "self_test",
     "tff",
 ]
@@ -134,6 +138,7 @@ if TYPE_CHECKING:
     from tff_dp import accounting, data, execution, ledger
     from tff_dp.accounting import EpsilonReport
     from tff_dp.algorithms import FedAvg, FedOpt, FedProx, FedSGD
+    from tff_dp.charges import Charges
     from tff_dp.data import Clients
     from tff_dp.errors import (
         AccountingError,
@@ -164,6 +169,7 @@ if TYPE_CHECKING:
     from tff_dp.optimizers import SGD, Adagrad, Adam, Yogi
     from tff_dp.plan import NoPrivacy, PrivacyPlan
     from tff_dp.process import build_process
+    from tff_dp.provenance import load_model
     from tff_dp.results import FitResult
     from tff_dp.sampling import (
         Adjacency,

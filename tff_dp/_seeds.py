@@ -28,6 +28,19 @@ def root(seed: int | None) -> int:
     return _checks.integer("seed", seed, f"[0, {2**128})", "Pass a non-negative whole number.")
 
 
+def later(root_seed: int, charges: int) -> int:
+    """Returns the root of a run on clients of whom earlier runs, maybe of the same seed, drew cohorts.
+
+    Sampling amplifies privacy by coins that are tossed anew. Two runs that share a root share them.
+
+    Args:
+      root_seed: The seed that the run was given.
+      charges: How many rounds were charged before the run.
+    """
+    words = generator(root_seed, "later", round_number=charges).integers(0, 2**32, 4)
+    return int.from_bytes(words.astype("<u4").tobytes(), "little") if charges else root_seed
+
+
 def generator(
     root_seed: int, purpose: str, *, round_number: int = 0, client: int = 0
 ) -> np.random.Generator:

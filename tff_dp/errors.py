@@ -8,7 +8,7 @@ Exception
     │   ├── ModelError                  a model cannot be wrapped, or wrapped like this
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
     ├── ComputationError (RuntimeError) a computation failed while it ran, such as a client's
-    ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or another plan's
+    ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or of other data
     └── StackError (ImportError)        an installed package is missing or of a version not tested
 ```
 
@@ -48,4 +48,4 @@ class ComputationError(TffDpError, RuntimeError):
 
 
 class LedgerError(TffDpError, RuntimeError):
-    """A privacy ledger is in use, damaged, or another plan's."""
+    """A privacy ledger is in use, damaged, or of other data."""

@@ -13,10 +13,12 @@ import numpy as np
 
 from tff_dp import _checks, _seeds
 from tff_dp.accounting import (
+    Arithmetic,
     EpsilonReport,
     GaussianRound,
     RecordRound,
     Round,
+    arithmetic_of,
     calibrate_noise,
     check_delta,
     check_records,
@@ -62,6 +64,8 @@ class PrivacyPlan(Config):
     The plan draws the cohorts and makes the events, so that training and accounting cannot disagree.
     What cannot be accounted for is refused when the plan is made.
 
+    Computed noise is not quite the ideal one; every epsilon of a plan has a charge for that.
+
     Args:
       mechanism: How updates are bounded and noised.
       population: N, the number of clients, taken as public; > 1. For records it is that of `records`,
@@ -79,6 +83,8 @@ class PrivacyPlan(Config):
       records: For records: each client's number of them, taken as public.
       metrics: Training metrics to release with noise of their own, each with its share of the budget;
         for mechanisms with Gaussian noise of the server that rounds do not share.
+      max_dimension: Trainable parameters of the largest model that the plan covers, public; >= 1.
+        The charge for computed noise grows with its square root: see `arithmetic`.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -94,6 +100,7 @@ class PrivacyPlan(Config):
     unit: Unit = Unit.CLIENT
     metrics: tuple[PrivateMetric, ...] = ()
     records: tuple[int, ...] | None = None
+    max_dimension: int = 100_000_000
     cohort: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, cohort: float | None) -> None:
@@ -103,6 +110,12 @@ class PrivacyPlan(Config):
         object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
         self._resolve_records()
         _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
+        _checks.integer(
+            "max_dimension",
+            self.max_dimension,
+            "[1, inf)",
+            "It counts a model's trainable parameters.",
+        )
         units = self.population if self.records is None else max(self.records)
         check_delta("delta", self.delta, units, self.unit.value)
         object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
@@ -193,6 +206,15 @@ class PrivacyPlan(Config):
         """Returns what one round costs, for the accountants."""
         return round_of(self.mechanism, self.sampler, self.population, self.adjacency, self.records)
 
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """The draws of noise in a round, for which every epsilon of the plan is charged.
+
+        None for distributed mechanisms, whose integer noise is TFF's: the accuracy of its samplers is
+        taken for granted.
+        """
+        return arithmetic_of(self.mechanism, self.rounds, self.max_dimension)
+
     def event(self, rounds: int | Sequence[range] | None = None) -> dp_accounting.DpEvent:
         """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.
 
@@ -238,7 +260,7 @@ class PrivacyPlan(Config):
         Raises:
           AccountingError: More rounds than the plan covers.
         """
-        return spend(self.one_round(), self._runs(rounds), self.delta)
+        return spend(self.one_round(), self._runs(rounds), self.delta, self.arithmetic)
 
     def epsilon_by_client(
         self, rounds: int | Sequence[range] | None = None
@@ -260,7 +282,9 @@ class PrivacyPlan(Config):
 
         def own(position: int) -> EpsilonReport:
             try:
-                found = spend(one_round.of_client(position), self._runs(rounds), self.delta)
+                found = spend(
+                    one_round.of_client(position), self._runs(rounds), self.delta, self.arithmetic
+                )
             except AccountingError:
                 return worst
             # At a lower rate, less is spent; only an accountant's error can say otherwise.
@@ -271,7 +295,7 @@ class PrivacyPlan(Config):
     def quick_epsilon(self, rounds: int | Sequence[range]) -> float:
         """Returns a fast upper bound on `epsilon(rounds).epsilon`, for display during training."""
         try:
-            return quick_epsilon(self.one_round(), self._runs(rounds), self.delta)
+            return quick_epsilon(self.one_round(), self._runs(rounds), self.delta, self.arithmetic)
         except AccountingError:  # none does under this sampler and adjacency
             return self.epsilon(rounds).epsilon
 
@@ -289,7 +313,11 @@ class PrivacyPlan(Config):
           AccountingError: No noise reaches the target.
         """
         z = calibrate_noise(
-            self.one_round(), rounds=self.rounds, delta=self.delta, target_epsilon=target_epsilon
+            self.one_round(),
+            rounds=self.rounds,
+            delta=self.delta,
+            target_epsilon=target_epsilon,
+            arithmetic=self.arithmetic,
         )
         return dataclasses.replace(self, mechanism=self.mechanism.with_noise(z))
 
@@ -325,6 +353,15 @@ class PrivacyPlan(Config):
             f"{found[client]} records, and the plan says {self.records[client]}. Make the plan with "
             f"records={found!r}."
         )
+
+    def check_dimension(self, parameters: int) -> None:
+        """Raises ArgumentError if a model has more trainable parameters than the plan covers."""
+        if self.arithmetic is not None and parameters > self.max_dimension:
+            raise ArgumentError(
+                f"max_dimension={self.max_dimension} of the privacy plan is below the model's number of "
+                f"trainable parameters, {parameters}: expected at least as many, for which the plan "
+                f"charges computed noise. Make the plan with max_dimension={parameters}."
+            )
 
     def check_population(self, population: int) -> None:
         """Raises ArgumentError unless there are as many clients as the plan states."""

@@ -43,7 +43,7 @@ def build_process(
     Raises:
       ArgumentError: The algorithm is unknown, or weights clients under differential privacy of
         clients, or has no local steps under that of records; or neither a plan nor `NoPrivacy()` was
-        given.
+        given; or the model has more trainable parameters than the plan's `max_dimension`.
       ModelError: Under a plan for records: the model is not functional, or its loss of one example
         depends on others.
     """
@@ -54,6 +54,8 @@ def build_process(
     _checks.instance(
         "privacy", privacy, (PrivacyPlan, NoPrivacy), "To train without privacy, pass NoPrivacy()."
     )
+    if isinstance(privacy, PrivacyPlan):
+        privacy.check_dimension(_parameters(model))
     tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     if plan and isinstance(plan.mechanism, RecordGaussianMechanism):
@@ -96,6 +98,11 @@ def build_process(
         model_aggregator=aggregator,
         metrics_aggregator=released,
     )
+
+
+def _parameters(model: BoundModel) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(int(np.size(weight)) for weight in model.initial_weights.trainable)
 
 
 def _client_optimizer(algorithm: FedAvg) -> Any:

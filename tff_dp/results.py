@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from tff_dp import provenance
 from tff_dp.accounting import EpsilonReport
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.accountants import format_epsilon, format_lower
+from tff_dp.charges import Charges
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 
 _LISTED = 20  # clients in a statement
@@ -40,11 +43,16 @@ class FitResult:
     Attributes:
       model: The trained Keras model, of the kind that came in.
       history: One record a round.
-      epsilon: The epsilon to state for `model`; infinite without privacy.
-      spent: The report behind it, with every accountant; None without privacy. For records, that of the
-        worst client.
-      spent_by_client: For records: what was spent at each client, by its id. None without privacy, and
-        where clients are protected, who all have spent the same.
+      epsilon: The epsilon to state for `model`, of all that was charged on these data; infinite
+        without privacy.
+      spent: The report behind it, with every accountant; None without privacy. For records, that
+        of the worst client.
+      charges: All that is known to have been spent on these data: by this run, by those in its
+        ledger, and by those that `spent_before` has.
+      other_data: What the model has spent on data that have no client in common with these, for
+        each such data set.
+      spent_by_client: For records: what was spent at each client, by its id. None without privacy,
+        and where clients are protected, who all have spent the same.
       privacy: The plan that was followed.
       seeded: Whether cohorts were drawn from a seed that somebody knows.
       noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
@@ -57,10 +65,24 @@ class FitResult:
     epsilon: float
     spent: EpsilonReport | None
     privacy: PrivacyPlan | NoPrivacy
+    charges: Charges = dataclasses.field(default_factory=Charges)
+    other_data: tuple[Charges, ...] = ()
     seeded: bool
     noise_seeded: bool = False
     stopped: str | None = None
     spent_by_client: Mapping[str, EpsilonReport] | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the model, and beside it what it has spent, for `tff_dp.load_model`.
+
+        Args:
+          path: Where to, in any form that the model's own `save` knows. The other file has
+            `.privacy.json` after the name.
+
+        Raises:
+          OSError: A file cannot be written.
+        """
+        provenance.save(self.model, path, [*self.other_data, self.charges])
 
     def statement(self) -> str:
         """Returns the guarantee in words, with its unit, its conditions and its limits."""
@@ -70,19 +92,39 @@ class FitResult:
                 "knows the seed can take the noise off. Train in a context without one."
             )
         if self.spent is None or not isinstance(self.privacy, PrivacyPlan):
-            return "No differential privacy: nothing bounds what the model reveals about a client."
-        plan = self.privacy
+            lines = [
+                "No differential privacy: nothing bounds what the model reveals about a client."
+            ]
+            return "\n".join([*lines, *self._of_others()])
+        plan, plans = self.privacy, self.charges.plans or (self.privacy,)
+        together = f", under {len(plans)} plans on the same data together" if len(plans) > 1 else ""
         lines = [
             f"{plan.unit.value}-level differential privacy: epsilon "
-            f"{format_epsilon(self.epsilon)} at delta {plan.delta:g}, after {self.spent.rounds} rounds.",
-            f"Neighbouring data sets: {plan.adjacency.value}. Cohorts: {plan.sampler}. "
-            f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}.",
-            f"Not covered: {plan.mechanism.limits}.",
+            f"{format_epsilon(self.epsilon)} at delta {self.spent.delta:g}, after "
+            f"{self.spent.rounds} rounds{together}.",
         ]
+        if self.charges.unbounded:
+            lines.append(
+                "The data were used before without differential privacy: nothing bounds that."
+            )
+        elif math.isinf(self.epsilon):
+            lines.append("Without noise there is no guarantee, whatever the clipping.")
         if plan.unit is Unit.RECORD:
-            lines.insert(1, self._of_records())
-        if math.isinf(self.epsilon):
-            lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
+            lines.append(self._of_records())
+        if len(plans) == 1:
+            lines.append(
+                f"Neighbouring data sets: {plan.adjacency.value}. Cohorts: {plan.sampler}. "
+                f"Mechanism: {plan.mechanism}. Accountant: {self.spent.accountant}."
+            )
+        else:
+            lines.append(
+                f"Neighbouring data sets: {plan.adjacency.value}. Accountant: "
+                f"{self.spent.accountant}."
+            )
+            lines += [self._of_plan(number, each) for number, each in enumerate(plans, 1)]
+        lines.append(self._of_bounds(self.spent))
+        limits = dict.fromkeys(each.mechanism.limits for each in plans)
+        lines.append(f"Not covered: {'; '.join(limits)}.")
         if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
             lines.append(
                 "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
@@ -95,7 +137,51 @@ class FitResult:
             lines.append("Training metrics were released: they are outside this epsilon.")
         elif shown:
             lines.append("Training metrics were released with noise: this epsilon covers them.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._of_others()])
+
+    def _of_plan(self, number: int, plan: PrivacyPlan) -> str:
+        runs = self.charges.of(plan)
+        return (
+            f"Plan {number}: {sum(map(len, runs))} rounds in {len(runs)} "
+            f"{'run' if len(runs) == 1 else 'runs'}. Cohorts: {plan.sampler}. Mechanism: "
+            f"{plan.mechanism}."
+        )
+
+    def _of_others(self) -> list[str]:
+        """Returns a line for each other data set that the model was trained on before."""
+        lines = []
+        for record in self.other_data:
+            if record.unbounded:
+                lines.append(
+                    "Training began with a model of other training, whose data have no guarantee: "
+                    "they were used without differential privacy, or may have been used so in "
+                    "this run."
+                )
+                continue
+            report = record.spent()
+            lines.append(
+                "Training began with a model of other clients, as was said by disjoint_data: for "
+                f"them epsilon {format_epsilon(report.epsilon)} at delta {report.delta:g} goes on "
+                "to hold, if indeed no client is among both."
+            )
+        return lines
+
+    def _of_bounds(self, spent: EpsilonReport) -> str:
+        """Returns what is known of the smallest epsilon, and of the charge for computed noise."""
+        known = (
+            "A lower bound of the smallest epsilon is not known for this mechanism."
+            if spent.lower_bound is None
+            else f"The smallest epsilon for these rounds lies between {format_lower(spent.lower_bound)} "
+            f"and {format_epsilon(spent.epsilon)}."
+        )
+        if spent.arithmetic_epsilon:
+            return (
+                f"{known} For computed noise, epsilon {spent.arithmetic_epsilon:.2g} and delta "
+                f"{spent.arithmetic_delta:.2g} of these are charged."
+            )
+        if spent.epsilon in (0.0, math.inf):
+            return known
+        return f"{known} The accuracy of the samplers of noise is taken for granted."
 
     def _of_records(self) -> str:
         found = [(report.epsilon, name) for name, report in (self.spent_by_client or {}).items()]

@@ -11,15 +11,18 @@ from typing import Any
 
 from tff_dp import _checks, _seeds
 from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
+from tff_dp._warm_start import charged_before, elsewhere
 from tff_dp.accounting import calibrate_rounds
 from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
+from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.execution import current_or_fast, is_seeded, iterate
 from tff_dp.ledger import Ledger
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
+from tff_dp.provenance import carried_by, mark
 from tff_dp.results import FitResult, RoundRecord
 
 _FUSED = 64  # rounds that one graph call holds
@@ -42,6 +45,8 @@ def fit(
     release_metrics: bool | None = None,
     ledger: str | os.PathLike[str] | None = None,
     max_epsilon: float | None = None,
+    spent_before: FitResult | Charges | None = None,
+    disjoint_data: bool = False,
     progress: bool = False,
 ) -> FitResult:
     """Trains a Keras model on clients' data by federated learning, under a privacy plan.
@@ -63,15 +68,23 @@ def fit(
         mechanism has local steps instead.
       shuffle: Whether a client's examples are permuted anew in each round and epoch.
       seed: Makes cohorts and the order of examples repeatable; the noise never is. None draws from the
-        operating system's entropy, as real use of differential privacy must.
+        operating system's entropy, as real use of differential privacy must. After charges on the same
+        clients, the cohorts depend on their number as well: two runs may not share their coins.
       release_metrics: Whether the history holds the clients' training metrics. Under a plan these are
         the plan's own `metrics`, with noise, and by default they are released if it has some; where it
         has none, True releases plain sums outside any epsilon. True by default without a plan.
         Where the plan protects records there are none: clients would have to send them.
-      ledger: The file in which each round is charged before it is run; see `tff_dp.Ledger`. What it has
-        from earlier runs of the plan counts: rounds that are left, and the epsilon that is reported.
-      max_epsilon: Training stops before the round that would spend more, of this run and of the ledger's;
-        the result says so. Above 2000 rounds, up to one in a thousand too early.
+      ledger: The file in which each round is charged before it is run; see `tff_dp.Ledger`. What
+        it has from earlier runs counts: of this plan for the rounds that are left, and of all
+        plans for the epsilon that is reported.
+      max_epsilon: Training stops before the round that would spend more, together with all that
+        was spent before; the result says so. Above 2000 rounds, up to one in a thousand too early.
+      spent_before: What was spent on these clients' data by runs that are not in the ledger: a
+        result, or its `charges`. It counts for the epsilon that is reported, and is charged in the
+        ledger.
+      disjoint_data: Says that no client whose data are given here was among those that the model
+        was trained on. Needed where the model comes from `fit`, and neither the ledger nor
+        `spent_before` has what it cost; nothing can check it.
       progress: Whether to show a progress bar.
 
     Returns:
@@ -81,7 +94,8 @@ def fit(
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
         `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
         has been trained then.
-      LedgerError: The ledger is in use, damaged, or another plan's.
+      ModelError: Also where the model was trained before, and nothing says how that is to be counted.
+      LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one.
       ComputationError: A client's computation fails; the message names its position in the cohort.
       StackError: TFF cannot be imported.
     """
@@ -104,6 +118,7 @@ def fit(
     check_labels(spec.loss, bound, clients)
     process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history: list[RoundRecord] = []
+    carried = carried_by(bound.source)
 
     def draw(round_number: int) -> Cohort:
         return clients.cohort(
@@ -116,13 +131,24 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         book, stopped = None, None
-        earlier: tuple[range, ...] = ()
+        if ledger is not None and isinstance(privacy, PrivacyPlan):
+            book = stack.enter_context(Ledger(ledger, privacy))
+        before = charged_before(
+            privacy,
+            carried,
+            in_ledger=book.all_charges if book else Charges(),
+            spent_before=spent_before,
+            disjoint_data=disjoint_data,
+        )
         if isinstance(privacy, PrivacyPlan):
-            if ledger is not None:
-                book = stack.enter_context(Ledger(ledger, privacy))
-                earlier = book.runs
-            wanted = wanted if rounds is not None else privacy.rounds - _count(earlier)
-            wanted, stopped = _within_budget(privacy, earlier, wanted, max_epsilon)
+            left = privacy.rounds - _count(before.of(privacy))
+            wanted, stopped = _within_budget(
+                privacy, before, wanted if rounds is not None else left, max_epsilon
+            )
+            if book is not None:
+                book.include(before)
+            if seed is not None:  # coins of their own, should a run before have had the same seed
+                root = _seeds.later(root, before.rounds)
         stack.enter_context(current_or_fast())
         bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
@@ -137,7 +163,7 @@ def fit(
             else:
                 state, outputs = iterate(process.next, state, cohorts)
             for number, measured in enumerate(outputs, first):
-                record = _record(number, privacy, earlier, measured if release else None, covered)
+                record = _record(number, privacy, before, measured if release else None, covered)
                 history.append(record)
                 bar(record)
         trained = bound.to_keras(model_weights(process, state))
@@ -146,19 +172,31 @@ def fit(
             dataclasses.replace(record, epsilon=math.inf, metrics_private=False)
             for record in history
         ]
+    charges = before
+    if isinstance(privacy, PrivacyPlan):
+        this = _after(before, privacy, wanted)
+        charges = book.all_charges if book is not None else this
+        charges = dataclasses.replace(charges, unbounded=before.unbounded or noise_seeded)
+    others = elsewhere(
+        carried,
+        charges,
+        private=isinstance(privacy, PrivacyPlan),
+        disjoint_data=disjoint_data,
+    )
+    mark(trained, [*others, charges])
     spent, spent_by_client = None, None
     if isinstance(privacy, PrivacyPlan) and not noise_seeded:
-        runs = (*earlier, range(1, wanted + 1))
-        spent = privacy.epsilon(runs)
+        spent = charges.spent()
         if of_records:
-            reports = privacy.epsilon_by_client(runs)
-            spent_by_client = dict(zip(clients.ids, reports, strict=True))
+            spent_by_client = dict(zip(clients.ids, charges.spent_by_unit(), strict=True))
     return FitResult(
         model=trained,
         history=tuple(history),
         epsilon=spent.epsilon if spent else math.inf,
         spent=spent,
         privacy=privacy,
+        charges=charges,
+        other_data=others,
         seeded=seed is not None,
         noise_seeded=noise_seeded,
         stopped=stopped,
@@ -181,48 +219,73 @@ def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) ->
 
 
 def _within_budget(
-    plan: PrivacyPlan, earlier: tuple[range, ...], wanted: int, max_epsilon: float | None
+    plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float | None
 ) -> tuple[int, str | None]:
     """Returns how many rounds may be run, and why not all that are wanted.
 
     Args:
       plan: The plan.
-      earlier: The runs that its ledger has already.
+      before: What has been spent on the data already.
       wanted: Rounds to run.
       max_epsilon: What all of them together may spend; None for what the plan's rounds do.
 
     Raises:
       ArgumentError: `max_epsilon` is outside its bound.
-      AccountingError: No round may be run, or the plan does not cover them.
+      AccountingError: No round may be run, the plan does not cover them, or no accountant covers
+        them and what was spent before.
     """
-    charged = _count(earlier)
+    charged = _count(before.of(plan))
     if wanted < 1 or charged + wanted > plan.rounds:
         raise AccountingError(
             f"rounds={max(wanted, 0)}, and the ledger has {charged}: expected at most the "
             f"{plan.rounds} rounds that the privacy plan covers, those that were charged twice included. "
             "Run fewer rounds, or make a plan for more of them; its noise or its epsilon will be larger."
         )
+    total = _after(before, plan, wanted).spent().epsilon  # refuses now what cannot be accounted for
     if max_epsilon is None:
         return wanted, None
     max_epsilon = _checks.real("max_epsilon", max_epsilon, "(0, 100]")
-    if plan.epsilon((*earlier, range(1, wanted + 1))).epsilon <= max_epsilon:
+    if total <= max_epsilon:
         return wanted, None
-    try:
-        most = calibrate_rounds(
-            plan.one_round(), delta=plan.delta, target_epsilon=max_epsilon, earlier=earlier
-        )
-    except AccountingError:  # a single round spends more
-        most = 0
-    allowed = min(wanted, most)
+    allowed = min(wanted, _most_rounds(plan, before, wanted, max_epsilon))
     if allowed < 1:
         raise AccountingError(
-            f"max_epsilon={max_epsilon!r} allows no round: {charged} are charged, and one more would "
-            "exceed it. Take a larger budget, or a plan with more noise."
+            f"max_epsilon={max_epsilon!r} allows no round: {before.rounds} are charged, and one "
+            "more would exceed it. Take a larger budget, or a plan with more noise."
         )
     return allowed, (
         f"Training stopped after {allowed} of {wanted} rounds: the next one would have spent more than "
         f"epsilon {max_epsilon:g}."
     )
+
+
+def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float) -> int:
+    """Returns the most rounds, fewer than those wanted, that keep within a budget; 0 for none."""
+    if not before.unbounded and set(before.plans) <= {plan}:
+        try:
+            return calibrate_rounds(
+                plan.one_round(),
+                delta=plan.delta,
+                target_epsilon=max_epsilon,
+                earlier=before.of(plan),
+                arithmetic=plan.arithmetic,
+            )
+        except AccountingError:  # a single round spends more
+            return 0
+    low, high = 0, wanted  # low is within the budget or none, high is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _after(before, plan, middle).spent().epsilon <= max_epsilon:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _after(before: Charges, plan: PrivacyPlan, rounds: int) -> Charges:
+    """Returns what will have been spent after some rounds of a new run."""
+    run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run())
+    return before | Charges(runs=(run,))
 
 
 def _count(runs: tuple[range, ...]) -> int:
@@ -244,13 +307,13 @@ def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
 def _record(
     round_number: int,
     privacy: PrivacyPlan | NoPrivacy,
-    earlier: tuple[range, ...],
+    before: Charges,
     metrics: Any,
     covered: bool,
 ) -> RoundRecord:
     epsilon = math.inf
     if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
-        epsilon = privacy.quick_epsilon((*earlier, range(1, round_number + 1)))
+        epsilon = _after(before, privacy, round_number).quick_epsilon()
     values = None
     if metrics is not None:
         train = metrics["client_work"]["train"] if "client_work" in metrics else {}

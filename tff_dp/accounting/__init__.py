@@ -1,6 +1,7 @@
 """Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon."""
 
 from tff_dp.accounting.accountants import EpsilonReport, quick_epsilon, spend
+from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
 from tff_dp.accounting.distributed import (
     DistributedGaussianRound,
@@ -9,25 +10,30 @@ from tff_dp.accounting.distributed import (
     sum_of_discrete_gaussians_rdp,
 )
 from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
+from tff_dp.accounting.joint import quick_joint_epsilon, spend_jointly
 from tff_dp.accounting.record import RecordRound, check_records
-from tff_dp.accounting.rounds import round_of
+from tff_dp.accounting.rounds import arithmetic_of, round_of
 
 __all__ = [
+    "Arithmetic",
     "DistributedGaussianRound",
     "DistributedSkellamRound",
     "EpsilonReport",
     "GaussianRound",
     "RecordRound",
     "Round",
+    "arithmetic_of",
     "calibrate_cohort",
     "calibrate_noise",
     "calibrate_rounds",
     "check_delta",
     "check_records",
     "quick_epsilon",
+    "quick_joint_epsilon",
     "recommended_delta",
     "round_of",
     "skellam_rdp",
     "spend",
+    "spend_jointly",
     "sum_of_discrete_gaussians_rdp",
 ]

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import absl.logging
 import dp_accounting
@@ -17,15 +17,19 @@ import numpy as np
 from dp_accounting import pld, rdp
 
 from tff_dp import _checks
+from tff_dp.accounting import loss_bounds
+from tff_dp.accounting.arithmetic import Arithmetic, Charge
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
-from tff_dp.accounting.privacy_loss import compositions, gaussian_distribution
+from tff_dp.accounting.pairs import Pair, gaussian_pairs
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
 # A privacy loss distribution lives on a grid, so its cost grows with epsilon: at RDP epsilon 10^6
 # (noise multiplier .01) it does not end. Beyond this no epsilon means anything, and RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
-_PLD_INTERVAL = 1e-4  # of the grid; dp-accounting's own choice
+_EXACT_ERROR = 1e-10  # of the exact curve's roots, relative and absolute
+# That epsilon is compared with, for the charge for arithmetic: it depends little on them.
+_CEILINGS = (1.0, 8.0, 32.0, 128.0, 512.0, 2048.0, 8192.0, 32768.0, 1e6)
 # Some of dp-accounting's orders: the fractional ones take ten times as long.
 _WHOLE_ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256, 512)
 
@@ -42,6 +46,13 @@ class EpsilonReport:
       delta: The delta of every epsilon here.
       rounds: The number of rounds.
       adjacency: The neighbouring relation.
+      lower_bound: What the rounds that are accounted for spend at least at this delta, whoever
+        computes it, for the worst data sets; None where no such bound is known. Where rounds are
+        counted as more than they are (rounds that share noise, clients that may not have taken part),
+        it is that of the rounds as they are counted.
+      arithmetic_epsilon: What of each epsilon here is charged for computed noise; see
+        `tff_dp.accounting.Arithmetic`.
+      arithmetic_delta: What of delta is charged for it.
     """
 
     epsilon: float
@@ -51,32 +62,51 @@ class EpsilonReport:
     delta: float
     rounds: int
     adjacency: Adjacency
+    lower_bound: float | None = None
+    arithmetic_epsilon: float = 0.0
+    arithmetic_delta: float = 0.0
 
     def __str__(self) -> str:
         others = ", ".join(f"{k} {format_epsilon(v)}" for k, v in self.values.items())
+        least = "" if self.lower_bound is None else f"at least {format_lower(self.lower_bound)}; "
         return (
             f"epsilon {format_epsilon(self.epsilon)} at delta {self.delta:g} after {self.rounds} rounds "
-            f"({self.adjacency.value}; {others})"
+            f"({least}{self.adjacency.value}; {others})"
         )
 
 
 def format_epsilon(epsilon: float, digits: int = 3) -> str:
     """Returns epsilon for people, rounded up: a displayed bound never understates."""
+    return _format(epsilon, digits, decimal.ROUND_CEILING)
+
+
+def format_lower(epsilon: float, digits: int = 3) -> str:
+    """Returns a lower bound of epsilon for people, rounded down."""
+    return _format(epsilon, digits, decimal.ROUND_FLOOR)
+
+
+def _format(epsilon: float, digits: int, rounding: str) -> str:
     if math.isinf(epsilon):
         return "inf"
     # In decimal: the binary product of epsilon and 10**digits may be below or above the exact one.
     exact, step = decimal.Decimal(repr(float(epsilon))), decimal.Decimal(10) ** -digits
-    up = exact.quantize(step, decimal.ROUND_CEILING, decimal.Context(prec=400))
-    return f"{up:f}"
+    return f"{exact.quantize(step, rounding, decimal.Context(prec=400)):f}"
 
 
-def spend(one_round: Round, rounds: int | Sequence[range], delta: float) -> EpsilonReport:
+def spend(
+    one_round: Round,
+    rounds: int | Sequence[range],
+    delta: float,
+    arithmetic: Arithmetic | None = None,
+) -> EpsilonReport:
     """Returns the epsilon of a number of adaptively composed rounds.
 
     Args:
       one_round: The round.
       rounds: T >= 0, in one run; or the rounds of each of several runs, counted from 1.
       delta: In (0, 1).
+      arithmetic: How much noise a round computes, to charge for its being computed; None for the
+        ideal mechanism.
 
     Returns:
       The report, with every accountant that applies; epsilon is 0 for T = 0 and infinite without
@@ -84,49 +114,88 @@ def spend(one_round: Round, rounds: int | Sequence[range], delta: float) -> Epsi
 
     Raises:
       ArgumentError: A value is outside its bound.
-      AccountingError: No accountant applies.
+      AccountingError: No accountant applies, or the charge for arithmetic would exceed delta.
     """
     delta = _checks.real("delta", delta, "(0, 1)")
     runs = _runs(rounds)
     independent, count = one_round.equivalent(runs)
-    report = _spend(independent, count, delta)
     total = sum(len(run) for run in runs)
-    if report.rounds == total and report.adjacency is one_round.adjacency:
-        return report
-    return dataclasses.replace(report, rounds=total, adjacency=one_round.adjacency)
+
+    def ask(ideal_delta: float) -> EpsilonReport:
+        return _spend(independent, count, ideal_delta)
+
+    if arithmetic is None or count == 0 or independent.noise_multiplier == 0:
+        report = ask(delta)
+        lower = _lower_bound(report, independent, count, delta)
+        return dataclasses.replace(
+            report, rounds=total, adjacency=one_round.adjacency, lower_bound=lower
+        )
+    report, charge = _charged(
+        ask, lambda found: found.epsilon, independent, count, total, delta, arithmetic
+    )
+    lower = _lower_bound(report, independent, count, charge.delta_above)
+    return dataclasses.replace(
+        report,
+        epsilon=report.epsilon + 2 * charge.gamma,
+        values=MappingProxyType({k: v + 2 * charge.gamma for k, v in report.values.items()}),
+        delta=delta,
+        rounds=total,
+        adjacency=one_round.adjacency,
+        lower_bound=None if lower is None else max(0.0, lower - 2 * charge.gamma),
+        arithmetic_epsilon=2 * charge.gamma,
+        arithmetic_delta=delta - charge.delta,
+    )
 
 
-def quick_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
+def quick_epsilon(
+    one_round: Round,
+    rounds: int | Sequence[range],
+    delta: float,
+    arithmetic: Arithmetic | None = None,
+) -> float:
     """Returns an upper bound on `spend(...).epsilon` that takes no time; the arguments are its.
 
     Raises:
       AccountingError: There is none under this sampler and adjacency.
     """
-    independent, count = one_round.quick_equivalent(_runs(rounds))
+    runs = _runs(rounds)
+    independent, count = one_round.quick_equivalent(runs)
     if count == 0 or independent.noise_multiplier == 0:
         return math.inf if count else 0.0
     accountants = accountants_of(independent)
     for name in ("rdp", "exact"):  # the exact one takes ten times as long
         if name in accountants:
-            return accountants[name](independent, count, delta)
+            return _with_charge(accountants[name], independent, count, runs, delta, arithmetic)
     raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")
 
 
-def rough_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
+def rough_epsilon(
+    one_round: Round,
+    rounds: int | Sequence[range],
+    delta: float,
+    arithmetic: Arithmetic | None = None,
+) -> float:
     """Returns an upper bound on `quick_epsilon`, ten times faster for many; the arguments are its.
 
     Raises:
       AccountingError: There is none under this sampler and adjacency.
     """
-    independent, count = one_round.equivalent(_runs(rounds))
+    runs = _runs(rounds)
+    independent, count = one_round.equivalent(runs)
     accountants = accountants_of(independent)
     is_by_orders = "exact" not in accountants and accountants.get("rdp") == rdp_epsilon
     if is_by_orders:
-        return rdp_epsilon(independent, count, delta, _WHOLE_ORDERS)
-    return quick_epsilon(one_round, rounds, delta)
+        by_orders = functools.partial(rdp_epsilon, orders=_WHOLE_ORDERS)
+        return _with_charge(by_orders, independent, count, runs, delta, arithmetic)
+    return quick_epsilon(one_round, rounds, delta, arithmetic)
 
 
-def leading_epsilon(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
+def leading_epsilon(
+    one_round: Round,
+    rounds: int | Sequence[range],
+    delta: float,
+    arithmetic: Arithmetic | None = None,
+) -> float:
     """Returns an upper bound on `spend(...).epsilon`, nearly always equal to it; its arguments.
 
     Where a privacy loss distribution applies, no other accountant is asked.
@@ -134,12 +203,82 @@ def leading_epsilon(one_round: Round, rounds: int | Sequence[range], delta: floa
     Raises:
       AccountingError: No accountant applies.
     """
-    independent, count = one_round.equivalent(_runs(rounds))
+    runs = _runs(rounds)
+    independent, count = one_round.equivalent(runs)
     accountants = accountants_of(independent)
     if count and independent.noise_multiplier and "pld" in accountants:
         with contextlib.suppress(AccountingError):
-            return accountants["pld"](independent, count, delta)
-    return spend(one_round, rounds, delta).epsilon
+            return _with_charge(accountants["pld"], independent, count, runs, delta, arithmetic)
+    return spend(one_round, rounds, delta, arithmetic).epsilon
+
+
+def _with_charge(
+    ask: Accountant,
+    independent: IndependentRound,
+    count: int,
+    runs: tuple[range, ...],
+    delta: float,
+    arithmetic: Arithmetic | None,
+) -> float:
+    """Returns an accountant's epsilon, with the charge for arithmetic."""
+    if arithmetic is None or count == 0 or independent.noise_multiplier == 0:
+        return ask(independent, count, delta)
+    total = sum(len(run) for run in runs)
+    epsilon, charge = _charged(
+        lambda ideal: ask(independent, count, ideal),
+        float,
+        independent,
+        count,
+        total,
+        delta,
+        arithmetic,
+    )
+    return epsilon + 2 * charge.gamma
+
+
+_T = TypeVar("_T")
+
+
+def _charged(
+    ask: Callable[[float], _T],
+    epsilon_of: Callable[[_T], float],
+    independent: IndependentRound,
+    count: int,
+    rounds: int,
+    delta: float,
+    arithmetic: Arithmetic,
+) -> tuple[_T, Charge]:
+    """Returns what the ideal mechanism answers, and the charge under which it does.
+
+    Args:
+      ask: The ideal mechanism's answer at a delta.
+      epsilon_of: The epsilon in an answer.
+      independent: The round that the accountants know, and `count` of them.
+      count: See there.
+      rounds: The rounds that draw noise.
+      delta: To be stated.
+      arithmetic: What a round draws.
+
+    Raises:
+      AccountingError: The charge would take more than half of delta, at any ceiling of epsilon.
+    """
+    single = of_one_round(independent, arithmetic.delta_of_one_round(count, delta))
+    charges = [arithmetic.charge(rounds, delta, ceiling, single) for ceiling in _CEILINGS]
+    least = (
+        0.0 if charges[1] is None else _CEILINGS[1]
+    )  # below, most epsilons would be asked for twice
+    for ceiling, charge in zip(_CEILINGS, charges, strict=True):
+        if charge is None or ceiling < least:
+            continue
+        found = ask(charge.delta)
+        least = epsilon_of(found) + charge.gamma
+        if least <= ceiling or math.isinf(least):
+            return found, charge
+    raise AccountingError(
+        f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
+        f"epsilon as large as here, {rounds * arithmetic.draws_per_round:.3g} draws would take more than "
+        "half of it. Take more noise, a larger delta, or a smaller max_dimension"
+    )
 
 
 def _runs(rounds: int | Sequence[range]) -> tuple[range, ...]:
@@ -246,7 +385,7 @@ def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float
     """Returns epsilon by privacy loss distributions; see `spend` for the arguments.
 
     The discretisation is pessimistic: the value is an upper bound. It is the tightest one known for
-    Poisson sampling.
+    Poisson sampling: `tff_dp.accounting.loss_bounds.bounds` says how tight.
 
     Source: Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380.
 
@@ -260,9 +399,7 @@ def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise, fewer rounds or a lower sampling rate"
         )
-    return max(
-        direction.epsilon(rounds, delta) for direction in compositions(_round_pld(one_round))
-    )
+    return loss_bounds.bounds(pairs_of(one_round), rounds, delta).upper
 
 
 def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> float:
@@ -276,9 +413,18 @@ def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> flo
     return rough if rough <= _LARGEST_PLD_EPSILON else rdp_epsilon(one_round, rounds, delta)
 
 
-@functools.lru_cache(maxsize=16)
-def _round_pld(one_round: IndependentRound) -> Any:
-    """Returns a round's distribution: making it takes longer than composing it for some rounds."""
+@functools.singledispatch
+def pairs_of(one_round: IndependentRound) -> tuple[Pair, ...]:
+    """Returns a round's worst pairs of output distributions, of which the worse one counts.
+
+    Raises:
+      AccountingError: They are not known.
+    """
+    raise AccountingError(f"no worst pair is known of {type(one_round).__name__}")
+
+
+@pairs_of.register
+def _(one_round: GaussianRound) -> tuple[Pair, ...]:
     event, relation = one_round.event(), one_round.adjacency.relation
     accountant = pld.PLDAccountant(relation)
     if not accountant.supports(event):
@@ -287,12 +433,39 @@ def _round_pld(one_round: IndependentRound) -> Any:
         except dp_accounting.UnsupportedEventError as error:
             raise AccountingError(_reason(error)) from None
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
-    return gaussian_distribution(
+    return gaussian_pairs(
         (event.event if is_sampled else event).noise_multiplier,
         event.sampling_probability if is_sampled else 1.0,
         relation,
-        _PLD_INTERVAL,
     )
+
+
+def _lower_bound(
+    report: EpsilonReport, one_round: IndependentRound, rounds: int, delta: float
+) -> float | None:
+    """Returns a lower bound at a delta that may be above the report's, or None."""
+    if math.isinf(report.epsilon) or rounds == 0:
+        return report.epsilon
+    if "exact" in report.values and isinstance(one_round, GaussianRound):
+        again = report.epsilon if delta == report.delta else exact_epsilon(one_round, rounds, delta)
+        return max(0.0, again * (1 - _EXACT_ERROR) - _EXACT_ERROR)
+    if "pld" not in report.values:
+        return None
+    found = loss_bounds.lower_bound(pairs_of(one_round), rounds, report.delta, delta)
+    return min(found, report.epsilon)
+
+
+@functools.singledispatch
+def of_one_round(one_round: IndependentRound, delta: float) -> float:
+    """Returns the epsilon of one round in which the client takes part for certain, or infinity."""
+    del delta
+    del one_round
+    return math.inf
+
+
+@of_one_round.register
+def _(one_round: GaussianRound, delta: float) -> float:
+    return exact_epsilon(dataclasses.replace(one_round, sampler=FullParticipation()), 1, delta)
 
 
 def exact_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
@@ -311,7 +484,8 @@ def exact_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
     event = one_round.scaled_event()
     sigma = event.noise_multiplier / math.sqrt(rounds)
     with np.errstate(divide="ignore"):  # at a sigma of thousands, on the way to epsilon 0
-        return float(dp_accounting.get_epsilon_gaussian(sigma, delta))
+        found = float(dp_accounting.get_epsilon_gaussian(sigma, delta))
+    return found and found * (1 + _EXACT_ERROR / 2) + _EXACT_ERROR / 2  # of the search for a root
 
 
 def _reason(error: Exception) -> str:

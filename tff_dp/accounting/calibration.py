@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tff_dp import _checks
 from tff_dp.accounting.accountants import leading_epsilon, rough_epsilon, spend
+from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.events import Round
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.sampling import FixedSizeSampler, PoissonSampler
@@ -18,11 +19,18 @@ _LARGEST_NOISE = 1e6
 _SMALLEST_EPSILON = 1e-9
 _MOST_ROUNDS = 10**9
 
-# Of a round, rounds and a delta: an upper bound on the epsilon that is reported.
-EpsilonOf = Callable[[Round, int | Sequence[range], float], float]
+# Of a round, rounds, a delta and arithmetic: an upper bound on the epsilon that is reported.
+EpsilonOf = Callable[[Round, int | Sequence[range], float, Arithmetic | None], float]
 
 
-def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsilon: float) -> float:
+def calibrate_noise(
+    one_round: Round,
+    *,
+    rounds: int,
+    delta: float,
+    target_epsilon: float,
+    arithmetic: Arithmetic | None = None,
+) -> float:
     """Returns the smallest noise multiplier whose reported epsilon is at most the target.
 
     Args:
@@ -30,6 +38,7 @@ def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsil
       rounds: T >= 1.
       delta: In (0, 1).
       target_epsilon: In (0, 100].
+      arithmetic: What is charged for computed noise; see `spend`.
 
     Returns:
       A noise multiplier within a relative 1e-3 above the smallest valid one: the search keeps the
@@ -48,13 +57,15 @@ def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsil
 
     def search(epsilon_of: EpsilonOf, start: float) -> float:
         def excess(z: float) -> float:
-            return _excess(epsilon_of, at(z), rounds, delta, target)
+            return _excess(epsilon_of, at(z), rounds, delta, target, arithmetic)
 
         high = start
         while (f_high := excess(high)) > 0:
             high *= 2
             if high > _LARGEST_NOISE:
-                spend(at(high), rounds, delta)  # raises with the reason where no accountant applies
+                spend(
+                    at(high), rounds, delta, arithmetic
+                )  # raises with the reason where no accountant applies
                 raise AccountingError(
                     f"target_epsilon={target!r} is not reached with noise_multiplier up to "
                     f"{_LARGEST_NOISE:g}. Take fewer rounds, a lower sampling rate or a larger target."
@@ -64,15 +75,21 @@ def calibrate_noise(one_round: Round, *, rounds: int, delta: float, target_epsil
             high, f_high = low, f_low
         return _smallest_safe(excess, low, high)
 
-    found = search(leading_epsilon, _safe_start(at, rounds, delta, target))
+    found = search(leading_epsilon, _safe_start(at, rounds, delta, target, arithmetic))
     reported, beyond = (
-        _excess(_reported, at(z), rounds, delta, target) for z in (found, found / (1 + _TOLERANCE))
+        _excess(_reported, at(z), rounds, delta, target, arithmetic)
+        for z in (found, found / (1 + _TOLERANCE))
     )
     return found if reported <= 0 < beyond else search(_reported, found)
 
 
 def calibrate_rounds(
-    one_round: Round, *, delta: float, target_epsilon: float, earlier: Sequence[range] = ()
+    one_round: Round,
+    *,
+    delta: float,
+    target_epsilon: float,
+    earlier: Sequence[range] = (),
+    arithmetic: Arithmetic | None = None,
 ) -> int:
     """Returns how many rounds a budget allows.
 
@@ -81,6 +98,7 @@ def calibrate_rounds(
       delta: In (0, 1).
       target_epsilon: In (0, 100].
       earlier: Runs that the budget has to pay for as well.
+      arithmetic: What is charged for computed noise; see `spend`.
 
     Returns:
       A number of rounds whose reported epsilon is at most the target: the largest one, or at most a
@@ -97,12 +115,14 @@ def calibrate_rounds(
         return [*earlier, range(1, rounds + 1)]
 
     found = _largest_safe(
-        lambda epsilon_of, rounds: _excess(epsilon_of, one_round, runs(rounds), delta, target),
+        lambda epsilon_of, rounds: _excess(
+            epsilon_of, one_round, runs(rounds), delta, target, arithmetic
+        ),
         _MOST_ROUNDS,
     )
     if not found:
         # This raises with the reason where no accountant applies.
-        spent = spend(one_round, runs(1), delta)
+        spent = spend(one_round, runs(1), delta, arithmetic)
         raise AccountingError(
             f"target_epsilon={target!r} is exceeded by a single round, which spends {spent.epsilon:.4g}. "
             "Take more noise, a lower sampling rate or a larger target."
@@ -110,7 +130,14 @@ def calibrate_rounds(
     return found
 
 
-def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsilon: float) -> int:
+def calibrate_cohort(
+    one_round: Round,
+    *,
+    rounds: int,
+    delta: float,
+    target_epsilon: float,
+    arithmetic: Arithmetic | None = None,
+) -> int:
     """Returns how many clients a round may have at a noise multiplier.
 
     Args:
@@ -118,6 +145,7 @@ def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsi
       rounds: T >= 1.
       delta: In (0, 1).
       target_epsilon: In (0, 100].
+      arithmetic: What is charged for computed noise; see `spend`.
 
     Returns:
       A number of clients in [1, N], expected (Poisson sampling) or drawn (fixed size), at which the
@@ -146,11 +174,13 @@ def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsi
         return dataclasses.replace(one_round, sampler=sampler)
 
     found = _largest_safe(
-        lambda epsilon_of, cohort: _excess(epsilon_of, at(cohort), rounds, delta, target),
+        lambda epsilon_of, cohort: _excess(
+            epsilon_of, at(cohort), rounds, delta, target, arithmetic
+        ),
         population,
     )
     if not found:
-        spent = spend(at(1), rounds, delta)
+        spent = spend(at(1), rounds, delta, arithmetic)
         raise AccountingError(
             f"target_epsilon={target!r} is exceeded by cohorts of one client, which spend "
             f"{spent.epsilon:.4g}. Take more noise, fewer rounds or a larger target."
@@ -158,8 +188,10 @@ def calibrate_cohort(one_round: Round, *, rounds: int, delta: float, target_epsi
     return found
 
 
-def _reported(one_round: Round, rounds: int | Sequence[range], delta: float) -> float:
-    return spend(one_round, rounds, delta).epsilon
+def _reported(
+    one_round: Round, rounds: int | Sequence[range], delta: float, arithmetic: Arithmetic | None
+) -> float:
+    return spend(one_round, rounds, delta, arithmetic).epsilon
 
 
 def _excess(
@@ -168,13 +200,14 @@ def _excess(
     rounds: int | Sequence[range],
     delta: float,
     target: float,
+    arithmetic: Arithmetic | None,
 ) -> float:
     """Returns the log of an epsilon over the target: positive if unsafe.
 
     It is nearly linear in the log of the noise multiplier, of the rounds and of the cohort.
     """
     try:
-        epsilon = epsilon_of(one_round, rounds, delta)
+        epsilon = epsilon_of(one_round, rounds, delta, arithmetic)
     except AccountingError:  # too little noise, or this accountant does not apply
         return math.inf
     return math.log(max(epsilon, _SMALLEST_EPSILON) / target)
@@ -221,11 +254,17 @@ def _whole(inverse: float) -> int:
     return int(1 / inverse * (1 + 1e-12))
 
 
-def _safe_start(at: Callable[[float], Round], rounds: int, delta: float, target: float) -> float:
+def _safe_start(
+    at: Callable[[float], Round],
+    rounds: int,
+    delta: float,
+    target: float,
+    arithmetic: Arithmetic | None,
+) -> float:
     """Returns a noise multiplier not far above the answer, by an accountant that takes no time."""
 
     def is_safe(z: float) -> bool:
-        return rough_epsilon(at(z), rounds, delta) <= target
+        return rough_epsilon(at(z), rounds, delta, arithmetic) <= target
 
     z = 1.0
     try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import dp_accounting
-from dp_accounting import pld
 
-from tff_dp.accounting.accountants import Accountant, accountants_of, rdp_epsilon
+from tff_dp.accounting import loss_bounds
+from tff_dp.accounting.accountants import (
+    Accountant,
+    accountants_of,
+    of_one_round,
+    pairs_of,
+    rdp_epsilon,
+)
 from tff_dp.accounting.events import IndependentRound
-from tff_dp.accounting.privacy_loss import compositions
+from tff_dp.accounting.pairs import Pair, laplace_pairs
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
@@ -92,18 +96,22 @@ def pld_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise"
         )
-    return max(
-        direction.epsilon(rounds, delta) for direction in compositions(_round_pld(one_round))
-    )
+    return loss_bounds.bounds(pairs_of(one_round), rounds, delta).upper
 
 
-@functools.lru_cache(maxsize=16)
-def _round_pld(one_round: LaplaceRound) -> Any:
+@pairs_of.register
+def _(one_round: LaplaceRound) -> tuple[Pair, ...]:
     # Laplace noise does not care where it lies: a shift by twice the clip norm is one clip norm at half
     # the noise, which is what the scaled event says.
     event = one_round.scaled_event()
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
-    return pld.privacy_loss_distribution.from_laplace_mechanism(
-        parameter=(event.event if is_sampled else event).noise_multiplier,
-        sampling_prob=event.sampling_probability if is_sampled else 1.0,
+    return laplace_pairs(
+        (event.event if is_sampled else event).noise_multiplier,
+        event.sampling_probability if is_sampled else 1.0,
     )
+
+
+@of_one_round.register
+def _(one_round: LaplaceRound, delta: float) -> float:
+    del delta
+    return _of_everybody(one_round)

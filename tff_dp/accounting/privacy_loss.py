@@ -13,11 +13,9 @@ import numpy as np
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import pld_pmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
-from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
-from numpy.typing import NDArray
 from scipy import fft, signal
 
-Floats = NDArray[np.float64]
+from tff_dp.accounting.pairs import TRUNCATIONS, Floats, Pair, gaussian_pairs
 
 
 def gaussian_distribution(
@@ -33,66 +31,20 @@ def gaussian_distribution(
 
     Returns:
       Pessimistic distributions of removal and of addition, or of replacement.
-
-    Source: Doroshenko et al., arXiv:2207.04380, algorithm 1 (the grid); Zhu et al., arXiv:2106.08567
-    (the pairs of mixtures).
     """
-    directions = [AdjacencyType.REMOVE, AdjacencyType.ADD]
-    if relation is NeighboringRelation.REPLACE_ONE:
-        directions = [AdjacencyType.REPLACE]
-    elif rate == 1:  # both are the same
-        directions = [AdjacencyType.REMOVE]
+    return distribution_of(gaussian_pairs(noise_multiplier, rate, relation), interval)
+
+
+def distribution_of(
+    pairs: tuple[Pair, ...], interval: float, log_truncated: float = TRUNCATIONS[0]
+) -> PrivacyLossDistribution:
+    """Returns the pessimistic distributions of a round's pairs, on a grid of their losses."""
     return PrivacyLossDistribution(
-        *(_one_direction(noise_multiplier, rate, direction, interval) for direction in directions)
+        *(
+            pld_pmf.DensePLDPmf(interval, *pair.cells(interval, log_truncated).pessimistic(), True)
+            for pair in pairs
+        )
     )
-
-
-def _one_direction(
-    noise_multiplier: float, rate: float, direction: AdjacencyType, interval: float
-) -> pld_pmf.PLDPmf:
-    loss = GaussianPrivacyLoss(noise_multiplier, sampling_prob=rate, adjacency_type=direction)
-    bounds = loss.connect_dots_bounds()
-    lower = math.floor(bounds.epsilon_lower / interval)
-    upper = math.ceil(bounds.epsilon_upper / interval)
-    deltas = _hockey_sticks(loss, np.arange(lower, upper + 1) * interval)
-    return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, lower, upper, deltas)
-
-
-def _hockey_sticks(loss: GaussianPrivacyLoss, epsilons: Floats) -> Floats:
-    """Returns `loss.get_delta_for_epsilon`, with its inverse of the privacy loss for all at once.
-
-    The losses fall as the output grows. Every output's loss exceeds an epsilon below their range, and
-    none one above it: the cut is then at +inf or -inf.
-    """
-    with np.errstate(divide="ignore", over="ignore"):
-        if loss.adjacency_type is AdjacencyType.REMOVE:
-            cuts = -0.5 - loss.standard_deviation**2 * _unsampled(epsilons, loss.sampling_prob)
-        elif loss.adjacency_type is AdjacencyType.ADD:
-            cuts = 0.5 + loss.standard_deviation**2 * _unsampled(-epsilons, loss.sampling_prob)
-        else:
-            cuts = loss.standard_deviation**2 * (
-                _replacing(epsilons, loss.sampling_prob, loss.standard_deviation) - epsilons / 2
-            )
-    deltas = loss.mu_upper_cdf(cuts) - np.exp(epsilons + loss.mu_lower_log_cdf(cuts))
-    below = -np.expm1(np.minimum(epsilons, 0))
-    clipped: Floats = np.clip(np.where(cuts == np.inf, below, deltas), 0, 1)
-    return clipped
-
-
-def _unsampled(losses: Floats, rate: float) -> Floats:
-    """Returns log(1 + (exp(loss) - 1) / rate), and -inf where there is none."""
-    absent = np.minimum(np.exp(np.log1p(-rate) - losses), 1)  # of the mass, without the client
-    unsampled: Floats = losses - math.log(rate) + np.log1p(-absent)
-    return unsampled
-
-
-def _replacing(losses: Floats, rate: float, z: float) -> Floats:
-    """Returns arcsinh(-sinh(loss / 2) exp(1 / (2 z^2)) (1 - rate) / rate), without overflow."""
-    halves = np.abs(losses) / 2
-    log_sinh = halves + np.log1p(-np.exp(-2 * halves)) - math.log(2)
-    log_argument = log_sinh + 0.5 / z**2 + np.log1p(-rate) - math.log(rate)
-    size: Floats = np.logaddexp(0.5 * np.logaddexp(0, 2 * log_argument), log_argument)
-    return -np.sign(losses) * size
 
 
 _ORDERS_PER_OCTAVE = 3
@@ -103,6 +55,8 @@ _SLACKS = (1e2, 1e4, 1e6)  # how much worse than the best a tilt with a narrower
 _ROUNDOFF = (
     1e-16  # of delta, for each round and squared slack: allows for ten times what is measured
 )
+# Of delta, for each round: the masses of cells and their shares are right to this part of themselves.
+_ROUNDOFF_OF_MASSES = 1e-12
 _LARGEST_TRANSFORM = 2**21  # beyond it, some milliseconds, more slack is better
 _LOG_NOTHING = -80.0  # of what cannot be told from roundoff beside 1
 
@@ -123,10 +77,11 @@ class Composition:
     "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting).
 
     Args:
-      pmf: A direction's distribution of one round, of pessimistic losses on a grid.
+      pmf: A direction's distribution of one round, of losses on a grid.
+      offset: What each of its losses is more than the grid says.
     """
 
-    def __init__(self, pmf: pld_pmf.PLDPmf) -> None:
+    def __init__(self, pmf: pld_pmf.PLDPmf, offset: float = 0.0) -> None:
         dense = pmf.to_dense_pmf()
         # Private attributes of a pinned version: there is no public way to the numbers.
         self._probabilities: Floats = dense._probs
@@ -137,7 +92,8 @@ class Composition:
         mean = float(np.sum(np.arange(size) * self._probabilities)) / total
         self._first = -round(mean)
         self._last = self._first + size - 1
-        self._shift: int = dense._lower_loss - self._first  # from a point to its loss in intervals
+        # From a point to its loss, in intervals.
+        self._shift: float = dense._lower_loss - self._first + offset / self._interval
         above, log_above = _ladder(self._probabilities[::-1], size - 1 - mean)
         below, log_below = _ladder(self._probabilities, mean)
         self._orders = np.concatenate([-below[::-1], [0.0], above])
@@ -150,12 +106,27 @@ class Composition:
         )
 
     def epsilon(self, rounds: int, delta: float) -> float:
-        """Returns an upper bound on the epsilon of some rounds.
+        """Returns an upper bound on the epsilon of some rounds, of pessimistic losses.
 
         Args:
           rounds: T >= 1.
           delta: In (0, 1).
         """
+        return self._epsilon(rounds, delta, 1)[0]
+
+    def epsilon_and_fall(self, rounds: int, delta: float) -> tuple[float, float]:
+        """Returns `epsilon`, and by which factor of itself delta falls there: -d log(delta)/d epsilon."""
+        return self._epsilon(rounds, delta, 1)
+
+    def epsilon_below(self, rounds: int, delta: float) -> float:
+        """Returns a lower bound on the epsilon of some rounds, of optimistic losses; or 0.
+
+        The arguments are those of `epsilon`. What wraps around into the window is taken off again, and
+        roundoff counts the other way.
+        """
+        return self._epsilon(rounds, delta, -1)[0]
+
+    def _epsilon(self, rounds: int, delta: float, side: int) -> tuple[float, float]:
         orders, log_moments = self._orders, rounds * self._log_moments
         is_above = orders > 0
         found = float(np.min((log_moments[is_above] - math.log(delta)) / orders[is_above]))
@@ -165,12 +136,14 @@ class Composition:
                 tilt, high, size = self._window(rounds, guess, slack)
                 if size <= _LARGEST_TRANSFORM:
                     break
-            allowed = delta / (1 + _ROUNDOFF * slack**2 * rounds)
-            found = self._crossing(rounds, allowed, tilt, high, size)
+            allowed = delta * (1 + (_ROUNDOFF * slack**2 + _ROUNDOFF_OF_MASSES) * rounds) ** -side
+            found, fall = self._crossing(rounds, allowed, tilt, high, size, side)
             # A tilt to a point far above the one found loses it in roundoff, as no tilt would.
             lifts = log_moments - orders * min(found, guess)
             if found >= guess or lifts[tilt] <= lifts[orders >= 0].min() + 2 * math.log(slack):
-                return max(0.0, (found + rounds * self._shift) * self._interval)
+                if side < 0 and fall == 0:
+                    return 0.0, fall
+                return max(0.0, (found + rounds * self._shift) * self._interval), fall
 
     def _window(self, rounds: int, point: float, slack: float) -> tuple[int, int, int]:
         """Returns a tilt to a point, and the last point and size of the transform that it needs.
@@ -191,31 +164,46 @@ class Composition:
         size = max(last - math.floor(low[best]) + 1, len(self._probabilities))
         return int(tilts[best]), last, fft.next_fast_len(size, real=True)
 
-    def _crossing(self, rounds: int, delta: float, tilt: int, high: int, size: int) -> float:
-        """Returns the point at which delta falls to a value, or a higher one, or infinity."""
+    def _crossing(
+        self, rounds: int, delta: float, tilt: int, high: int, size: int, side: int
+    ) -> tuple[float, float]:
+        """Returns the point at which delta falls to a value, and by which factor of itself it does.
+
+        The factor is 0 where it is below that value already at the first point that was looked at,
+        which is returned then. Points err upwards for side 1, infinity included, and downwards for -1.
+        """
         order, log_moment = self._orders[tilt], rounds * self._log_moments[tilt]
-        infinite = -math.expm1(rounds * math.log1p(-self._infinite))
-        infinite += _TAIL * math.exp(log_moment - order * high)
+        infinite = 0.0
+        if side > 0:
+            infinite = -math.expm1(rounds * math.log1p(-self._infinite))
+            infinite += _TAIL * math.exp(log_moment - order * high)
         if infinite >= delta:
-            return math.inf
-        start = max(high - size + 1, -rounds * self._shift)  # epsilon is not negative
+            return math.inf, 0.0
+        start = max(high - size + 1, math.floor(-rounds * self._shift))  # epsilon is not negative
         if order > 0:
             start = max(start, math.ceil((log_moment + _LOG_NOTHING) / order))
         points = np.arange(start, high + 1)
+        if len(points) == 0:
+            return start, 0.0
+        weights = np.exp(log_moment - order * points)
         probabilities = self._tilted(rounds, tilt, high, size)[size - len(points) :]
-        probabilities = np.maximum(probabilities, 0) * np.exp(log_moment - order * points)
-        upper = infinite + np.cumsum(probabilities[::-1])[::-1]
-        # Each point's own tail, discounted by the losses above it: no exponent of a whole loss, which
-        # may be hundreds.
-        discount = [1.0, -math.exp(-self._interval)]
-        lower = signal.lfilter([1.0], discount, probabilities[::-1])[::-1]
-        (too_low,) = np.nonzero(upper - delta > lower)
-        at = too_low[-1] + 1 if len(too_low) else 0
-        if at == len(points) > 0:
-            return math.inf
-        if at == 0 or lower[at] == 0:  # delta is small enough there
-            return start + at
-        return start + at + math.log((upper[at] - delta) / lower[at]) / self._interval
+        probabilities = np.maximum(probabilities, 0) * weights
+        # delta(l) = e^-h delta(l + h) + (1 - e^-h) P(loss > l): sums of what is positive, however small
+        # the interval h is, without an exponent of a whole loss, which may be hundreds.
+        shrunk = -math.expm1(-self._interval)
+        above = np.cumsum(probabilities[::-1])
+        deltas = shrunk * signal.lfilter([0.0, 1.0], [1.0, shrunk - 1], above)[::-1]
+        if side < 0:
+            reach = np.minimum((high - points) * self._interval, 1.0)
+            deltas -= 2 * _TAIL * weights * reach
+        (too_large,) = np.nonzero(deltas > delta - infinite)
+        if len(too_large) == 0:
+            return start, 0.0
+        last = int(too_large[-1])  # delta is linear in e^epsilon from there to the next point
+        beyond = probabilities[last + 1 :]
+        discounted = float(beyond @ np.exp(-self._interval * np.arange(1, len(beyond) + 1)))
+        step = math.log1p((deltas[last] + infinite - delta) / discounted) / self._interval
+        return start + last + min(step, 1.0), discounted / delta
 
     def _tilted(self, rounds: int, tilt: int, high: int, size: int) -> Floats:
         """Returns the tilted composition's probabilities at the points up to the last one."""

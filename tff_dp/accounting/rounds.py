@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.correlated import BandedRound, TreeRound
 from tff_dp.accounting.distributed import DistributedGaussianRound, DistributedSkellamRound
 from tff_dp.accounting.events import AdaptiveGaussianRound, GaussianRound, Round
@@ -23,6 +24,7 @@ from tff_dp.mechanisms import (
     RecordGaussianMechanism,
     TreeMechanism,
 )
+from tff_dp.mechanisms.distributed import DistributedMechanism
 from tff_dp.sampling import Adjacency, Sampler
 
 _GRID = ("dimension", "bits", "beta", "modclip_prob")
@@ -77,3 +79,26 @@ def round_of(
         **{name: getattr(mechanism, name) for name in fields},
         **({} if records is None else {"records": records}),
     )
+
+
+def arithmetic_of(mechanism: Mechanism, rounds: int, max_dimension: int) -> Arithmetic | None:
+    """Returns how much noise a round of a mechanism computes, for the charge for arithmetic.
+
+    Args:
+      mechanism: The mechanism.
+      rounds: The most rounds of a run, on which the levels of a tree depend.
+      max_dimension: Trainable parameters of the largest model.
+
+    Returns:
+      None for distributed mechanisms, whose integer noise is TFF's own: the accuracy of its samplers is
+      taken for granted.
+    """
+    if isinstance(mechanism, DistributedMechanism):
+        return None
+    times = 1
+    if isinstance(mechanism, RecordGaussianMechanism):
+        times = mechanism.local_steps
+    elif isinstance(mechanism, TreeMechanism):
+        times = min(rounds, mechanism.restart_every or rounds).bit_length()  # levels
+    # Twice as many as parameters: metrics and counts have noise as well.
+    return Arithmetic(draws_per_round=2 * times * max_dimension)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import tff_dp
+from tff_dp.cli import ledgers
 from tff_dp.cli.options import (
     add_options,
     adjacency_of,
+    arithmetic_of,
     delta_of,
     mechanism_of,
     need,
@@ -20,10 +22,11 @@ from tff_dp.cli.options import (
 )
 from tff_dp.cli.shown import block, result
 
-_WRONG, _REFUSED = 2, 3  # exit codes
+_FAILED, _WRONG, _REFUSED = 1, 2, 3  # exit codes
+_MOST_ROUNDS = 10**9  # that a calibration may find
 _EPILOG = (
-    "exit codes: 0 done, 1 a self-test has failed, 2 a wrong argument, 3 a combination for which no "
-    "valid accounting is known"
+    "exit codes: 0 done, 1 a self-test has failed or a ledger is damaged, 2 a wrong argument, 3 a "
+    "combination for which no valid accounting is known"
 )
 
 
@@ -34,27 +37,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: The command line without the program's name; None takes the process's own.
 
     Returns:
-      The exit code: 0, 1 for a self-test that has failed, 2 for a wrong argument, 3 for a combination
-      that cannot be accounted for.
+      The exit code: 0, 1 for a self-test that has failed or a damaged ledger, 2 for a wrong argument, 3
+      for a combination that cannot be accounted for.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.command:
         parser.print_help()
         return 0
-    from tff_dp.errors import AccountingError, ArgumentError
+    from tff_dp.errors import AccountingError, ArgumentError, LedgerError
 
     try:
         if options.command == "selftest":
             return _selftest(options)
-        found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
+        if options.command == "ledger":
+            found = ledgers.found(options)
+        else:
+            found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
     except AccountingError as error:
         print(f"tff-dp: refused: {error}", file=sys.stderr)
         return _REFUSED
     except ArgumentError as error:
         print(f"tff-dp: {error}", file=sys.stderr)
         return _WRONG
-    print(json.dumps(found, indent=1) if options.json else block(found))
+    except LedgerError as error:
+        print(f"tff-dp: {error}", file=sys.stderr)
+        return _FAILED
+    text = ledgers.block if options.command == "ledger" else block
+    print(json.dumps(found, indent=1) if options.json else text(found))
     return 0
 
 
@@ -82,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         "--plan", metavar="FILE", help="a plan in JSON or TOML, as PrivacyPlan.to_dict has it"
     )
     selftest.add_argument("--clip-norm", type=float, metavar="C", help="default: 1")
+    ledger = commands.add_parser(
+        "ledger",
+        help="what a ledger's plans have spent together, and whether the file is whole",
+        description="Reads a ledger, which may be in use, checks every hash in it, and says what was "
+        "charged under each plan and what all plans have spent together.",
+    )
+    ledgers.add_options(ledger)
     for command in (epsilon, calibrate, selftest):
         add_options(command)
     return parser
@@ -92,7 +109,8 @@ def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
 
     need(options, "noise_multiplier", "rounds")
     one_round = round_of(options)
-    report = accounting.spend(one_round, options.rounds, delta_of(options))
+    delta = delta_of(options)
+    report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
     return result(options, one_round, report)
 
 
@@ -126,19 +144,28 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
             rounds=options.rounds,
             delta=delta,
             target_epsilon=target,
+            arithmetic=arithmetic_of(options),
         )
     elif open_ones == ["--rounds"]:
         options.rounds = accounting.calibrate_rounds(
-            round_of(options), delta=delta, target_epsilon=target
+            round_of(options),
+            delta=delta,
+            target_epsilon=target,
+            arithmetic=arithmetic_of(options, _MOST_ROUNDS),
         )
     else:
         need(options, "population")
         options.cohort = 1
         options.cohort = accounting.calibrate_cohort(
-            round_of(options), rounds=options.rounds, delta=delta, target_epsilon=target
+            round_of(options),
+            rounds=options.rounds,
+            delta=delta,
+            target_epsilon=target,
+            arithmetic=arithmetic_of(options),
         )
     one_round = round_of(options)
-    found = result(options, one_round, accounting.spend(one_round, options.rounds, delta))
+    report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
+    found = result(options, one_round, report)
     return {"target_epsilon": target, "found": open_ones[0].removeprefix("--"), **found}
 
 
@@ -156,5 +183,6 @@ def _selftest(options: argparse.Namespace) -> int:
         delta=delta_of(options),
         sampler=sampler_of(options),
         adjacency=adjacency_of(options),
+        max_dimension=options.max_dimension,
     )
     return command.run(plan, as_json=options.json)

@@ -84,6 +84,14 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="of dp-sgd: each client's number of records",
     )
     add(
+        "--max-dimension",
+        type=int,
+        default=100_000_000,
+        metavar="D",
+        help="trainable parameters of the largest model, which the charge for computed noise is for "
+        "(default: 100000000)",
+    )
+    add(
         "--adjacency",
         choices=ADJACENCIES,
         help="what neighbours are (default: that of the sampling)",
@@ -135,6 +143,20 @@ def mechanism_of(
     given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     make = getattr(mechanisms, kind.name)
     return make(noise_multiplier=noise_multiplier, **{kind.clip: clip_norm}, **given)
+
+
+def arithmetic_of(options: argparse.Namespace, rounds: int | None = None) -> Any:
+    """Returns how much noise a round computes.
+
+    Args:
+      options: The command's.
+      rounds: In place of those of the options.
+    """
+    from tff_dp import _checks, accounting
+
+    _checks.integer("--max-dimension", options.max_dimension, "[1, inf)")
+    mechanism = mechanism_of(options, 1.0)
+    return accounting.arithmetic_of(mechanism, rounds or options.rounds, options.max_dimension)
 
 
 def adjacency_of(options: argparse.Namespace) -> Any:

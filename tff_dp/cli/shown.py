@@ -20,6 +20,9 @@ def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str
     return {
         "epsilon": _number(report.epsilon),
         "delta": report.delta,
+        "lower_bound": None if report.lower_bound is None else _number(report.lower_bound),
+        "arithmetic_epsilon": report.arithmetic_epsilon,
+        "arithmetic_delta": report.arithmetic_delta,
         "accountants": {name: _number(value) for name, value in report.values.items()},
         "refused": dict(report.refused),
         "reported": report.accountant,
@@ -42,6 +45,22 @@ def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str
 
 def _number(value: float) -> float | str:
     return value if math.isfinite(value) else "inf"  # which JSON has no number for
+
+
+def _least(found: dict[str, Any]) -> str:
+    from tff_dp.accounting.accountants import format_lower
+
+    least = found["lower_bound"]
+    if least is None:
+        return "not known"
+    return f"{format_lower(float(least))}, whoever computes it"
+
+
+def _charged(found: dict[str, Any]) -> str:
+    epsilon, delta = found["arithmetic_epsilon"], found["arithmetic_delta"]
+    if not epsilon:
+        return "nothing is charged for computed noise"
+    return f"epsilon {epsilon:.2g} and delta {delta:.2g} of these, for computed noise"
 
 
 def block(found: dict[str, Any]) -> str:
@@ -71,7 +90,9 @@ def block(found: dict[str, Any]) -> str:
             "epsilon",
             f"{format_epsilon(float(found['epsilon']))}, to report (by {found['reported']})",
         ),
+        ("at least", _least(found)),
         ("delta", f"{found['delta']:g}"),
+        ("arithmetic", _charged(found)),
         *(
             (f"by {name}", format_epsilon(float(value)))
             for name, value in found["accountants"].items()

@@ -35,11 +35,13 @@ class BoundModel(abc.ABC):
         `tff.learning.models.VariableModel`.
       initial_weights: The weights that training starts from.
       output_shape: Shape of the predictions for one example, or None where it is not one tensor.
+      source: The Keras model that came in, or what the function that came in made.
     """
 
     tff_model: Any
     initial_weights: ModelWeights
     output_shape: tuple[int | None, ...] | None
+    source: Any = None
 
     @property
     def is_functional(self) -> bool:
@@ -121,10 +123,13 @@ class ModelSpec:
                 raise ModelError(_not_a_model(self.model))
             builder, sample = sample, sample()
         if isinstance(sample, keras.Model):
-            return keras3.bind(sample, builder, self.loss, self.metrics, input_spec)
-        if legacy.is_model(sample):
-            return legacy.bind(sample, builder, self.loss, self.metrics, input_spec)
-        raise ModelError(_not_a_model(sample))
+            bound = keras3.bind(sample, builder, self.loss, self.metrics, input_spec)
+        elif legacy.is_model(sample):
+            bound = legacy.bind(sample, builder, self.loss, self.metrics, input_spec)
+        else:
+            raise ModelError(_not_a_model(sample))
+        bound.source = sample
+        return bound
 
 
 def describe(spec: Any) -> str:

@@ -1,0 +1,102 @@
+"""What was spent on the data before a run, and how a model trained before is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.charges import Charges, incompatibility
+from tff_dp.errors import ArgumentError, ModelError
+from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.provenance import record_of
+
+_WAYS = (
+    "Say how to count it: ledger= with the ledger in which it was charged; or spent_before= with "
+    "the FitResult of the training before, or its charges; or disjoint_data=True if no client "
+    "whose data are given here was among those that the model was trained on"
+)
+
+
+def charged_before(
+    privacy: PrivacyPlan | NoPrivacy,
+    carried: Sequence[Charges],
+    *,
+    in_ledger: Charges,
+    spent_before: Any,
+    disjoint_data: bool,
+) -> Charges:
+    """Returns what has been spent on the data before this run.
+
+    Args:
+      privacy: The run's plan, or none.
+      carried: What the model carries, by data set.
+      in_ledger: The charges in the run's ledger.
+      spent_before: A result or charges that the caller counts, or None.
+      disjoint_data: Whether the caller says that the model was trained on other clients.
+
+    Raises:
+      ArgumentError: `spent_before` cannot be counted together with the plan or means nothing here;
+        or the caller contradicts what the model carries.
+      ModelError: The model was trained before, and nothing says how that is to be counted.
+    """
+    if not isinstance(privacy, PrivacyPlan):
+        if spent_before is not None:
+            raise ArgumentError(
+                f"spent_before={spent_before!r} needs a PrivacyPlan: without one, no epsilon is "
+                "stated. Leave it out."
+            )
+        return Charges(unbounded=True)
+    known = in_ledger
+    if spent_before is not None:
+        given = record_of(spent_before)
+        for plan in given.plans:
+            difference = incompatibility(plan, privacy)
+            if difference:
+                raise ArgumentError(
+                    "spent_before cannot be counted together with this plan, since no one epsilon "
+                    "could be stated for both. Its and this plan's fields differ in "
+                    f"{difference}. Make the plan with the same values; or pass "
+                    "disjoint_data=True if it was spent on other clients."
+                )
+        known = known | given
+    covered = any(known.covers(record) for record in carried)
+    if carried and disjoint_data and covered:
+        raise ArgumentError(
+            "disjoint_data=True says that the model was trained on other clients, and the ledger "
+            "or spent_before has the charges of that training as spent on these. Leave out one of "
+            "them."
+        )
+    if carried and not disjoint_data and not covered:
+        raise ModelError(
+            f"model was trained before, at {' and at '.join(map(_cost, carried))}. Whoever sees "
+            "the new model sees that, too: the epsilon of this run alone would be too small. "
+            f"{_WAYS}."
+        )
+    return known
+
+
+def elsewhere(
+    carried: Sequence[Charges], here: Charges, *, private: bool, disjoint_data: bool
+) -> tuple[Charges, ...]:
+    """Returns what a model has spent on other data sets than a run's.
+
+    Args:
+      carried: What the model carried before the run, by data set.
+      here: What has been spent on the run's data set, the run included.
+      private: Whether the run had a privacy plan.
+      disjoint_data: Whether the caller said that the data sets have no client in common.
+    """
+    if private or disjoint_data:
+        return tuple(record for record in carried if not here.covers(record))
+    # Training without a plan may have used the same clients: nothing bounds what is known of them
+    # now.
+    return tuple(dataclasses.replace(record, unbounded=True) for record in carried)
+
+
+def _cost(record: Charges) -> str:
+    if record.unbounded or not record.runs:
+        return "no bound (without differential privacy)"
+    report = record.spent()
+    return f"epsilon {format_epsilon(report.epsilon)} (delta {report.delta:g})"

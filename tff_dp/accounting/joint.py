@@ -1,0 +1,414 @@
+"""Epsilon of several kinds of rounds on the same clients, as of several plans."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar
+
+import dp_accounting
+import numpy as np
+from dp_accounting import pld, rdp
+from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
+
+from tff_dp import _checks
+from tff_dp.accounting import accountants
+from tff_dp.accounting.accountants import EpsilonReport, spend
+from tff_dp.accounting.arithmetic import Arithmetic
+from tff_dp.accounting.distributed import _ORDERS as _DISTRIBUTED_ORDERS
+from tff_dp.accounting.distributed import DistributedRound
+from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
+from tff_dp.accounting.joint_losses import JointComposition
+from tff_dp.accounting.laplace import LaplaceRound, pure_epsilon
+from tff_dp.accounting.privacy_loss import gaussian_distribution
+from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.sampling import FullParticipation, PoissonSampler
+
+_T = TypeVar("_T")
+Rounds: TypeAlias = int | Sequence[range]
+_Component: TypeAlias = tuple[IndependentRound, int]
+
+_INTERVAL = 1e-4  # of the grid of privacy losses
+_LARGEST_DISTRIBUTION = 2**22  # points of one round's losses
+
+
+def spend_jointly(
+    parts: Sequence[tuple[Round, Rounds]],
+    delta: float,
+    *,
+    arithmetic: Sequence[Arithmetic | None] = (),
+    interval: float = _INTERVAL,
+) -> EpsilonReport:
+    """Returns the epsilon of rounds of several kinds, adaptively composed on the same clients.
+
+    Each kind of round is reduced to independent rounds as `spend` does it, and those of one kind
+    are counted together. One kind alone gives the report of `spend`. Several are composed by every
+    way that applies, each of which gives an upper bound, and the smallest is reported:
+
+    - "exact": Gaussian noise with everybody in every round. Noise multipliers z_i over T_i rounds
+      are one Gaussian mechanism with 1 / z^2 = sum T_i / z_i^2.
+    - "rdp": the sum of the Rényi divergences at each order.
+    - "pure": the sum of pure epsilons, for Laplace noise.
+    - "pld": the privacy losses, as distributions on one grid, are added up. The losses that a
+      client's removal and its addition cause are composed each by themselves, and the larger
+      epsilon counts.
+    - "sum": where none of these applies to all parts, those with a Rényi divergence and the others
+      are composed apart, each at half of delta, and their epsilons are added.
+
+    Formal guarantees: the mechanisms may be chosen by what earlier ones have released, and their
+    rounds may alternate, also those of a run that shares noise across its rounds. Each part must
+    be valid by itself, and cohorts of different runs must be drawn independently.
+
+    Source: Zhu, Dong and Wang, arXiv:2106.08567, theorem 10 (dominating pairs compose adaptively);
+    Mironov, arXiv:1702.07476, proposition 1 (Rényi DP); Dong, Roth and Su, arXiv:1905.02383,
+    corollary 3.3 (Gaussians); Dwork and Roth, "The Algorithmic Foundations of Differential
+    Privacy", theorem 3.16 (the sum); Vadhan and Zhang, arXiv:2207.08335 (rounds of several
+    mechanisms that alternate).
+
+    Args:
+      parts: Each kind of round, and its rounds: how many in one run, or the rounds of each of
+        several runs, counted from 1. All under one neighbouring relation.
+      delta: In (0, 1), of all parts together.
+      arithmetic: How much noise a round of each part computes, to charge for its being computed; None for
+        an ideal mechanism, as are all parts by default. The charge is that of the draws of all parts.
+      interval: Of the grid of privacy losses, where several kinds are composed on one; > 0.
+
+    Returns:
+      The report. Its number of rounds is that of all parts.
+
+    Raises:
+      ArgumentError: A value is outside its bound, or there is no part.
+      AccountingError: The parts have several neighbouring relations, or no accountant applies.
+    """
+    delta = _checks.real("delta", delta, "(0, 1)")
+    interval = _checks.real("interval", interval, "(0, 1]")
+    merged, draws = _merged(parts), _draws(parts, arithmetic)
+    kinds = _kinds(parts, arithmetic)
+    if len(merged) == 1 and len(kinds) <= 1:
+        return spend(*merged[0], delta, *kinds)
+    first, total = merged[0][0], sum(len(run) for _, runs in merged for run in runs)
+    components = _components([one_round.equivalent(runs) for one_round, runs in merged])
+
+    def ask(ideal_delta: float) -> EpsilonReport:
+        if len(components) <= 1:
+            return spend(*(components or [(first, 0)])[0], ideal_delta)
+        return _spend(components, ideal_delta, interval)
+
+    report, gamma = _charged(ask, lambda found: found.epsilon, components, draws, delta)
+    largest = max((each for each in kinds if each), key=lambda k: k.draws_per_round, default=None)
+    lower = [spend(each, runs, delta, largest).lower_bound for each, runs in merged]
+    if not draws and len(components) <= 1:
+        lower.append(report.lower_bound)
+    return dataclasses.replace(
+        report,
+        epsilon=report.epsilon + 2 * gamma,
+        values=MappingProxyType({k: v + 2 * gamma for k, v in report.values.items()}),
+        lower_bound=max((each for each in lower if each is not None), default=None),
+        arithmetic_epsilon=2 * gamma,
+        arithmetic_delta=delta - report.delta,
+        delta=delta,
+        rounds=total,
+        adjacency=first.adjacency,
+    )
+
+
+def quick_joint_epsilon(
+    parts: Sequence[tuple[Round, Rounds]],
+    delta: float,
+    *,
+    arithmetic: Sequence[Arithmetic | None] = (),
+) -> float:
+    """Returns an upper bound on `spend_jointly(...).epsilon` that takes no time.
+
+    Args:
+      parts: As for `spend_jointly`.
+      delta: As for `spend_jointly`.
+      arithmetic: As for `spend_jointly`.
+
+    Raises:
+      AccountingError: There is none for these parts.
+    """
+    merged, draws = _merged(parts), _draws(parts, arithmetic)
+    kinds = _kinds(parts, arithmetic)
+    if len(merged) == 1 and len(kinds) <= 1:
+        return accountants.quick_epsilon(*merged[0], delta, *kinds)
+    components = _components([one_round.quick_equivalent(runs) for one_round, runs in merged])
+    if not components:
+        return 0.0
+    if any(one_round.noise_multiplier == 0 for one_round, _ in components):
+        return math.inf
+
+    def ask(ideal_delta: float) -> float:
+        if len(components) == 1:
+            return accountants.quick_epsilon(*components[0], ideal_delta)
+        return _rdp_epsilon(components, ideal_delta)
+
+    found, gamma = _charged(ask, float, components, draws, delta)
+    return found + 2 * gamma
+
+
+def _draws(parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]) -> int:
+    """Returns how many draws of noise all parts make."""
+    if arithmetic and len(arithmetic) != len(parts):
+        raise ArgumentError(
+            f"arithmetic={arithmetic!r} does not fit the {len(parts)} parts: expected one for each."
+        )
+    return sum(
+        each.draws_per_round * sum(map(len, accountants._runs(rounds)))
+        for (_, rounds), each in zip(parts, arithmetic, strict=False)
+        if each is not None
+    )
+
+
+def _kinds(
+    parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]
+) -> list[Arithmetic | None]:
+    """Returns the different kinds of arithmetic of the parts that have rounds."""
+    pairs = zip(parts, arithmetic, strict=False)
+    found = (each for (_, rounds), each in pairs if any(map(len, accountants._runs(rounds))))
+    return list(dict.fromkeys(found))
+
+
+def _charged(
+    ask: Callable[[float], _T],
+    epsilon_of: Callable[[_T], float],
+    components: Sequence[_Component],
+    draws: int,
+    delta: float,
+) -> tuple[_T, float]:
+    """Returns what the ideal mechanisms answer, at a delta that pays for their noise being computed.
+
+    The bounds of `Arithmetic` are on the sum over all draws, whatever round or part they are of, and on
+    single rounds, of which the one that reveals most counts.
+
+    Args:
+      ask: The ideal mechanisms' answer at a delta.
+      epsilon_of: The epsilon in an answer.
+      components: The independent rounds, and how many of each.
+      draws: Of all rounds.
+      delta: To be stated.
+
+    Returns:
+      The answer, and half of what is to be added to its epsilon.
+
+    Raises:
+      AccountingError: The charge would take more than half of delta.
+    """
+    if not draws or not components or any(r.noise_multiplier == 0 for r, _ in components):
+        return ask(delta), 0.0
+    of_all = Arithmetic(draws_per_round=draws)
+    delta_of_one = Arithmetic.delta_of_one_round(sum(count for _, count in components), delta)
+    single = max(accountants.of_one_round(each, delta_of_one) for each, _ in components)
+    least = 0.0
+    for ceiling in accountants._CEILINGS:
+        charge = of_all.charge(1, delta, ceiling, single)
+        if charge is None or ceiling < least:
+            continue
+        found = ask(charge.delta)
+        least = epsilon_of(found) + charge.gamma
+        if least <= ceiling or math.isinf(least):
+            return found, charge.gamma
+    raise AccountingError(
+        f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: {draws:.3g} "
+        "draws would take more than half of it. Take more noise, a larger delta, or a smaller "
+        "max_dimension"
+    )
+
+
+def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[range, ...]]]:
+    """Returns the parts with the runs of equal rounds together; those without any left out."""
+    found: dict[Round, tuple[range, ...]] = {}
+    for one_round, rounds in parts:
+        _checks.instance("parts", one_round, Round, "Give pairs of a round and its rounds.")
+        found[one_round] = (*found.get(one_round, ()), *accountants._runs(rounds))
+    if not found:
+        raise ArgumentError("parts=[] is empty: expected at least one kind of round.")
+    relations = list(dict.fromkeys(one_round.adjacency.value for one_round in found))
+    if len(relations) > 1:
+        raise AccountingError(
+            f"adjacency: the parts have {' and '.join(map(repr, relations))}, and no epsilon "
+            "holds under both. Account for all of them under one neighbouring relation."
+        )
+    return [(k, v) for k, v in found.items() if any(map(len, v))] or [next(iter(found.items()))]
+
+
+def _components(found: Sequence[_Component]) -> tuple[_Component, ...]:
+    """Returns independent rounds, equal ones counted together and plain Gaussians as one."""
+    counts: dict[IndependentRound, int] = {}
+    for one_round, count in found:
+        if count:
+            counts[one_round] = counts.get(one_round, 0) + count
+    plain = [one_round for one_round in counts if _is_plain_gaussian(one_round)]
+    if len(plain) > 1:
+        z = _of_all([(one_round, counts.pop(one_round)) for one_round in plain])
+        joint = dataclasses.replace(plain[0], noise_multiplier=z)
+        counts[joint] = counts.get(joint, 0) + 1
+    return tuple(counts.items())
+
+
+def _is_plain_gaussian(one_round: IndependentRound) -> bool:
+    return isinstance(one_round, GaussianRound) and isinstance(one_round.sampler, FullParticipation)
+
+
+def _of_all(gaussians: Sequence[_Component]) -> float:
+    """Returns the noise multiplier of one Gaussian mechanism in place of several."""
+    if any(one_round.noise_multiplier == 0 for one_round, _ in gaussians):
+        return 0.0
+    return 1 / math.sqrt(math.fsum(n / one_round.noise_multiplier**2 for one_round, n in gaussians))
+
+
+@functools.lru_cache(maxsize=256)
+def _spend(components: tuple[_Component, ...], delta: float, interval: float) -> EpsilonReport:
+    values: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    if any(one_round.noise_multiplier == 0 for one_round, _ in components):
+        values["exact"] = math.inf
+    else:
+        for name, ask in _ACCOUNTANTS.items():
+            try:
+                values[name] = ask(components, delta, interval)
+            except AccountingError as error:
+                refused[name] = str(error)
+        if not values:
+            values["sum"] = _sum_of_halves(components, delta, interval, refused)
+    accountant = min(values, key=lambda name: values[name])
+    return EpsilonReport(
+        epsilon=values[accountant],
+        accountant=accountant,
+        values=MappingProxyType(values),
+        refused=MappingProxyType(refused),
+        delta=delta,
+        rounds=sum(count for _, count in components),
+        adjacency=components[0][0].adjacency,
+    )
+
+
+def _sum_of_halves(
+    components: tuple[_Component, ...],
+    delta: float,
+    interval: float,
+    refused: Mapping[str, str],
+) -> float:
+    with_rdp, others = [], []
+    for component in components:
+        try:
+            _curve(component[0], None)
+            with_rdp.append(component)
+        except AccountingError:
+            others.append(component)
+    if not with_rdp or not others:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise AccountingError(f"No accountant applies to all parts together: {reasons}")
+    return sum(spend_jointly(half, delta / 2, interval=interval).epsilon
+               for half in (with_rdp, others))  # fmt: skip
+
+
+def _rdp_epsilon(components: Sequence[_Component], delta: float, _: float = 0.0) -> float:
+    distributed_alone = all(isinstance(each, DistributedRound) for each, _ in components)
+    orders = tuple(_DISTRIBUTED_ORDERS) if distributed_alone else None
+    curves = [_curve(one_round, orders) for one_round, _ in components]
+    # Where an order does not converge, dp-accounting leaves it out: those that are left are common.
+    common = functools.reduce(np.intersect1d, (at for at, _ in curves))
+    total = sum(
+        count * curve[np.isin(at, common)]
+        for (_, count), (at, curve) in zip(components, curves, strict=True)
+    )
+    return float(rdp.compute_epsilon(common, total, delta)[0])
+
+
+@functools.lru_cache(maxsize=256)
+def _curve(
+    one_round: IndependentRound, orders: tuple[float, ...] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns orders, ascending, and a round's Rényi divergence at each."""
+    if isinstance(one_round, DistributedRound):
+        at = np.asarray(orders or rdp.RdpAccountant()._orders, np.float64)
+        return at, one_round.rdp(at)
+    at, curve = accountants._rdp_curve(one_round, orders)
+    return np.asarray(at, np.float64), curve
+
+
+def _pure_epsilon(components: Sequence[_Component], delta: float, _: float) -> float:
+    if not all(isinstance(one_round, LaplaceRound) for one_round, _ in components):
+        raise AccountingError("not all parts have Laplace noise")
+    return sum(
+        pure_epsilon(one_round, count, delta)
+        for one_round, count in components
+        if isinstance(one_round, LaplaceRound)
+    )
+
+
+def _pld_epsilon(components: Sequence[_Component], delta: float, interval: float) -> float:
+    counts = [count for _, count in components]
+    rounds = tuple(one_round for one_round, _ in components)
+    return max(direction.epsilon(counts, delta) for direction in _directions(rounds, interval))
+
+
+@functools.lru_cache(maxsize=8)
+def _directions(
+    rounds: tuple[IndependentRound, ...], interval: float
+) -> tuple[JointComposition, ...]:
+    distributions = [_distribution(one_round, interval) for one_round in rounds]
+    directions = [JointComposition([each._pmf_remove for each in distributions])]
+    if not all(each._symmetric for each in distributions):
+        directions.append(JointComposition([each._pmf_add for each in distributions]))
+    return tuple(directions)
+
+
+def _distribution(one_round: IndependentRound, interval: float) -> Any:
+    """Returns one round's privacy loss distribution.
+
+    Raises:
+      AccountingError: There is none, or its grid would not fit.
+    """
+    if not isinstance(one_round, GaussianRound | LaplaceRound):
+        raise AccountingError(f"{type(one_round).__name__} has no privacy loss distribution")
+    event = one_round.scaled_event() if isinstance(one_round, LaplaceRound) else one_round.event()
+    sampled = isinstance(one_round.sampler, PoissonSampler)
+    if not sampled and not isinstance(one_round.sampler, FullParticipation):
+        raise AccountingError(f"no privacy loss distribution is known under {one_round.sampler}")
+    z = (event.event if sampled else event).noise_multiplier
+    rate = event.sampling_probability if sampled else 1.0
+    if isinstance(one_round, LaplaceRound):
+        _check_size(2 / z, interval)
+        return pld.privacy_loss_distribution.from_laplace_mechanism(
+            parameter=z, sampling_prob=rate, value_discretization_interval=interval
+        )
+    relation = one_round.adjacency.relation
+    replaced = relation is dp_accounting.NeighboringRelation.REPLACE_ONE
+    worst = AdjacencyType.REPLACE if replaced else AdjacencyType.REMOVE
+    with contextlib.suppress(OverflowError):
+        bounds = GaussianPrivacyLoss(
+            z, sampling_prob=rate, adjacency_type=worst
+        ).connect_dots_bounds()
+        _check_size(bounds.epsilon_upper - bounds.epsilon_lower, interval)
+        return gaussian_distribution(z, rate, relation, interval)
+    raise AccountingError("not computed: the losses of one round are too large. Take more noise")
+
+
+def _check_size(losses: float, interval: float) -> None:
+    if not losses / interval <= _LARGEST_DISTRIBUTION:
+        raise AccountingError(
+            f"not computed: the losses of one round range over {losses:.4g}, more than the "
+            f"{_LARGEST_DISTRIBUTION * interval:.4g} for which the grid of a privacy loss "
+            "distribution is not too large. Take more noise"
+        )
+
+
+def _exact_epsilon(components: Sequence[_Component], delta: float, _: float) -> float:
+    del components, delta  # all plain Gaussians are one by now, and then there is one component
+    raise AccountingError("not all parts are Gaussian noise with everybody in every round")
+
+
+_ACCOUNTANTS = {
+    "rdp": _rdp_epsilon,
+    "exact": _exact_epsilon,
+    "pure": _pure_epsilon,
+    "pld": _pld_epsilon,
+}
+
+__all__ = ["quick_joint_epsilon", "spend_jointly"]

@@ -1,0 +1,264 @@
+"""What has been spent on one data set, under one plan or several."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tff_dp import _checks
+from tff_dp.accounting import (
+    Arithmetic,
+    EpsilonReport,
+    RecordRound,
+    check_delta,
+    quick_joint_epsilon,
+    spend_jointly,
+)
+from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.plan import PrivacyPlan
+
+_TOGETHER = ("population", "unit", "adjacency", "records")  # what plans on the same data share
+
+
+def new_run() -> str:
+    """Returns a name for a run that no other run has: 128 random bits, which say nothing."""
+    return secrets.token_hex(16)
+
+
+def differences(
+    plan: PrivacyPlan, other: PrivacyPlan, fields: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields in which two plans differ, with both values as `to_dict` has them.
+
+    Args:
+      plan: One plan.
+      other: The other.
+      fields: The fields to compare; all by default.
+    """
+    one, two = plan.to_dict(), other.to_dict()
+    names = [*dict.fromkeys((*one, *two))] if fields is None else fields
+    return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
+
+
+def incompatibility(plan: PrivacyPlan, other: PrivacyPlan) -> str:
+    """Returns the fields, and both values, that keep two plans from one joint epsilon."""
+    found = differences(plan, other, _TOGETHER)
+    return "; ".join(f"{name}: {one!r} and {two!r}" for name, (one, two) in found.items())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChargedRun:
+    """Rounds of one run under a plan.
+
+    Attributes:
+      plan: The plan.
+      rounds: The rounds, counted from 1 within a run.
+      run: The name of the run, which no other run has.
+    """
+
+    plan: PrivacyPlan
+    rounds: range
+    run: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Charges:
+    """Everything that is known to have been spent on one data set.
+
+    Args:
+      runs: The runs, under one plan or several.
+      unbounded: Whether the data were also used without differential privacy. Then nothing bounds
+        what has been spent.
+
+    Raises:
+      ArgumentError: Two plans differ in the population, the unit, the neighbouring relation or the
+        numbers of records, so that no epsilon can be stated for both; or a run is there twice.
+    """
+
+    runs: tuple[ChargedRun, ...] = ()
+    unbounded: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(self.runs))
+        for plan in self.plans[1:]:
+            difference = incompatibility(self.plans[0], plan)
+            if difference:
+                raise ArgumentError(
+                    "Two plans cannot be counted together on one data set. They differ in "
+                    f"{difference}. Use plans with the same values, or count what they spend on "
+                    "different data apart."
+                )
+        names = [run.run for run in self.runs]
+        if len(set(names)) < len(names):
+            raise ArgumentError(f"runs={names!r}: a run is there twice. Join charges by `|`.")
+
+    @property
+    def plans(self) -> tuple[PrivacyPlan, ...]:
+        """The plans, in the order in which they first charged."""
+        return tuple(dict.fromkeys(run.plan for run in self.runs))
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds have been charged under all plans."""
+        return sum(len(run.rounds) for run in self.runs)
+
+    def of(self, plan: PrivacyPlan) -> tuple[range, ...]:
+        """Returns the rounds of each run under one plan, as `PrivacyPlan.epsilon` takes them."""
+        return tuple(run.rounds for run in self.runs if run.plan == plan)
+
+    def __or__(self, other: Charges) -> Charges:
+        """Returns the charges of both; a run that both have counts once, with all of its rounds."""
+        found = {run.run: run for run in self.runs}
+        for run in other.runs:
+            known = found.get(run.run)
+            if known is not None:
+                if known.plan != run.plan:
+                    raise ArgumentError(f"run={run.run!r} has two plans: a record was edited.")
+                first = min(known.rounds.start, run.rounds.start)
+                last = max(known.rounds.stop, run.rounds.stop)
+                run = dataclasses.replace(run, rounds=range(first, last))
+            found[run.run] = run
+        return Charges(runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded)
+
+    def covers(self, other: Charges) -> bool:
+        """Returns whether every charge of `other` is one of these."""
+        found = {run.run: run for run in self.runs}
+        return (self.unbounded or not other.unbounded) and all(
+            run.run in found
+            and found[run.run].plan == run.plan
+            and found[run.run].rounds.start <= run.rounds.start
+            and run.rounds.stop <= found[run.run].rounds.stop
+            for run in other.runs
+        )
+
+    def spent(self, delta: float | None = None) -> EpsilonReport:
+        """Returns what all charges have spent together.
+
+        Args:
+          delta: Of the one epsilon; in (0, 1/N), N as for `PrivacyPlan`. The smallest of the plans'
+            deltas by default.
+
+        Returns:
+          The report; its epsilon is infinite where nothing bounds what has been spent.
+
+        Raises:
+          ArgumentError: There are no charges under a plan, or delta is outside its bound.
+          AccountingError: No accountant applies to all plans together.
+        """
+        report = spend_jointly(self._parts(), self._delta(delta), arithmetic=self._arithmetic())
+        return _without_bound(report) if self.unbounded else report
+
+    def quick_epsilon(self, delta: float | None = None) -> float:
+        """Returns a fast upper bound on `spent(delta).epsilon`, for display during training."""
+        if self.unbounded:
+            return math.inf
+        try:
+            return quick_joint_epsilon(
+                self._parts(), self._delta(delta), arithmetic=self._arithmetic()
+            )
+        except AccountingError:  # none does under this sampler and adjacency
+            latest = self.runs[-1].plan
+            others = tuple(run for run in self.runs if run.plan != latest)
+            if not others:
+                return self.spent(delta).epsilon
+            own = tuple(run for run in self.runs if run.plan == latest)
+            half = self._delta(delta) / 2  # what others have spent stays as it is, and is kept
+            return sum(Charges(runs=runs).spent(half).epsilon for runs in (others, own))
+
+    def spent_by_unit(self, delta: float | None = None) -> tuple[EpsilonReport, ...]:
+        """Returns what has been spent at each client, in the order of the clients.
+
+        For records, each client's report is that of its own number of records; for clients, all
+        have the same. The arguments are those of `spent`.
+        """
+        worst, at = self.spent(delta), self._delta(delta)
+        rounds = [(plan.one_round(), self.of(plan)) for plan in self.plans]
+
+        def own(position: int) -> EpsilonReport:
+            parts = [(r.of_client(position), t) for r, t in rounds if isinstance(r, RecordRound)]
+            try:
+                found = spend_jointly(parts, at, arithmetic=self._arithmetic())
+            except AccountingError:
+                return worst
+            # At a lower rate, less is spent; only an accountant's error can say otherwise.
+            return min(found, worst, key=lambda report: report.epsilon)
+
+        population = self.plans[0].population
+        if self.unbounded or not isinstance(rounds[0][0], RecordRound):
+            return (worst,) * population
+        return tuple(own(position) for position in range(population))
+
+    def _arithmetic(self) -> list[Arithmetic | None]:
+        return [plan.arithmetic for plan in self.plans]
+
+    def _parts(self) -> list[tuple[Any, tuple[range, ...]]]:
+        if not self.runs:
+            raise ArgumentError("runs=() is empty: expected at least one run under a privacy plan.")
+        return [(plan.one_round(), self.of(plan)) for plan in self.plans]
+
+    def _delta(self, delta: float | None) -> float:
+        if delta is None:
+            return min(plan.delta for plan in self.plans)
+        return checked_delta(self.plans[0], delta)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, as JSON knows them."""
+        plans = self.plans
+        return {
+            "plans": [plan.to_dict() for plan in plans],
+            "runs": [
+                {
+                    "run": run.run,
+                    "plan": plans.index(run.plan),
+                    "first": run.rounds.start,
+                    "last": run.rounds.stop - 1,
+                }
+                for run in self.runs
+            ],
+            "unbounded": self.unbounded,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Charges:
+        """Restores charges from `to_dict`.
+
+        Raises:
+          ArgumentError: Something is missing or outside its bound.
+        """
+        try:
+            plans = [PrivacyPlan.from_dict(plan) for plan in values["plans"]]
+            runs = [
+                ChargedRun(
+                    plan=plans[_checks.integer("plan", run["plan"], f"[0, {len(plans) - 1}]")],
+                    rounds=range(
+                        _checks.integer("first", run["first"], "[1, inf)"),
+                        _checks.integer("last", run["last"], "[0, inf)") + 1,
+                    ),
+                    run=str(run["run"]),
+                )
+                for run in values["runs"]
+            ]
+            return cls(runs=tuple(runs), unbounded=bool(values["unbounded"]))
+        except (KeyError, TypeError) as error:
+            raise ArgumentError(f"No record of charges: {error} is missing or malformed.") from None
+
+
+def checked_delta(plan: PrivacyPlan, delta: float) -> float:
+    """Returns a delta, if it is below one over the number of units that a plan protects."""
+    units = plan.population if plan.records is None else max(plan.records)
+    check_delta("delta", delta, units, plan.unit.value)
+    return float(delta)
+
+
+def _without_bound(report: EpsilonReport) -> EpsilonReport:
+    return dataclasses.replace(
+        report,
+        epsilon=math.inf,
+        accountant="exact",
+        values=MappingProxyType({"exact": math.inf}),
+        refused=MappingProxyType({}),
+    )

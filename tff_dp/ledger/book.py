@@ -1,0 +1,272 @@
+"""A ledger that is open for charges."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pathlib
+import warnings
+from types import TracebackType
+from typing import Any, Self
+
+from tff_dp import _checks
+from tff_dp.accounting import EpsilonReport
+from tff_dp.charges import Charges, incompatibility, new_run
+from tff_dp.errors import ArgumentError, LedgerError
+from tff_dp.ledger import lines
+from tff_dp.ledger.verify import Found, verified
+from tff_dp.plan import PrivacyPlan
+
+
+class Ledger:
+    """The charges of one plan or several on one data set. One process at a time has it open.
+
+    Args:
+      path: The file; made, with its `.head`, where there is none.
+      plan: Under which the next charges are made. A plan that is new to the ledger must have the
+        population, the unit, the neighbouring relation and the numbers of records of those before
+        it.
+
+    Attributes:
+      dropped: What was dropped when the ledger was opened, or None.
+
+    Raises:
+      LedgerError: Another process has it open; it is of plans that cannot be counted together with
+        this one; or lines are missing, torn or edited. The message says what to do; nothing has
+        been changed then.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], plan: PrivacyPlan) -> None:
+        _checks.instance("plan", plan, PrivacyPlan, "Only a privacy plan spends anything.")
+        self._path = pathlib.Path(path)
+        self._plan = plan
+        self._found = Found()
+        self.dropped: str | None = None
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock()
+            self._open()
+        except BaseException:
+            os.close(self._file)
+            self._file = -1
+            raise
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        """The rounds charged under this plan, run by run; a round charged again begins a run."""
+        return self.all_charges.of(self._plan)
+
+    @property
+    def all_charges(self) -> Charges:
+        """The charges under all plans."""
+        return self._found.all_charges()
+
+    @property
+    def plans(self) -> tuple[PrivacyPlan, ...]:
+        """The plans that have a line, in the order of their lines."""
+        return tuple(self._found.plans.values())
+
+    @property
+    def charges(self) -> int:
+        """How many rounds have been charged under all plans, those charged again included."""
+        return self._found.charges
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last round that was charged under this plan; 0 before any."""
+        return self._found.last_round(self._found.hash_of(self._plan))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes open the ledger."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def charge(self, round_number: int, count: int = 1) -> None:
+        """Charges rounds that follow on each other. When it returns, the charges are on the disk.
+
+        Args:
+          round_number: The first of them, from 1; at most one after the last that was charged
+            under this plan, which goes on with that run. An earlier one begins another run, whose
+            rounds cost again.
+          count: How many; >= 1.
+
+        Raises:
+          ArgumentError: A number is outside its bound.
+          LedgerError: The ledger is closed, or could not be written. The rounds must not be run
+          then.
+        """
+        self._refuse_closed()
+        last = self.last_round
+        _checks.integer(
+            "round_number",
+            round_number,
+            f"[1, {last + 1}]",
+            "Rounds are charged one after another.",
+        )
+        _checks.integer("count", count, "[1, inf)")
+        name = new_run()
+        if last and round_number == last + 1:
+            name = self._found.last_run[self._found.hash_of(self._plan) or ""]
+        self._append(self._plan, name, range(round_number, round_number + count))
+
+    def include(self, charges: Charges) -> None:
+        """Charges here what was charged elsewhere on the same data, where it is not here already.
+
+        A run that was charged from a later round than its first counts from the first: too much,
+        and never too little.
+
+        Args:
+          charges: Such as `FitResult.charges` of a run without this ledger.
+
+        Raises:
+          ArgumentError: They are without bound.
+          LedgerError: The ledger is closed, or could not be written; the plans cannot be counted
+            together; or the ledger has lost rounds that the charges know of.
+        """
+        self._refuse_closed()
+        if charges.unbounded:
+            raise ArgumentError(
+                f"The ledger {self._path} cannot hold charges without a bound: the data were used "
+                "without differential privacy, and nothing that is charged later bounds that."
+            )
+        for plan in charges.plans:
+            self._refuse_incompatible(plan)
+        missing = []
+        for run in charges.runs:
+            known = self._found.runs.get(run.run)
+            if known is None:
+                missing.append(run)
+            elif not self.all_charges.covers(Charges(runs=(run,))):
+                raise LedgerError(
+                    f"The ledger {self._path} has rounds {known.rounds.start} to "
+                    f"{known.rounds.stop - 1} of a run that has rounds up to "
+                    f"{run.rounds.stop - 1}: it has lost charges. {lines.RESTORE}."
+                )
+        for run in missing:
+            self._append(run.plan, run.run, range(1, run.rounds.stop))
+
+    def spent(self, delta: float | None = None) -> EpsilonReport:
+        """Returns what all charges under all plans together have spent.
+
+        Args:
+          delta: Of the one epsilon; in (0, 1/N), N as for `PrivacyPlan`. By default the smallest
+            delta of the plans that have charged.
+
+        Raises:
+          ArgumentError: delta is outside its bound.
+          AccountingError: No accountant applies to all plans together.
+        """
+        return self._found.spent(delta)
+
+    def _append(self, plan: PrivacyPlan, name: str, rounds: range) -> None:
+        """Writes charges, and the plan's line before its first ones, and acknowledges them."""
+        found, texts, before = self._found, [], self._found.last_hash
+        plan_hash, fresh = found.hash_of(plan), {}
+        if plan_hash is None:
+            plan_hash = lines.hash_of(plan.to_dict())
+            fresh = {plan_hash: plan}
+            line, before = lines.chained(lines.plan_line(plan), before)
+            texts.append(line)
+        facts = lines.facts(plan)
+        for number, round_number in enumerate(rounds, found.charges + 1):
+            entry: dict[str, Any] = {
+                "entry": number,
+                "round": round_number,
+                "run": name,
+                "plan": plan_hash,
+                "versions": lines.versions(),
+                **facts,
+            }
+            line, before = lines.chained(entry, before)
+            texts.append(line)
+        try:
+            lines.write(self._file, b"".join(texts))
+            found.plans |= fresh
+            found.add(plan_hash, name, rounds)
+            found.charges += len(rounds)
+            found.last_hash = found.charge_hash = before
+            self._acknowledge()
+        except OSError as error:
+            self.close()  # what is on the disk is found out when it is opened again
+            raise LedgerError(
+                f"The ledger {self._path} could not be written: {error}. Make room or repair the "
+                "disk, and open it again; the round has not been run."
+            ) from error
+
+    def _refuse_closed(self) -> None:
+        if self._file < 0:
+            raise LedgerError(
+                f"The ledger {self._path} is closed: open it again to charge a round."
+            )
+
+    def _refuse_incompatible(self, plan: PrivacyPlan) -> None:
+        difference = incompatibility(self.plans[0], plan)
+        if difference:
+            raise LedgerError(
+                f"The ledger {self._path} cannot take this plan, since no one epsilon could be "
+                "stated for it and for the ledger's plans. The ledger's and this plan's fields "
+                f"differ in {difference}. Make the plan with the ledger's values, or give it a "
+                "ledger of its own where it is for other data."
+            )
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerError(
+                f"The ledger {self._path} is open in another process or in this one: two runs "
+                "would charge one budget at the same time. Wait for the other to end, or give "
+                "this run a ledger and a budget of its own."
+            ) from None
+
+    def _open(self) -> None:
+        content = lines.read(self._file)
+        whole = content[: content.rfind(b"\n") + 1]
+        acknowledged = lines.read_head(self._path)
+        if not whole and acknowledged is None:
+            self._begin(content)
+            return
+        self._found = verified(self._path, whole, acknowledged)
+        self._refuse_incompatible(self._plan)
+        if whole != content:
+            # The head knows no charge beyond the whole lines, so that nobody has acted on this one.
+            os.ftruncate(self._file, len(whole))
+            os.fsync(self._file)
+            number = whole.count(b"\n") + 1
+            self._report(f"the torn line {number}, whose round had not been run")
+        self._acknowledge()
+
+    def _begin(self, torn: bytes) -> None:
+        line, last_hash = lines.chained(lines.plan_line(self._plan), lines.START)
+        if not line.startswith(torn):
+            raise LedgerError(
+                f"{self._path} is no ledger: it begins with {torn[:20]!r}. Give the path of a "
+                "ledger, or one at which there is no file yet."
+            )
+        if torn:
+            os.ftruncate(self._file, 0)
+            self._report("a torn first line, before any charge")
+        lines.write(self._file, line)
+        self._found.plans[lines.hash_of(self._plan.to_dict())] = self._plan
+        self._found.last_hash = self._found.charge_hash = last_hash
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Writes that all charges so far may be acted on."""
+        lines.write_head(self._path, self.charges, self._found.charge_hash)
+
+    def _report(self, what: str) -> None:
+        self.dropped = what
+        warnings.warn(f"The ledger {self._path}: dropped {what}.", RuntimeWarning, stacklevel=5)

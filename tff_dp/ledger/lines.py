@@ -1,0 +1,124 @@
+"""The lines of a ledger: their hashes, and how they get to the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+from typing import Any
+
+from tff_dp import _checks
+from tff_dp.errors import LedgerError
+from tff_dp.plan import PrivacyPlan
+
+FORMAT = 2
+START = "0" * 64  # what stands for the hash before the first line's
+CIRCUMSTANCES = ("sampler", "population", "adjacency")  # of an event
+RESTORE = (
+    "Restore the ledger and its .head file from the same backup; or start a new ledger elsewhere, "
+    "and add what this one had spent to whatever the new one reports"
+)
+_PACKAGES = (
+    "dp-accounting",
+    "numpy",
+    "tensorflow",
+    "tensorflow-federated",
+    "tensorflow-privacy",
+    "tff-dp",
+)
+
+
+def plan_line(plan: PrivacyPlan) -> dict[str, Any]:
+    """Returns the line of a plan: a file's first, or that before the plan's first charge."""
+    return {"ledger": FORMAT, "plan": plan.to_dict(), "versions": versions()}
+
+
+def facts(plan: PrivacyPlan) -> dict[str, Any]:
+    """Returns what a charge says of its round. Nothing in it depends on the data."""
+    event = plan.one_round().to_dict()
+    circumstances = {name: event.pop(name) for name in CIRCUMSTANCES}
+    return {"event": event, **circumstances, "expected_clients": plan.clients_per_round}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that noise and accounting depend on."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def chained(entry: dict[str, Any], before: str) -> tuple[bytes, str]:
+    """Returns an entry's line, and its hash."""
+    entry = {**entry, "previous": before}
+    own = hash_of(entry)
+    return canonical({**entry, "hash": own}) + b"\n", own
+
+
+def hash_of(value: Any) -> str:
+    """Returns the SHA-256 of a value's one representation."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """Returns the one JSON representation of a value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def head_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns where the head of a ledger is."""
+    return path.with_name(path.name + ".head")
+
+
+def read_head(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the head of a ledger, or None where there is none.
+
+    Raises:
+      LedgerError: It is damaged.
+    """
+    head = head_path(path)
+    try:
+        found = json.loads(head.read_bytes())
+        return {"charges": _checks.integer("charges", found["charges"], "[0, inf)"),
+                "hash": str(found["hash"])}  # fmt: skip
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise LedgerError(f"The head {head} of a ledger is damaged. {RESTORE}.") from None
+
+
+def write_head(path: pathlib.Path, charges: int, last_hash: str) -> None:
+    """Writes, in one step, that so many charges may be acted on."""
+    head = head_path(path)
+    fresh = head.with_name(head.name + ".new")
+    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write(file, canonical({"charges": charges, "hash": last_hash}) + b"\n")
+    finally:
+        os.close(file)
+    os.replace(fresh, head)
+    folder = os.open(head.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(file: int) -> bytes:
+    """Returns the content of an open file."""
+    with open(os.dup(file), "rb") as stream:
+        stream.seek(0)
+        return stream.read()
+
+
+def write(file: int, content: bytes) -> None:
+    """Appends to an open file, and returns when the content is on the disk."""
+    while content:
+        content = content[os.write(file, content) :]
+    os.fsync(file)

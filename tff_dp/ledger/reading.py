@@ -1,0 +1,86 @@
+"""A ledger read from its file alone, which may be open elsewhere and is not changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+from tff_dp.accounting import EpsilonReport
+from tff_dp.charges import Charges
+from tff_dp.errors import LedgerError
+from tff_dp.ledger import lines
+from tff_dp.ledger.verify import Found, verified
+from tff_dp.plan import PrivacyPlan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LedgerSummary:
+    """What a ledger says.
+
+    Attributes:
+      plans: The plans in the order of their lines, those that have charged nothing included.
+      charges: Every run under every plan.
+      versions: The sets of package versions under which lines were written.
+      torn: Whether the last line is torn. Nobody has acted on it, and it does not count.
+      spent: What all charges have spent together.
+    """
+
+    plans: tuple[PrivacyPlan, ...]
+    charges: Charges
+    versions: tuple[Mapping[str, str], ...]
+    torn: bool
+    spent: EpsilonReport
+
+
+def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonReport:
+    """Returns what a ledger's charges have spent together, from the ledger alone.
+
+    Args:
+      path: The ledger; it may be open elsewhere, and is not changed.
+      delta: As for `Ledger.spent`.
+
+    Returns:
+      The report: that of `Ledger.spent`, to the last bit.
+
+    Raises:
+      ArgumentError: delta is outside its bound.
+      LedgerError: There is no ledger, or lines are missing or edited. A torn last line, which
+        nobody has acted on, does not count.
+    """
+    return _read(path)[0].spent(delta)
+
+
+def summarize(path: str | os.PathLike[str], delta: float | None = None) -> LedgerSummary:
+    """Returns what a ledger says: its plans, its charges, and what they have spent together.
+
+    Args:
+      path: As for `replay`.
+      delta: As for `Ledger.spent`.
+
+    Returns:
+      The summary.
+
+    Raises:
+      ArgumentError: delta is outside its bound.
+      LedgerError: As for `replay`.
+    """
+    found, torn = _read(path)
+    return LedgerSummary(
+        plans=tuple(found.plans.values()),
+        charges=found.all_charges(),
+        versions=tuple(found.versions),
+        torn=torn,
+        spent=found.spent(delta),
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Found, bool]:
+    path = pathlib.Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"The ledger {path} cannot be read: {error}.") from error
+    whole = content[: content.rfind(b"\n") + 1]
+    return verified(path, whole, lines.read_head(path)), whole != content

@@ -1,0 +1,188 @@
+"""Whether a ledger's lines are as they were written, and what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tff_dp.accounting import EpsilonReport, Round, spend
+from tff_dp.charges import ChargedRun, Charges, checked_delta, incompatibility
+from tff_dp.errors import ArgumentError, LedgerError
+from tff_dp.ledger import lines
+from tff_dp.plan import PrivacyPlan
+
+
+@dataclasses.dataclass
+class Found:
+    """What a ledger says.
+
+    Attributes:
+      plans: The plans by the hash under which entries name them, in the order of their lines.
+      runs: The charged runs by name, in the order in which they began.
+      last_run: The name of each plan's last run, by the plan's hash.
+      charges: How many rounds have been charged.
+      versions: The sets of package versions under which lines were written, in that order.
+      last_hash: The hash of the last line.
+      charge_hash: The hash of the last charge's line, or of the first line before any charge.
+    """
+
+    plans: dict[str, PrivacyPlan] = dataclasses.field(default_factory=dict)
+    runs: dict[str, ChargedRun] = dataclasses.field(default_factory=dict)
+    last_run: dict[str, str] = dataclasses.field(default_factory=dict)
+    charges: int = 0
+    versions: list[Mapping[str, str]] = dataclasses.field(default_factory=list)
+    last_hash: str = lines.START
+    charge_hash: str = lines.START
+
+    def hash_of(self, plan: PrivacyPlan) -> str | None:
+        """Returns the hash under which entries name a plan, or None where it has no line yet."""
+        return next((key for key, known in self.plans.items() if known == plan), None)
+
+    def last_round(self, plan_hash: str | None) -> int:
+        """Returns the number of the last round that was charged under a plan; 0 before any."""
+        name = self.last_run.get(plan_hash or "")
+        return self.runs[name].rounds.stop - 1 if name is not None else 0
+
+    def add(self, plan_hash: str, name: str, rounds: range) -> None:
+        """Adds rounds to a run, or begins one."""
+        if name in self.runs:
+            run = self.runs[name]
+            rounds = range(run.rounds.start, rounds.stop)
+        self.runs[name] = ChargedRun(plan=self.plans[plan_hash], rounds=rounds, run=name)
+        self.last_run[plan_hash] = name
+
+    def all_charges(self) -> Charges:
+        """Returns the charges under all plans."""
+        return Charges(runs=tuple(self.runs.values()))
+
+    def spent(self, delta: float | None = None) -> EpsilonReport:
+        """Returns what all charges have spent together; see `Ledger.spent`."""
+        if self.runs:
+            return self.all_charges().spent(delta)
+        plan = next(iter(self.plans.values()))
+        at = plan.delta if delta is None else checked_delta(plan, delta)
+        return spend(plan.one_round(), (), at)
+
+
+def verified(path: pathlib.Path, whole: bytes, head: Mapping[str, Any] | None) -> Found:
+    """Returns what the whole lines of a ledger say, if they are as they were written.
+
+    Raises:
+      LedgerError: They are not; or a plan is refused by this version.
+    """
+    return _Verifier(path).found(whole, head)
+
+
+class _Verifier:
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self._found = Found()
+        self._facts: dict[str, Mapping[str, Any]] = {}
+        self._hashes: list[str] = []  # of the first line, and of each charge
+
+    def found(self, whole: bytes, head: Mapping[str, Any] | None) -> Found:
+        for number, line in enumerate(whole.splitlines(), 1):
+            self._line(number, line)
+        if not self._hashes:
+            raise self._damaged(self._no_first_line())
+        self._check_head(head)
+        return self._found
+
+    def _damaged(self, what: str) -> LedgerError:
+        return LedgerError(f"The ledger {self._path} is damaged: {what}. {lines.RESTORE}.")
+
+    def _no_first_line(self) -> str:
+        return f"its first line is not that of a ledger of format 1 or {lines.FORMAT}"
+
+    def _line(self, number: int, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            own, previous = entry.pop("hash"), entry["previous"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._damaged(f"line {number} is no entry") from None
+        if previous != self._found.last_hash:
+            raise self._damaged(f"line {number} does not follow on the line before it")
+        if own != lines.hash_of(entry):
+            raise self._damaged(f"line {number} was edited: its hash is not that of its content")
+        if number == 1 and entry.get("ledger") not in (1, lines.FORMAT):
+            raise self._damaged(self._no_first_line())
+        if "ledger" in entry:
+            self._plan(number, entry)
+        else:
+            self._charge(number, entry, own)
+        if number == 1 or "ledger" not in entry:
+            self._hashes.append(own)
+            self._found.charge_hash = own
+        versions = entry.get("versions", {})
+        if versions not in self._found.versions:
+            self._found.versions.append(versions)
+        self._found.last_hash = own
+
+    def _plan(self, number: int, entry: Mapping[str, Any]) -> None:
+        known = self._found.plans
+        if number > 1 and entry["ledger"] != lines.FORMAT:
+            raise self._damaged(f"line {number} begins a ledger within another one")
+        try:
+            plan = PrivacyPlan.from_dict(entry["plan"])
+        except (ArgumentError, KeyError, TypeError, ValueError) as error:
+            raise LedgerError(
+                f"The ledger {self._path} has a plan in line {number} that this version of tff_dp "
+                f"does not accept: {error} Read it with the version that wrote it: "
+                f"{entry.get('versions')}."
+            ) from None
+        if plan in known.values():
+            raise self._damaged(f"line {number} repeats a plan")
+        difference = incompatibility(next(iter(known.values()), plan), plan)
+        if difference:
+            raise self._damaged(f"line {number} is of a plan for other data ({difference})")
+        plan_hash = lines.hash_of(entry["plan"])
+        known[plan_hash] = plan
+        self._facts[plan_hash] = lines.facts(plan)
+
+    def _charge(self, number: int, entry: Mapping[str, Any], own: str) -> None:
+        found, plan_hash = self._found, str(entry.get("plan"))
+        expected = found.charges + 1
+        is_next = plan_hash in found.plans and entry.get("entry") == expected
+        if not is_next or not self._is_of(plan_hash, entry):
+            raise self._damaged(f"line {number} is not entry {expected} of its plan")
+        current, last = entry.get("round"), found.last_round(plan_hash)
+        if not isinstance(current, int) or not 1 <= current <= last + 1:
+            raise self._damaged(f"round {current} in line {number} comes after a gap")
+        latest = found.last_run.get(plan_hash)
+        follows = latest is not None and current == last + 1
+        # Format 1 has no names of runs: a run's name is then the hash of its first entry.
+        name = entry.get("run", latest if follows else own[:32])
+        if not isinstance(name, str) or (name != latest if follows else name in found.runs):
+            raise self._damaged(f"line {number} does not go on with its run, nor begin another")
+        found.add(plan_hash, name, range(current, current + 1))
+        found.charges += 1
+
+    def _is_of(self, plan_hash: str, entry: Mapping[str, Any]) -> bool:
+        facts = self._facts[plan_hash]
+        if all(entry.get(name) == value for name, value in facts.items()):
+            return True
+        try:  # fields may have been added, with defaults, since the entry was written
+            circumstances = {name: entry[name] for name in lines.CIRCUMSTANCES}
+            written = Round.from_dict({**entry["event"], **circumstances})
+        except (ArgumentError, KeyError, TypeError):
+            return False
+        same = written == self._found.plans[plan_hash].one_round()
+        return same and entry.get("expected_clients") == facts["expected_clients"]
+
+    def _check_head(self, head: Mapping[str, Any] | None) -> None:
+        charges = self._found.charges
+        if head is None:
+            if charges:
+                raise self._damaged(
+                    f"it has charges, and its head {lines.head_path(self._path)} is missing"
+                )
+        elif head["charges"] > charges:
+            raise self._damaged(
+                f"{head['charges']} charges were acknowledged, and it has {charges}: its end is "
+                "missing"
+            )
+        elif self._hashes[head["charges"]] != head["hash"]:
+            raise self._damaged(f"charge {head['charges']} is not the one that was acknowledged")

@@ -1,0 +1,205 @@
+"""What a trained model has cost, kept with the model: in memory, and in its file.
+
+A model carries one record for each data set that it was trained on, where data sets that have no
+client in common count as several. The record follows the model object, its layers, `model.save` to
+a `.keras` file (as an asset inside of it), and `FitResult.save` to any file (as a second file
+beside it). Weights that are copied by hand into another model carry nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import weakref
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp import _compat
+from tff_dp.charges import Charges
+from tff_dp.errors import ArgumentError, ModelError
+
+_FORMAT = 1
+_ASSET = "tff_dp_privacy.json"
+_SIDECAR = ".privacy.json"
+_MARKS: weakref.WeakKeyDictionary[Any, tuple[Charges, ...]] = weakref.WeakKeyDictionary()
+
+
+def mark(model: Any, records: Sequence[Charges]) -> None:
+    """Makes a model carry records, in place of those it has.
+
+    Args:
+      model: A Keras 3 or tf-keras model.
+      records: What was spent on each data set that the model was trained on.
+    """
+    records = tuple(records)
+    for part in _parts(model):
+        with contextlib.suppress(TypeError):  # no layer, and without weak references
+            _MARKS[part] = records
+    kind = type(model)
+
+    def save_assets(folder: str) -> None:
+        own = getattr(kind, "save_assets", None)
+        if own is not None:
+            own(model, folder)
+        content = _content(model, _MARKS.get(model, records))
+        pathlib.Path(folder, _ASSET).write_text(content, encoding="utf-8")
+
+    # Keras asks every object for its assets when it writes a .keras file, and ignores those that
+    # the class of a loaded object does not ask for: the file loads without tff_dp.
+    with contextlib.suppress(AttributeError):
+        model.save_assets = save_assets
+
+
+def carried_by(model: Any) -> tuple[Charges, ...]:
+    """Returns the records that a model carries: its own and those of its layers, each once."""
+    found: list[Charges] = []
+    for part in _parts(model):
+        with contextlib.suppress(TypeError):
+            found += [record for record in _MARKS.get(part, ()) if record not in found]
+    return tuple(found)
+
+
+def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -> None:
+    """Saves a model, and beside it a file with what it has cost.
+
+    Args:
+      model: A Keras 3 or tf-keras model.
+      path: Where to, in any form that the model's own `save` knows.
+      records: As for `mark`.
+    """
+    path = pathlib.Path(path)
+    record = _sidecar(path)
+    fresh = record.with_name(record.name + ".new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(_content(model, records))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, record)  # before the model: no crash leaves a new model beside an old record
+    model.save(path)
+
+
+def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
+    """Loads a model that `fit` has trained, with the record of what it has spent.
+
+    Args:
+      path: Where the model was saved, by its own `save` as a `.keras` file or by `FitResult.save`.
+      **arguments: For `load_model` of the model's kind of Keras, such as `custom_objects`.
+
+    Returns:
+      The model, a Keras 3 or tf-keras one. `fit` knows what it has spent.
+
+    Raises:
+      ModelError: The file has no record, or one of a model with other weights.
+      StackError: The model is a tf-keras one, and TFF cannot be imported.
+    """
+    path = pathlib.Path(path)
+    inside, beside = list(_in_archive(path)), _sidecar(path)
+    found = inside
+    if not inside and beside.exists():
+        found = [_parsed(beside, beside.read_text(encoding="utf-8"))]
+    if not found:
+        raise ModelError(
+            f"{path} has no record of what the model has spent: expected a .keras file of a model "
+            f"that fit has trained, or {beside} beside it, which FitResult.save writes. If the "
+            "model was never trained on private data, load it with Keras; else pass spent_before= "
+            "to fit."
+        )
+    kind = str(found[0]["keras"])
+    if kind == "tf_keras":
+        _compat.load_tff()  # which cannot be imported once tf-keras has been used
+    keras = importlib.import_module(kind)
+    model = keras.saving.load_model(path, **arguments)
+    if not inside and _fingerprint(model) != found[0]["weights"]:
+        raise ModelError(
+            f"{beside} is the record of a model with other weights than {path} has: one of the "
+            "files was replaced. Restore both from one FitResult.save, or pass spent_before= to "
+            "fit."
+        )
+    records: list[Charges] = []
+    for each in found:
+        parsed = [Charges.from_dict(values) for values in each["records"]]
+        records += [record for record in parsed if record not in records]
+    mark(model, records)
+    return model
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """Yields a model and its layers, those of its layers included."""
+    yield model
+    layers = getattr(model, "layers", None)
+    if isinstance(layers, list | tuple):  # else it is something of the layer's own
+        for layer in layers:
+            yield from _parts(layer)
+
+
+def _content(model: Any, records: Sequence[Charges]) -> str:
+    record = {
+        "tff_dp": _FORMAT,
+        "keras": "tf_keras" if _is_legacy(model) else "keras",
+        "weights": _fingerprint(model),
+        "records": [each.to_dict() for each in records],
+    }
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
+
+
+def _is_legacy(model: Any) -> bool:
+    return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__)
+
+
+def _fingerprint(model: Any) -> str:
+    """Returns a hash of a model's weights, in whatever order they come."""
+    hashes = []
+    for weight in model.get_weights():
+        values = np.ascontiguousarray(weight)
+        head = f"{values.dtype.name}{values.shape}".encode()
+        hashes.append(hashlib.sha256(head + values.tobytes()).hexdigest())
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
+def _sidecar(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + _SIDECAR)
+
+
+def _in_archive(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+    """Yields the records in a .keras file: the model's own first, then those of its parts."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.rpartition("/")[2] == _ASSET]
+        for name in sorted(names, key=len):
+            yield _parsed(path, archive.read(name).decode())
+
+
+def _parsed(path: pathlib.Path, text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+        if found["tff_dp"] != _FORMAT or found["keras"] not in ("keras", "tf_keras"):
+            raise ValueError
+        return {name: found[name] for name in ("keras", "weights", "records")}
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"{path} holds no record that this version of tff_dp can read: expected one of format "
+            f"{_FORMAT}. Restore it from a backup, or pass spent_before= to fit."
+        ) from None
+
+
+def record_of(value: Any) -> Charges:
+    """Returns charges, or those of a result.
+
+    Raises:
+      ArgumentError: The value is neither.
+    """
+    found = value if isinstance(value, Charges) else getattr(value, "charges", None)
+    if not isinstance(found, Charges):
+        raise ArgumentError(
+            f"spent_before={value!r} is outside its bound: expected a FitResult or its charges, "
+            "what was spent on these clients' data before."
+        )
+    return found
