@@ -163,7 +163,8 @@ def test_cells_bound_every_divergence_of_one_round(pair):
         offset = math.remainder(centre, interval)
         first, above, infinite = pair.cells(interval).pessimistic()
         optimistic = pair.cells(interval, offset=offset).optimistic(centre)
-        assert above.min() >= 0 and above.sum() + infinite == pytest.approx(1, abs=1e-12)
+        assert above.min() >= 0
+        assert above.sum() + infinite == pytest.approx(1, abs=1e-12)
         for epsilon in np.linspace(0.7 * lowest, 0.7 * highest, 41):
             truth = one_delta(pair, epsilon)
             losses = interval * (first + np.arange(len(above)))
@@ -171,7 +172,8 @@ def test_cells_bound_every_divergence_of_one_round(pair):
             assert truth <= upper * (1 + 1e-9) + 1e-24, (cells, epsilon)
             if optimistic:
                 start, below = optimistic
-                assert below.min() >= 0 and below.sum() == pytest.approx(1, abs=1e-9)
+                assert below.min() >= 0
+                assert below.sum() == pytest.approx(1, abs=1e-9)
                 points = offset + interval * (start + np.arange(len(below)))
                 lower = delta_of(points, below, epsilon)
                 assert lower <= truth * (1 + 1e-9) + 1e-15, (cells, epsilon)

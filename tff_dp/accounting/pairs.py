@@ -199,7 +199,7 @@ class Pair(abc.ABC):
         """
         lowest, highest = self.bounds(log_truncated)
         first = math.floor((lowest - offset) / interval)
-        last = max(math.ceil((highest - offset) / interval), first + 3)
+        last = max(math.ceil((highest - offset) / interval), first + 2)
         losses: Floats = offset + np.arange(first, last + 1, dtype=np.float64) * interval
         cuts = self._cuts(losses)
         falls = self.direction is AdjacencyType.ADD
@@ -225,7 +225,7 @@ class Pair(abc.ABC):
                     excess = q * moved - (1 - q) * unmoved * np.expm1(starts) - other
         shares = excess / -math.expm1(-interval)
         shares[-1] = excess[-1]  # the last cell reaches to infinity
-        upper = np.clip(np.where(starts < _LARGEST_EXPONENT, shares, total), 0.0, total)
+        upper = np.clip(np.where(np.abs(starts) < _LARGEST_EXPONENT, shares, total), 0.0, total)
         lower = total - upper
         return Cells(
             interval=interval,
