@@ -96,7 +96,8 @@ class Round(Config, abc.ABC):
 
     def _remedy(self) -> str:
         return (
-            "Use PoissonSampler, whose amplification of a Gaussian has an accounting under every adjacency. "
+            "Use PoissonSampler, whose amplification of a Gaussian is accounted for under every "
+            "adjacency. "
             "Bounded participation is for TreeMechanism and BandedMechanism; the latter with bands=1 has "
             "independent noise."
         )
