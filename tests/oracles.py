@@ -411,6 +411,9 @@ def _inverted(
     step = 2 * math.pi / period
     atoms = float(tilted[0] + tilted[-1])  # of Laplace noise, which may come back to that at any y
     gaps = np.abs(np.diff(losses, append=losses[-1])) if noise == "gaussian" else 0 * losses
+    until = atoms**rounds * c * (c + 1) / (1e-8 * min(c, 1 / spread))
+    if until / step * len(losses) > 2e7:
+        raise ArithmeticError("the integrand falls off too slowly")
     ys, powers, count = [np.zeros(1)], [np.ones(1, complex)], 1
     while True:
         y = step * np.arange(count, count + 128)

@@ -97,13 +97,13 @@ def test_bounds_of_known_plans(q, z, rounds, delta, truth):
 
 
 def test_bounds_of_random_gaussian_plans():
-    known = [check(*case) for case in cases(1, 14, "gaussian")]
-    assert sum(known) >= 7
+    known = [check(*case) for case in cases(1, 10, "gaussian")]
+    assert sum(known) >= 5
 
 
 def test_bounds_of_random_laplace_plans():
-    known = [check(*case) for case in cases(2, 12, "laplace")]
-    assert sum(known) >= 5
+    known = [check(*case) for case in cases(2, 8, "laplace")]
+    assert sum(known) >= 3
 
 
 @pytest.mark.full
@@ -154,16 +154,17 @@ def delta_of(losses: np.ndarray, probabilities: np.ndarray, epsilon: float) -> f
     return math.fsum(-np.expm1(epsilon - losses[above]) * probabilities[above])
 
 
-@pytest.mark.parametrize("pair", pairs_of_all_kinds(), ids=str)
+@pytest.mark.parametrize("pair", list(pairs_of_all_kinds()), ids=str)
 def test_cells_bound_every_divergence_of_one_round(pair):
     lowest, highest = pair.bounds(-50.0)
-    for cells in (20, 300, 20_000):
+    for cells in (100, 2000, 20_000):
         interval = (highest - lowest) / cells
         centre, _ = pair.centre(interval)
         offset = math.remainder(centre, interval)
         first, above, infinite = pair.cells(interval).pessimistic()
         optimistic = pair.cells(interval, offset=offset).optimistic(centre)
-        assert above.min() >= 0 and above.sum() + infinite == pytest.approx(1, abs=1e-12)
+        assert above.min() >= 0
+        assert above.sum() + infinite == pytest.approx(1, abs=1e-12)
         for epsilon in np.linspace(0.7 * lowest, 0.7 * highest, 41):
             truth = one_delta(pair, epsilon)
             losses = interval * (first + np.arange(len(above)))
@@ -171,7 +172,8 @@ def test_cells_bound_every_divergence_of_one_round(pair):
             assert truth <= upper * (1 + 1e-9) + 1e-24, (cells, epsilon)
             if optimistic:
                 start, below = optimistic
-                assert below.min() >= 0 and below.sum() == pytest.approx(1, abs=1e-9)
+                assert below.min() >= 0
+                assert below.sum() == pytest.approx(1, abs=1e-9)
                 points = offset + interval * (start + np.arange(len(below)))
                 lower = delta_of(points, below, epsilon)
                 assert lower <= truth * (1 + 1e-9) + 1e-15, (cells, epsilon)
@@ -197,6 +199,43 @@ def test_shares_are_precise_on_a_grid_far_finer_than_roundoff_of_deltas():
             assert found == pytest.approx(float(expected), rel=1e-8)
 
 
+# --- The pair of replace-one under Poisson sampling -------------------------------------------------
+
+
+def plane_divergences(q: float, z: float, x, y, epsilons) -> list[float]:
+    """Divergences, both ways, of a round in which a client's update is x against one in which it is y."""
+    step = z / 20
+    axis = np.arange(-1 - 7 * z, 1 + 7 * z, step)
+    a, b = np.meshgrid(axis, axis)
+
+    def density(moved) -> np.ndarray:
+        def law(centre):
+            square = (a - centre[0]) ** 2 + (b - centre[1]) ** 2
+            return np.exp(-square / (2 * z * z)) / (2 * math.pi * z * z)
+
+        return ((1 - q) * law((0.0, 0.0)) + q * law(moved)) * step**2
+
+    p, r = density(x), density(y)
+    return [
+        max(
+            float(np.maximum(one - math.exp(e) * other, 0).sum()) for one, other in ((p, r), (r, p))
+        )
+        for e in epsilons
+    ]
+
+
+@pytest.mark.parametrize("q", [0.02, 0.3])
+@pytest.mark.parametrize("z", [0.5, 1.0])
+def test_a_search_finds_no_worse_pair_than_opposite_updates_under_replace_one(q, z):
+    # A search is no proof, and docs/privacy.md says so.
+    epsilons = (0.0, 0.1, 0.5, 1.0, 2.0)
+    worst = plane_divergences(q, z, (1.0, 0.0), (-1.0, 0.0), epsilons)
+    for length, other, angle in itertools.product((1.0, 0.6), (1.0, 0.5, 0.0), (1.6, 2.4, math.pi)):
+        y = (other * math.cos(angle), other * math.sin(angle))
+        found = plane_divergences(q, z, (length, 0.0), y, epsilons)
+        assert all(f <= w * (1 + 4e-3) + 1e-9 for f, w in zip(found, worst, strict=True))
+
+
 # --- Planted defects --------------------------------------------------------------------------------
 
 
@@ -212,9 +251,9 @@ def test_a_grid_that_does_not_follow_the_losses_is_caught(monkeypatch):
         loss_bounds.clear_caches()
 
 
-@pytest.mark.parametrize("defect", ["not lowered", "lowered by half"])
+@pytest.mark.parametrize("defect", ["not lowered", "lowered by a tenth"])
 def test_an_optimistic_distribution_that_is_not_lowered_enough_is_caught(defect, monkeypatch):
-    factor = 0.0 if defect == "not lowered" else 0.5
+    factor = 0.0 if defect == "not lowered" else 0.1
     optimistic = Cells.optimistic
 
     def higher(self, centre):

@@ -237,6 +237,7 @@ def test_golden_epsilon_of_other_mechanisms(capsys, mechanism, z, arguments, exp
 
 def test_records_cost_by_the_client_that_has_fewest(capsys):
     flags = ["--mechanism", "dp-sgd", "--records", "900,400,1600", "--batch-size", "4"]
+    flags += ["--max-dimension", "1"]
     steps = [*flags, "--local-steps", "10", "--rounds", "100", "--delta", "1e-5"]
     answer = found(capsys, "epsilon", "--noise-multiplier", "1", *steps)
     assert answer["accountants"]["pld"] == pytest.approx(1.828244, rel=1e-6)  # q=.01, 1000 steps

@@ -282,7 +282,7 @@ def test_more_rounds_than_the_plan_covers():
 
 
 def test_epsilon_grows_to_that_of_the_whole_plan():
-    plan = a_plan()
+    plan = a_plan(max_dimension=1)
     assert plan.epsilon() == plan.epsilon(100)
     assert plan.epsilon().epsilon == pytest.approx(4.377178, rel=1e-6)
     values = [plan.epsilon(rounds).epsilon for rounds in range(0, 101, 10)]
@@ -307,13 +307,13 @@ def test_quick_epsilon_is_never_below_the_reported_one(changes):
 
 
 def test_event_is_what_is_drawn_and_what_is_accounted_for():
-    plan = a_plan(sampler=PoissonSampler(rate=0.02), mechanism=gaussian(1.5))
+    plan = a_plan(sampler=PoissonSampler(rate=0.02), mechanism=gaussian(1.5), max_dimension=1)
     one = dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(1.5))
     assert plan.event() == dp_accounting.SelfComposedDpEvent(one, 100)
     assert plan.event(7) == dp_accounting.SelfComposedDpEvent(one, 7)
     accountant = dp_accounting.pld.PLDAccountant(plan.adjacency.relation)
     accountant.compose(plan.event())
-    assert plan.epsilon().epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    assert plan.epsilon().epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_calibrated_keeps_what_the_mechanism_is():
 
 def test_calibrated_to_noise_that_the_mechanism_cannot_carry():
     plan = a_plan(
-        mechanism=AdaptiveGaussianMechanism(noise_multiplier=0.1),
+        mechanism=AdaptiveGaussianMechanism(noise_multiplier=0.5),
         population=10,
         rounds=100,
         delta=1e-3,

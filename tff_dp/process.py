@@ -54,12 +54,10 @@ def build_process(
     _checks.instance(
         "privacy", privacy, (PrivacyPlan, NoPrivacy), "To train without privacy, pass NoPrivacy()."
     )
-    if isinstance(privacy, PrivacyPlan):
-        privacy.check_dimension(_parameters(model))
     tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     if plan and isinstance(plan.mechanism, RecordGaussianMechanism):
-        return _record_level(model, algorithm, plan.mechanism, min(plan.records or (1,)))
+        return _record_level(model, algorithm, plan, plan.mechanism)
     weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
     aggregator = None
     if plan:
@@ -69,6 +67,7 @@ def build_process(
                 "expected 'uniform' or None. A client with many examples would move a weighted mean by "
                 "more than the clip norm; leave weighting out."
             )
+        plan.check_dimension(_parameters(model))
         aggregator = build_aggregator(plan.update_mechanism, plan.clients_per_round, plan.rounds)
     elif weighting == "uniform":
         aggregator = tff.aggregators.UnweightedMeanFactory()
@@ -113,7 +112,10 @@ def _client_optimizer(algorithm: FedAvg) -> Any:
 
 
 def _record_level(
-    model: BoundModel, algorithm: FedAvg | FedSGD, mechanism: RecordGaussianMechanism, fewest: int
+    model: BoundModel,
+    algorithm: FedAvg | FedSGD,
+    plan: PrivacyPlan,
+    mechanism: RecordGaussianMechanism,
 ) -> Any:
     """Composes federated averaging of clients that noise their own steps.
 
@@ -134,6 +136,7 @@ def _record_level(
             "BatchNormalization."
         )
     refuse_coupled(model.tff_model)
+    plan.check_dimension(_parameters(model))
     tff = _compat.load_tff()
     templates = tff.learning.templates
 
@@ -150,7 +153,7 @@ def _record_level(
             model.tff_model,
             _client_optimizer(algorithm),
             mechanism,
-            fewest=fewest,
+            fewest=min(plan.records or (1,)),
             weigh_by_examples=algorithm.weighting == "examples",
         ),
         mean.create(weights_type.trainable, tff.types.TensorType(np.float32)),

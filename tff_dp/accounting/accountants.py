@@ -28,8 +28,7 @@ from tff_dp.sampling import Adjacency, FullParticipation
 # (noise multiplier .01) it does not end. Beyond this no epsilon means anything, and RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
 _EXACT_ERROR = 1e-10  # of the exact curve's roots, relative and absolute
-# That epsilon is compared with, for the charge for arithmetic: it depends little on them.
-_CEILINGS = (1.0, 8.0, 32.0, 128.0, 512.0, 2048.0, 8192.0, 32768.0, 1e6)
+_USUAL_CEILING = 8.0  # of epsilon, that the charge for arithmetic is tried for first
 # Some of dp-accounting's orders: the fractional ones take ten times as long.
 _WHOLE_ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256, 512)
 
@@ -260,20 +259,19 @@ def _charged(
       arithmetic: What a round draws.
 
     Raises:
-      AccountingError: The charge would take more than half of delta, at any ceiling of epsilon.
+      AccountingError: The charge would take more than half of delta.
     """
-    single = of_one_round(independent, arithmetic.delta_of_one_round(count, delta))
-    charges = [arithmetic.charge(rounds, delta, ceiling, single) for ceiling in _CEILINGS]
-    least = (
-        0.0 if charges[1] is None else _CEILINGS[1]
-    )  # below, most epsilons would be asked for twice
-    for ceiling, charge in zip(_CEILINGS, charges, strict=True):
-        if charge is None or ceiling < least:
-            continue
+    charge = arithmetic.charge(rounds, delta, _USUAL_CEILING)
+    if charge is not None:
         found = ask(charge.delta)
-        least = epsilon_of(found) + charge.gamma
-        if least <= ceiling or math.isinf(least):
+        if epsilon_of(found) + charge.gamma <= _USUAL_CEILING:
             return found, charge
+    # Any charge leaves more than this of delta, so that the epsilon there is a ceiling.
+    ceiling = epsilon_of(ask(delta / 4)) + 1.0
+    single = of_one_round(independent, arithmetic.delta_of_one_round(count, delta))
+    charge = arithmetic.charge(rounds, delta, ceiling, single)
+    if charge is not None and charge.delta >= delta / 4 and charge.gamma <= 1:
+        return ask(charge.delta), charge
     raise AccountingError(
         f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
         f"epsilon as large as here, {rounds * arithmetic.draws_per_round:.3g} draws would take more than "

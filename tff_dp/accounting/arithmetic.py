@@ -14,6 +14,7 @@ RMS_LOG_RATIO = 2.0**-37  # tau: the root mean square of log(p'/p), under either
 LARGEST_LOG_RATIO = 2.0**-30  # M: the largest |log(p'/p)|, outside of an event of probability
 RARE = 2.0**-100  # b, at most, under either law
 _SHARE_OF_DELTA = 2.0**-20  # that pays for large deviations
+_LARGEST_GAMMA = 10.0
 _LARGEST_SHARE = 0.5  # of delta, that arithmetic may take in all
 
 
@@ -83,7 +84,7 @@ class Arithmetic:
           of_one_round: epsilon1, at `delta_of_one_round`; infinite where it is not known.
 
         Returns:
-          None where the rare event would take more than half of delta.
+          None where the rare event would take more than half of delta, or gamma is beyond all reason.
         """
         draws = rounds * self.draws_per_round
         log_deviation = math.log(delta * _SHARE_OF_DELTA) - _log1p_exp(ceiling)
@@ -94,6 +95,8 @@ class Arithmetic:
             return None
         gamma = draws * RMS_LOG_RATIO**2 + RMS_LOG_RATIO * math.sqrt(-2 * draws * log_deviation)
         gamma -= 2 / 3 * LARGEST_LOG_RATIO * log_deviation
+        if gamma > _LARGEST_GAMMA:
+            return None
         taken = _SHARE_OF_DELTA * delta + rare
         return Charge(gamma, (delta - taken) * math.exp(-gamma), (delta + taken) * math.exp(gamma))
 

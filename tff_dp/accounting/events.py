@@ -96,7 +96,8 @@ class Round(Config, abc.ABC):
 
     def _remedy(self) -> str:
         return (
-            "Use PoissonSampler, whose amplification of a Gaussian is proven under every adjacency. "
+            "Use PoissonSampler, whose amplification of a Gaussian is accounted for under every "
+            "adjacency. "
             "Bounded participation is for TreeMechanism and BandedMechanism; the latter with bands=1 has "
             "independent noise."
         )
@@ -142,7 +143,10 @@ class GaussianRound(IndependentRound):
 
     @classmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
-        """Returns the relations under which the sampler's amplification of a Gaussian is proven."""
+        """Returns the relations under which the sampler's amplification of a Gaussian is accounted for.
+
+        It is proven but for Poisson sampling under replace-one; see `tff_dp.accounting.pairs.Pair`.
+        """
         return sampler.adjacencies
 
     def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:

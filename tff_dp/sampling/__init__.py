@@ -1,6 +1,6 @@
 """Who takes part in a round, and what that does to the privacy accounting.
 
-A sampler states the neighbouring relations under which its amplification is proven, draws a round's
+A sampler states the neighbouring relations under which its amplification is known, draws a round's
 cohort, and wraps the event of one round, so that what is drawn and what is accounted for cannot
 disagree.
 """

@@ -31,7 +31,7 @@ class Sampler(Config, abc.ABC):
     """Draws cohorts.
 
     Attributes:
-      adjacencies: The relations under which this sampler's amplification of a Gaussian is proven, the
+      adjacencies: The relations under which this sampler's amplification is accounted for, the
         default first.
       of_one_seed: Whether a round's cohort depends on those of earlier rounds, so that all of a run must
         be drawn from the same seed.
