@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tff_dp.errors import ArgumentError
+from tff_dp.execution import NOISE_SCOPE
 
 
 @functools.cache
@@ -48,7 +49,8 @@ def finite_records_query() -> type:
             return self._inner.preprocess_record(params, record)
 
         def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
-            return self._inner.get_noised_result(sample_state, global_state)
+            with tf.name_scope(NOISE_SCOPE):
+                return self._inner.get_noised_result(sample_state, global_state)
 
         def derive_metrics(self, global_state: Any) -> Any:
             return self._inner.derive_metrics(global_state)
@@ -75,7 +77,8 @@ def normal(shape: Any, stddev: Any) -> Any:
     """Returns Gaussian noise, float32."""
     import tensorflow as tf
 
-    return tf.random.normal(shape, stddev=stddev)
+    with tf.name_scope(NOISE_SCOPE):
+        return tf.random.normal(shape, stddev=stddev)
 
 
 def laplace(shape: Any, scale: Any) -> Any:
@@ -86,8 +89,9 @@ def laplace(shape: Any, scale: Any) -> Any:
     """
     import tensorflow as tf
 
-    magnitude = -tf.math.log1p(-tf.random.uniform(shape, dtype=tf.float64))
-    signs = tf.where(tf.random.uniform(shape, dtype=tf.float64) < 0.5, -1.0, 1.0)
+    with tf.name_scope(NOISE_SCOPE):
+        magnitude = -tf.math.log1p(-tf.random.uniform(shape, dtype=tf.float64))
+        signs = tf.where(tf.random.uniform(shape, dtype=tf.float64) < 0.5, -1.0, 1.0)
     return tf.cast(magnitude, tf.float32) * tf.cast(signs, tf.float32) * scale
 
 

@@ -372,7 +372,7 @@ class RoundRunner:
         if self.parts.work.obstacle or self.parts.work.iterates:
             if self._imported is None:
                 self._imported = graphs.ImportedGraph(self._form.work)
-            results = self._imported([*leaves, *common])
+            results = self._imported([*leaves, *common], self.parts.client_key(at, root))
 
             def add(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
                 carry, results = tracing.split(flat, [len(self._carry_specs)])

@@ -47,7 +47,8 @@ class LocalRunner:
         """Returns the computation's result."""
         arguments = [] if self._parameter is None else self._parameter.flatten(arg)
         if self.why:
-            results = self._graph(arguments)
+            key = randomness.fold(tf.constant(settings.root()), 0)
+            results = self._graph(arguments, key)
         else:
             inputs = [tf.constant(settings.root()), *self._program.tensors(arguments)]
             failed, *results = _compat.call_flat(self._graph, inputs)

@@ -17,6 +17,7 @@ What cannot be expressed so is named by `obstacle`, and runs as imported (`graph
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import bodies, randomness
+from tff_dp.execution import bodies, provenance, randomness
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -220,6 +221,12 @@ class Program:
     def is_random(self) -> bool:
         """Whether the program draws random numbers."""
         return bool(self.operations & randomness.OPERATIONS) or "Timestamp" in self.operations
+
+    @functools.cached_property
+    def provenance(self) -> provenance.Provenance:
+        """Where its random bits come from."""
+        targets = [*self._start, *self._body.results]
+        return provenance.of(self._body, self.functions, targets)
 
     @property
     def iterates(self) -> bool:

@@ -107,9 +107,13 @@ class RoundPrograms:
         style: str = "plain",
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Writes one client's part: its contribution, and its status."""
-        key = randomness.fold(randomness.fold(root, _WORK), position)
+        key = self.client_key(position, root)
         results, failed = self.work.emit([*data, *common], key, style=style)
         return results, status_of(failed, position)
+
+    def client_key(self, position: Any, root: tf.Tensor) -> tf.Tensor:
+        """Returns the key of a client's part in a call, uint64 [2]."""
+        return randomness.fold(randomness.fold(root, _WORK), position)
 
     def add(
         self,
