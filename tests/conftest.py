@@ -31,7 +31,7 @@ def stock(tff):
     """Stock TFF with one worker for all tests that run computations."""
     from tff_dp import execution
 
-    with execution.stock() as context:
+    with execution.stock(unkeyed_noise=True) as context:
         yield context
 
 

@@ -2,8 +2,7 @@
 
 A `tff.tensorflow.computation` is a serialised graph with bindings that say which tensors are its
 arguments and results. Here it is imported once and called like any TensorFlow function, hence on
-whatever device this process has. Its random operations are keyed (`keying`), as far as there is a keyed one
-in their place.
+whatever device this process has. Its random operations are keyed, those that can be (`keying`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Keys for the random operations of a graph that runs as it was imported.
 
-Such a graph is not written anew, but what draws in it is: each operation becomes the call of a function that
-takes the next key of a stream of its own, and draws under it. A stream is a variable of this process, which
-whatever branch, loop or data set the operation is in can reach without being handed it; before each call of
-the graph, the streams are set from the call's key.
+Such a graph is not written anew, but what draws in it is: each operation becomes the call of a
+function that takes the next key of a stream of its own, and draws under it. A stream is a variable of
+this process, which every branch, loop and data set can reach without being handed it. Before each call
+of the graph, the streams are set from the call's key.
 """
 
 from __future__ import annotations

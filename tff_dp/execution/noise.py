@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 from tff_dp import _compat
@@ -15,12 +16,15 @@ PHILOX = (
     "Philox4x32-10, no cryptographic generator, keyed in each call with 128 bits from the operating "
     "system's entropy"
 )
+CLOCKS = "; random numbers of 63 bits stand in for each clock by which TFF would seed a draw"
 AES_CTR = (
     "AES-256 in counter mode, keyed in each call with 256 bits from the operating system's entropy"
 )
 SEEDED = "a seed that was given to the execution context: not private"
 NONE = "no noise"
-_REMEDY = "Noise that others could guess is no protection, so that the computation was not run."
+_REMEDY = "Noise that others could guess protects nobody, so the computation was not run."
+# From a computation's id to a weak reference to it and whether it is marked; see `compiling`.
+_marked: dict[int, tuple[weakref.ref[Any], bool]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +48,14 @@ def is_marked(computation: Any) -> bool:
     Args:
       computation: A `tff.Computation`; without running or compiling it.
     """
-    proto = _compat.load_tff().framework.serialize_computation(computation)
-    return NOISE_SCOPE.encode() in proto.SerializeToString()
+    key = id(computation)
+    held = _marked.get(key)
+    if held is None or held[0]() is not computation:
+        proto = _compat.load_tff().framework.serialize_computation(computation)
+        found = NOISE_SCOPE.encode() in proto.SerializeToString()
+        held = weakref.ref(computation, lambda _: _marked.pop(key, None)), found
+        _marked[key] = held
+    return held[1]
 
 
 def noise_bits(computation: Any) -> NoiseBits:
@@ -62,8 +72,8 @@ def noise_bits(computation: Any) -> NoiseBits:
     if not is_marked(computation):
         return NoiseBits(NONE, marked=False)
     why = (
-        f"the execution context, {type(context).__name__}, has TensorFlow seed random operations, with 32 "
-        "bits or by the clock"
+        f"the execution context, {type(context).__name__}, has TensorFlow seed random operations, with "
+        "32 bits or by the clock"
     )
     return NoiseBits(NONE, marked=True, obstacle=refusal(why, "Run it in tff_dp.execution.fast()."))
 

@@ -265,6 +265,7 @@ class Program:
         key: tf.Tensor,
         only: Sequence[int] | None = None,
         style: str = "plain",
+        words: Any = None,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Writes the program into the graph that is being traced.
 
@@ -274,6 +275,7 @@ class Program:
           only: Positions of the results that are wanted; all by default.
           style: What becomes of the graph, which some operations are written for: "plain", "xla", or
             "vmap".
+          words: Where the noise of a plan gets its random words, as `words.Fed`; None for the key's.
 
         Returns:
           The results, and the number of the first check that failed, int32 [], 0 for none.
@@ -282,7 +284,7 @@ class Program:
 
         results = self._body.results
         wanted = results if only is None else [results[position] for position in only]
-        emitter = Emitter(self, key, style)
+        emitter = Emitter(self, key, style, words)
         bound = dict(zip(self._body.arguments, ([a] for a in arguments), strict=True))
         bound[self._token] = [tf.constant("")]
         values = emitter.run(self._body, bound, [*self._start, *wanted], ())

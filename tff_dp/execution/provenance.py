@@ -1,8 +1,8 @@
 """Where the random bits of a TensorFlow graph come from, found by looking through it.
 
-Noise of a privacy plan stands under the name scope `NOISE_SCOPE`, which survives TFF's serialisation and its
-split of a round. What is under it, in the functions that it calls as well, must be drawn from bits that can
-be keyed (`randomness`): TensorFlow's own generators are seeded with 32 bits, and TFF's from the clock.
+Noise of a privacy plan stands under the name scope `NOISE_SCOPE`, which survives TFF's serialisation and
+its split of a round. What is under it, also in functions that are called there, must be drawn from bits
+that can be keyed (`randomness`): TensorFlow seeds its own generators with 32 bits, TFF some by the clock.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def _has_fixed_seed(body: bodies.Body, node: Any, definition: Any) -> bool:
 class _Clock:
     """Follows the time in microseconds to where it becomes an integer.
 
-    TFF and tensorflow-privacy seed rotations, roundings and noise by it. It is followed through operations
-    and calls of functions, not through loops, nor out of branches.
+    TFF and tensorflow-privacy seed rotations, roundings and noise by it. It is followed through
+    operations and calls of functions, not through loops, nor out of branches.
 
     Args:
       bodies_of: The graph's body and its functions', by name.
