@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 # Each module may import from its own layer downwards only. Errors and checks are at the bottom.
 LAYERS = [
     {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching"},
-    {"config"},
+    {"config", "noise"},
     {"data", "model", "execution", "optimizers", "_proximal"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},

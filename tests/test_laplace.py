@@ -183,7 +183,7 @@ def test_a_plan_is_calibrated():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_the_l1_norm_is_checked(value):
-    with pytest.raises(ArgumentError, match=rf"clip_norm={value!r}.*\(0, inf\).*L1"):
+    with pytest.raises(ArgumentError, match=rf"clip_norm={value!r}.*\[1e-10, 1e+\+10\].*L1"):
         LaplaceMechanism(clip_norm=value, noise_multiplier=1.0)
 
 
@@ -211,7 +211,7 @@ def test_updates_are_clipped_in_l1_norm(context):
     total = aggregator([long, short])
     for found, a, b in zip(total, long, short, strict=True):
         expected = (np.array(a) * CLIP / 10.0 + np.array(b)) / M  # the L1 norm of `long` is 10
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7)
 
 
 def test_the_state_has_the_rounds_event(tff, stock):

@@ -106,7 +106,7 @@ def _refused(make, *parts: str, kind: type[Exception] = ArgumentError) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, *BAD_REALS])
 def test_noise_multiplier_out_of_bounds(value):
-    parts = (f"noise_multiplier={value!r}", "[0, inf)")
+    parts = (f"noise_multiplier={value!r}", "[0, 1e9]")
     _refused(lambda: GaussianMechanism(clip_norm=1.0, noise_multiplier=value), *parts)
     _refused(lambda: AdaptiveGaussianMechanism(noise_multiplier=value), *parts)
     _refused(lambda: gaussian().with_noise(value), *parts)
@@ -117,12 +117,12 @@ def test_clip_norm_out_of_bounds(value):
     _refused(
         lambda: GaussianMechanism(clip_norm=value, noise_multiplier=1.0),
         f"clip_norm={value!r}",
-        "(0, inf)",
+        "[1e-10, 1e+10]",
     )
     _refused(
         lambda: AdaptiveGaussianMechanism(noise_multiplier=1.0, initial_clip_norm=value),
         f"initial_clip_norm={value!r}",
-        "(0, inf)",
+        "[1e-10, 1e+10]",
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from tff_dp import _checks, _compat
-from tff_dp.aggregation import queries
-from tff_dp.aggregation.correlated import BandedNoise, NoiseProcess, TreeNoise, correlated_query
 from tff_dp.aggregation.distributed import distributed_mean
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import (
@@ -25,14 +24,16 @@ from tff_dp.mechanisms import (
 )
 from tff_dp.mechanisms.strategy import banded_strategy
 
+Query = Callable[[Any], Any]  # from the `tf.TensorSpec`s of an update to a query
+
 
 def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int = 1) -> Any:
     """Returns the differentially private aggregator of a mechanism.
 
-    It is TFF's `DifferentiallyPrivateFactory` over tensorflow-privacy's queries or our own, and never
-    `tff.learning.dp_aggregator`, whose default (`zeroing=True`) estimates a quantile of the updates'
-    norms without noise, outside any epsilon. Mechanisms of clients that share the noise have TFF's
-    `DistributedDpSumFactory` (`tff_dp.aggregation.distributed`).
+    It is TFF's `DifferentiallyPrivateFactory` over our own queries of sums on a grid
+    (`tff_dp.aggregation.queries`), and never `tff.learning.dp_aggregator`, whose default (`zeroing=True`)
+    estimates a quantile of the updates' norms without noise, outside any epsilon. Mechanisms of clients
+    that share the noise have TFF's `DistributedDpSumFactory` (`tff_dp.aggregation.distributed`).
 
     Args:
       mechanism: The mechanism.
@@ -57,91 +58,180 @@ def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int
     return _BUILDERS[type(mechanism)](mechanism, m, rounds)
 
 
-def _averaging(query: Any, m: float) -> Any:
-    """Returns the aggregator of a query for sums: the sum over m, of the records that are finite."""
-    import tensorflow_privacy as tfp
+def _factory(query: Query) -> Any:
+    """Returns a factory that makes its query once it knows the tensors of an update."""
+    return _factory_class()(query)
 
+
+@functools.cache
+def _factory_class() -> type:
+    """Returns the factory class; its base is known only once TFF is imported."""
     tff = _compat.load_tff()
-    normalized = tfp.NormalizedQuery(query, denominator=m)
-    return tff.aggregators.DifferentiallyPrivateFactory(queries.finite_records_query()(normalized))
+    import tensorflow as tf
+
+    class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
+        def __init__(self, query: Query) -> None:
+            self._query = query
+
+        def create(self, value_type: Any) -> Any:
+            specs = _compat.tensor_specs(value_type)
+            for spec in tf.nest.flatten(specs):
+                if not spec.dtype.is_floating:
+                    raise ArgumentError(
+                        f"a tensor of updates has dtype={spec.dtype.name!r}: expected a floating-point "
+                        "type. Keep what is not trained out of the update."
+                    )
+            return tff.aggregators.DifferentiallyPrivateFactory(self._query(specs)).create(
+                value_type
+            )
+
+    return GridSumFactory
 
 
 def _gaussian(mechanism: GaussianMechanism, m: float, rounds: int) -> Any:
     del rounds  # each has noise of its own
-    import tensorflow_privacy as tfp
+    from tff_dp import noise
 
-    query = tfp.GaussianSumQuery(
-        l2_norm_clip=mechanism.clip_norm,
-        stddev=mechanism.clip_norm * mechanism.noise_multiplier,
-    )
-    return _averaging(query, m)
+    def clip(update: Any, grid: noise.Grid) -> Any:
+        return noise.clip_l2(update, mechanism.clip_norm, grid).parts
 
-
-def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> Any:
-    del rounds
-    import tensorflow_privacy as tfp
-
-    query = tfp.QuantileAdaptiveClipSumQuery(
-        initial_l2_norm_clip=mechanism.initial_clip_norm,
-        noise_multiplier=mechanism.value_noise_multiplier(m),
-        target_unclipped_quantile=mechanism.target_quantile,
-        learning_rate=mechanism.clip_learning_rate,
-        clipped_count_stddev=mechanism.count_stddev(m) if mechanism.noise_multiplier > 0 else 0.0,
-        expected_num_records=m,
-        geometric_update=True,
-    )
-    return _averaging(query, m)
+    return _independent(mechanism, m, clip, noise.gaussian)
 
 
 def _per_layer(mechanism: PerLayerGaussianMechanism, m: float, rounds: int) -> Any:
     del rounds
-    query = queries.per_layer_query()(
-        mechanism.clip_norms,
-        total=mechanism.clip_norm,
-        stddev=mechanism.clip_norm * mechanism.noise_multiplier,
-    )
-    return _averaging(query, m)
+    from tff_dp import noise
+
+    def clip(update: Any, grid: noise.Grid) -> Any:
+        if len(update) != len(mechanism.clip_norms):
+            raise ArgumentError(
+                f"clip_norms={mechanism.clip_norms!r} does not fit the model: expected "
+                f"{len(update)} norms, one for each trainable weight tensor."
+            )
+        return [
+            noise.clip_l2([part], norm, grid, unit=mechanism.clip_norm).parts[0]
+            for part, norm in zip(update, mechanism.clip_norms, strict=True)
+        ]
+
+    return _independent(mechanism, m, clip, noise.gaussian)
 
 
 def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
     del rounds
-    scale = mechanism.clip_norm * mechanism.noise_multiplier
-    return _averaging(queries.laplace_query()(mechanism.clip_norm, scale), m)
+    from tff_dp import noise
+
+    def clip(update: Any, grid: noise.Grid) -> Any:
+        return noise.clip_l1(update, mechanism.clip_norm, grid).parts
+
+    return _independent(mechanism, m, clip, noise.laplace)
+
+
+def _independent(mechanism: Any, m: float, clip: Any, draw: Any) -> Any:
+    """Returns the factory of a mechanism whose noise is drawn anew for each round's sum.
+
+    Args:
+      mechanism: The mechanism.
+      m: The denominator.
+      clip: From an update and the grid to the update in whole numbers of steps.
+      draw: From a shape and a scale in steps to noise.
+    """
+    import dp_accounting
+
+    from tff_dp.aggregation import queries
+    from tff_dp.noise import Grid
+
+    z = float(mechanism.noise_multiplier)
+    grid = Grid.of(z)
+    is_laplace = isinstance(mechanism, LaplaceMechanism)
+    event = (dp_accounting.LaplaceDpEvent if is_laplace else dp_accounting.GaussianDpEvent)(z)
+    return _factory(
+        lambda specs: queries.GridSumQuery(
+            specs,
+            grid=grid,
+            clip=lambda update: clip(update, grid),
+            noise=queries.IndependentNoise(lambda shape: draw(shape, z * grid.steps)),
+            unit=float(mechanism.clip_norm),
+            denominator=m,
+            event=event,
+        )
+    )
+
+
+def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> Any:
+    del rounds
+    from tff_dp.aggregation import queries
+
+    return _factory(lambda specs: queries.AdaptiveClipQuery(specs, mechanism, m))
 
 
 def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, rounds: int) -> Any:
+    """Returns the factory of a mechanism whose clients noise their own update; the sum gets none."""
     del rounds
-    clip, noise = (
-        (queries.clipped_l2, queries.normal)
-        if isinstance(mechanism, LocalGaussianMechanism)
-        else (queries.clipped_l1, queries.laplace)
+    from tff_dp import noise
+    from tff_dp.aggregation import queries
+
+    is_gaussian = isinstance(mechanism, LocalGaussianMechanism)
+    clip, draw = (noise.clip_l2, noise.gaussian) if is_gaussian else (noise.clip_l1, noise.laplace)
+    grid = noise.Grid.of(mechanism.noise_multiplier)
+    scale = mechanism.noise_multiplier * grid.steps
+
+    def noised(update: Any) -> Any:
+        clipped = clip(update, mechanism.clip_norm, grid).parts
+        return [part + draw(part.shape.as_list(), scale) for part in clipped]
+
+    return _factory(
+        lambda specs: queries.GridSumQuery(
+            specs,
+            grid=grid,
+            clip=noised,
+            noise=queries.NO_NOISE,
+            unit=float(mechanism.clip_norm),
+            denominator=m,
+        )
     )
-    scale = mechanism.clip_norm * mechanism.noise_multiplier
-    return _averaging(queries.local_query()(clip, mechanism.clip_norm, noise, scale), m)
 
 
 def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
+    from tff_dp.aggregation.correlated import TreeNoise
+    from tff_dp.noise import Grid
+
+    grid = Grid.of(mechanism.noise_multiplier)
     period = min(mechanism.restart_every or rounds, rounds)
-    stddev = mechanism.clip_norm * mechanism.noise_multiplier
-    return _correlated(mechanism.clip_norm, m, TreeNoise(stddev, period))
+    return _correlated(
+        mechanism, m, grid, TreeNoise(mechanism.noise_multiplier * grid.steps, period)
+    )
 
 
 def _banded(mechanism: BandedMechanism, m: float, rounds: int) -> Any:
+    from tff_dp.aggregation.correlated import BandedNoise, banded_grid
+
+    grid = banded_grid(mechanism.noise_multiplier)
     coefficients = banded_strategy(mechanism.bands, rounds)
-    stddev = mechanism.clip_norm * mechanism.noise_multiplier
-    return _correlated(mechanism.clip_norm, m, BandedNoise(stddev, coefficients))
+    return _correlated(
+        mechanism, m, grid, BandedNoise(mechanism.noise_multiplier * grid.steps, coefficients)
+    )
 
 
-def _correlated(clip_norm: float, m: float, noise: NoiseProcess) -> Any:
-    """Returns a factory that makes its query once it knows the tensors whose noise it has to keep."""
-    tff = _compat.load_tff()
+def _correlated(
+    mechanism: TreeMechanism | BandedMechanism, m: float, grid: Any, process: Any
+) -> Any:
+    """Returns the factory of a mechanism whose rounds share noise.
 
-    class CorrelatedFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc,name-defined]
-        def create(self, value_type: Any) -> Any:
-            specs = _compat.tensor_specs(value_type)
-            return _averaging(correlated_query()(clip_norm, noise, specs), m).create(value_type)
+    A round alone has no event: what a run costs depends on who takes part when.
+    """
+    from tff_dp import noise
+    from tff_dp.aggregation import queries
 
-    return CorrelatedFactory()
+    return _factory(
+        lambda specs: queries.GridSumQuery(
+            specs,
+            grid=grid,
+            clip=lambda update: noise.clip_l2(update, mechanism.clip_norm, grid).parts,
+            noise=process,
+            unit=float(mechanism.clip_norm),
+            denominator=m,
+        )
+    )
 
 
 _BUILDERS: dict[type[Mechanism], Callable[[Any, float, int], Any]] = {

@@ -1,26 +1,25 @@
-"""Noise that rounds share, drawn where it is released and kept in the aggregator's state."""
+"""Noise that rounds share, drawn where it is released and kept in the aggregator's state.
+
+Everything is in whole numbers, so that what is released is a function of noised whole numbers, and the
+argument for rounding holds: what is released is post-processing of a Gaussian mechanism over the reals.
+
+The state has the noise of rounds that have been released. Whoever has it and the released results has
+the exact sums: it is as secret as the data.
+"""
 
 from __future__ import annotations
 
 import collections
-import functools
+import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from tff_dp.aggregation.queries import clipped_l2, normal
+import tensorflow as tf
 
-# A state or a value of noise: a tensor, or several, for each tensor of an update.
-Tensors = list[Any]
+from tff_dp.noise import Grid, gaussian
 
-
-class NoiseProcess(Protocol):
-    """Correlated Gaussian noise, round by round."""
-
-    def initial(self, specs: Sequence[Any]) -> Any:
-        """Returns the state before the first round, for tensors of these `tf.TensorSpec`s."""
-
-    def next(self, state: Any) -> tuple[Tensors, Any]:
-        """Returns a round's noise, and the state after it."""
+_COEFFICIENT_LOG = 16  # coefficients of a strategy are whole multiples of 2^-16
+_FINEST = 24  # of the grid of a banded mechanism: with the coefficients, 40 bits
 
 
 class TreeNoise:
@@ -32,10 +31,13 @@ class TreeNoise:
 
     The buffer holds, for each level, the noise of the node of that level that counts: for round t, the
     levels of the bits of t. A node's value is the estimate of least variance from its own noise and its
-    children's (Honaker 2015, the estimator from below): own noise has the weight 1 / (2 - 2^-level).
+    children's (Honaker 2015, the estimator from below): own noise has the weight w = 1 / (2 - 2^-level).
+    It is computed as c + round(w (o - c)) from a node's own noised sum o and its children's estimate c.
+    Both hold the same exact sum, so that the difference is one of the noises alone, and the whole is a
+    function of the noised sums of nodes, whatever the roundoff of w (o - c).
 
     Args:
-      stddev: The standard deviation of a node's noise.
+      stddev: The standard deviation of a node's noise, in steps.
       period: Rounds after which a new tree begins.
     """
 
@@ -45,24 +47,23 @@ class TreeNoise:
         self._stddev, self._period = stddev, period
         self._height = period.bit_length()
 
-    def initial(self, specs: Sequence[Any]) -> Any:
+    def initial(self, shapes: Sequence[Any]) -> Any:
         """Returns an empty tree."""
-        import tensorflow as tf
-
         return self.State(
             step=tf.constant(0),
-            levels=[tf.zeros([self._height, *spec.shape]) for spec in specs],
-            total=[tf.zeros(spec.shape) for spec in specs],
+            levels=[tf.zeros([self._height, *shape], tf.int64) for shape in shapes],
+            total=[tf.zeros(shape, tf.int64) for shape in shapes],
         )
 
-    def next(self, state: Any) -> tuple[Tensors, Any]:
+    def next(self, state: Any, shapes: Sequence[Any]) -> tuple[list[Any], Any]:
         """Returns by how much the tree's noise grows with the next leaf."""
-        import tensorflow as tf
-
         # Bits of the step that are set are nodes on the left, which the new leaf's ancestors take in.
         bits = tf.bitwise.right_shift(state.step, tf.range(self._height)) % 2
         occupied = tf.equal(bits, 1)
-        levels = [self._with_leaf(buffer, occupied) for buffer in state.levels]
+        levels = [
+            self._with_leaf(buffer, occupied, shape)
+            for buffer, shape in zip(state.levels, shapes, strict=True)
+        ]
         total = [tf.reduce_sum(buffer, axis=0) for buffer in levels]
         grown = [new - old for new, old in zip(total, state.total, strict=True)]
         ends = tf.equal(state.step + 1, self._period)
@@ -73,18 +74,18 @@ class TreeNoise:
         step = tf.where(ends, 0, state.step + 1)
         return grown, self.State(step=step, levels=levels, total=total)
 
-    def _with_leaf(self, buffer: Any, occupied: Any) -> Any:
+    def _with_leaf(self, buffer: Any, occupied: Any, shape: Sequence[int]) -> Any:
         """Returns a tensor's buffer after one more leaf."""
-        import tensorflow as tf
-
         rows, node, rising = [], None, tf.constant(True)
         for level in range(self._height):
-            own = normal(tf.shape(buffer)[1:], self._stddev)
+            own = gaussian(shape, self._stddev)
             if node is None:
                 node = own
             else:
-                weight = 1 / (2 - 2.0**-level)
-                node = weight * own + (1 - weight) * (buffer[level - 1] + node)
+                children = buffer[level - 1] + node
+                apart = tf.cast(own - children, tf.float64)
+                weight = tf.constant(1 / (2 - 2.0**-level), tf.float64)
+                node = children + tf.cast(tf.round(weight * apart), tf.int64)
             # The node stays where the level was free; where it was not, it goes on to the next.
             here = tf.where(occupied[level], tf.zeros_like(node), node)
             rows.append(tf.where(rising, here, buffer[level]))
@@ -92,67 +93,45 @@ class TreeNoise:
         return tf.stack(rows)
 
 
+def banded_grid(noise_multiplier: float) -> Grid:
+    """Returns the grid for `BandedNoise`, whose coefficients take some of the bits."""
+    return Grid.of(noise_multiplier * 2**_COEFFICIENT_LOG, _FINEST)
+
+
 class BandedNoise:
     """Noise w with S w = g: what is left of g once the earlier noise has been taken off.
 
+    With whole coefficients s_j of S, in units of 2^-16, the mechanism is y_t = sum_j s_j x_(t-j) + g_t
+    for whole sums x and whole Gaussian noise g. The released x_t + w_t is a function of the y's, since
+    w_t = round((g_t - sum_(j > 0) s_j w_(t-j)) / s_0), in whole numbers, is what rounding the solution
+    of S x = y adds to x_t. Coefficients are truncated, so that a column's norm stays at most 1.
+
     Args:
-      stddev: The standard deviation of g.
-      coefficients: The diagonals of S, a lower triangular Toeplitz matrix.
+      stddev: The standard deviation of the noise of a round with one band, in steps: z C over the step.
+      coefficients: The diagonals of S, a lower triangular Toeplitz matrix, of Euclidean norm 1.
     """
 
     def __init__(self, stddev: float, coefficients: Sequence[float]) -> None:
-        self._stddev, self._coefficients = stddev, coefficients
+        unit = 2**_COEFFICIENT_LOG
+        self._stddev = stddev * unit
+        # The roundoff of a norm that should be 1 is far below 2^-32.
+        shrunk = [c * (1 - 2.0**-32) for c in coefficients]
+        self._coefficients = [math.trunc(c * unit) for c in shrunk]
 
-    def initial(self, specs: Sequence[Any]) -> Any:
+    def initial(self, shapes: Sequence[Any]) -> Any:
         """Returns a history of zeros: rounds before the first have no noise."""
-        import tensorflow as tf
+        return [tf.zeros([len(self._coefficients) - 1, *shape], tf.int64) for shape in shapes]
 
-        return [tf.zeros([len(self._coefficients) - 1, *spec.shape]) for spec in specs]
-
-    def next(self, state: Any) -> tuple[Tensors, Any]:
+    def next(self, state: Any, shapes: Sequence[Any]) -> tuple[list[Any], Any]:
         """Returns a round's w; the history holds those of earlier rounds, the latest first."""
-        import tensorflow as tf
-
         first, *others = self._coefficients
         noises, histories = [], []
-        for history in state:
-            noise = normal(tf.shape(history)[1:], self._stddev)
+        for history, shape in zip(state, shapes, strict=True):
+            noise = gaussian(shape, self._stddev)
             if others:
-                noise -= tf.tensordot(tf.constant(others, tf.float32), history, 1)
-            noise /= first
+                factors = tf.reshape(tf.constant(others, tf.int64), [-1, *(1 for _ in shape)])
+                noise -= tf.reduce_sum(factors * history, axis=0)
+            noise = tf.math.floordiv(noise + first // 2, tf.constant(first, tf.int64))
             noises.append(noise)
             histories.append(tf.concat([noise[None], history], axis=0)[: len(others)])
         return noises, histories
-
-
-@functools.cache
-def correlated_query() -> type:
-    """Returns the class of queries for sums of records clipped in L2 norm, with such noise."""
-    import dp_accounting
-    import tensorflow as tf
-    import tensorflow_privacy as tfp
-
-    class CorrelatedSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
-        """See `tff_dp.TreeMechanism` and `tff_dp.BandedMechanism`."""
-
-        def __init__(self, l2_norm_clip: float, noise: NoiseProcess, specs: Any) -> None:
-            self._l2_norm_clip = l2_norm_clip
-            self._noise, self._specs = noise, tf.nest.flatten(specs)
-
-        def initial_global_state(self) -> Any:
-            return self._noise.initial(self._specs)
-
-        def preprocess_record(self, params: Any, record: Any) -> Any:
-            del params
-            clipped = clipped_l2(tf.nest.flatten(record), self._l2_norm_clip)
-            return tf.nest.pack_sequence_as(record, clipped)
-
-        def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
-            noise, global_state = self._noise.next(global_state)
-            sums = tf.nest.flatten(sample_state)
-            noised = [part + added for part, added in zip(sums, noise, strict=True)]
-            # A round alone has no event: what a run costs depends on who takes part when.
-            event = dp_accounting.UnsupportedDpEvent()
-            return tf.nest.pack_sequence_as(sample_state, noised), global_state, event
-
-    return CorrelatedSumQuery

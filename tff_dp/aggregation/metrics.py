@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tff_dp import _compat
-from tff_dp.aggregation.queries import normal
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import PrivateMetric
 
@@ -27,13 +26,23 @@ def private_metrics(
     tff = _compat.load_tff()
     import tensorflow as tf
 
+    from tff_dp.noise import Grid, gaussian
+
+    def grid_of(metric: PrivateMetric) -> Grid:
+        return Grid.of(metric.stddev(noise_multiplier) / metric.largest)
+
     def cut(value: Any, metric: PrivateMetric) -> Any:
-        value = tf.cast(value, tf.float32)
-        value = tf.where(tf.math.is_nan(value), 0.0, value)
-        return tf.clip_by_value(value, 0.0, metric.largest)
+        """Returns a value as a whole number of steps, of which the bound has a power of two."""
+        value = tf.cast(value, tf.float64)
+        value = tf.where(tf.math.is_nan(value), tf.zeros_like(value), value)
+        share = tf.clip_by_value(value / metric.largest, 0.0, 1.0)
+        return tf.cast(share * grid_of(metric).steps, tf.int64)
 
     def noised_mean(total: Any, metric: PrivateMetric) -> Any:
-        return (total + normal([], metric.stddev(noise_multiplier))) / clients_per_round
+        grid = grid_of(metric)
+        stddev = metric.stddev(noise_multiplier) / metric.largest * grid.steps
+        noised = total + gaussian([], stddev)
+        return grid.restored(noised, metric.largest, clients_per_round, tf.float32)
 
     def build(finalizers: Any, local_type: Any = None) -> Any:
         del local_type

@@ -1,195 +1,210 @@
-"""Queries of our own, next to tensorflow-privacy's.
+"""Sums of updates on a grid, with integer noise, as tensorflow-privacy's queries.
 
-Each is a class in a function: its base is known only once TensorFlow Privacy is imported.
+TensorFlow Privacy can be imported once TFF has been: import this module after `_compat.load_tff`.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from tff_dp.errors import ArgumentError
-from tff_dp.execution import NOISE_SCOPE
+import dp_accounting
+import tensorflow as tf
+import tensorflow_privacy as tfp
 
+from tff_dp import noise
+from tff_dp.noise import Grid
 
-@functools.cache
-def finite_records_query() -> type:
-    """Returns the class of queries that take a record without a finite norm for zero."""
-    import tensorflow as tf
-    import tensorflow_privacy as tfp
-
-    class FiniteRecordsQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
-        """Takes a record without a finite L2 norm for zero, on the client, before the inner query.
-
-        `tf.clip_by_global_norm` turns a record with a NaN or an infinity into NaNs, and so does it a
-        finite record whose squared norm overflows: one such client would destroy the sum. A zero
-        record respects every bound.
-        """
-
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        def initial_global_state(self) -> Any:
-            return self._inner.initial_global_state()
-
-        def derive_sample_params(self, global_state: Any) -> Any:
-            return self._inner.derive_sample_params(global_state)
-
-        def initial_sample_state(self, template: Any = None) -> Any:
-            return self._inner.initial_sample_state(template)
-
-        def preprocess_record(self, params: Any, record: Any) -> Any:
-            norm = tf.linalg.global_norm(tf.nest.flatten(record))
-            finite = tf.math.is_finite(norm)
-            record = tf.nest.map_structure(
-                lambda part: tf.where(finite, part, tf.zeros_like(part)), record
-            )
-            return self._inner.preprocess_record(params, record)
-
-        def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
-            with tf.name_scope(NOISE_SCOPE):
-                return self._inner.get_noised_result(sample_state, global_state)
-
-        def derive_metrics(self, global_state: Any) -> Any:
-            return self._inner.derive_metrics(global_state)
-
-    return FiniteRecordsQuery
+Tensors = list[Any]  # int64, one for each tensor of an update
+Clip = Callable[[Tensors], Tensors]  # from an update to whole numbers of steps
+Draw = Callable[[Sequence[int]], Any]  # from a shape to whole numbers
 
 
-def clipped_l1(record: Sequence[Any], clip_norm: Any) -> list[Any]:
-    """Returns the tensors of a record, scaled to an L1 norm of at most `clip_norm` together."""
-    import tensorflow as tf
+class NoiseProcess(Protocol):
+    """Noise on sums, in whole numbers of steps, round by round."""
 
-    norm = tf.add_n([tf.reduce_sum(tf.abs(part)) for part in record])
-    return [part * (clip_norm / tf.maximum(norm, clip_norm)) for part in record]
+    def initial(self, shapes: Sequence[Any]) -> Any:
+        """Returns the state before the first round, for tensors of these shapes."""
 
-
-def clipped_l2(record: Sequence[Any], clip_norm: Any) -> list[Any]:
-    """Returns the tensors of a record, scaled to an L2 norm of at most `clip_norm` together."""
-    import tensorflow as tf
-
-    return list(tf.clip_by_global_norm(record, clip_norm)[0])
+    def next(self, state: Any, shapes: Sequence[Any]) -> tuple[Tensors, Any]:
+        """Returns a round's noise, and the state after it."""
 
 
-def normal(shape: Any, stddev: Any) -> Any:
-    """Returns Gaussian noise, float32."""
-    import tensorflow as tf
+class IndependentNoise:
+    """Noise that each round draws anew.
 
-    with tf.name_scope(NOISE_SCOPE):
-        return tf.random.normal(shape, stddev=stddev)
-
-
-def laplace(shape: Any, scale: Any) -> Any:
-    """Returns Laplace noise, float32, of density exp(-|x| / scale) / (2 scale).
-
-    A magnitude is the logarithm of a uniform number, drawn with 53 bits: with float32's 24 the tail would
-    end at 16 scales.
+    Args:
+      draw: Of one tensor.
     """
-    import tensorflow as tf
 
-    with tf.name_scope(NOISE_SCOPE):
-        magnitude = -tf.math.log1p(-tf.random.uniform(shape, dtype=tf.float64))
-        signs = tf.where(tf.random.uniform(shape, dtype=tf.float64) < 0.5, -1.0, 1.0)
-    return tf.cast(magnitude, tf.float32) * tf.cast(signs, tf.float32) * scale
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+
+    def initial(self, shapes: Sequence[Any]) -> Any:
+        """Returns no state."""
+        del shapes
+        return ()
+
+    def next(self, state: Any, shapes: Sequence[Any]) -> tuple[Tensors, Any]:
+        """Returns a draw for each tensor."""
+        return [self._draw(shape) for shape in shapes], state
 
 
-@functools.cache
-def per_layer_query() -> type:
-    """Returns the class of Gaussian sum queries that clip each tensor to a norm of its own."""
-    import tensorflow as tf
-    import tensorflow_privacy as tfp
+NO_NOISE = IndependentNoise(lambda shape: tf.zeros(shape, tf.int64))
 
-    class PerLayerGaussianSumQuery(tfp.GaussianSumQuery):  # type: ignore[misc]
-        """See `tff_dp.PerLayerGaussianMechanism`."""
 
-        def __init__(self, clip_norms: Sequence[float], total: float, stddev: float) -> None:
-            super().__init__(l2_norm_clip=total, stddev=stddev)
-            self._clip_norms = clip_norms
+class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
+    """The noised sum of clipped updates over a public denominator.
 
-        def preprocess_record(self, params: Any, record: Any) -> Any:
-            del params  # the norm of the whole
-            parts = tf.nest.flatten(record)
-            if len(parts) != len(self._clip_norms):
-                raise ArgumentError(
-                    f"clip_norms={self._clip_norms!r} does not fit the model: expected "
-                    f"{len(parts)} norms, one for each trainable weight tensor."
-                )
-            clipped = [
-                tf.clip_by_norm(part, clip_norm)
-                for part, clip_norm in zip(parts, self._clip_norms, strict=True)
+    On the client, an update is clipped and becomes whole numbers of grid steps. Their sum is exact. On
+    the server, noise in whole numbers is added, and what is released is that whole number times a public
+    constant.
+
+    Args:
+      specs: The structure of `tf.TensorSpec`s of an update.
+      grid: The grid.
+      clip: Bounds a client's update; where clients add the noise, it does that, too.
+      noise: Of the server.
+      unit: The clip norm that the grid divides.
+      denominator: m, the public expected number of clients.
+      event: What a round costs, where that can be said of a round.
+    """
+
+    def __init__(
+        self,
+        specs: Any,
+        *,
+        grid: Grid,
+        clip: Clip,
+        noise: NoiseProcess,
+        unit: float,
+        denominator: float,
+        event: dp_accounting.DpEvent | None = None,
+    ) -> None:
+        self._specs = specs
+        self._grid, self._clip, self._noise = grid, clip, noise
+        self._unit, self._denominator = unit, denominator
+        self._event = event or dp_accounting.UnsupportedDpEvent()
+
+    def initial_global_state(self) -> Any:
+        """Returns the state before the first round."""
+        return self._noise.initial(_shapes(self._specs))
+
+    def initial_sample_state(self, template: Any = None) -> Any:
+        """Returns the sum over no clients."""
+        del template  # its tensors have the types of an update's
+        return _zeros(self._specs)
+
+    def preprocess_record(self, params: Any, record: Any) -> Any:
+        """Returns a client's bounded update in whole numbers of steps."""
+        del params
+        return tf.nest.pack_sequence_as(record, self._clip(tf.nest.flatten(record)))
+
+    def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
+        """Returns the noised mean, the next state, and the round's event."""
+        noise, global_state = self._noise.next(global_state, _shapes(self._specs))
+        mean = _noised_mean(
+            sample_state, noise, self._specs, self._grid, self._unit, self._denominator
+        )
+        return mean, global_state, self._event
+
+
+class AdaptiveClipQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
+    """A noised sum whose clip norm follows a quantile of the updates' norms; see the mechanism.
+
+    A client's bit, whether its update was clipped, is -1/2 or 1/2, on a grid of its own.
+
+    Args:
+      specs: The structure of `tf.TensorSpec`s of an update.
+      mechanism: A `tff_dp.AdaptiveGaussianMechanism`.
+      denominator: m, the public expected number of clients.
+    """
+
+    State = collections.namedtuple("State", ["clip_norm"])
+    _FINEST_OF_COUNT = 20
+
+    def __init__(self, specs: Any, mechanism: Any, denominator: float) -> None:
+        self._specs, self._mechanism, self._denominator = specs, mechanism, denominator
+        self._noise_multiplier = mechanism.value_noise_multiplier(denominator)
+        self._count_stddev = (
+            mechanism.count_stddev(denominator) if mechanism.noise_multiplier > 0 else 0.0
+        )
+        self._grid = Grid.of(self._noise_multiplier)
+        self._bit = int(Grid.of(self._count_stddev, self._FINEST_OF_COUNT).steps)
+
+    def initial_global_state(self) -> Any:
+        """Returns the state before the first round."""
+        return self.State(tf.constant(self._mechanism.initial_clip_norm, tf.float32))
+
+    def derive_sample_params(self, global_state: Any) -> Any:
+        """Returns the clip norm, which clients are sent."""
+        return global_state.clip_norm
+
+    def derive_metrics(self, global_state: Any) -> Any:
+        """Returns the clip norm of the next round."""
+        return collections.OrderedDict(clip=global_state.clip_norm)
+
+    def initial_sample_state(self, template: Any = None) -> Any:
+        """Returns the sum over no clients."""
+        del template
+        return _zeros(self._specs), tf.constant(0, tf.int64)
+
+    def preprocess_record(self, params: Any, record: Any) -> Any:
+        """Returns a client's bounded update in whole numbers of steps."""
+        clipped = noise.clip_l2(tf.nest.flatten(record), params, self._grid)
+        # An update that counts as zero is not clipped, as one of zeros is not.
+        is_clipped = tf.math.is_finite(clipped.norm) & (
+            clipped.norm > tf.cast(params, clipped.norm.dtype)
+        )
+        half = self._bit // 2
+        bit = tf.where(is_clipped, tf.constant(-half, tf.int64), tf.constant(half, tf.int64))
+        return tf.nest.pack_sequence_as(record, clipped.parts), bit
+
+    def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
+        """Returns the noised mean, the next state, and the round's event."""
+        total, bits = sample_state
+        shapes = _shapes(self._specs)
+        stddev = self._noise_multiplier * self._grid.steps
+        drawn = [noise.gaussian(shape, stddev) for shape in shapes]
+        clip_norm = global_state.clip_norm
+        mean = _noised_mean(total, drawn, self._specs, self._grid, clip_norm, self._denominator)
+        bits += noise.gaussian([], self._count_stddev * self._bit)
+        count = tf.cast(bits, tf.float64) / self._bit
+        share = tf.clip_by_value(count / self._denominator + 0.5, 0.0, 1.0)
+        event = dp_accounting.ComposedDpEvent(
+            [
+                dp_accounting.GaussianDpEvent(self._noise_multiplier),
+                dp_accounting.GaussianDpEvent(2 * self._count_stddev),
             ]
-            return tf.nest.pack_sequence_as(record, clipped)
+        )
+        return mean, self.State(self._moved(clip_norm, share)), event
 
-    return PerLayerGaussianSumQuery
-
-
-@functools.cache
-def laplace_query() -> type:
-    """Returns the class of queries for sums of records clipped in L1 norm, with Laplace noise."""
-    import dp_accounting
-    import tensorflow as tf
-    import tensorflow_privacy as tfp
-
-    State = collections.namedtuple("State", ["l1_norm_clip", "scale"])
-
-    class LaplaceSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
-        """See `tff_dp.LaplaceMechanism`."""
-
-        def __init__(self, l1_norm_clip: float, scale: float) -> None:
-            self._l1_norm_clip, self._scale = l1_norm_clip, scale
-
-        def initial_global_state(self) -> Any:
-            return State(tf.constant(self._l1_norm_clip), tf.constant(self._scale))
-
-        def derive_sample_params(self, global_state: Any) -> Any:
-            return global_state.l1_norm_clip
-
-        def preprocess_record(self, params: Any, record: Any) -> Any:
-            return tf.nest.pack_sequence_as(record, clipped_l1(tf.nest.flatten(record), params))
-
-        def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
-            noised = tf.nest.map_structure(
-                lambda part: part + laplace(tf.shape(part), global_state.scale), sample_state
-            )
-            event = dp_accounting.LaplaceDpEvent(global_state.scale / global_state.l1_norm_clip)
-            return noised, global_state, event
-
-    return LaplaceSumQuery
+    def _moved(self, clip_norm: Any, share: Any) -> Any:
+        """Returns the next clip norm: post-processing of the noised share of unclipped clients."""
+        mechanism = self._mechanism
+        rate = tf.constant(mechanism.clip_learning_rate, tf.float64)
+        factor = tf.exp(-rate * (share - mechanism.target_quantile))
+        moved = tf.cast(clip_norm, tf.float64) * factor
+        moved = tf.clip_by_value(moved, mechanism.min_clip_norm, mechanism.max_clip_norm)
+        return tf.cast(moved, tf.float32)
 
 
-@functools.cache
-def local_query() -> type:
-    """Returns the class of queries whose records are clipped and noised by their clients."""
-    import dp_accounting
-    import tensorflow as tf
-    import tensorflow_privacy as tfp
+def _shapes(specs: Any) -> list[list[int]]:
+    return [spec.shape.as_list() for spec in tf.nest.flatten(specs)]
 
-    class LocalNoiseSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
-        """See `tff_dp.LocalGaussianMechanism`. The sum itself gets no noise."""
 
-        def __init__(
-            self,
-            clip: Callable[[Sequence[Any], Any], list[Any]],
-            clip_norm: float,
-            noise: Callable[[Any, Any], Any],
-            scale: float,
-        ) -> None:
-            self._clip, self._clip_norm = clip, clip_norm
-            self._noise, self._scale = noise, scale
+def _zeros(specs: Any) -> Any:
+    return tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, tf.int64), specs)
 
-        def initial_global_state(self) -> Any:
-            return ()
 
-        def preprocess_record(self, params: Any, record: Any) -> Any:
-            del params
-            clipped = self._clip(tf.nest.flatten(record), tf.constant(self._clip_norm))
-            noised = [part + self._noise(tf.shape(part), self._scale) for part in clipped]
-            return tf.nest.pack_sequence_as(record, noised)
-
-        def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
-            # What a client spends is no event of the sum: the plan knows it.
-            return sample_state, global_state, dp_accounting.UnsupportedDpEvent()
-
-    return LocalNoiseSumQuery
+def _noised_mean(
+    total: Any, drawn: Tensors, specs: Any, grid: Grid, unit: Any, denominator: float
+) -> Any:
+    flat = tf.nest.flatten(specs)
+    sums = tf.nest.flatten(total)
+    means = [
+        grid.restored(part + added, unit, denominator, spec.dtype)
+        for part, added, spec in zip(sums, drawn, flat, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(specs, means)

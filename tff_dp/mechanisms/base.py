@@ -9,6 +9,8 @@ from typing import ClassVar
 from tff_dp import _checks
 from tff_dp.config import Config
 
+SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM = 1e-10, 1e10
+
 
 class Mechanism(Config, abc.ABC):
     """How one client's update is bounded, and how the sum is noised, at a known noise multiplier.
@@ -17,10 +19,7 @@ class Mechanism(Config, abc.ABC):
       limits: What the mechanism's epsilon does not cover, in words.
     """
 
-    limits: ClassVar[str] = (
-        "tuning on the same data, other runs on it, and attacks on floating-point noise (the noise is "
-        "float32, not from a cryptographic source)"
-    )
+    limits: ClassVar[str] = "tuning on the same data, and other runs on it"
 
     noise_multiplier: float
 
@@ -33,17 +32,21 @@ class Mechanism(Config, abc.ABC):
 
 
 def check_noise(noise_multiplier: float) -> None:
-    """Raises ArgumentError unless a noise multiplier is finite and not negative."""
+    """Raises ArgumentError unless a noise multiplier is in [0, 1e9], which integer noise can have."""
     _checks.real(
         "noise_multiplier",
         noise_multiplier,
-        "[0, inf)",
+        "[0, 1e9]",
         "It is the noise's standard deviation over the clip norm; 0 adds none and gives no privacy.",
     )
 
 
 def check_clip(name: str, clip_norm: float, norm: str = "L2") -> None:
-    """Raises ArgumentError unless a clip norm is finite and positive."""
+    """Raises ArgumentError unless a clip norm is in the range in which float32 holds squared norms."""
     _checks.real(
-        name, clip_norm, "(0, inf)", f"It is the largest {norm} norm that one update may have."
+        name,
+        clip_norm,
+        f"[{SMALLEST_CLIP_NORM:g}, {LARGEST_CLIP_NORM:g}]",
+        f"It is the largest {norm} norm that one update may have; far outside this range, squares of "
+        "float32 numbers underflow or overflow. Scale the model's weights or the learning rate.",
     )

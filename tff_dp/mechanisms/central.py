@@ -6,7 +6,13 @@ import dataclasses
 import math
 
 from tff_dp import _checks
-from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
+from tff_dp.mechanisms.base import (
+    LARGEST_CLIP_NORM,
+    SMALLEST_CLIP_NORM,
+    Mechanism,
+    check_clip,
+    check_noise,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,9 @@ class AdaptiveGaussianMechanism(Mechanism):
       target_quantile: The share of clients that are to stay unclipped; in [0, 1].
       clip_learning_rate: Rate of the geometric update of the clip norm, without unit; >= 0.
       clipped_count_stddev: s_b, in clients; > 0, or None for 0.05 times the expected clients a round.
+      min_clip_norm: The clip norm goes no lower, in units of the model's weights: updates of zeros would
+        take it to zero otherwise; in [1e-10, `initial_clip_norm`].
+      max_clip_norm: The clip norm goes no higher; in [`initial_clip_norm`, 1e10].
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -76,10 +85,20 @@ class AdaptiveGaussianMechanism(Mechanism):
     target_quantile: float = 0.5
     clip_learning_rate: float = 0.2
     clipped_count_stddev: float | None = None
+    min_clip_norm: float = SMALLEST_CLIP_NORM
+    max_clip_norm: float = LARGEST_CLIP_NORM
 
     def __post_init__(self) -> None:
         check_noise(self.noise_multiplier)
         check_clip("initial_clip_norm", self.initial_clip_norm)
+        check_clip("min_clip_norm", self.min_clip_norm)
+        check_clip("max_clip_norm", self.max_clip_norm)
+        _checks.real(
+            "initial_clip_norm",
+            self.initial_clip_norm,
+            f"[{self.min_clip_norm:g}, {self.max_clip_norm:g}]",
+            "It starts between min_clip_norm and max_clip_norm.",
+        )
         _checks.real("target_quantile", self.target_quantile, "[0, 1]")
         _checks.real("clip_learning_rate", self.clip_learning_rate, "[0, inf)")
         if self.clipped_count_stddev is not None:

@@ -139,19 +139,15 @@ def _in_l1(mechanism: Any, parts: Parts) -> float:
 
 def _adaptive_clip(mechanism: AdaptiveGaussianMechanism, leaves: Leaves) -> float:
     del mechanism
-    (clip,) = (v for path, v in leaves.items() if path.endswith("sum_state/l2_norm_clip"))
+    (clip,) = (v for path, v in leaves.items() if path.endswith("query_state/clip_norm"))
     return float(clip)
 
 
 def _adaptive_derived(
     mechanism: AdaptiveGaussianMechanism, m: float, clip: float
 ) -> Mapping[str, float]:
-    return {
-        "sum_state/l2_norm_clip": clip,
-        "sum_state/stddev": clip * mechanism.value_noise_multiplier(m),
-        "quantile_estimator_state/current_estimate": clip,
-        "dp_query_metrics/clip": clip,
-    }
+    del mechanism, m
+    return {"query_state/clip_norm": clip, "dp_query_metrics/clip": clip}
 
 
 _GAUSSIAN = Law(size=_in_l2, clip=_clip_norm, noise=_gaussian_noise)

@@ -1,0 +1,50 @@
+"""The random bits that noise is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+SCOPE = "tff_dp_noise"
+"""In the name of each operation that draws bits for noise: execution contexts recognize them by it."""
+
+BITS = 64
+_LEAST, _LARGEST = -(2**63), 2**63 - 1
+
+
+def words(shape: Sequence[Any] | tf.Tensor) -> tf.Tensor:
+    """Returns random 64-bit words.
+
+    The operation has no seed, and TensorFlow's global seed does not reach it. Contexts of
+    `tff_dp.execution.fast` replace it by bits that are keyed from the operating system's entropy. As it
+    stands, TensorFlow draws all words but the largest one, each with a probability within 2^-64 of equal.
+
+    Args:
+      shape: Of the result.
+
+    Returns:
+      int64, of the shape that was asked for.
+    """
+    with tf.name_scope(SCOPE):
+        return tf.raw_ops.RandomUniformInt(
+            shape=tf.convert_to_tensor(shape, tf.int32),
+            minval=tf.constant(_LEAST, tf.int64),
+            maxval=tf.constant(_LARGEST, tf.int64),
+        )
+
+
+def low_bits(word: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns the lowest bits of words, as whole numbers in [0, 2^count); count is at most 63."""
+    return tf.bitwise.bitwise_and(word, tf.constant(2**count - 1, tf.int64))
+
+
+def shifted(word: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns words without their lowest bits; the sign bit is copied in at the other end."""
+    return tf.bitwise.right_shift(word, tf.constant(count, tf.int64)) if count else word
+
+
+def sign_of(word: tf.Tensor) -> tf.Tensor:
+    """Returns -1 where the highest bit of a word is set, and 0 elsewhere; int64."""
+    return shifted(word, BITS - 1)
