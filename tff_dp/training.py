@@ -16,7 +16,7 @@ from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
-from tff_dp.execution import NOISE_SCOPE, current_or_fast, is_seeded, iterate, noise_bits
+from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -185,8 +185,8 @@ def _random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
             raise ComputationError(f"{found.obstacle} No round was charged.")
     if not found.marked:
         raise ComputationError(
-            f"The process of {privacy.mechanism} holds no noise that stands under the name scope "
-            f"{NOISE_SCOPE!r}, so that nothing vouches for its random bits. No round was charged. Draw "
+            f"The process of {privacy.mechanism} holds no noise that stands under the name scope of "
+            "tff_dp.noise, so that nothing vouches for its random bits. No round was charged. Draw "
             "the noise of a mechanism under that scope."
         )
     return found.source

@@ -13,7 +13,6 @@ from typing import Any
 
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
-from tff_dp.execution import NOISE_SCOPE
 from tff_dp.mechanisms import DistributedMechanism
 
 # Clients clip to a little less than 1, so that TFF's own clipping to 1, after a rotation in float32,
@@ -58,6 +57,8 @@ def _factory_class() -> type:
     tff = _compat.load_tff()
     import tensorflow as tf
 
+    from tff_dp.noise.words import SCOPE
+
     class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
         """Makes updates finite and bounded on the client, and a mean of the sum on the server."""
 
@@ -73,7 +74,7 @@ def _factory_class() -> type:
             @tff.tensorflow.computation(value_type)
             def bounded(update: Any) -> Any:
                 # TFF draws the shares of the noise: this marks the clients' part as one that has some.
-                with tf.name_scope(NOISE_SCOPE):
+                with tf.name_scope(SCOPE):
                     return _bounded(update, clip_norm)
 
             inner = self._noised_sum.create(bounded.type_signature.result)

@@ -17,7 +17,6 @@ from typing import Any
 
 from tff_dp import _compat
 from tff_dp.dp_sgd.gradients import sum_of_clipped
-from tff_dp.execution import NOISE_SCOPE
 from tff_dp.mechanisms import RecordGaussianMechanism
 
 
@@ -133,13 +132,15 @@ def _take_steps(
     """Returns the trainable weights after the round's steps."""
     import tensorflow as tf
 
+    from tff_dp.noise.words import SCOPE
+
     specs = tuple(tf.TensorSpec(weight.shape, weight.dtype) for weight in start)
     stddev = mechanism.noise_multiplier * mechanism.clip_norm
 
     def step(number: Any, weights: tuple[Any, ...], state: Any) -> Any:
         sums = sum_of_clipped(model, mechanism, weights, kept, records, *draw())
         # Raw operations: tf.random.normal takes over a global seed.
-        with tf.name_scope(NOISE_SCOPE):
+        with tf.name_scope(SCOPE):
             noised = tuple(
                 total
                 + tf.cast(stddev, total.dtype)
@@ -173,9 +174,11 @@ def _poisson_batch(count: Any, among: Any, batch_size: int) -> tuple[Any, Any]:
     """
     import tensorflow as tf
 
+    from tff_dp.noise.words import SCOPE
+
     # Whole numbers, since a coin from a float32 in [0, 1) falls too often by up to 2^-23, which at low
     # rates is more than epsilon is computed to. The bias of the 64 bits is below among / 2^64.
-    with tf.name_scope(NOISE_SCOPE):
+    with tf.name_scope(SCOPE):
         coins = tf.raw_ops.RandomUniformInt(
             shape=tf.stack([count + 1]),
             minval=tf.constant(0, tf.int64),

@@ -34,7 +34,8 @@ class Streams:
         for function, node in found:
             name = f"{prefix}draw_{len(self._names)}"
             self._names.append(f"{prefix}stream_{len(self._names)}")
-            self._places.append(randomness.place((function, node.name)))
+            # Without the prefix, which is another one each time that a graph is imported.
+            self._places.append(randomness.place((function.removeprefix(prefix), node.name)))
             drawing = _drawing(node, self._names[-1])
             _add_functions(graph_def.library, drawing, name)
             replaced.setdefault(function, {})[node.name] = bodies.op_def(node.op).output_arg[0].name

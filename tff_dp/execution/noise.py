@@ -9,7 +9,8 @@ from typing import Any
 from tff_dp import _compat
 from tff_dp.errors import ComputationError
 
-# Random operations of a plan's noise stand under a name scope of this name; TFF keeps it.
+# Random operations of a plan's noise stand under a name scope of this name; TFF keeps it. That it is
+# `tff_dp.noise.words.SCOPE` is tested: an import would bring TensorFlow.
 NOISE_SCOPE = "tff_dp_noise"
 
 PHILOX = (
