@@ -11,6 +11,7 @@ from scipy import stats
 
 import tff_dp
 from tff_dp import data, execution
+from tff_dp.aggregation import build_aggregator
 from tff_dp.errors import ArgumentError, ComputationError, StackError
 from tff_dp.execution import compiling, graphs, keying, noise, randomness, wholes, words
 from tff_dp.execution.noise import NOISE_SCOPE
@@ -572,6 +573,28 @@ def test_the_noise_changes_with_its_words_alone(tff, monkeypatch):
         found.append(one_round(bound, process, random_bits="aes-ctr"))
     np.testing.assert_array_equal(found[0], found[1])
     assert np.all(found[0] != found[2])
+
+
+CENTRAL = [
+    tff_dp.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0),
+    tff_dp.AdaptiveGaussianMechanism(initial_clip_norm=1.0, noise_multiplier=0.2),
+    tff_dp.PerLayerGaussianMechanism(clip_norms=(1.0,), noise_multiplier=1.0),
+    tff_dp.LaplaceMechanism(clip_norm=1.0, noise_multiplier=1.0),
+    tff_dp.TreeMechanism(clip_norm=1.0, noise_multiplier=1.0),
+    tff_dp.BandedMechanism(clip_norm=1.0, noise_multiplier=1.0, bands=3),
+]
+
+
+@pytest.mark.parametrize("mechanism", CENTRAL, ids=lambda mechanism: type(mechanism).__name__)
+def test_the_stream_reaches_the_noise_of_every_central_mechanism(tff, made, mechanism):
+    vector = tff.TensorType(np.float32, [3])
+    process = build_aggregator(mechanism, 4.0, 8).create(vector)
+    with execution.fast(strict=True, random_bits="aes-ctr"):
+        assert execution.noise_bits(process.next).source == noise.AES_CTR
+        found = [process.next(process.initialize(), [ZEROS] * 4).result for _ in range(2)]
+    assert len(made) == 2
+    assert np.any(found[0] != found[1])
+    assert len(np.unique(np.concatenate(made))) == 2 * len(made[0])
 
 
 @pytest.mark.parametrize("name", ["local", "distributed", "record"])
