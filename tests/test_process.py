@@ -100,7 +100,7 @@ def test_without_privacy_the_default_is_by_examples_and_with_it_uniform(stock, b
     assert_same(
         run(bound, clients, fed_avg(), rounds=1), rounds_of(clients, local_change, rounds=1)
     )
-    actual = run(bound, clients, fed_avg(), rounds=1, privacy=plan(clip_norm=1e6))
+    actual = run(bound, clients, fed_avg(), rounds=1, privacy=plan(clip_norm=1e3))
     assert_same(actual, rounds_of(clients, local_change, weighted=False, rounds=1))
 
 

@@ -74,7 +74,7 @@ def test_training_under_a_plan_knows_its_epsilon_after_each_round():
     assert bounds == sorted(bounds)
     assert all(record.metrics is None for record in result.history)  # outside any epsilon
     statement = result.statement()
-    for part in ("client-level", "add-or-remove-one", "delta 1e-05", "5 rounds", "float32", "seed"):
+    for part in ("client-level", "add-or-remove-one", "delta 1e-05", "5 rounds", "seed"):
         assert part in statement
     assert "metrics" not in statement
 

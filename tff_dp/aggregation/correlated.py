@@ -19,7 +19,6 @@ import tensorflow as tf
 from tff_dp.noise import Grid, gaussian
 
 _COEFFICIENT_LOG = 16  # coefficients of a strategy are whole multiples of 2^-16
-_FINEST = 24  # of the grid of a banded mechanism: with the coefficients, 40 bits
 
 
 class TreeNoise:
@@ -95,7 +94,7 @@ class TreeNoise:
 
 def banded_grid(noise_multiplier: float) -> Grid:
     """Returns the grid for `BandedNoise`, whose coefficients take some of the bits."""
-    return Grid.of(noise_multiplier * 2**_COEFFICIENT_LOG, _FINEST)
+    return Grid.of(noise_multiplier * 2**_COEFFICIENT_LOG)
 
 
 class BandedNoise:

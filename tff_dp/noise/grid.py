@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-_FINEST = 30  # 2^-30 of the clip norm: some bits finer than float32
+# 2^-38 of the clip norm: fine enough for clip norms that are thousands of times too large, and so
+# coarse that 2^24 clients at the clip norm in one coordinate do not overflow 64 bits.
+_FINEST = 38
 _LARGEST_NOISE_LOG = 50  # of a standard deviation in steps: noise stays within 2^54
 
 
@@ -24,7 +26,7 @@ class Grid:
 
     @classmethod
     def of(cls, noise_multiplier: float, finest: int = _FINEST) -> Grid:
-        """Returns the grid for a noise multiplier: 2^-30 of the clip norm, coarser for much noise.
+        """Returns the grid for a noise multiplier: 2^-38 of the clip norm, coarser for much noise.
 
         Args:
           noise_multiplier: z; the noise's standard deviation is at most 2^50 steps.
