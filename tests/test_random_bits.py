@@ -13,7 +13,7 @@ import tff_dp
 from tff_dp import data, execution
 from tff_dp.aggregation import build_aggregator
 from tff_dp.errors import ArgumentError, ComputationError, StackError
-from tff_dp.execution import compiling, graphs, keying, noise, randomness, wholes, words
+from tff_dp.execution import compiling, graphs, keying, noise, randomness, rounds, wholes, words
 from tff_dp.execution.noise import NOISE_SCOPE
 from tff_dp.model import ModelSpec
 from tff_dp.noise.words import SCOPE
@@ -160,6 +160,46 @@ def test_the_servers_noise_is_keyed_whatever_the_model_draws(processes):
     assert result.random_bits == noise.PHILOX
     assert f"Random bits of the noise: {noise.PHILOX}." in result.statement()
     assert "noise of a privacy plan: in update; its random bits: Philox" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "operations"),
+    [
+        ("central", "update", {"RandomUniformInt"}),
+        ("local", "work", {"RandomUniformInt"}),
+        ("record", "work", {"RandomUniformInt", "RandomStandardNormal"}),
+        ("distributed", "work", set()),  # whose draws are TFF's, with seeds by the clock
+    ],
+)
+def test_the_mark_of_noise_survives_tffs_serialization_and_split(
+    processes, name, where, operations
+):
+    _, process = processes(name)
+    parts = compiling.runner_of(process.next).runner.parts
+    assert parts.noisy == [where]
+    found = parts.programs[where].provenance
+    drawings = [drawing for drawing in found.drawings if drawing.noise]
+    assert operations >= {drawing.op for drawing in drawings}
+    assert bool(drawings) == bool(operations)
+    assert not any(drawing.obstacle for drawing in drawings)
+    assert bool(found.casts) == (name == "distributed")
+    if name == "record":  # in a function, and a loop in it
+        assert all(drawing.function for drawing in drawings)
+
+
+def test_noise_stays_keyed_when_a_graph_turns_out_not_to_be_writable(tff, monkeypatch):
+    def fails(*arguments):
+        raise NotImplementedError("planted")
+
+    monkeypatch.setattr(rounds.RoundPrograms, "client", fails)
+    spec = ModelSpec(model=model_with(None), loss="mse")
+    bound = spec.bind(silos().element_spec())
+    process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=plans()["local"])
+    first, second = (one_round(bound, process, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert np.all(one_round(bound, process) != first)
+    with execution.fast():
+        assert "planted" in execution.explain(process.next)
 
 
 # --- Imported graphs ---------------------------------------------------------------------------------
