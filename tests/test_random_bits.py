@@ -153,7 +153,7 @@ def test_the_servers_noise_is_keyed_whatever_the_model_draws(processes):
     bound, process = processes("central")
     first, second = (one_round(bound, process, seed=5) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    with execution.fast():
+    with execution.fast(random_bits="philox"):
         result = tff_dp.fit(model_with("gamma"), silos(), loss="mse", privacy=plans()["central"])
         told = execution.explain(process.next)
     assert math.isfinite(result.epsilon)
@@ -476,6 +476,17 @@ def test_words_are_those_of_aes_in_counter_mode(secret):
     assert found[0] == int.from_bytes(bytes.fromhex(NIST[secret])[:8], "little", signed=True)
 
 
+def test_a_long_stream_goes_on_from_part_to_part():
+    # One block of counter mode is AES of the counter alone: 100,003 words begin 50,002 of them.
+    found = words.aes_ctr(bytes(32), bytes(16), 100_003)
+    for block in (0, 1, 4095, 4096, 50_001):
+        alone = words.aes_ctr(bytes(32), block.to_bytes(16, "big"), 2)
+        here = found[2 * block : 2 * block + 2]
+        np.testing.assert_array_equal(alone[: len(here)], here)
+    assert len(np.unique(found)) == len(found)
+    assert words.aes_ctr(bytes(32), bytes(16), 0).shape == (0,)
+
+
 def test_each_call_has_a_key_of_256_bits_from_the_system(monkeypatch):
     import os
 
@@ -554,7 +565,7 @@ def test_the_noise_of_a_server_is_made_of_these_words_bit_by_bit(tff, made, stra
         np.testing.assert_array_equal(np.sort(drawn), np.sort(given))
     assert len(np.unique(np.concatenate(found))) == 36
     assert f"noise of a privacy plan: in update; its random bits: {noise.AES_CTR}" in told
-    with execution.fast(strategy, xla=xla, strict=True):
+    with execution.fast(strategy, xla=xla, strict=True, random_bits="philox"):
         assert not np.isin(flat(take_round(0, [ZEROS])[1]), np.concatenate(made)).any()
     assert len(made) == 4  # Philox has asked for none
 
@@ -588,18 +599,27 @@ def test_fused_rounds_have_words_of_their_own(tff, made, monkeypatch, rounds_at_
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-def test_noise_under_a_plan_is_made_of_the_stream_and_says_so(tff, made, tmp_path):
-    with execution.fast(random_bits="aes-ctr"):
-        result = tff_dp.fit(
-            model_with(None),
-            silos(),
-            loss="mse",
-            privacy=plans()["central"],
-            ledger=tmp_path / "ledger.jsonl",
-        )
+def test_noise_under_a_plan_is_made_of_the_stream_by_default_and_says_so(tff, made):
+    result = tff_dp.fit(model_with(None), silos(), loss="mse", privacy=plans()["central"])
     assert len(made) == 3
     assert result.random_bits == noise.AES_CTR
     assert f"Random bits of the noise: {noise.AES_CTR}." in result.statement()
+
+
+def test_the_default_takes_philox_where_the_stream_cannot_be_had_and_says_so(
+    processes, made, monkeypatch
+):
+    _, central = processes("central")
+    _, local = processes("local")
+    with execution.fast():
+        assert execution.noise_bits(central.next).source == noise.AES_CTR
+        assert execution.noise_bits(local.next).source == noise.PHILOX
+    monkeypatch.setattr(words, "is_installed", lambda: False)
+    one_round(*processes("central"))
+    assert not made
+    with execution.fast():
+        assert execution.noise_bits(central.next).source == noise.PHILOX
+        assert f"its random bits: {noise.PHILOX}" in execution.explain(central.next)
 
 
 def test_the_noise_changes_with_its_words_alone(tff, monkeypatch):
@@ -685,7 +705,9 @@ def test_the_option_is_checked_and_its_package_named(monkeypatch):
         pass
     monkeypatch.setitem(__import__("sys").modules, "cryptography.hazmat.primitives", None)
     with (
-        pytest.raises(StackError, match=r"'cryptography', which is not installed.*secure-noise"),
+        pytest.raises(
+            StackError, match=r"'cryptography', which is not installed.*leave random_bits"
+        ),
         execution.fast(random_bits="aes-ctr"),
     ):
         pass

@@ -140,7 +140,7 @@ class RoundRunner:
 
     def feeds(self, settings: Settings) -> bool:
         """Returns whether the noise gets its random words from outside of the graph."""
-        return settings.random_bits == "aes-ctr" and bool(self.parts.noisy)
+        return bool(self.parts.noisy) and keyed_noise.feeds(self.parts, settings)
 
     def account(self, settings: Settings) -> str:
         """Returns in words how it runs, for clients given as arrays or as batched data sets."""

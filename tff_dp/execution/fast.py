@@ -22,7 +22,7 @@ from tff_dp.execution.compiling import NoForm, runner_of
 from tff_dp.execution.stock import is_managed, stock
 
 _STRATEGIES = ("auto", "scan", "vmap", "call")
-_RANDOM_BITS = ("philox", "aes-ctr")
+_RANDOM_BITS = ("auto", "philox", "aes-ctr")
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def fast(
     xla: bool | None = None,
     strict: bool = False,
     seed: int | None = None,
-    random_bits: str = "philox",
+    random_bits: str = "auto",
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
@@ -54,7 +54,9 @@ def fast(
       random_bits: Where the noise of a privacy plan that a server draws gets its random words: "philox",
         in the graph; or "aes-ctr", from AES-256 in counter mode by the package `cryptography`, keyed by
         the operating system in each call, as an argument of the graph. Under "aes-ctr", a computation
-        with noise that it does not reach, such as noise that clients draw, is refused.
+        with noise that it does not reach, such as noise that clients draw, is refused; "auto" takes
+        Philox for it, and where the package is missing. `explain` and the statement of a result say
+        which it was.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -81,7 +83,7 @@ def install(
     xla: bool | None = None,
     strict: bool = False,
     seed: int | None = None,
-    random_bits: str = "philox",
+    random_bits: str = "auto",
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 

@@ -19,19 +19,27 @@ _OTHER_BITS = "Run it in tff_dp.execution.fast(random_bits='philox')."
 def of_round(parts: rounds.RoundPrograms, settings: Settings) -> noise.NoiseBits:
     """Returns where the noise of a round gets its random bits."""
     noisy = {name: parts.programs[name] for name in parts.noisy}
-    obstacle = parts.layout.obstacle if noisy and settings.random_bits == "aes-ctr" else None
-    return _found(noisy, settings, obstacle)
+    is_fed = bool(noisy) and feeds(parts, settings)
+    return _found(noisy, settings, parts.layout.obstacle if is_fed else None, is_fed=is_fed)
+
+
+def feeds(parts: rounds.RoundPrograms, settings: Settings) -> bool:
+    """Returns whether a round's noise is to have its random words from outside of the graph."""
+    if settings.random_bits == "auto":
+        return words.is_installed() and parts.layout.obstacle is None
+    return settings.random_bits == "aes-ctr"
 
 
 def of_program(only: program.Program, settings: Settings) -> noise.NoiseBits:
     """Returns where the noise of a computation without clients gets its random bits."""
     noisy = {"computation": only} if only.provenance.marked else {}
     obstacle = "it is not drawn by a server that sums over clients" if noisy else None
-    return _found(noisy, settings, obstacle if settings.random_bits == "aes-ctr" else None)
+    obstacle = obstacle if settings.random_bits == "aes-ctr" else None
+    return _found(noisy, settings, obstacle, is_fed=False)
 
 
 def _found(
-    noisy: Mapping[str, program.Program], settings: Settings, not_fed: str | None
+    noisy: Mapping[str, program.Program], settings: Settings, not_fed: str | None, *, is_fed: bool
 ) -> noise.NoiseBits:
     if not noisy:
         return noise.NoiseBits(noise.NONE, marked=False)
@@ -47,7 +55,7 @@ def _found(
     if settings.seed is not None:
         source = noise.SEEDED
     else:
-        source = noise.AES_CTR if settings.random_bits == "aes-ctr" else noise.PHILOX
+        source = noise.AES_CTR if is_fed else noise.PHILOX
         if any(part.provenance.casts for part in noisy.values()):
             source += noise.CLOCKS
     return noise.NoiseBits(source, marked=True)

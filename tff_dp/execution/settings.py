@@ -26,7 +26,7 @@ class Settings:
     strategy: str = "auto"
     xla: bool | None = None
     seed: int | None = None
-    random_bits: str = "philox"
+    random_bits: str = "auto"
     places: devices.Places = dataclasses.field(default_factory=lambda: devices.choose("auto"))
     calls: int = 0
     resident: cohorts.Resident = dataclasses.field(init=False)

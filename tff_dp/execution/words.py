@@ -10,7 +10,9 @@ Source: AES in counter mode, NIST SP 800-38A, section 6.5; the implementation is
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,8 @@ from tff_dp.execution import randomness
 WORD = np.dtype("<i8")
 MOST_FUSED = 64 << 20  # bytes of words in a call that holds several rounds
 MOST = 2 << 30  # bytes of words in any call
+_ZEROS = bytes(1 << 16)  # what is encrypted, so that the key stream itself comes out
+_SPARE = 2  # words of room that a cipher asks for beyond what it writes
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
 
@@ -41,7 +45,14 @@ def aes_ctr(key: bytes, counter: bytes, count: int) -> np.ndarray:
     """
     ciphers = _ciphers()
     stream = ciphers.Cipher(ciphers.algorithms.AES(key), ciphers.modes.CTR(counter)).encryptor()
-    return np.frombuffer(stream.update(bytes(count * WORD.itemsize)), WORD)
+    words = np.empty(count + _SPARE, WORD)
+    room = words.view(np.uint8).data
+    size, spare = count * WORD.itemsize, _SPARE * WORD.itemsize
+    # In parts that stay in the processor's cache, which takes a fifth of the time.
+    for first in range(0, size, len(_ZEROS)):
+        part = min(len(_ZEROS), size - first)
+        stream.update_into(memoryview(_ZEROS)[:part], room[first : first + part + spare])
+    return words[:count]
 
 
 def of_call(count: int, seed: int | None, call: int) -> np.ndarray:
@@ -65,13 +76,19 @@ def check_installed() -> None:
     _ciphers()
 
 
+@functools.cache
+def is_installed() -> bool:
+    """Returns whether the package `cryptography` is there."""
+    return importlib.util.find_spec("cryptography") is not None
+
+
 def _ciphers() -> Any:
     try:
         from cryptography.hazmat.primitives import ciphers
     except ImportError as error:
         raise StackError(
             "random_bits='aes-ctr' needs the package 'cryptography', which is not installed. Install "
-            "tff_dp[secure-noise], or leave random_bits out."
+            "it, or leave random_bits out."
         ) from error
     return ciphers
 
