@@ -129,7 +129,7 @@ class RoundRunner:
 
     def noise_bits(self, settings: Settings) -> noise.NoiseBits:
         """Returns where the noise gets its random bits."""
-        key = (settings.random_bits, settings.seed is None)
+        key = (settings.random_bits, settings.seed is None, self.feeds(settings))
         if key not in self._noise_bits:
             self._noise_bits[key] = keyed_noise.of_round(self.parts, settings)
         return self._noise_bits[key]
