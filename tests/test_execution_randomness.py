@@ -131,7 +131,9 @@ def wide_pair(tff):
     return build_process(bound, algorithm=algorithm, privacy=plan(mechanism)), clients
 
 
-def test_keys_come_from_the_operating_system_128_bits_a_call(dropping, monkeypatch):
+def test_keys_come_from_the_operating_system_128_bits_a_call_and_256_for_the_servers_noise(
+    dropping, monkeypatch
+):
     asked = []
 
     def urandom(count):
@@ -141,7 +143,8 @@ def test_keys_come_from_the_operating_system_128_bits_a_call(dropping, monkeypat
     monkeypatch.setattr(os, "urandom", urandom)
     a = trained(dropping, "scan", False, None, rounds=1)[0]
     assert asked
-    assert set(asked) == {16}
+    assert set(asked) == {16, 32}
+    assert asked.count(32) == 1  # the round's, for AES
     b = trained(dropping, "scan", False, None, rounds=1)[0]
     np.testing.assert_array_equal(a, b)  # nothing else than these bits decides
 

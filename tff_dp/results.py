@@ -14,6 +14,7 @@ from tff_dp.accounting.accountants import format_epsilon, format_lower
 from tff_dp.charges import Charges
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 
+NO_NOISE = "no noise"
 _LISTED = 20  # clients in a statement
 
 
@@ -58,6 +59,7 @@ class FitResult:
       noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
         private, whatever the plan.
       stopped: Why training stopped before all the rounds that were asked for, or None.
+      random_bits: Where the noise had its random bits, in words.
     """
 
     model: Any
@@ -71,6 +73,7 @@ class FitResult:
     noise_seeded: bool = False
     stopped: str | None = None
     spent_by_client: Mapping[str, EpsilonReport] | None = None
+    random_bits: str = NO_NOISE
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model, and beside it what it has spent, for `tff_dp.load_model`.
@@ -125,6 +128,8 @@ class FitResult:
         lines.append(self._of_bounds(self.spent))
         limits = dict.fromkeys(each.mechanism.limits for each in plans)
         lines.append(f"Not covered: {'; '.join(limits)}.")
+        if not math.isinf(self.epsilon):
+            lines.append(f"Random bits of the noise: {self.random_bits}.")
         if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
             lines.append(
                 "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
