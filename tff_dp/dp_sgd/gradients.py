@@ -70,12 +70,7 @@ def sum_of_clipped(
             for part, weight in zip(_of_each(own, examples, weights), weights, strict=True)
         ]
         clipped = noise.clip_l2_each(gradients, mechanism.clip_norm, grid, places < drawn)
-        added = [
-            # On CPUs, `tf.reduce_sum` over the examples takes five times as long for int64.
-            tf.add_n([total, *tf.unstack(part)])
-            for total, part in zip(sums, clipped.parts, strict=True)
-        ]
-        return first + at_once, *added
+        return first + at_once, *map(_added, sums, clipped.parts)
 
     sums: list[Any]
     _, *sums = tf.while_loop(
@@ -85,6 +80,14 @@ def sum_of_clipped(
         parallel_iterations=1,
     )
     return sums
+
+
+def _added(total: Any, parts: Any) -> Any:
+    """Returns a sum and the parts of some examples, int64 [examples, ...], as one sum."""
+    import tensorflow as tf
+
+    # On CPUs, `tf.reduce_sum` over the first dimension takes five times as long for int64.
+    return tf.add_n([total, *tf.unstack(parts)])
 
 
 def _of_each(function: Any, examples: Any, weights: tuple[Any, ...]) -> Sequence[Any]:

@@ -122,6 +122,11 @@ def _scaled(
     def steps(part: tf.Tensor) -> tf.Tensor:
         factor = tf.reshape(scale, [*leading, *(1 for _ in part.shape[len(leading) :])])
         # Also 0 for an element that is not finite, where a product would be NaN.
-        return tf.cast(tf.math.multiply_no_nan(part, tf.cast(factor, part.dtype)), tf.int64)
+        return _truncated(tf.math.multiply_no_nan(part, tf.cast(factor, part.dtype)))
 
     return [steps(part) for part in wide]
+
+
+def _truncated(part: tf.Tensor) -> tf.Tensor:
+    """Returns whole numbers, int64, none larger than what it is made of: `tf.cast` goes toward zero."""
+    return tf.cast(part, tf.int64)
