@@ -18,8 +18,8 @@ from scipy import stats
 from test_record import linear, mechanism
 
 import tff_dp
-from tff_dp import data, execution
-from tff_dp.dp_sgd import client_work, gradients
+from tff_dp import data, execution, noise
+from tff_dp.dp_sgd import client_work
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -235,7 +235,7 @@ def moved(context: str) -> dict[str, float]:
     return found
 
 
-BOUND = 1 + 1e-5  # the rounding of float32
+BOUND = 1 + 1e-5  # the rounding of the weights, in float32
 
 
 @in_contexts
@@ -247,7 +247,15 @@ def test_one_hostile_record_moves_a_step_by_at_most_the_clip_norm(stock, context
         assert found[name] == 0
 
 
-def mean_clipped(parts, clip_norm, counted):
+def on_grid(parts, clip_norm, grid):
+    """Returns gradients in steps, whatever their norm."""
+    import tensorflow as tf
+
+    factor = grid.steps / clip_norm
+    return noise.Clipped([tf.cast(part * factor, tf.int64) for part in parts], None)
+
+
+def mean_clipped(parts, clip_norm, grid, counted):
     """Defect: the mean gradient is clipped, and not each example's."""
     import tensorflow as tf
 
@@ -255,35 +263,40 @@ def mean_clipped(parts, clip_norm, counted):
     size = tf.reduce_sum(tf.cast(counted, tf.float32))
     means = [tf.reduce_sum(g, 0, keepdims=True) / size for g in kept]
     clipped, _ = tf.clip_by_global_norm(means, clip_norm)
-    return [tf.repeat(c, len(k), axis=0) for k, c in zip(kept, clipped, strict=True)]
+    alike = [tf.repeat(c, len(k), axis=0) for k, c in zip(kept, clipped, strict=True)]
+    return on_grid(alike, clip_norm, grid)
 
 
-def each_weight_clipped(parts, clip_norm, counted):
+def each_weight_clipped(parts, clip_norm, grid, counted):
     """Defect: each weight's gradient is clipped by itself, so that together they exceed the bound."""
-    return [RIGHT_CLIP([g], clip_norm, counted)[0] for g in parts]
+    each = [RIGHT_CLIP([g], clip_norm, grid, counted).parts[0] for g in parts]
+    return noise.Clipped(each, None)
 
 
-def nonfinite_kept(parts, clip_norm, counted):
+def nonfinite_kept(parts, clip_norm, grid, counted):
     """Defect: what is not finite passes through the clipping."""
     import tensorflow as tf
 
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(g**2, range(1, len(g.shape))) for g in parts]))
     factor = tf.where(counted, clip_norm / tf.maximum(norm, clip_norm), 0.0)
-    return [g * tf.reshape(factor, [-1, 1, 1][: len(g.shape)]) for g in parts]
+    clipped = [g * tf.reshape(factor, [-1, 1, 1][: len(g.shape)]) for g in parts]
+    return on_grid(clipped, clip_norm, grid)
 
 
-def unclipped(parts, clip_norm, counted):
+def unclipped(parts, clip_norm, grid, counted):
     """Defect: nothing is clipped."""
-    del clip_norm
-    return RIGHT_CLIP(parts, 1e30, counted)
+    import tensorflow as tf
+
+    kept = [tf.where(tf.reshape(counted, [-1, 1, 1][: len(g.shape)]), g, 0.0) for g in parts]
+    return on_grid(kept, clip_norm, grid)
 
 
-RIGHT_CLIP = gradients._clip
+RIGHT_CLIP = noise.clip_l2_each
 
 
 @pytest.mark.parametrize("defect", [mean_clipped, each_weight_clipped, nonfinite_kept, unclipped])
 def test_the_sensitivity_check_catches_planted_defects(tff, monkeypatch, defect):
-    monkeypatch.setattr(gradients, "_clip", defect)
+    monkeypatch.setattr(noise, "clip_l2_each", defect)
     found = moved("scan")
     assert not all(value <= BOUND for value in found.values()), found
 
