@@ -100,7 +100,11 @@ def within_the_ball() -> bool:
     rng = np.random.default_rng(4)
     equal = np.repeat(np.linspace(0.5, 3, 40, dtype=np.float32)[:, None], 6000, 1)
     random = (rng.normal(size=[40, 50]) * np.linspace(0.2, 9, 40)[:, None]).astype(np.float32)
-    cases = [([equal], Grid(9)), ([random], Grid.of(1.0)), ([as_type(equal[10:], "float16")], Grid(22))]
+    cases = [
+        ([equal], Grid(9)),
+        ([random], Grid.of(1.0)),
+        ([as_type(equal[10:], "float16")], Grid(22)),
+    ]
     return all(
         max(norms_of(clipped(examples, 1.0, grid))) <= int(grid.steps) ** 2
         for examples, grid in cases
@@ -240,8 +244,10 @@ def test_sums_in_floating_point_break_the_bound(tff, monkeypatch, dtype):
 
 
 def test_3104_records_in_float16_move_a_sum_by_no_more_than_the_bound(tff, monkeypatch):
-    # 2048 ones, then passes that add -.75 each: in float16 lost above 2048, and -1 each below it.
-    x = np.concatenate([np.ones(2048), np.full(1056, -0.75 / 32)])[:, None].astype(np.float32)
+    # The sum is 2050 or 2048 before the last 32 passes, each of which adds -.75: in float16 that is lost
+    # above 2048, and -1 at and below it.
+    parts = [np.ones(2050), np.zeros(30), np.full(1024, -0.75 / 32)]
+    x = np.concatenate(parts)[:, None].astype(np.float32)
     other = x.copy()
     x[5], other[5] = 1.0, -1.0
 
@@ -251,7 +257,7 @@ def test_3104_records_in_float16_move_a_sum_by_no_more_than_the_bound(tff, monke
 
     assert 1.99 < moved() <= 2
     monkeypatch.setattr(gradients, "_added", summed_in("float16"))
-    # The clip norm's margin is off the ones: scaled back, so that the sum is a whole number again.
+    # Without the margin the ones stay ones, and their sum a whole number.
     monkeypatch.setattr(clipping, "MARGIN", 0.0)
     assert moved() > 30
 
@@ -310,9 +316,7 @@ def test_silos_train_models_of_any_type(stock, context, policy, weak):
     x[:] = [0.5, -0.25, 0.125]
     clients = data.Clients(x, np.zeros([len(x), 1], np.float32), [0, len(x) // 2, len(x)])
     own = mechanism(noise_multiplier=0.0, batch_size=20, local_steps=1)
-    algorithm = tff_dp.FedAvg(
-        client_optimizer=tff_dp.SGD(learning_rate=1.0), weighting="examples"
-    )
+    algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=1.0), weighting="examples")
     silos = Silos(model_of(policy), clients, own, loss=sum_of, algorithm=algorithm)
     with inside(context):
         (change,) = silos.change()
