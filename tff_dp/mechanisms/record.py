@@ -30,8 +30,9 @@ class RecordGaussianMechanism(Mechanism):
     noise is a whole number of steps. So the bound holds to the last bit, for weights of any type.
 
     Edge cases: a gradient with a NaN or an infinity counts as zero, and so may one with parts above
-    1.8e19, whose squares overflow in float32; an empty batch still takes its noised step. A record that occurs twice in a client's data is two records, and
-    so is a person's second record, at the same or at another client.
+    1.8e19, whose squares overflow in float32. An empty batch still takes its noised step. A record that
+    occurs twice in a client's data is two records, and so is a person's second record, at the same or at
+    another client.
 
     Source: Abadi et al., "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1,
     whose lot size is B; Noble, Bellet and Dieuleveut, "Differentially Private Federated Learning on
