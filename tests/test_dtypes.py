@@ -217,6 +217,31 @@ def test_mixed_precision_of_tf_keras_is_refused_for_records_before_a_charge(tff,
     assert not ledger.exists()
 
 
+class Counting(keras.layers.Layer):
+    """A layer with a trainable weight that is a whole number."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(1,), dtype="int32", initializer="zeros")
+
+    def call(self, x):
+        return x + keras.ops.cast(self.count, x.dtype)
+
+
+@pytest.mark.heavy
+def test_trainable_weights_of_other_types_are_refused_for_records(tff):
+    clients = regression_clients((8, 8))
+    plan = tff_dp.PrivacyPlan(
+        unit="record",
+        mechanism=tff_dp.RecordGaussianMechanism(clip_norm=1.0, noise_multiplier=1.0, batch_size=2),
+        records=clients.sizes,
+        rounds=3,
+        delta=1e-3,
+    )
+    model = keras.Sequential([keras.layers.Input([4]), Counting(), keras.layers.Dense(1)])
+    with pytest.raises(ModelError, match=r"dtype='int32'.*float16, bfloat16, float32, float64"):
+        tff_dp.fit(model, clients, loss="mse", privacy=plan)
+
+
 def test_float16_is_warned_of_by_the_names_of_its_layers(tff):
     half = model_of("float16")
     names = ", ".join(repr(layer.name) for layer in half.layers)
