@@ -18,8 +18,8 @@ from scipy import stats
 from test_record import linear, mechanism
 
 import tff_dp
-from tff_dp import data, execution
-from tff_dp.dp_sgd import client_work, gradients
+from tff_dp import data, execution, noise
+from tff_dp.dp_sgd import client_work
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -202,7 +202,7 @@ def test_recurrent_layers_are_vectorised(tff, monkeypatch):
 HONEST = 8
 HOSTILE = {
     "huge": (np.full(3, 1e6), 1e6),
-    "overflowing norm": (np.full(3, 1e15), 1e15),
+    "squares above float32": (np.full(3, 1e15), 1e15),
     "infinite loss": (np.full(3, 1e30), 1e30),
     "NaN": (np.array([np.nan, 0, 0]), 0.0),
     "infinity": (np.array([0, np.inf, 0]), 1.0),
@@ -235,19 +235,28 @@ def moved(context: str) -> dict[str, float]:
     return found
 
 
-BOUND = 1 + 1e-5  # the rounding of float32
+BOUND = 1 + 1e-5  # the rounding of the weights, in float32
 
 
 @in_contexts
 def test_one_hostile_record_moves_a_step_by_at_most_the_clip_norm(stock, context):
     found = moved(context)
     assert all(value <= BOUND for value in found.values()), found
-    assert found["huge"] == pytest.approx(1, rel=1e-4)  # the bound is reached
-    for name in ("overflowing norm", "infinite loss", "NaN", "infinity", "NaN label"):
+    for name in ("huge", "squares above float32"):
+        assert found[name] == pytest.approx(1, rel=1e-4)  # the bound is reached
+    for name in ("infinite loss", "NaN", "infinity", "NaN label"):
         assert found[name] == 0
 
 
-def mean_clipped(parts, clip_norm, counted):
+def on_grid(parts, clip_norm, grid):
+    """Returns gradients in steps, whatever their norm."""
+    import tensorflow as tf
+
+    factor = grid.steps / clip_norm
+    return noise.Clipped([tf.cast(part * factor, tf.int64) for part in parts], None)
+
+
+def mean_clipped(parts, clip_norm, grid, counted):
     """Defect: the mean gradient is clipped, and not each example's."""
     import tensorflow as tf
 
@@ -255,35 +264,40 @@ def mean_clipped(parts, clip_norm, counted):
     size = tf.reduce_sum(tf.cast(counted, tf.float32))
     means = [tf.reduce_sum(g, 0, keepdims=True) / size for g in kept]
     clipped, _ = tf.clip_by_global_norm(means, clip_norm)
-    return [tf.repeat(c, len(k), axis=0) for k, c in zip(kept, clipped, strict=True)]
+    alike = [tf.repeat(c, len(k), axis=0) for k, c in zip(kept, clipped, strict=True)]
+    return on_grid(alike, clip_norm, grid)
 
 
-def each_weight_clipped(parts, clip_norm, counted):
+def each_weight_clipped(parts, clip_norm, grid, counted):
     """Defect: each weight's gradient is clipped by itself, so that together they exceed the bound."""
-    return [RIGHT_CLIP([g], clip_norm, counted)[0] for g in parts]
+    each = [RIGHT_CLIP([g], clip_norm, grid, counted).parts[0] for g in parts]
+    return noise.Clipped(each, None)
 
 
-def nonfinite_kept(parts, clip_norm, counted):
+def nonfinite_kept(parts, clip_norm, grid, counted):
     """Defect: what is not finite passes through the clipping."""
     import tensorflow as tf
 
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(g**2, range(1, len(g.shape))) for g in parts]))
     factor = tf.where(counted, clip_norm / tf.maximum(norm, clip_norm), 0.0)
-    return [g * tf.reshape(factor, [-1, 1, 1][: len(g.shape)]) for g in parts]
+    clipped = [g * tf.reshape(factor, [-1, 1, 1][: len(g.shape)]) for g in parts]
+    return on_grid(clipped, clip_norm, grid)
 
 
-def unclipped(parts, clip_norm, counted):
+def unclipped(parts, clip_norm, grid, counted):
     """Defect: nothing is clipped."""
-    del clip_norm
-    return RIGHT_CLIP(parts, 1e30, counted)
+    import tensorflow as tf
+
+    kept = [tf.where(tf.reshape(counted, [-1, 1, 1][: len(g.shape)]), g, 0.0) for g in parts]
+    return on_grid(kept, clip_norm, grid)
 
 
-RIGHT_CLIP = gradients._clip
+RIGHT_CLIP = noise.clip_l2_each
 
 
 @pytest.mark.parametrize("defect", [mean_clipped, each_weight_clipped, nonfinite_kept, unclipped])
 def test_the_sensitivity_check_catches_planted_defects(tff, monkeypatch, defect):
-    monkeypatch.setattr(gradients, "_clip", defect)
+    monkeypatch.setattr(noise, "clip_l2_each", defect)
     found = moved("scan")
     assert not all(value <= BOUND for value in found.values()), found
 
@@ -399,6 +413,33 @@ def test_each_step_of_each_silo_draws_a_poisson_batch_of_its_own(stock, context)
     assert is_poisson(drawn)
 
 
+def test_coins_are_words_of_64_bits_modulo_the_number_of_records():
+    # 2^64 is twice 6 * 2^60 and 2^62 more, so that values below 2^62 come three times in four, where
+    # an unbiased coin, or one of fewer bits, has 2 / 3. For n records the excess is below n / 2^64.
+    import tensorflow as tf
+
+    n, among, below = 20_000, 6 * 2**60, 2**62
+    _, drawn = tf.function(client_work._poisson_batch)(
+        tf.constant(n, tf.int64), tf.constant(among, tf.int64), below
+    )
+
+    @tf.function(jit_compile=True)
+    def compiled():
+        coins = tf.raw_ops.StatelessRandomUniformIntV2(
+            shape=[n],
+            key=tf.constant([3], tf.uint64),
+            counter=tf.constant([1, 2], tf.uint64),
+            alg=1,
+            minval=tf.constant(0, tf.int64),
+            maxval=tf.constant(among, tf.int64),
+        )
+        return tf.math.count_nonzero(coins < below)
+
+    for count in (int(drawn), int(compiled())):
+        assert oracles.binomial_p(count, n, 0.75) > FALSE_POSITIVE
+        assert oracles.binomial_p(count, n, 2 / 3) < FALSE_POSITIVE
+
+
 def test_a_defective_sampler_in_the_clients_is_caught(tff, monkeypatch):
     import tensorflow as tf
 
@@ -487,7 +528,8 @@ def test_many_batches_of_one_expected_record_are_empty_and_nothing_breaks(tff):
     silos = Silos(linear(6), clients, own, loss=sum_of)
     with inside("scan"):
         drawn = -np.array(silos.change(200))
-    assert set(np.unique(np.round(drawn, 6))) == {0.0, 1.0}
+    # A gradient as long as the clip norm loses 2^-16 of it.
+    assert set(np.unique(np.round(drawn, 4))) == {0.0, 1.0}
     empty = int((drawn.sum(1) == 0).sum())
     assert oracles.binomial_p(empty, 200, (1 - 1 / 6) ** 6) > FALSE_POSITIVE
     assert empty > 0

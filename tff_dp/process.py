@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tff_dp import _checks, _compat
 from tff_dp._proximal import proximal
-from tff_dp.aggregation import build_aggregator, private_metrics
+from tff_dp.aggregation import build_aggregator, private_metrics, weighted_mean
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.dp_sgd import build_client_work, refuse_coupled
 from tff_dp.errors import ArgumentError, ModelError
@@ -16,6 +14,8 @@ from tff_dp.execution import current_or_fast
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelWeights
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def build_process(
@@ -132,9 +132,16 @@ def _record_level(
         raise ModelError(
             "The tf-keras model cannot be trained with record-level privacy: gradients of single "
             "examples need a functional model, which TFF makes of no tf-keras model with batch "
-            "normalisation, random layers or added losses. Make the model with Keras 3, without "
+            "normalisation, random layers, added losses or mixed precision (this one computes in "
+            f"{', '.join(sorted(model.compute_dtypes))}). Make the model with Keras 3, without "
             "BatchNormalization."
         )
+    for weight in model.initial_weights.trainable:
+        if weight.dtype.name not in _DTYPES:
+            raise ModelError(
+                f"A trainable weight has dtype={weight.dtype.name!r}: expected one of "
+                f"{', '.join(_DTYPES)}, whose gradients can be clipped. Make the layer with one of these."
+            )
     refuse_coupled(model.tff_model)
     plan.check_dimension(_parameters(model))
     tff = _compat.load_tff()
@@ -145,7 +152,6 @@ def _record_level(
         return tff.learning.models.ModelWeights(*map(tuple, model.tff_model.initial_weights))
 
     weights_type = initial_weights.type_signature.result
-    mean = tff.aggregators.MeanFactory(no_nan_division=True)
     return templates.compose_learning_process(
         initial_weights,
         templates.build_broadcast_process(weights_type),
@@ -156,7 +162,7 @@ def _record_level(
             fewest=min(plan.records or (1,)),
             weigh_by_examples=algorithm.weighting == "examples",
         ),
-        mean.create(weights_type.trainable, tff.types.TensorType(np.float32)),
+        weighted_mean(weights_type.trainable),
         templates.build_apply_optimizer_finalizer(algorithm.server_optimizer.build(), weights_type),
     )
 

@@ -25,9 +25,14 @@ class RecordGaussianMechanism(Mechanism):
     the batch has. The optimiser's steps, the change of the weights and all that the server makes of it
     are post-processing. The numbers of records n are public.
 
-    Edge cases: a gradient with a NaN or an infinity, or whose norm overflows, counts as zero; an empty
-    batch still takes its noised step. A record that occurs twice in a client's data is two records, and
-    so is a person's second record, at the same or at another client.
+    What runs is that mechanism in whole numbers: each gradient is widened to float32 or float64, clipped
+    to C (1 - 2^-16), and truncated to a grid of 2^-30 C (coarser above z = 2^20), sums are exact, and the
+    noise is a whole number of steps. So the bound holds to the last bit, for weights of any type.
+
+    Edge cases: a gradient with a NaN or an infinity counts as zero, and so may one with parts above
+    1.8e19, whose squares overflow in float32. An empty batch still takes its noised step. A record that
+    occurs twice in a client's data is two records, and so is a person's second record, at the same or at
+    another client.
 
     Source: Abadi et al., "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1,
     whose lot size is B; Noble, Bellet and Dieuleveut, "Differentially Private Federated Learning on

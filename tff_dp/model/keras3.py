@@ -26,7 +26,7 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights, describe
+from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes, describe
 
 _SEED_STATE = "seed_generator_state"
 
@@ -68,6 +68,7 @@ class _Keras3Model(BoundModel):
         if not builder:
             _set_weights(model, sample.get_weights())
         self._model = model
+        self.compute_dtypes = compute_dtypes(model)
         self.initial_weights = ModelWeights(
             tuple(v.numpy() for v in model.trainable_variables),
             tuple(v.numpy() for v in model.non_trainable_weights),

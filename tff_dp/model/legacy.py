@@ -20,7 +20,7 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights, describe
+from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes, describe
 
 
 def is_model(value: Any) -> bool:
@@ -66,6 +66,7 @@ class _LegacyModel(BoundModel):
         _warn_of_moving_statistics(sample)
         _check_call(sample, input_spec[0])
         self._check_clone(sample, builder)
+        self.compute_dtypes = compute_dtypes(sample)
         loss_object = _loss_object(loss)
         metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
         self.initial_weights = ModelWeights(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,12 +36,14 @@ class BoundModel(abc.ABC):
         `tff.learning.models.VariableModel`.
       initial_weights: The weights that training starts from.
       output_shape: Shape of the predictions for one example, or None where it is not one tensor.
+      compute_dtypes: Names of the types in which the layers compute, such as "float32".
       source: The Keras model that came in, or what the function that came in made.
     """
 
     tff_model: Any
     initial_weights: ModelWeights
     output_shape: tuple[int | None, ...] | None
+    compute_dtypes: frozenset[str]
     source: Any = None
 
     @property
@@ -130,6 +133,28 @@ class ModelSpec:
             raise ModelError(_not_a_model(sample))
         bound.source = sample
         return bound
+
+
+def compute_dtypes(model: Any) -> frozenset[str]:
+    """Returns the types in which a Keras model's layers compute, and warns of float16.
+
+    Args:
+      model: A model of either Keras.
+    """
+    layers = model._flatten_layers(include_self=False)
+    found = {layer.name: str(layer.compute_dtype) for layer in layers}
+    half = [repr(name) for name, dtype in found.items() if dtype == "float16"]
+    if half:
+        named = ", ".join(half[:3]) + (", ..." if half[3:] else "")
+        warnings.warn(
+            f"The model {model.name!r} computes in float16 (layers {named}), and its loss is not "
+            "scaled: parts of a gradient below 6e-8 become zero, and one with a part above 65,504 is "
+            "infinite, and counts as zero under a privacy plan. Use bfloat16 or 'mixed_bfloat16', which "
+            "has the range of float32.",
+            UserWarning,
+            stacklevel=6,
+        )
+    return frozenset(found.values())
 
 
 def describe(spec: Any) -> str:
