@@ -16,13 +16,13 @@ import sys
 
 import numpy as np
 import pytest
+from old_queries import averaging, finite_records, gaussian_query
 from scipy import stats
 from test_execution_stock import workers
 
 import tff_dp
 from tff_dp import cli, execution, selftest
 from tff_dp.aggregation import build as builders
-from tff_dp.aggregation.queries import finite_records_query
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
 from tff_dp.plan import PrivacyPlan
@@ -215,17 +215,6 @@ def test_every_mechanism_that_can_run_has_a_law():
 # --- Planted defects ------------------------------------------------------------------------------
 
 
-def averaging(query, m):
-    return builders._averaging(query, m)
-
-
-def gaussian_query(mechanism, clip=None, noise_factor=1.0):
-    import tensorflow_privacy as tfp
-
-    stddev = noise_factor * mechanism.clip_norm * mechanism.noise_multiplier
-    return tfp.GaussianSumQuery(mechanism.clip_norm if clip is None else clip, stddev)
-
-
 def noised_by(draw):
     """Returns a builder whose noise is `draw(stddev, tensors)`, a list as long as the tensors."""
 
@@ -297,7 +286,7 @@ def clipped_by_tensor(mechanism, m, rounds):
 def realised_denominator(mechanism, m, rounds):
     import tensorflow_federated as tff
 
-    query = finite_records_query()(gaussian_query(mechanism))
+    query = finite_records(gaussian_query(mechanism))
     return tff.aggregators.UnweightedMeanFactory(
         value_sum_factory=tff.aggregators.DifferentiallyPrivateFactory(query)
     )
