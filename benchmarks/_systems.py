@@ -160,7 +160,7 @@ class Stock(_OnDataSets):
     def _context(self) -> contextlib.AbstractContextManager[Any]:
         from tff_dp import execution
 
-        return execution.stock()
+        return execution.stock(unkeyed_noise=True)
 
 
 class DataSets(_OnDataSets):

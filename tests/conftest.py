@@ -27,12 +27,19 @@ def tff():
 
 
 @pytest.fixture(scope="session")
-def stock(tff):
-    """Stock TFF with one worker for all tests that run computations."""
+def stock_context(tff):
+    """Stock TFF with one worker for all tests that run computations, not installed."""
     from tff_dp import execution
 
-    with execution.stock() as context:
+    with execution.stock(install=False, unkeyed_noise=True) as context:
         yield context
+
+
+@pytest.fixture
+def stock(tff, stock_context):
+    """Stock TFF as the context in effect, for one test; noise that is not keyed runs in it."""
+    with tff.framework.get_context_stack().install(stock_context):
+        yield stock_context
 
 
 @pytest.fixture(params=["stock", "fast"])

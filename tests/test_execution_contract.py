@@ -217,14 +217,15 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def references(stock, tff):
+def references(stock_context, tff):
     """A function from a row to its reference. The last one is kept: the table goes row by row."""
     kept: dict[Row, Reference] = {}
 
     def reference(row: Row) -> Reference:
         if row not in kept:
             kept.clear()
-            kept[row] = _stock_rounds(tff, row)
+            with tff.framework.get_context_stack().install(stock_context):
+                kept[row] = _stock_rounds(tff, row)
         return kept[row]
 
     return reference

@@ -21,7 +21,7 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def small_run(stock, tmp_path_factory):
+def small_run(tmp_path_factory):
     from experiments import linear_regression
 
     out = tmp_path_factory.mktemp("results") / "new" / "folder"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -342,14 +341,12 @@ def accuracy(model) -> float:
     return float(((model.predict(x, verbose=0) > 0) == y).mean())
 
 
-@pytest.mark.parametrize("context", ["stock", "fast"])
-def test_training_learns_at_a_moderate_epsilon_and_states_it_for_each_silo(
-    stock, context, tmp_path
-):
+@pytest.mark.parametrize("strategy", ["call", "auto"])
+def test_training_learns_at_a_moderate_epsilon_and_states_it_for_each_silo(tff, strategy, tmp_path):
     clients = hospitals()
     plan = a_plan(tuple(clients.sizes), 15, batch_size=30, local_steps=5).calibrated(3.0)
     path = tmp_path / "ledger.jsonl"
-    with contextlib.nullcontext() if context == "stock" else execution.fast():
+    with execution.fast(strategy):
         result = fitted(clients, plan, ledger=path)
     assert accuracy(result.model) > 0.9  # a coin gets 0.5
     assert 2.9 < result.epsilon == plan.epsilon().epsilon <= 3.0

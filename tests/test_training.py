@@ -51,7 +51,7 @@ def fit(clients=None, privacy=None, **changes):
     )
 
 
-def test_training_without_privacy_finds_the_weights_and_says_there_is_no_guarantee(stock):
+def test_training_without_privacy_finds_the_weights_and_says_there_is_no_guarantee():
     algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
     result = fit(rounds=30, algorithm=algorithm)
     np.testing.assert_allclose(result.model.get_weights()[0][:, 0], [1.0, -2.0, 0.5], atol=0.05)
@@ -63,7 +63,7 @@ def test_training_without_privacy_finds_the_weights_and_says_there_is_no_guarant
     assert "No differential privacy" in result.statement()
 
 
-def test_training_under_a_plan_knows_its_epsilon_after_each_round(stock):
+def test_training_under_a_plan_knows_its_epsilon_after_each_round():
     private = plan()
     result = fit(privacy=private)
     assert len(result.history) == private.rounds
@@ -79,12 +79,12 @@ def test_training_under_a_plan_knows_its_epsilon_after_each_round(stock):
     assert "metrics" not in statement
 
 
-def test_fewer_rounds_than_planned_cost_less(stock):
+def test_fewer_rounds_than_planned_cost_less():
     result = fit(privacy=plan(), rounds=2)
     assert result.epsilon == plan().epsilon(2).epsilon < plan().epsilon().epsilon
 
 
-def test_released_metrics_are_marked(stock):
+def test_released_metrics_are_marked():
     result = fit(privacy=plan(), rounds=1, release_metrics=True)
     assert result.history[0].metrics["num_examples"] == 49
     assert "metrics were released" in result.statement()
@@ -92,14 +92,14 @@ def test_released_metrics_are_marked(stock):
     assert unreleased.history[0].metrics is None
 
 
-def test_clipping_without_noise_claims_nothing(stock):
+def test_clipping_without_noise_claims_nothing():
     mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.0)
     result = fit(privacy=plan(mechanism=mechanism), rounds=1)
     assert math.isinf(result.epsilon)
     assert "no guarantee" in result.statement()
 
 
-def test_one_round_with_the_noise_off_is_the_mean_of_clipped_changes(stock):
+def test_one_round_with_the_noise_off_is_the_mean_of_clipped_changes():
     clients = make_clients()
     mechanism = tff_dp.GaussianMechanism(clip_norm=0.05, noise_multiplier=0.0)
     result = fit(clients, plan(mechanism=mechanism), rounds=1, batch_size=32, shuffle=False)
@@ -113,7 +113,7 @@ def test_one_round_with_the_noise_off_is_the_mean_of_clipped_changes(stock):
     np.testing.assert_allclose(trained, total / 4, rtol=1e-4, atol=1e-7)
 
 
-def test_a_poisson_plan_with_empty_rounds_trains_and_charges_every_round(stock):
+def test_a_poisson_plan_with_empty_rounds_trains_and_charges_every_round():
     private = plan(sampler=tff_dp.PoissonSampler(rate=0.05), rounds=6)
     sizes = [len(private.draw_cohort(t, population=4, seed=1)) for t in range(1, 7)]
     assert 0 in sizes  # else the test shows nothing
@@ -122,7 +122,7 @@ def test_a_poisson_plan_with_empty_rounds_trains_and_charges_every_round(stock):
     assert all(np.isfinite(weight).all() for weight in result.model.get_weights())
 
 
-def test_an_empty_round_without_privacy_leaves_the_model_as_it_is(stock):
+def test_an_empty_round_without_privacy_leaves_the_model_as_it_is():
     sampler = tff_dp.PoissonSampler(rate=0.01)
     privacy = tff_dp.NoPrivacy(sampler=sampler)
     assert len(privacy.draw_cohort(1, population=4, seed=1)) == 0
@@ -130,7 +130,7 @@ def test_an_empty_round_without_privacy_leaves_the_model_as_it_is(stock):
     assert not np.any(result.model.get_weights()[0])
 
 
-def test_a_seed_repeats_cohorts_and_order_and_no_seed_does_not(stock):
+def test_a_seed_repeats_cohorts_and_order_and_no_seed_does_not():
     privacy = tff_dp.NoPrivacy(sampler=tff_dp.FixedSizeSampler(size=2))
 
     def weights(seed):
@@ -142,12 +142,12 @@ def test_a_seed_repeats_cohorts_and_order_and_no_seed_does_not(stock):
     assert not fit(privacy=plan(), rounds=1, seed=None).seeded
 
 
-def test_the_noise_is_never_seeded(stock):
+def test_the_noise_is_never_seeded():
     first, second = (fit(privacy=plan(), rounds=1, seed=3).model.get_weights() for _ in range(2))
     assert np.all(first[0] != second[0])
 
 
-def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan(stock):
+def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan():
     mechanism = tff_dp.AdaptiveGaussianMechanism(noise_multiplier=0.3, clipped_count_stddev=0.5)
     for algorithm in (
         tff_dp.FedSGD(),
@@ -159,7 +159,7 @@ def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan(stock):
         assert result.epsilon == plan(mechanism=mechanism).epsilon(2).epsilon
 
 
-def test_a_progress_bar_shows_epsilon(stock, capsys):
+def test_a_progress_bar_shows_epsilon(capsys):
     fit(privacy=plan(), rounds=2, progress=True)
     assert "epsilon <=" in capsys.readouterr().err
 
@@ -240,7 +240,7 @@ def test_nothing_is_drawn_or_trained_before_everything_is_checked(tff, monkeypat
         fit(privacy=plan(), rounds=6)
 
 
-def test_the_statement_rounds_epsilon_up(stock):
+def test_the_statement_rounds_epsilon_up():
     result = fit(privacy=plan(), rounds=1)
     shown = float(re.search(r"epsilon ([\d.]+) at", result.statement()).group(1))
     assert result.epsilon <= shown < result.epsilon + 0.001

@@ -11,6 +11,7 @@ from tff_dp.accounting import EpsilonReport
 from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 
+NO_NOISE = "no noise"
 _LISTED = 20  # clients in a statement
 
 
@@ -50,6 +51,7 @@ class FitResult:
       noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
         private, whatever the plan.
       stopped: Why training stopped before all the rounds that were asked for, or None.
+      random_bits: Where the noise had its random bits, in words.
     """
 
     model: Any
@@ -61,6 +63,7 @@ class FitResult:
     noise_seeded: bool = False
     stopped: str | None = None
     spent_by_client: Mapping[str, EpsilonReport] | None = None
+    random_bits: str = NO_NOISE
 
     def statement(self) -> str:
         """Returns the guarantee in words, with its unit, its conditions and its limits."""
@@ -83,6 +86,8 @@ class FitResult:
             lines.insert(1, self._of_records())
         if math.isinf(self.epsilon):
             lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
+        else:
+            lines.append(f"Random bits of the noise: {self.random_bits}.")
         if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
             lines.append(
                 "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "

@@ -15,12 +15,12 @@ from tff_dp.accounting import calibrate_rounds
 from tff_dp.accounting.accountants import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.data import Clients, Cohort
-from tff_dp.errors import AccountingError, ArgumentError
-from tff_dp.execution import current_or_fast, is_seeded, iterate
+from tff_dp.errors import AccountingError, ArgumentError, ComputationError
+from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
-from tff_dp.results import FitResult, RoundRecord
+from tff_dp.results import NO_NOISE, FitResult, RoundRecord
 
 _FUSED = 64  # rounds that one graph call holds
 _FUSED_FROM = 256  # rounds of a run
@@ -82,7 +82,10 @@ def fit(
         `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
         has been trained then.
       LedgerError: The ledger is in use, damaged, or another plan's.
-      ComputationError: A client's computation fails; the message names its position in the cohort.
+      ComputationError: A client's computation fails; the message names its position in the cohort. Or the
+        noise would have random bits that others can guess: in an execution context other than that of
+        `tff_dp.execution.fast`, or by an operation, which is named, that cannot be keyed. Nothing has
+        been trained or charged then.
       StackError: TFF cannot be imported.
     """
     spec = as_spec(model, loss, metrics)
@@ -115,6 +118,8 @@ def fit(
         )
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(current_or_fast())
+        random_bits = _random_bits(process, privacy)  # before there is a ledger to charge
         book, stopped = None, None
         earlier: tuple[range, ...] = ()
         if isinstance(privacy, PrivacyPlan):
@@ -123,7 +128,6 @@ def fit(
                 earlier = book.runs
             wanted = wanted if rounds is not None else privacy.rounds - _count(earlier)
             wanted, stopped = _within_budget(privacy, earlier, wanted, max_epsilon)
-        stack.enter_context(current_or_fast())
         bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
         state = initialize_from(process, bound.initial_weights)
@@ -163,7 +167,29 @@ def fit(
         noise_seeded=noise_seeded,
         stopped=stopped,
         spent_by_client=spent_by_client,
+        random_bits=random_bits,
     )
+
+
+def _random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
+    """Returns where a plan's noise gets its random bits.
+
+    Raises:
+      ComputationError: Somebody could guess them, or there is no noise to be found.
+    """
+    if not isinstance(privacy, PrivacyPlan) or privacy.mechanism.noise_multiplier == 0:
+        return NO_NOISE
+    for computation in (process.initialize, process.next):
+        found = noise_bits(computation)
+        if found.obstacle:
+            raise ComputationError(f"{found.obstacle} No round was charged.")
+    if not found.marked:
+        raise ComputationError(
+            f"The process of {privacy.mechanism} holds no noise that stands under the name scope of "
+            "tff_dp.noise, so that nothing vouches for its random bits. No round was charged. Draw "
+            "the noise of a mechanism under that scope."
+        )
+    return found.source
 
 
 def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) -> tuple[bool, bool]:

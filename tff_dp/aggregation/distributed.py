@@ -55,6 +55,9 @@ def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> 
 def _factory_class() -> type:
     """Returns the factory class; its base is known only once TFF is imported."""
     tff = _compat.load_tff()
+    import tensorflow as tf
+
+    from tff_dp.noise.words import SCOPE
 
     class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
         """Makes updates finite and bounded on the client, and a mean of the sum on the server."""
@@ -70,7 +73,9 @@ def _factory_class() -> type:
 
             @tff.tensorflow.computation(value_type)
             def bounded(update: Any) -> Any:
-                return _bounded(update, clip_norm)
+                # TFF draws the shares of the noise: this marks the clients' part as one that has some.
+                with tf.name_scope(SCOPE):
+                    return _bounded(update, clip_norm)
 
             inner = self._noised_sum.create(bounded.type_signature.result)
 

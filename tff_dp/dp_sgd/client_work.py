@@ -132,18 +132,21 @@ def _take_steps(
     """Returns the trainable weights after the round's steps."""
     import tensorflow as tf
 
+    from tff_dp.noise.words import SCOPE
+
     specs = tuple(tf.TensorSpec(weight.shape, weight.dtype) for weight in start)
     stddev = mechanism.noise_multiplier * mechanism.clip_norm
 
     def step(number: Any, weights: tuple[Any, ...], state: Any) -> Any:
         sums = sum_of_clipped(model, mechanism, weights, kept, records, *draw())
         # Raw operations: tf.random.normal takes over a global seed.
-        noised = tuple(
-            total
-            + tf.cast(stddev, total.dtype)
-            * tf.raw_ops.RandomStandardNormal(shape=total.shape, dtype=total.dtype)
-            for total in sums
-        )
+        with tf.name_scope(SCOPE):
+            noised = tuple(
+                total
+                + tf.cast(stddev, total.dtype)
+                * tf.raw_ops.RandomStandardNormal(shape=total.shape, dtype=total.dtype)
+                for total in sums
+            )
         gradients = tuple(total / mechanism.batch_size for total in noised)
         state, weights = optimizer.next(state, weights, gradients)
         return number + 1, weights, state
@@ -171,13 +174,16 @@ def _poisson_batch(count: Any, among: Any, batch_size: int) -> tuple[Any, Any]:
     """
     import tensorflow as tf
 
+    from tff_dp.noise.words import SCOPE
+
     # Whole numbers, since a coin from a float32 in [0, 1) falls too often by up to 2^-23, which at low
     # rates is more than epsilon is computed to. The bias of the 64 bits is below among / 2^64.
-    coins = tf.raw_ops.RandomUniformInt(
-        shape=tf.stack([count + 1]),
-        minval=tf.constant(0, tf.int64),
-        maxval=among,
-    )
+    with tf.name_scope(SCOPE):
+        coins = tf.raw_ops.RandomUniformInt(
+            shape=tf.stack([count + 1]),
+            minval=tf.constant(0, tf.int64),
+            maxval=among,
+        )
     drawn = (coins < batch_size) & (tf.range(count + 1) > 0)
     order = tf.argsort(tf.cast(drawn, tf.int32), direction="DESCENDING")
     return order, tf.math.count_nonzero(drawn)

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tff_dp.errors import ComputationError
@@ -22,6 +23,8 @@ from tff_dp.execution import (
     failures,
     graphs,
     groups,
+    keyed_noise,
+    noise,
     rounds,
     rules,
     tracing,
@@ -66,6 +69,7 @@ class RoundRunner:
         self._hows: dict[Any, rules.How] = {}
         self.fusable = self.parts.fixed_shapes
         self.xla_failure: str | None = None
+        self._noise_bits: dict[Any, noise.NoiseBits] = {}
         programs = self.parts.programs
         self.state_specs = tracing.specs_of(programs["prepare"])
         self._data = values.Layout(self.parts.work.type_signature.parameter[0])
@@ -104,21 +108,39 @@ class RoundRunner:
         Raises:
           ComputationError: A check in the server's or in a client's part failed, or a client's part.
         """
+        noise.refuse(self.noise_bits(settings))
         root = tf.constant(settings.root())
+        drawn = self.words(settings)
+        fed = [] if drawn is None else [tf.constant(drawn)]
         arguments = self.parts.programs["prepare"].tensors(
             [self._scalars.known(leaf) for leaf in state]
         )
         how = self.how(settings, data)
         try:
-            results, status = self._run(root, arguments, data, how, settings)
+            results, status = self._run(root, fed, arguments, data, how, settings)
         except datasets.NotRowsError:
-            results, status = self._run_by_calls(root, arguments, data)
+            results, status = self._run_by_calls(root, fed, arguments, data)
         except tracing.CannotTraceError as error:
-            results, status = self._otherwise(error, root, arguments, data, how, settings)
+            results, status = self._otherwise(error, root, fed, arguments, data, how, settings)
         except tf.errors.OpError as error:
-            results, status = self._again(error, root, arguments, data, how, settings)
+            results, status = self._again(error, root, fed, arguments, data, how, settings)
         failures.raise_if_failed([int(part) for part in status], self.parts.checks, len(data))
         return self.result.value(self._scalars.returned(results[self._skip :]))
+
+    def noise_bits(self, settings: Settings) -> noise.NoiseBits:
+        """Returns where the noise gets its random bits."""
+        key = (settings.random_bits, settings.seed is None)
+        if key not in self._noise_bits:
+            self._noise_bits[key] = keyed_noise.of_round(self.parts, settings)
+        return self._noise_bits[key]
+
+    def words(self, settings: Settings) -> np.ndarray | None:
+        """Returns the random words of the noise of one call, or None where it draws under its key."""
+        return settings.words(self.parts.layout.count) if self.feeds(settings) else None
+
+    def feeds(self, settings: Settings) -> bool:
+        """Returns whether the noise gets its random words from outside of the graph."""
+        return settings.random_bits == "aes-ctr" and bool(self.parts.noisy)
 
     def account(self, settings: Settings) -> str:
         """Returns in words how it runs, for clients given as arrays or as batched data sets."""
@@ -127,11 +149,11 @@ class RoundRunner:
             f"clients: strategy {how.strategy}, {'with' if how.xla else 'without'} XLA: {how.why}",
             "server: with the clients in one graph, where a cohort is one group of clients; "
             "otherwise a graph before them and one after",
-            f"randomness: {rules.randomness_of(self.parts)}, "
-            + (
-                "keyed by a seed: not private"
-                if settings.seed is not None
-                else "keyed by the system"
+            *keyed_noise.account_of_round(
+                self.parts,
+                settings,
+                imported=how.strategy == "call"
+                and bool(self.parts.work.obstacle or self.parts.work.iterates),
             ),
         ]
         if self.parts.secure_count:
@@ -162,14 +184,20 @@ class RoundRunner:
         return self._hows[key]
 
     def _run(
-        self, root: tf.Tensor, state: list[tf.Tensor], data: Any, how: rules.How, settings: Settings
+        self,
+        root: tf.Tensor,
+        fed: list[tf.Tensor],
+        state: list[tf.Tensor],
+        data: Any,
+        how: rules.How,
+        settings: Settings,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         if how.strategy == "call":
-            return self._run_by_calls(root, state, data)
+            return self._run_by_calls(root, fed, state, data)
         cut = self.cut(data, how, settings)
         first, second = next(cut, None), next(cut, None)
         if first is not None and second is None:
-            return self._whole(root, state, first, how, settings.places)
+            return self._whole(root, fed, state, first, how, settings.places)
         common, carry = self._begin(root, state)
         # The next block is prepared while one trains.
         for block in ahead.of(
@@ -177,7 +205,7 @@ class RoundRunner:
         ):
             shape = shape_of(block, how, settings.places)
             carry = self._clients(root, common, carry, block, shape)
-        return self._finish(root, state, carry)
+        return self._finish(root, fed, state, carry)
 
     def _worth_compiling(self, kind: Any, clients: int) -> bool:
         """Returns whether XLA compiles clients whose last batch is of a kind: a second for each kind.
@@ -198,6 +226,7 @@ class RoundRunner:
     def _whole(
         self,
         root: tf.Tensor,
+        fed: list[tf.Tensor],
         state: list[tf.Tensor],
         block: blocks.Block,
         how: rules.How,
@@ -206,19 +235,20 @@ class RoundRunner:
         """Runs a round of one block as one graph."""
         shape = shape_of(block, how, places)
         columns = _columns(block)
-        counts = (len(state), len(block.fields))
+        counts = (len(state), len(fed), len(block.fields))
 
         def whole(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
-            state, fields, rest = tracing.split(flat, counts)
+            state, fed, fields, rest = tracing.split(flat, counts)
             tables = dict(zip(columns, rest, strict=True))
-            results, status = wholes.whole(self.parts, shape, tables, fields, state, root)
+            words = fed[0] if fed else None
+            results, status = wholes.whole(self.parts, shape, tables, fields, state, root, words)
             return [*status, *results]
 
         who, check, *results = self.graphs.call(
-            ("whole", shape, tuple(columns)),
+            ("whole", shape, tuple(columns), bool(fed)),
             whole,
-            self.state_specs,
-            [root, *state, *block.fields, *columns.values()],
+            [*self.state_specs, *_specs_of(fed)],
+            [root, *state, *fed, *block.fields, *columns.values()],
             in_turn=wholes.is_compiled(self.parts, shape) and not places.on_gpu,
         )
         return results, [who, check]
@@ -259,16 +289,24 @@ class RoundRunner:
         )
 
     def _finish(
-        self, root: tf.Tensor, state: list[tf.Tensor], carry: list[tf.Tensor]
+        self,
+        root: tf.Tensor,
+        fed: list[tf.Tensor],
+        state: list[tf.Tensor],
+        carry: list[tf.Tensor],
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        count = len(state)
+        counts = (len(state), len(fed))
 
         def finish(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
-            results, status = self.parts.finish(list(flat[:count]), list(flat[count:]), root)
+            state, fed, carry = tracing.split(flat, counts)
+            words = fed[0] if fed else None
+            results, status = self.parts.finish(state, carry, root, words=words)
             return [*status, *results]
 
-        specs = [*self.state_specs, *self._carry_specs]
-        who, check, *results = self.graphs.call("finish", finish, specs, [root, *state, *carry])
+        specs = [*self.state_specs, *_specs_of(fed), *self._carry_specs]
+        who, check, *results = self.graphs.call(
+            ("finish", bool(fed)), finish, specs, [root, *state, *fed, *carry]
+        )
         return results, [who, check]
 
     def cut(self, data: Any, how: rules.How, settings: Settings) -> Iterator[blocks.Block]:
@@ -292,6 +330,7 @@ class RoundRunner:
         self,
         error: tracing.CannotTraceError,
         root: tf.Tensor,
+        fed: list[tf.Tensor],
         state: list[tf.Tensor],
         data: Any,
         how: rules.How,
@@ -301,18 +340,19 @@ class RoundRunner:
         reason = failures.summary(str(error))
         if how.xla:  # whose graphs have no strings
             with contextlib.suppress(tracing.CannotTraceError):
-                found = self._run(root, state, data, dataclasses.replace(how, xla=False), settings)
+                plain = dataclasses.replace(how, xla=False)
+                found = self._run(root, fed, state, data, plain, settings)
                 self.xla_failure = reason
                 return found
         if how.strategy == "vmap":
             with contextlib.suppress(tracing.CannotTraceError):
                 scan = dataclasses.replace(how, strategy="scan", xla=False)
-                found = self._run(root, state, data, scan, settings)
+                found = self._run(root, fed, state, data, scan, settings)
                 self.parts.vmap_obstacle = reason
                 return found
         obstacle, self.parts.work.obstacle = self.parts.work.obstacle, reason
         try:
-            found = self._run_by_calls(root, state, data)
+            found = self._run_by_calls(root, fed, state, data)
         except BaseException:  # something else is wrong: with the data, say
             self.parts.work.obstacle = obstacle
             raise
@@ -323,6 +363,7 @@ class RoundRunner:
         self,
         error: tf.errors.OpError,
         root: tf.Tensor,
+        fed: list[tf.Tensor],
         state: list[tf.Tensor],
         data: Any,
         how: rules.How,
@@ -332,12 +373,12 @@ class RoundRunner:
         plain = dataclasses.replace(how, xla=False)
         if how.xla:
             with contextlib.suppress(tf.errors.OpError):
-                results = self._run(root, state, data, plain, settings)
+                results = self._run(root, fed, state, data, plain, settings)
                 self.xla_failure = failures.summary(error.message)
                 return results
         for position in range(len(data)):
             try:
-                self._run(root, state, blocks.one_client(data, position), plain, settings)
+                self._run(root, fed, state, blocks.one_client(data, position), plain, settings)
             except tf.errors.OpError as own:
                 raise ComputationError(
                     f"The computation of {failures.client(position, len(data))} failed: {own.message}"
@@ -345,7 +386,7 @@ class RoundRunner:
         raise ComputationError(f"A round failed: {error.message}") from error
 
     def _run_by_calls(
-        self, root: tf.Tensor, state: list[tf.Tensor], data: Any
+        self, root: tf.Tensor, fed: list[tf.Tensor], state: list[tf.Tensor], data: Any
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Runs the clients one graph call each."""
         common, carry = self._begin(root, state)
@@ -356,7 +397,7 @@ class RoundRunner:
                 raise ComputationError(
                     f"The computation of {failures.client(position, len(data))} failed: {error}"
                 ) from error
-        return self._finish(root, state, carry)
+        return self._finish(root, fed, state, carry)
 
     def _call(
         self, root: tf.Tensor, position: int, client: Any, common: list[tf.Tensor], carry: Any
@@ -372,7 +413,7 @@ class RoundRunner:
         if self.parts.work.obstacle or self.parts.work.iterates:
             if self._imported is None:
                 self._imported = graphs.ImportedGraph(self._form.work)
-            results = self._imported([*leaves, *common])
+            results = self._imported([*leaves, *common], self.parts.client_key(at, root))
 
             def add(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
                 carry, results = tracing.split(flat, [len(self._carry_specs)])
@@ -423,6 +464,10 @@ def shape_of(block: blocks.Block, how: rules.How, places: devices.Places) -> gro
         xla=xla,
         places=places.names if several else ("",),
     )
+
+
+def _specs_of(fed: list[tf.Tensor]) -> list[tf.TensorSpec]:
+    return [tf.TensorSpec(words.shape, words.dtype) for words in fed]
 
 
 def _columns(block: blocks.Block) -> dict[str, tf.Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tff_dp import _compat
+from tff_dp.execution import noise
 
 # From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
 # dictionary: TFF hashes a computation by serialising it, which takes longer than running a small one.
@@ -27,6 +28,26 @@ class NoForm:
 
     reason: str
     warned: bool = False
+
+
+def refused_on_stock(found: NoForm) -> str:
+    """Returns the message of a computation with a plan's noise that only stock TFF could run."""
+    return noise.refusal(
+        "the computation has no form that runs in this process, and stock TFF has TensorFlow seed random "
+        f"operations, with 32 bits or by the clock; what stands in the way: {found.reason}",
+        "Change what stands in the way.",
+    )
+
+
+def noise_bits(comp: Any, settings: Any) -> noise.NoiseBits:
+    """Returns where a computation's noise gets its random bits."""
+    found = runner_of(comp)
+    if not isinstance(found, NoForm):
+        told: noise.NoiseBits = found.noise_bits(settings)
+        return told
+    if not noise.is_marked(comp):
+        return noise.NoiseBits(noise.NONE, marked=False)
+    return noise.NoiseBits(noise.NONE, marked=True, obstacle=refused_on_stock(found))
 
 
 def runner_of(comp: Any) -> Any:
@@ -91,13 +112,33 @@ class _Round:
         """Returns in words how it runs."""
         return str(self._runner.account(settings))
 
+    def noise_bits(self, settings: Any) -> noise.NoiseBits:
+        """Returns where its noise gets its random bits."""
+        found: noise.NoiseBits = self._runner.noise_bits(settings)
+        return found
+
     def iterate(self, state: Any, cohorts: Sequence[Any], settings: Any) -> Any:
         """Returns the state after rounds and their other results, or None if they cannot be one graph."""
         if self._wrapped or list(self._server) != [0] or self._clients != [1]:
             return None
         from tff_dp.execution import fused
 
-        return fused.iterate(self._runner, self._server[0].flatten(state), cohorts, settings)
+        noise.refuse(self.noise_bits(settings))
+        at_once = fused.most_at_once(self._runner, settings, len(cohorts))
+        if at_once < 2:
+            return None
+        outputs: list[Any] = []
+        for first in range(0, len(cohorts), at_once):
+            flat = self._server[0].flatten(state)
+            some = cohorts[first : first + at_once]
+            done = fused.iterate(self._runner, flat, some, settings)
+            if done is None and not outputs:
+                return None
+            if done is None:  # the rounds that are left do not fit a graph
+                return state, outputs
+            state, more = done
+            outputs += more
+        return state, outputs
 
     def __call__(self, arg: Any, settings: Any) -> Any:
         from tff_dp.execution import values

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import bodies, program, randomness
+from tff_dp.execution import bodies, program, provenance, randomness
 
 _FAILED = "failed"
 _LARGE = 1 << 14  # elements
@@ -54,12 +54,16 @@ class Emitter:
       written: The program.
       key: The key of its random operations, uint64 [2].
       style: See `Program.emit`.
+      words: See `Program.emit`.
     """
 
-    def __init__(self, written: program.Program, key: tf.Tensor, style: str) -> None:
+    def __init__(
+        self, written: program.Program, key: tf.Tensor, style: str, words: Any = None
+    ) -> None:
         self._program = written
         self._style = style
         self._key = key
+        self._words = words
         # What flows along beside the tensors: variables' values, and the number of a failed check.
         self._carried: dict[Any, tf.Tensor] = {_FAILED: tf.constant(0)}
         self._variables: dict[str, Variable] = {}
@@ -145,7 +149,11 @@ class Emitter:
     ) -> list[Any]:
         op = node.op
         if op in randomness.OPERATIONS:
-            return randomness.draw(node, inputs, self._key_at(path))
+            key = self._key_at(path)
+            if self._words is not None and provenance.is_noise(path):
+                drawn: list[Any] = self._words.draw(node, inputs, path, key, bool(self._steps))
+                return drawn
+            return randomness.draw(node, inputs, key)
         handler: Callable[..., list[Any]] | None = _HANDLERS.get(op)
         if op in self._program.functions:  # a call by the function's own name
             return self.call(op, inputs, path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
-from tff_dp.execution import compiling
+from tff_dp.execution import compiling, noise
 
 _PARTS = ("initialize", "next", "get_model_weights", "set_model_weights")
 
@@ -49,5 +49,11 @@ def explain(computation_or_process: Any) -> str:
 def _account(computation: Any, settings: Any) -> str:
     found = compiling.runner_of(computation)
     if isinstance(found, compiling.NoForm):
-        return f"on stock TFF, because {found.reason}"
+        if noise.is_marked(computation):
+            return f"not at all. {compiling.refused_on_stock(found)}"
+        return (
+            f"on stock TFF, because {found.reason}\n"
+            "randomness: not keyed; TensorFlow seeds each operation itself, with 32 bits, and TFF some "
+            "by the clock"
+        )
     return str(found.account(settings))

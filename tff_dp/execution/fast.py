@@ -17,10 +17,12 @@ from typing import Any
 
 from tff_dp import _checks, _compat
 from tff_dp.errors import ComputationError
+from tff_dp.execution import noise
 from tff_dp.execution.compiling import NoForm, runner_of
 from tff_dp.execution.stock import is_managed, stock
 
 _STRATEGIES = ("auto", "scan", "vmap", "call")
+_RANDOM_BITS = ("philox", "aes-ctr")
 
 
 @contextlib.contextmanager
@@ -31,6 +33,7 @@ def fast(
     xla: bool | None = None,
     strict: bool = False,
     seed: int | None = None,
+    random_bits: str = "philox",
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
@@ -48,18 +51,25 @@ def fast(
       seed: None for random numbers keyed from the operating system's entropy. A whole number in
         [0, 2**128) makes every draw, noise included, repeatable: such a run is not private, and the
         context says so (`is_seeded`).
+      random_bits: Where the noise of a privacy plan that a server draws gets its random words: "philox",
+        in the graph; or "aes-ctr", from AES-256 in counter mode by the package `cryptography`, keyed by
+        the operating system in each call, as an argument of the graph. Under "aes-ctr", a computation
+        with noise that it does not reach, such as noise that clients draw, is refused.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
 
     Raises:
       ArgumentError: An argument is outside its bound.
-      StackError: TFF cannot be imported.
+      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
       ComputationError: A client's computation fails, with the client's name; or, with `strict`, a
-        computation has no form that runs here. Raised by the call.
+        computation has no form that runs here; or the noise of a privacy plan would have random bits that
+        others can guess. Raised by the call.
     """
     with contextlib.ExitStack() as stack:
-        context = make_context(stack, strategy, device, xla=xla, strict=strict, seed=seed)
+        context = make_context(
+            stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+        )
         with _compat.load_tff().framework.get_context_stack().install(context):
             yield context
 
@@ -71,6 +81,7 @@ def install(
     xla: bool | None = None,
     strict: bool = False,
     seed: int | None = None,
+    random_bits: str = "philox",
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 
@@ -80,17 +91,20 @@ def install(
       xla: See `fast`.
       strict: See `fast`.
       seed: See `fast`.
+      random_bits: See `fast`.
 
     Returns:
       The execution context.
 
     Raises:
       ArgumentError: An argument is outside its bound.
-      StackError: TFF cannot be imported.
+      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
     """
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
-    context = make_context(stack, strategy, device, xla=xla, strict=strict, seed=seed)
+    context = make_context(
+        stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+    )
     _compat.load_tff().framework.set_default_context(context)
     return context
 
@@ -131,17 +145,26 @@ def make_context(
     xla: bool | None,
     strict: bool,
     seed: int | None,
+    random_bits: str,
 ) -> Any:
     """Returns the context of `fast`; what it starts later is put onto the stack."""
     _checks.one_of("strategy", strategy, _STRATEGIES)
     _checks.one_of("device", device, ("auto", "cpu", "gpu"))
     if seed is not None:
         seed = _checks.integer("seed", seed, f"[0, {2**128})", "Pass a non-negative whole number.")
+    _checks.one_of("random_bits", random_bits, _RANDOM_BITS)
     tff = _compat.load_tff()
-    from tff_dp.execution import devices
+    from tff_dp.execution import compiling, devices, keyed_noise
     from tff_dp.execution.settings import Settings
 
-    settings = Settings(strategy=strategy, xla=xla, seed=seed, places=devices.choose(device))
+    keyed_noise.check(random_bits)
+    settings = Settings(
+        strategy=strategy,
+        xla=xla,
+        seed=seed,
+        random_bits=random_bits,
+        places=devices.choose(device),
+    )
     fallback: list[Any] = []
 
     class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined]
@@ -154,6 +177,10 @@ def make_context(
             """How it runs computations."""
             return settings
 
+        def noise_bits(self, comp: Any) -> noise.NoiseBits:
+            """Returns where a computation's noise gets its random bits."""
+            return compiling.noise_bits(comp, settings)
+
         def invoke(self, comp: Any, arg: Any) -> Any:
             found = runner_of(comp)
             if not isinstance(found, NoForm):
@@ -165,11 +192,13 @@ def make_context(
                     f"{what} has no form that runs in this process: {found.reason}. strict=True "
                     "refuses stock TFF; leave it out to allow it."
                 )
+            noise.refuse(compiling.noise_bits(comp, settings))
             if not found.warned:
                 found.warned = True
                 warnings.warn(
                     f"{what} runs on stock TFF, because it has no form that runs in this process: "
-                    f"{found.reason}",
+                    f"{found.reason}. Its random numbers are seeded by TensorFlow, with 32 bits, or by "
+                    "the clock.",
                     RuntimeWarning,
                     stacklevel=3,
                 )

@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution import failures, tracing, values, wholes
+from tff_dp.execution import failures, tracing, values, wholes, words
 from tff_dp.execution.cohort_runner import RoundRunner, shape_of
 from tff_dp.execution.settings import Settings
+
+
+def most_at_once(runner: RoundRunner, settings: Settings, rounds: int) -> int:
+    """Returns how many of some rounds one graph may hold: random words take memory."""
+    drawn = runner.parts.layout.count if runner.feeds(settings) else 0
+    size = drawn * words.WORD.itemsize
+    return min(rounds, words.MOST_FUSED // size) if size else rounds
 
 
 def iterate(
@@ -46,21 +53,26 @@ def iterate(
     tables = [block.table.columns for block in some]
     columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
     arguments = runner.parts.programs["prepare"].tensors(state)
-    roots = tf.constant(np.stack([settings.root() for _ in cohorts]))
-    counts = (len(arguments), len(some[0].fields))
+    drawn = [(settings.root(), runner.words(settings)) for _ in cohorts]
+    roots = tf.constant(np.stack([root for root, _ in drawn]))
+    made = [own for _, own in drawn if own is not None]
+    fed = [tf.constant(np.stack(made))] if made else []
+    counts = (len(arguments), len(some[0].fields), 1, len(fed))
 
     def several(_: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
-        state, fields, (roots, *rest) = tracing.split(flat, counts)
+        state, fields, (roots,), fed, rest = tracing.split(flat, counts)
         tables = dict(zip(names, rest, strict=True))
-        final, others, status = wholes.several(runner.parts, shape, tables, fields, state, roots)
+        final, others, status = wholes.several(
+            runner.parts, shape, tables, fields, state, roots, fed[0] if fed else None
+        )
         return [*status, *final, *others]
 
     try:
         who, check, *results = runner.graphs.call(
-            ("several", shape, tuple(names)),
+            ("several", shape, tuple(names), bool(fed)),
             several,
             runner.state_specs,
-            [roots[0], *arguments, *some[0].fields, roots, *columns.values()],
+            [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
         )
     except (tf.errors.OpError, tracing.CannotTraceError):
         # Whatever is wrong shows again, and is named, when the rounds are called one by one.

@@ -2,7 +2,7 @@
 
 A `tff.tensorflow.computation` is a serialised graph with bindings that say which tensors are its
 arguments and results. Here it is imported once and called like any TensorFlow function, hence on
-whatever device this process has.
+whatever device this process has. Its random operations are keyed, those that can be (`keying`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import program
+from tff_dp.execution import keying, program
 
 _imports = itertools.count()
 
@@ -29,7 +29,9 @@ class ImportedGraph:
     def __init__(self, computation: Any) -> None:
         self.type_signature = computation.type_signature
         graph, graph_def = program.graph_of(computation)
-        _make_names_unique(graph_def, f"tff_dp_{next(_imports)}_")
+        prefix = f"tff_dp_{next(_imports)}_"
+        _make_names_unique(graph_def, prefix)
+        self._streams = keying.Streams(graph_def, prefix)
         parameter = graph.parameter if graph.HasField("parameter") else None
         feeds = program.bound_tensors(parameter) if parameter is not None else []
         fetches = program.bound_tensors(graph.result)
@@ -48,16 +50,18 @@ class ImportedGraph:
         self._call = wrapped.prune([tensor(name) for name in feeds], [tensor(n) for n in fetches])
         self._dtypes = [tensor(name).dtype for name in feeds]
 
-    def __call__(self, arguments: list[Any]) -> list[tf.Tensor]:
+    def __call__(self, arguments: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
         """Runs the graph.
 
         Args:
           arguments: Tensors or arrays in the order of the flattened parameter type; for a sequence, a
             data set or a list of its elements.
+          key: Of this call, uint64 [2]: for the random operations that can be keyed.
 
         Returns:
           Tensors in the order of the flattened result type; the variant of a data set for a sequence.
         """
+        self._streams.start(key)
         if self._initialize is not None:
             self._initialize()  # variables live in the process: each call starts them anew
         fed = [

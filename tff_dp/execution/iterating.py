@@ -41,14 +41,14 @@ def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, 
             f"computation returns {str(result)[:100]}: expected a structure whose first element is the "
             "next state. Pass a process's next."
         )
+    outputs: list[Any] = []
     settings = getattr(tff.framework.get_context_stack().current, "settings", None)
     runner: Any = compiling.runner_of(computation) if settings is not None else None
     if hasattr(runner, "iterate") and all(arrays_of(cohort) is not None for cohort in cohorts):
         fused: tuple[Any, list[Any]] | None = runner.iterate(state, cohorts, settings)
         if fused is not None:
-            return fused
-    outputs = []
-    for cohort in cohorts:
+            state, outputs = fused
+    for cohort in cohorts[len(outputs) :]:
         state, *rest = values.fields_of(computation(state, cohort))
         outputs.append(rest[0] if len(rest) == 1 else tuple(rest))
     return state, outputs

@@ -7,7 +7,17 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import failures, graphs, program, randomness, rounds, tracing, values
+from tff_dp.execution import (
+    failures,
+    graphs,
+    keyed_noise,
+    noise,
+    program,
+    randomness,
+    rounds,
+    tracing,
+    values,
+)
 from tff_dp.execution.settings import Settings
 
 
@@ -33,11 +43,14 @@ class LocalRunner:
 
     def account(self, settings: Settings) -> str:
         """Returns in words how it runs."""
-        del settings
-        drawn = "random numbers" if self._program.is_random else "no random numbers"
-        if self.why:
-            return f"one graph as it was imported, because {self.why}; {drawn}"
-        return f"one graph; {drawn}"
+        how = f"one graph as it was imported, because {self.why}" if self.why else "one graph"
+        imported = bool(self.why)
+        drawn = keyed_noise.account_of_program(self._program, settings, imported=imported)
+        return "\n".join([how, *drawn])
+
+    def noise_bits(self, settings: Settings) -> noise.NoiseBits:
+        """Returns where its noise gets its random bits."""
+        return keyed_noise.of_program(self._program, settings)
 
     def _emit(self, root: tf.Tensor, *arguments: tf.Tensor) -> list[tf.Tensor]:
         results, failed = self._program.emit(arguments, randomness.fold(root, 0))
@@ -45,9 +58,11 @@ class LocalRunner:
 
     def __call__(self, arg: Any, settings: Settings) -> Any:
         """Returns the computation's result."""
+        noise.refuse(self.noise_bits(settings))
         arguments = [] if self._parameter is None else self._parameter.flatten(arg)
         if self.why:
-            results = self._graph(arguments)
+            key = randomness.fold(tf.constant(settings.root()), 0)
+            results = self._graph(arguments, key)
         else:
             inputs = [tf.constant(settings.root()), *self._program.tensors(arguments)]
             failed, *results = _compat.call_flat(self._graph, inputs)

@@ -17,6 +17,7 @@ What cannot be expressed so is named by `obstacle`, and runs as imported (`graph
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import bodies, randomness
+from tff_dp.execution import bodies, provenance, randomness
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -221,6 +222,12 @@ class Program:
         """Whether the program draws random numbers."""
         return bool(self.operations & randomness.OPERATIONS) or "Timestamp" in self.operations
 
+    @functools.cached_property
+    def provenance(self) -> provenance.Provenance:
+        """Where its random bits come from."""
+        targets = [*self._start, *self._body.results]
+        return provenance.of(self._body, self.functions, targets)
+
     @property
     def iterates(self) -> bool:
         """Whether it takes batches from an iterator, whose shapes may not vary from step to step."""
@@ -258,6 +265,7 @@ class Program:
         key: tf.Tensor,
         only: Sequence[int] | None = None,
         style: str = "plain",
+        words: Any = None,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Writes the program into the graph that is being traced.
 
@@ -267,6 +275,7 @@ class Program:
           only: Positions of the results that are wanted; all by default.
           style: What becomes of the graph, which some operations are written for: "plain", "xla", or
             "vmap".
+          words: Where the noise of a plan gets its random words, as `words.Fed`; None for the key's.
 
         Returns:
           The results, and the number of the first check that failed, int32 [], 0 for none.
@@ -275,7 +284,7 @@ class Program:
 
         results = self._body.results
         wanted = results if only is None else [results[position] for position in only]
-        emitter = Emitter(self, key, style)
+        emitter = Emitter(self, key, style, words)
         bound = dict(zip(self._body.arguments, ([a] for a in arguments), strict=True))
         bound[self._token] = [tf.constant("")]
         values = emitter.run(self._body, bound, [*self._start, *wanted], ())

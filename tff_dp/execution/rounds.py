@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ import tensorflow as tf
 
 from tff_dp.execution import program, randomness, values
 from tff_dp.execution import secure as secure_sums
+from tff_dp.execution import words as fed_words
 
 # The words by which a call's key is folded for each part of a round.
 _PREPARE, _WORK, _ACCUMULATE, MERGE, _REPORT, _UPDATE = range(1, 7)
+_FED = ("report", "update")  # whose noise can have its random words from outside
 SERVER_FAILED = -2  # as a client's position: the server's part failed
 
 
@@ -64,6 +67,21 @@ class RoundPrograms:
             "Timestamp" in part.operations for part in server
         )
 
+    @functools.cached_property
+    def noisy(self) -> list[str]:
+        """The parts that hold noise of a privacy plan."""
+        return [name for name, p in self.programs.items() if p.provenance.marked]
+
+    @functools.cached_property
+    def layout(self) -> fed_words.Layout:
+        """The random words that the server's noise takes."""
+        found = fed_words.Layout({name: self.programs[name] for name in _FED})
+        elsewhere = [name for name in self.noisy if name not in _FED]
+        if elsewhere:
+            where = ", ".join(elsewhere)
+            found.obstacle = f"noise is drawn in {where}, and not by the server once it has the sum"
+        return found
+
     @property
     def work(self) -> program.Program:
         """What a client computes."""
@@ -85,18 +103,33 @@ class RoundPrograms:
         carry: list[tf.Tensor],
         root: tf.Tensor,
         only: Sequence[int] | None = None,
+        words: tf.Tensor | None = None,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Writes the server's part after the clients: the computation's results, and the status."""
+        """Writes the server's part after the clients: the computation's results, and the status.
+
+        Args:
+          state: The server's, before.
+          carry: Sums over the clients, and their status.
+          root: The call's key.
+          only: Positions of the results that are wanted; all by default.
+          words: The random words of the noise, int64 [layout.count]; None to draw them under the key.
+        """
         *sums, client, check = carry
         count = len(sums) - self._secure.count
         reported, failed = self.programs["report"].emit(
-            sums[:count], randomness.fold(root, _REPORT)
+            sums[:count], randomness.fold(root, _REPORT), words=self._fed(words, "report")
         )
         status = joined([client, check], status_of(failed, SERVER_FAILED))
         results, failed = self.programs["update"].emit(
-            [*state, *reported, *sums[count:]], randomness.fold(root, _UPDATE), only
+            [*state, *reported, *sums[count:]],
+            randomness.fold(root, _UPDATE),
+            only,
+            words=self._fed(words, "update"),
         )
         return results, joined(status, status_of(failed, SERVER_FAILED))
+
+    def _fed(self, words: tf.Tensor | None, name: str) -> fed_words.Fed | None:
+        return None if words is None else fed_words.Fed(self.layout, words, name)
 
     def client(
         self,
@@ -107,9 +140,13 @@ class RoundPrograms:
         style: str = "plain",
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Writes one client's part: its contribution, and its status."""
-        key = randomness.fold(randomness.fold(root, _WORK), position)
+        key = self.client_key(position, root)
         results, failed = self.work.emit([*data, *common], key, style=style)
         return results, status_of(failed, position)
+
+    def client_key(self, position: Any, root: tf.Tensor) -> tf.Tensor:
+        """Returns the key of a client's part in a call, uint64 [2]."""
+        return randomness.fold(randomness.fold(root, _WORK), position)
 
     def add(
         self,

@@ -119,9 +119,3 @@ def data_obstacle(parts: rounds.RoundPrograms, data: Any) -> str | None:
         else:
             return "its clients' data are not all data sets"
     return None
-
-
-def randomness_of(parts: rounds.RoundPrograms) -> str:
-    """Returns in words where a round draws random numbers."""
-    drawing = [name for name, p in parts.programs.items() if p.is_random]
-    return f"random numbers in {', '.join(drawing)}" if drawing else "no random numbers"

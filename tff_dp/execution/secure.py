@@ -27,7 +27,9 @@ class SecureSums:
         self._types = [leaf for kind in kinds for leaf in values.leaves(kind)]
         bits, largest, moduli = (
             values.spread(
-                graphs.ImportedGraph(computation)([]), computation.type_signature.result, kind
+                graphs.ImportedGraph(computation)([], tf.zeros([2], tf.uint64)),
+                computation.type_signature.result,
+                kind,
             )
             if count
             else []

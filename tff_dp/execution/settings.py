@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from tff_dp.execution import cohorts, devices, randomness
+from tff_dp.execution import cohorts, devices, randomness, words
 
 
 @dataclasses.dataclass(eq=False)
@@ -17,6 +17,7 @@ class Settings:
       strategy: See `fast`.
       xla: See `fast`.
       seed: See `fast`.
+      random_bits: See `fast`.
       places: The devices.
       calls: How many calls have drawn a key.
       resident: The arrays that stay on the device.
@@ -25,6 +26,7 @@ class Settings:
     strategy: str = "auto"
     xla: bool | None = None
     seed: int | None = None
+    random_bits: str = "philox"
     places: devices.Places = dataclasses.field(default_factory=lambda: devices.choose("auto"))
     calls: int = 0
     resident: cohorts.Resident = dataclasses.field(init=False)
@@ -36,3 +38,7 @@ class Settings:
         """Returns the root key of the next call, uint64 [2]."""
         self.calls += 1
         return randomness.root(self.seed, self.calls)
+
+    def words(self, count: int) -> np.ndarray:
+        """Returns the random words of the call whose root key was last drawn, int64 [count]."""
+        return words.of_call(count, self.seed, self.calls)

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tff_dp import _compat
-from tff_dp.errors import StackError
+from tff_dp.errors import ComputationError, StackError
+from tff_dp.execution import noise
 
 # $0 is the worker, $@ its arguments. The shell must ignore the terminal's interrupt: Ctrl-C ends a
 # round, not the worker. `read` returns at end of file, that is, when the parent is gone.
@@ -98,7 +99,7 @@ def _remote_stub(channel: Any) -> Any:
     return remote_executor_grpc_stub.RemoteExecutorGrpcStub(channel)
 
 
-def _context(worker: _Worker) -> Any:
+def _context(worker: _Worker, unkeyed_noise: bool) -> Any:
     """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
     from tensorflow_federated.python.core.backends.native import compiler
     from tensorflow_federated.python.core.environments.tensorflow_frontend import (
@@ -115,7 +116,21 @@ def _context(worker: _Worker) -> Any:
         executor.set_cardinalities(cardinalities)
         return executor
 
-    return sync_execution_context.SyncExecutionContext(
+    class StockContext(sync_execution_context.SyncExecutionContext):  # type: ignore[misc]
+        """See `stock`."""
+
+        def invoke(self, comp: Any, arg: Any) -> Any:
+            if not unkeyed_noise and noise.is_marked(comp):
+                raise ComputationError(
+                    noise.refusal(
+                        "stock TFF has TensorFlow seed random operations, with 32 bits or by the clock",
+                        "Run it in tff_dp.execution.fast(); or, only to compare with stock TFF, in "
+                        "tff_dp.execution.stock(unkeyed_noise=True).",
+                    )
+                )
+            return super().invoke(comp, arg)
+
+    return StockContext(
         executor_fn=python_executor_stacks.ResourceManagingExecutorFactory(executor_stack_fn=stack),
         compiler_fn=compiler.desugar_and_transform_to_native,
         transform_args=tensorflow_computation.transform_args,
@@ -124,7 +139,12 @@ def _context(worker: _Worker) -> Any:
 
 
 @contextlib.contextmanager
-def stock(*, log: str | os.PathLike[str] | None = None, install: bool = True) -> Iterator[Any]:
+def stock(
+    *,
+    log: str | os.PathLike[str] | None = None,
+    install: bool = True,
+    unkeyed_noise: bool = False,
+) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block on stock TFF.
 
     The worker is ended when the block is left, by an exception too, when Python ends, and when Python
@@ -133,18 +153,22 @@ def stock(*, log: str | os.PathLike[str] | None = None, install: bool = True) ->
     Args:
       log: A file to append the worker's output to; None drops it.
       install: Whether computations run in the context that is yielded, or only what is passed to it.
+      unkeyed_noise: Whether computations with the noise of a privacy plan run at all. TensorFlow seeds it
+        with 32 bits there, and TFF some of it by the clock, so that what comes out is not private: for
+        comparisons only. `tff_dp.fit` refuses it in any case.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
 
     Raises:
       StackError: TFF is missing, or its worker does not start.
+      ComputationError: A computation holds noise of a privacy plan. Raised by the call.
     """
     tff = _compat.load_tff()
     worker = _Worker(pathlib.Path(log) if log is not None else None)
     try:
         worker.wait_until_ready()
-        context = _context(worker)
+        context = _context(worker, unkeyed_noise)
         _managed.add(context)
         if install:
             with tff.framework.get_context_stack().install(context):

@@ -25,22 +25,32 @@ def whole(
     fields: Sequence[tf.Tensor],
     state: list[tf.Tensor],
     root: tf.Tensor,
+    words: tf.Tensor | None = None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Writes a round whose clients are one group: the computation's results, and the status.
 
     Where XLA compiles the clients it compiles the server's parts with them, but for strings: see
     `texts`.
+
+    Args:
+      parts: The round's programs.
+      shape: What the group has in common.
+      tables: As for `clients`.
+      fields: The examples.
+      state: Before the round.
+      root: The call's key.
+      words: See `RoundPrograms.finish`.
     """
     if not is_compiled(parts, shape):
         common, carry = parts.begin(state, root)
         carry = groups.clients(parts, shape, tables, fields, common, carry, root)
-        return parts.finish(state, carry, root)
+        return parts.finish(state, carry, root, words=words)
     inlined = dataclasses.replace(shape, inside=shape.xla)
 
     def compiled(
         given: list[tf.Tensor], tables: dict[str, tf.Tensor], fields: Sequence[tf.Tensor]
     ) -> Any:
-        return _numbers(parts, inlined, tables, fields, given, root)
+        return _numbers(parts, inlined, tables, fields, given, root, words)
 
     numbers, status = jitted(compiled, xla=True)(_without_strings(state), tables, fields)
     return _with_texts(parts, numbers, state, root), status
@@ -53,6 +63,7 @@ def several(
     fields: Sequence[tf.Tensor],
     state: list[tf.Tensor],
     roots: tf.Tensor,
+    words: tf.Tensor | None = None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
     """Writes rounds that follow on each other, each with a cohort of one group.
 
@@ -63,6 +74,7 @@ def several(
       fields: The examples.
       state: Before the first round.
       roots: The rounds' keys, uint64 [rounds, 2].
+      words: The rounds' random words for noise, int64 [rounds, layout.count], or None.
 
     Returns:
       The state after the last round; the rounds' other results, each with a leading dimension of
@@ -79,12 +91,14 @@ def several(
         tables: dict[str, tf.Tensor],
         fields: Sequence[tf.Tensor],
         roots: tf.Tensor,
+        words: tf.Tensor | None,
     ) -> Any:
         rounds = tf.shape(roots)[0]
 
         def one(number: tf.Tensor, given: Sequence[tf.Tensor]) -> Any:
             own = {name: column[number] for name, column in tables.items()}
-            return _numbers(parts, inlined, own, fields, list(given), roots[number])
+            drawn = None if words is None else words[number]
+            return _numbers(parts, inlined, own, fields, list(given), roots[number], drawn)
 
         arrays = [
             tf.TensorArray(dtype, rounds, element_shape=shape)
@@ -105,7 +119,9 @@ def several(
         )
         return given, [array.stack() for array in arrays], status
 
-    final, others, status = jitted(run, shape.xla)(_without_strings(state), tables, fields, roots)
+    final, others, status = jitted(run, shape.xla)(
+        _without_strings(state), tables, fields, roots, words
+    )
     return final, others, status
 
 
@@ -116,6 +132,7 @@ def _numbers(
     fields: Sequence[tf.Tensor],
     given: Sequence[tf.Tensor],
     root: tf.Tensor,
+    words: tf.Tensor | None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Writes a round but for its strings: from the state's numbers to the results' numbers."""
     numbers = iter(given)
@@ -126,7 +143,7 @@ def _numbers(
     common, carry = parts.begin(known, root)
     carry = groups.clients(parts, shape, tables, fields, common, carry, root)
     wanted = [i for i, dtype in enumerate(parts.result_dtypes) if dtype != tf.string]
-    return parts.finish(known, carry, root, wanted)
+    return parts.finish(known, carry, root, wanted, words)
 
 
 def _numbers_specs(parts: RoundPrograms) -> list[tuple[tf.TensorShape, tf.DType]]:

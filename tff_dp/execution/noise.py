@@ -1,0 +1,90 @@
+"""The noise of privacy plans: how it is marked, and that it runs with keyed random bits or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from typing import Any
+
+from tff_dp import _compat
+from tff_dp.errors import ComputationError
+
+# Random operations of a plan's noise stand under a name scope of this name; TFF keeps it. That it is
+# `tff_dp.noise.words.SCOPE` is tested: an import would bring TensorFlow.
+NOISE_SCOPE = "tff_dp_noise"
+
+PHILOX = (
+    "Philox4x32-10, no cryptographic generator, keyed in each call with 128 bits from the operating "
+    "system's entropy"
+)
+CLOCKS = "; random numbers of 63 bits stand in for each clock by which TFF would seed a draw"
+AES_CTR = (
+    "AES-256 in counter mode, keyed in each call with 256 bits from the operating system's entropy"
+)
+SEEDED = "a seed that was given to the execution context: not private"
+NONE = "no noise"
+_REMEDY = "Noise that others could guess protects nobody, so the computation was not run."
+# From a computation's id to a weak reference to it and whether it is marked; see `compiling`.
+_marked: dict[int, tuple[weakref.ref[Any], bool]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseBits:
+    """Where the random bits of a computation's noise come from.
+
+    Attributes:
+      source: In words.
+      marked: Whether the computation holds noise of a plan.
+      obstacle: Why it cannot run with bits that nobody can guess, or None.
+    """
+
+    source: str
+    marked: bool
+    obstacle: str | None = None
+
+
+def is_marked(computation: Any) -> bool:
+    """Returns whether a computation holds noise of a privacy plan.
+
+    Args:
+      computation: A `tff.Computation`; without running or compiling it.
+    """
+    key = id(computation)
+    held = _marked.get(key)
+    if held is None or held[0]() is not computation:
+        proto = _compat.load_tff().framework.serialize_computation(computation)
+        found = NOISE_SCOPE.encode() in proto.SerializeToString()
+        held = weakref.ref(computation, lambda _: _marked.pop(key, None)), found
+        _marked[key] = held
+    return held[1]
+
+
+def noise_bits(computation: Any) -> NoiseBits:
+    """Returns where the noise of a computation gets its random bits in the context in effect.
+
+    Args:
+      computation: A `tff.Computation`, such as a process's `next`.
+    """
+    context = _compat.load_tff().framework.get_context_stack().current
+    told = getattr(context, "noise_bits", None)
+    if told is not None:
+        found: NoiseBits = told(computation)
+        return found
+    if not is_marked(computation):
+        return NoiseBits(NONE, marked=False)
+    why = (
+        f"the execution context, {type(context).__name__}, has TensorFlow seed random operations, with "
+        "32 bits or by the clock"
+    )
+    return NoiseBits(NONE, marked=True, obstacle=refusal(why, "Run it in tff_dp.execution.fast()."))
+
+
+def refusal(why: str, remedy: str) -> str:
+    """Returns the message of a computation whose noise cannot be keyed."""
+    return f"The noise of a privacy plan cannot be drawn as it must be: {why}. {_REMEDY} {remedy}"
+
+
+def refuse(found: NoiseBits) -> None:
+    """Raises ComputationError if a computation's noise cannot have bits that nobody can guess."""
+    if found.obstacle:
+        raise ComputationError(found.obstacle)
