@@ -8,12 +8,12 @@ steps. (Sums of uniform numbers are B-splines, and a Gaussian is hardly told fro
 knots so dense.) One part alone would not do: on a grid of 2^-30 standard deviations, the roundoff of a
 double is a thousandth of a step at times, and so far would the probabilities of some steps be off.
 
-What is guaranteed of the law p' of a draw beside the law p of the ideal floor or nearest integer of
-N(0, stddev^2), for the whole range of standard deviations, given log, sqrt, sin and cos within 4 units in
-the last place (tests/test_noise_gaussian.py tests both):
+What holds for the law p' of a draw beside the law p of the ideal floor or nearest integer of
+N(0, stddev^2), over the whole range of standard deviations, where a size of radius r is computed to
+2^-50 r + 2^-53 / r (tests/test_noise_gaussian.py has both, each way of compiling):
 
 - the root mean square of log(p' / p) is at most 2^-37;
-- |log(p' / p)| is at most 2^-30 but for an event of probability below 2^-100: the tail goes to 13.3
+- |log(p' / p)| is at most 2^-29 but for an event of probability below 2^-100: the tail goes to 13.3
   standard deviations, where the 126 bits of a radius end.
 
 `tff_dp.accounting.arithmetic` charges for the difference. Since the ideal law is the nearest integer, or
@@ -35,6 +35,8 @@ from tff_dp.noise.words import BITS, SCOPE, low_bits, shifted, sign_of, words
 
 _BLOCKS_LOG = 9  # a standard deviation is at least 2^9 blocks, and less than 2^10
 _UNIFORMS = 4
+MEAN_ERROR, LARGEST_ERROR = 2.0**-37, 2.0**-29
+"""What the module's docstring says of log(p' / p)."""
 LARGEST_STDDEV = 2.0**50
 """Of what `gaussian` draws: sums of draws and updates stay within 64 bits."""
 
