@@ -2,7 +2,9 @@
 
 A client reads all of its records into tensors, and takes the round's steps in a loop. In each step it
 draws a Poisson batch, sums the clipped gradients of its examples, noises the sum, and divides it by the
-expected size of the batch.
+expected size of the batch. Sum and noise are whole numbers of steps of a public grid
+(`tff_dp.noise`), so that the mechanism that runs is the one that is accounted for, whatever the
+type of the weights.
 
 Batches and noise are drawn in the graph, by operations without a seed, which TensorFlow's global seed
 does not reach. In `tff_dp.execution.fast` they are keyed with the call's entropy, client and step.
@@ -132,22 +134,23 @@ def _take_steps(
     """Returns the trainable weights after the round's steps."""
     import tensorflow as tf
 
-    from tff_dp.noise.words import SCOPE
+    from tff_dp.noise import Grid, gaussian
 
     specs = tuple(tf.TensorSpec(weight.shape, weight.dtype) for weight in start)
-    stddev = mechanism.noise_multiplier * mechanism.clip_norm
+    grid = Grid.of(mechanism.noise_multiplier)
+    stddev = mechanism.noise_multiplier * grid.steps
 
     def step(number: Any, weights: tuple[Any, ...], state: Any) -> Any:
-        sums = sum_of_clipped(model, mechanism, weights, kept, records, *draw())
-        # Raw operations: tf.random.normal takes over a global seed.
-        with tf.name_scope(SCOPE):
-            noised = tuple(
-                total
-                + tf.cast(stddev, total.dtype)
-                * tf.raw_ops.RandomStandardNormal(shape=total.shape, dtype=total.dtype)
-                for total in sums
+        sums = sum_of_clipped(model, mechanism, grid, weights, kept, records, *draw())
+        gradients = tuple(
+            grid.restored(
+                total + gaussian(spec.shape.as_list(), stddev),
+                mechanism.clip_norm,
+                mechanism.batch_size,
+                spec.dtype,
             )
-        gradients = tuple(total / mechanism.batch_size for total in noised)
+            for total, spec in zip(sums, specs, strict=True)
+        )
         state, weights = optimizer.next(state, weights, gradients)
         return number + 1, weights, state
 

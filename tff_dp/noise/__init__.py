@@ -9,9 +9,9 @@ k + floor(N) = floor(k + N): rounding the noise is post-processing of the mechan
 costs nothing.
 """
 
-from tff_dp.noise.clipping import Clipped, clip_l1, clip_l2
+from tff_dp.noise.clipping import Clipped, clip_l1, clip_l2, clip_l2_each
 from tff_dp.noise.gaussian import gaussian
 from tff_dp.noise.grid import Grid
 from tff_dp.noise.laplace import laplace
 
-__all__ = ["Clipped", "Grid", "clip_l1", "clip_l2", "gaussian", "laplace"]
+__all__ = ["Clipped", "Grid", "clip_l1", "clip_l2", "clip_l2_each", "gaussian", "laplace"]

@@ -24,12 +24,12 @@ MARGIN = 2.0**-16
 
 
 class Clipped(NamedTuple):
-    """An update on the grid.
+    """An update on the grid, or several updates.
 
     Attributes:
       parts: int64, a tensor for each of the update's.
-      norm: The update's norm before clipping, float64 []; NaN or infinite where the update counts as
-        zero.
+      norm: The update's norm before clipping, float64 [], or each update's, float64 [updates]; NaN or
+        infinite where an update counts as zero.
     """
 
     parts: list[Any]
@@ -49,43 +49,79 @@ def clip_l2(update: Sequence[Any], clip_norm: Any, grid: Grid, unit: Any = None)
       The update in steps, of L2 norm at most C over the step: zeros if the norm is not finite.
     """
     wide = _widened(update)
-    norm = tf.sqrt(tf.add_n([_sum(tf.square, part) for part in wide]))
+    norm = _l2_norm(wide, 0)
     return Clipped(_scaled(wide, norm, clip_norm, grid, unit), norm)
+
+
+def clip_l2_each(updates: Sequence[Any], clip_norm: Any, grid: Grid, counted: Any) -> Clipped:
+    """Returns several updates, each scaled to an L2 norm and truncated to the grid by itself.
+
+    Args:
+      updates: A tensor [updates, ...] for each tensor of an update, of any floating-point types and of
+        known shapes.
+      clip_norm: C > 0, a number or a tensor [].
+      grid: The grid.
+      counted: Which updates count, bool [updates]; the others become zeros.
+
+    Returns:
+      The updates in steps, [updates, ...]: each, over all tensors, of L2 norm at most C over the step,
+      and zeros where the norm is not finite.
+    """
+    wide = _widened(updates)
+    norms = _l2_norm(wide, 1)
+    return Clipped(_scaled(wide, norms, clip_norm, grid, counted=counted), norms)
 
 
 def clip_l1(update: Sequence[Any], clip_norm: Any, grid: Grid) -> Clipped:
     """Returns an update scaled to an L1 norm and truncated to the grid; as `clip_l2`."""
     wide = _widened(update)
-    norm = tf.add_n([_sum(tf.abs, part) for part in wide])
-    return Clipped(_scaled(wide, norm, clip_norm, grid, None), norm)
+    norm = tf.add_n([_sum(tf.abs, part, 0) for part in wide])
+    return Clipped(_scaled(wide, norm, clip_norm, grid), norm)
 
 
 def _widened(update: Sequence[Any]) -> list[Any]:
     return [part if part.dtype == tf.float64 else tf.cast(part, tf.float32) for part in update]
 
 
-def _sum(function: Callable[[Any], Any], part: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of a function of the elements, float64 []; see the module for its error."""
-    count = part.shape.num_elements()
-    flat = tf.reshape(part, [-1])
+def _l2_norm(wide: Sequence[Any], leading: int) -> tf.Tensor:
+    return tf.sqrt(tf.add_n([_sum(tf.square, part, leading) for part in wide]))
+
+
+def _sum(function: Callable[[Any], Any], part: tf.Tensor, leading: int) -> tf.Tensor:
+    """Returns the sum of a function of the elements over all but the leading dimensions, float64.
+
+    The module says how large its error is.
+    """
+    kept = part.shape[:leading].as_list()
+    count = part.shape[leading:].num_elements()
+    flat = tf.reshape(part, [*kept, count])
     whole = 0 if count <= _SMALL or part.dtype == tf.float64 else count // _BLOCK * _BLOCK
-    total = tf.reduce_sum(function(tf.cast(flat[whole:], tf.float64)))
+    total = tf.reduce_sum(function(tf.cast(flat[..., whole:], tf.float64)), -1)
     if whole:
-        blocks = tf.reduce_sum(function(tf.reshape(flat[:whole], [-1, _BLOCK])), 1)
-        total += tf.reduce_sum(tf.cast(blocks, tf.float64))
+        blocks = tf.reshape(flat[..., :whole], [*kept, whole // _BLOCK, _BLOCK])
+        sums = tf.reduce_sum(function(blocks), -1)
+        total += tf.reduce_sum(tf.cast(sums, tf.float64), -1)
     return total
 
 
 def _scaled(
-    wide: Sequence[Any], norm: tf.Tensor, clip_norm: Any, grid: Grid, unit: Any
+    wide: Sequence[Any],
+    norm: tf.Tensor,
+    clip_norm: Any,
+    grid: Grid,
+    unit: Any = None,
+    counted: Any = True,
 ) -> list[tf.Tensor]:
     clip_norm = as_float64(clip_norm)
     unit = clip_norm if unit is None else as_float64(unit)
     largest = clip_norm * (1 - MARGIN)
     scale = largest / tf.maximum(norm, largest) * (grid.steps / unit)
-    scale = tf.where(tf.math.is_finite(norm), scale, tf.zeros_like(scale))
-    return [
+    scale = tf.where(tf.math.is_finite(norm) & counted, scale, tf.zeros_like(scale))
+    leading = norm.shape.as_list()
+
+    def steps(part: tf.Tensor) -> tf.Tensor:
+        factor = tf.reshape(scale, [*leading, *(1 for _ in part.shape[len(leading) :])])
         # Also 0 for an element that is not finite, where a product would be NaN.
-        tf.cast(tf.math.multiply_no_nan(part, tf.cast(scale, part.dtype)), tf.int64)
-        for part in wide
-    ]
+        return tf.cast(tf.math.multiply_no_nan(part, tf.cast(factor, part.dtype)), tf.int64)
+
+    return [steps(part) for part in wide]
