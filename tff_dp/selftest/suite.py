@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tff_dp import _checks
@@ -13,14 +14,16 @@ from tff_dp.execution import current_or_fast, is_seeded
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, PerLayerGaussianMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
-from tff_dp.selftest import influence, noise
+from tff_dp.selftest import arithmetic, influence, noise, provenance
 from tff_dp.selftest.laws import Law, law_of
-from tff_dp.selftest.probes import ALGORITHMS, TENSORS, Aggregator, Process, probes
+from tff_dp.selftest.probes import ALGORITHMS, TENSORS, Aggregator, Probe, Process, probes
 from tff_dp.selftest.report import Check, SelfTestReport
 
 _FEW = 4  # coordinates of a tensor, where their number does not matter
 _SLOWEST_CLIP = 0.01  # below it, float32 hides the count that moves the clip norm
 _MOST_CLIENTS = 1_000_000  # and above it
+PARTS = ("influence", "arithmetic", "provenance", "noise")
+"""Of a self-test, in the order in which they run."""
 
 
 def self_test(
@@ -29,6 +32,7 @@ def self_test(
     build: Callable[..., Any] = build_process,
     algorithms: Sequence[str] = tuple(ALGORITHMS),
     samples: int = 20_000,
+    thorough: bool = False,
 ) -> SelfTestReport:
     """Runs hostile clients through the learning processes of a plan, and its noise through tests.
 
@@ -69,13 +73,11 @@ def self_test(
     for name in algorithms:
         _checks.one_of("algorithms", name, ALGORITHMS)
     samples = _checks.integer("samples", samples, "[1000, 10000000]")
-    law = law_of(plan.update_mechanism)
+    law_of(plan.update_mechanism)
     _check_plan(plan)
-    # XLA would compile a minute for the few rounds that each of the graphs runs.
-    with current_or_fast(xla=False):
-        return SelfTestReport(
-            plan=plan, checks=tuple(_run(plan, law, build, algorithms, samples // TENSORS))
-        )
+    return checks_of(
+        plan, build=build, algorithms=algorithms, samples=samples, thorough=bool(thorough)
+    )
 
 
 def _check_plan(plan: PrivacyPlan) -> None:
@@ -106,39 +108,149 @@ def _check_plan(plan: PrivacyPlan) -> None:
         )
 
 
-def _run(
+def checks_of(
     plan: PrivacyPlan,
-    law: Law,
-    build: Callable[..., Any],
-    algorithms: Sequence[str],
-    dimension: int,
-) -> Iterator[Check]:
-    mechanism, m = plan.update_mechanism, plan.clients_per_round
-    wide, narrow = (probes(law, mechanism, size) for size in (dimension, _FEW))
-    silent = dataclasses.replace(plan, mechanism=plan.mechanism.with_noise(0.0))
+    *,
+    build: Callable[..., Any] = build_process,
+    algorithms: Sequence[str] = tuple(ALGORITHMS),
+    samples: int = 20_000,
+    thorough: bool = False,
+    parts: Collection[str] = PARTS,
+) -> SelfTestReport:
+    """Returns a self-test's report on some of its parts; the arguments are as for `self_test`.
 
-    silent_aggregator = Aggregator(silent, narrow)
-    silent_processes = [Process(name, build, silent, wide) for name in algorithms]
-    yield from influence.influence_checks([*silent_processes, silent_aggregator], law, mechanism, m)
-    if isinstance(mechanism, AdaptiveGaussianMechanism):
-        yield influence.count_influence_check(silent_aggregator, law, mechanism, m)
+    Args:
+      plan: The plan.
+      build: What makes the learning process.
+      algorithms: Those to run.
+      samples: Coordinates of one round's noise.
+      thorough: Whether to take the larger sizes.
+      parts: Of `PARTS`.
+    """
+    law = law_of(plan.update_mechanism)
+    setting = _Setting(plan, law, build, tuple(algorithms), samples // TENSORS, thorough)
+    # XLA would compile a minute for the few rounds that each of the graphs runs.
+    with current_or_fast(xla=False):
+        found = [_PARTS[name](setting) for name in PARTS if name in parts]
+        return SelfTestReport(
+            plan=plan,
+            checks=tuple(check for part in found for check in part),
+            untested=tuple(setting.untested),
+        )
 
-    processes = [Process(name, build, plan, wide) for name in algorithms]
-    yield noise.release_check(processes, law, mechanism, m)
-    cells = noise.values_cells(processes, law, mechanism, m, plan.rounds)
+
+@dataclasses.dataclass
+class _Setting:
+    """What the parts of a self-test have in common."""
+
+    plan: PrivacyPlan
+    law: Law
+    build: Callable[..., Any]
+    algorithms: tuple[str, ...]
+    dimension: int
+    thorough: bool
+    untested: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def mechanism(self) -> Any:
+        return self.plan.update_mechanism
+
+    @property
+    def m(self) -> float:
+        return self.plan.clients_per_round
+
+    @functools.cached_property
+    def silent(self) -> PrivacyPlan:
+        return dataclasses.replace(self.plan, mechanism=self.plan.mechanism.with_noise(0.0))
+
+    @functools.cached_property
+    def silent_aggregator(self) -> Aggregator:
+        return Aggregator(self.silent, self._clients(_FEW))
+
+    @functools.cached_property
+    def silent_processes(self) -> list[Process]:
+        return self._processes(self.silent)
+
+    @functools.cached_property
+    def aggregator(self) -> Aggregator:
+        return Aggregator(self.plan, self._clients(_FEW))
+
+    @functools.cached_property
+    def processes(self) -> list[Process]:
+        return self._processes(self.plan)
+
+    def _processes(self, plan: PrivacyPlan) -> list[Process]:
+        clients = self._clients(self.dimension)
+        return [Process(name, self.build, plan, clients) for name in self.algorithms]
+
+    def _clients(self, dimension: int) -> dict[str, Probe]:
+        return probes(self.law, self.mechanism, dimension)
+
+
+def _influence(of: _Setting) -> Iterator[Check]:
+    """The sensitivity, weights and denominator, without noise."""
+    paths = [*of.silent_processes, of.silent_aggregator]
+    yield from influence.influence_checks(paths, of.law, of.mechanism, of.m)
+    if isinstance(of.mechanism, AdaptiveGaussianMechanism):
+        yield influence.count_influence_check(of.silent_aggregator, of.law, of.mechanism, of.m)
+
+
+def _arithmetic(of: _Setting) -> Iterator[Check]:
+    """Sums and norms in floating point, without noise."""
+    yield arithmetic.order_check([*of.silent_processes, of.silent_aggregator])
+    many, large = arithmetic.MANY_LOG, arithmetic.LARGE_LOG
+    if of.thorough:
+        many, large = arithmetic.MANY_LOG_THOROUGH, arithmetic.LARGE_LOG_THOROUGH
+    form = dataclasses.replace(arithmetic.FLOAT32, many_log=many)
+    yield arithmetic.many_check(of.silent_aggregator, of.law, of.mechanism, of.m, form)
+    yield from arithmetic.format_checks(of.silent, of.law, of.mechanism)
+    of.untested.extend(
+        f"updates in {form.name}: the clip norm is outside its range"
+        for form in arithmetic.FORMATS
+        if not arithmetic.holds(form, of.mechanism)
+    )
+    yield arithmetic.large_check(of.silent, of.law, of.mechanism, large)
+
+
+def _provenance(of: _Setting) -> Iterator[Check]:
+    """Where random bits come from, and how far the noise reaches."""
+    paths, by_clients = [*of.processes, of.aggregator], of.law.by_clients
+    yield provenance.keyed_check(paths, by_clients=by_clients)
+    yield provenance.words_check(paths, by_clients=by_clients)
+    yield provenance.reach_check(of.aggregator, of.law, of.mechanism, of.m, of.plan.rounds)
+    yield seed_check()
+
+
+def _noise(of: _Setting) -> Iterator[Check]:
+    """The noise's size, law and freshness, and that nothing goes without it."""
+    law, mechanism, m = of.law, of.mechanism, of.m
+    yield noise.release_check(of.processes, law, mechanism, m)
+    cells = noise.values_cells(of.processes, law, mechanism, m, of.plan.rounds)
     yield noise.size_check("noise: standard deviation", cells)
     yield noise.shape_check("noise: distribution", cells)
     yield noise.reuse_check("noise: fresh in each coordinate, tensor, round and run", cells)
     if isinstance(mechanism, AdaptiveGaussianMechanism):
-        counts = noise.count_cells(Aggregator(plan, narrow), law, mechanism, m)
+        counts = noise.count_cells(of.aggregator, law, mechanism, m)
         own = {"the count": counts["the count"]}
         yield noise.size_check("noise of the count: standard deviation", own)
         yield noise.shape_check("noise of the count: distribution", own)
         yield noise.apart_check("noise of the count: fresh, and apart from the updates'", counts)
-    yield Check(
+
+
+def seed_check() -> Check:
+    """Returns the check that the execution context has no seed."""
+    return Check(
         name="noise: drawn from no known seed",
         measured=float(is_seeded()),
         low=-math.inf,
         high=0.0,
         unit="seeds",
     )
+
+
+_PARTS: dict[str, Callable[[_Setting], Iterator[Check]]] = {
+    "influence": _influence,
+    "arithmetic": _arithmetic,
+    "provenance": _provenance,
+    "noise": _noise,
+}
