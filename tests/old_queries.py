@@ -55,3 +55,50 @@ def gaussian_query(mechanism: Any, clip: float | None = None, noise_factor: floa
 
     stddev = noise_factor * mechanism.clip_norm * mechanism.noise_multiplier
     return tfp.GaussianSumQuery(mechanism.clip_norm if clip is None else clip, stddev)
+
+
+def own_format(mechanism: Any, m: float, clip: float | None = None) -> Any:
+    """Returns an aggregator that clips by float32 norms, and sums in the updates' own format.
+
+    Args:
+      mechanism: Of a fixed clip norm; the aggregator has no noise.
+      m: The denominator.
+      clip: Another clip norm.
+    """
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    clip = mechanism.clip_norm if clip is None else clip
+
+    class Factory(tff.aggregators.UnweightedAggregationFactory):
+        def create(self, value_type: Any) -> Any:
+            @tff.tensorflow.computation(value_type)
+            def clipped(update: Any) -> Any:
+                parts = [tf.cast(part, tf.float32) for part in tf.nest.flatten(update)]
+                finite = tf.math.is_finite(tf.linalg.global_norm(parts))
+                parts = [tf.where(finite, part, tf.zeros_like(part)) for part in parts]
+                scaled = tf.clip_by_global_norm(parts, clip)[0]
+                flat = zip(scaled, tf.nest.flatten(update), strict=True)
+                cast = [tf.cast(part, like.dtype) for part, like in flat]
+                return tf.nest.pack_sequence_as(update, cast)
+
+            @tff.tensorflow.computation(value_type)
+            def mean(total: Any) -> Any:
+                return tf.nest.map_structure(lambda part: part / tf.cast(m, part.dtype), total)
+
+            @tff.federated_computation
+            def initialize() -> Any:
+                return tff.federated_value((), tff.SERVER)
+
+            @tff.federated_computation(
+                initialize.type_signature.result, tff.FederatedType(value_type, tff.CLIENTS)
+            )
+            def next_fn(state: Any, updates: Any) -> Any:
+                total = tff.federated_sum(tff.federated_map(clipped, updates))
+                return tff.templates.MeasuredProcessOutput(
+                    state, tff.federated_map(mean, total), tff.federated_value((), tff.SERVER)
+                )
+
+            return tff.templates.AggregationProcess(initialize, next_fn)
+
+    return Factory()

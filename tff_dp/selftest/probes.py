@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,21 @@ class Probe:
 
     update: np.ndarray
     examples: int = 1
+
+    def rows(self) -> np.ndarray:
+        """Returns its examples, float32 [examples, TENSORS, dimension]."""
+        return np.repeat(self.update[None], self.examples, axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """A client whose records differ, float32 [records, TENSORS, dimension]."""
+
+    records: np.ndarray
+
+    def rows(self) -> np.ndarray:
+        """Returns its records."""
+        return self.records
 
 
 def probes(law: Law, mechanism: Mechanism, dimension: int) -> dict[str, Probe]:
@@ -114,9 +129,9 @@ class Process:
         name: str,
         build: Callable[..., Any],
         plan: PrivacyPlan,
-        clients: dict[str, Probe],
+        clients: Mapping[str, Any],
     ) -> None:
-        rows = [np.repeat(probe.update[None], probe.examples, axis=0) for probe in clients.values()]
+        rows = [client.rows() for client in clients.values()]  # of `Probe`s or `Records`
         x = np.concatenate(rows)
         self.name = name
         self.clients = clients
@@ -208,13 +223,13 @@ class Aggregator:
         leaves = _leaves(state=output.state, measurements=output.measurements)
         return Round(output.state, [np.asarray(part, float) for part in output.result], leaves)
 
-    def round_of_words(self, state: Any, names: Sequence[str], word: int) -> Parts:
-        """Returns the mean update if each random word of the noise were `word`."""
+    def round_of_words(self, state: Any, names: Sequence[str], word: int) -> Parts | None:
+        """Returns the mean update if each random word of the noise were `word`; None if no one knows."""
         from tff_dp.execution import feeding  # it imports TensorFlow
 
         updates = [self._updates[name] for name in names]
         output = feeding.with_words(self._process.next, state, updates, word)
-        return [np.asarray(part, float) for part in output.result]
+        return output and [np.asarray(part, float) for part in output.result]
 
 
 Path = Process | Aggregator

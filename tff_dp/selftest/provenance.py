@@ -111,6 +111,9 @@ def reach_check(
     found: dict[str, float] = {}
     for sign, word in _FARTHEST.items():
         parts = aggregator.round_of_words(state, clients, word)
+        if parts is None:
+            found["the aggregator has no form that runs in this process"] = -math.inf
+            continue
         for tensor, part in enumerate(parts, 1):
             farthest = float(np.max(sign * m * part)) / unit
             found[f"tensor {tensor}, {'above' if sign > 0 else 'below'}"] = farthest

@@ -11,10 +11,14 @@ from typing import Any
 from tff_dp import _checks
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import current_or_fast, is_seeded
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, PerLayerGaussianMechanism
+from tff_dp.mechanisms import (
+    AdaptiveGaussianMechanism,
+    PerLayerGaussianMechanism,
+    RecordGaussianMechanism,
+)
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
-from tff_dp.selftest import arithmetic, influence, noise, provenance
+from tff_dp.selftest import arithmetic, influence, noise, provenance, record
 from tff_dp.selftest.laws import Law, law_of
 from tff_dp.selftest.probes import ALGORITHMS, TENSORS, Aggregator, Probe, Process, probes
 from tff_dp.selftest.report import Check, SelfTestReport
@@ -73,7 +77,8 @@ def self_test(
     for name in algorithms:
         _checks.one_of("algorithms", name, ALGORITHMS)
     samples = _checks.integer("samples", samples, "[1000, 10000000]")
-    law_of(plan.update_mechanism)
+    if not isinstance(plan.mechanism, RecordGaussianMechanism):
+        law_of(plan.update_mechanism)
     _check_plan(plan)
     return checks_of(
         plan, build=build, algorithms=algorithms, samples=samples, thorough=bool(thorough)
@@ -127,6 +132,8 @@ def checks_of(
       thorough: Whether to take the larger sizes.
       parts: Of `PARTS`.
     """
+    if isinstance(plan.mechanism, RecordGaussianMechanism):
+        return _checks_of_records(plan, build, samples // TENSORS, parts)
     law = law_of(plan.update_mechanism)
     setting = _Setting(plan, law, build, tuple(algorithms), samples // TENSORS, thorough)
     # XLA would compile a minute for the few rounds that each of the graphs runs.
@@ -137,6 +144,21 @@ def checks_of(
             checks=tuple(check for part in found for check in part),
             untested=tuple(setting.untested),
         )
+
+
+def _checks_of_records(
+    plan: PrivacyPlan, build: Callable[..., Any], dimension: int, parts: Collection[str]
+) -> SelfTestReport:
+    of = record.Setting(plan, build, dimension)
+    checks: list[Check] = []
+    with current_or_fast(xla=False):
+        if "influence" in parts:
+            checks += [*record.influence_part(of), *record.batches_part(of)]
+        if "provenance" in parts:
+            checks += [*record.provenance_part(of), seed_check()]
+        if "noise" in parts:
+            checks += record.noise_part(of)
+    return SelfTestReport(plan=plan, checks=tuple(checks), untested=record.UNTESTED)
 
 
 @dataclasses.dataclass
