@@ -24,7 +24,7 @@ _FARTHEST = {1: 0, -1: -(2**63)}
 _WHOLE_WORD = 64 - 1e-9  # TensorFlow leaves out the largest word
 
 
-def keyed_check(paths: Sequence[Path], *, by_clients: bool) -> Check:
+def keyed_check(paths: Sequence[Path], *, by_clients: bool, alone: bool = True) -> Check:
     """Returns the check that nobody can know the random bits that the noise depends on.
 
     Every random operation of the parts that noise depends on is listed: the server's, and the clients'
@@ -33,6 +33,7 @@ def keyed_check(paths: Sequence[Path], *, by_clients: bool) -> Check:
     Args:
       paths: The processes and the aggregator, with noise.
       by_clients: Whether clients add the noise.
+      alone: Whether aggregators draw nothing but noise; those that round at random do.
     """
     wrong: list[str] = []
     listed: list[str] = []
@@ -48,6 +49,7 @@ def keyed_check(paths: Sequence[Path], *, by_clients: bool) -> Check:
             continue
         # A process's model may draw for itself, in dropout.
         outside = [d for d in draws if not d.noise and (d.part != "work" or path.is_alone)]
+        outside = outside if alone else []
         wrong += [f"{path.name}: {d.name} in {d.part} draws beside the noise" for d in outside]
         counts = collections.Counter((d.part, d.name.split(" ")[0]) for d in draws if d.noise)
         what = ", ".join(f"{count} {name} in {part}" for (part, name), count in counts.items())

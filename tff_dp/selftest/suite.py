@@ -11,14 +11,16 @@ from typing import Any
 from tff_dp import _checks
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import current_or_fast, is_seeded
+from tff_dp.execution.stock import is_managed
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
+    DistributedMechanism,
     PerLayerGaussianMechanism,
     RecordGaussianMechanism,
 )
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
-from tff_dp.selftest import arithmetic, influence, noise, provenance, record
+from tff_dp.selftest import arithmetic, distributed, influence, noise, provenance, record
 from tff_dp.selftest.laws import Law, law_of
 from tff_dp.selftest.probes import ALGORITHMS, TENSORS, Aggregator, Probe, Process, probes
 from tff_dp.selftest.report import Check, SelfTestReport
@@ -77,7 +79,7 @@ def self_test(
     for name in algorithms:
         _checks.one_of("algorithms", name, ALGORITHMS)
     samples = _checks.integer("samples", samples, "[1000, 10000000]")
-    if not isinstance(plan.mechanism, RecordGaussianMechanism):
+    if not isinstance(plan.mechanism, DistributedMechanism | RecordGaussianMechanism):
         law_of(plan.update_mechanism)
     _check_plan(plan)
     return checks_of(
@@ -134,6 +136,8 @@ def checks_of(
     """
     if isinstance(plan.mechanism, RecordGaussianMechanism):
         return _checks_of_records(plan, build, samples // TENSORS, parts)
+    if isinstance(plan.mechanism, DistributedMechanism):
+        return _checks_of_shares(plan, parts)
     law = law_of(plan.update_mechanism)
     setting = _Setting(plan, law, build, tuple(algorithms), samples // TENSORS, thorough)
     # XLA would compile a minute for the few rounds that each of the graphs runs.
@@ -159,6 +163,22 @@ def _checks_of_records(
         if "noise" in parts:
             checks += record.noise_part(of)
     return SelfTestReport(plan=plan, checks=tuple(checks), untested=record.UNTESTED)
+
+
+def _checks_of_shares(plan: PrivacyPlan, parts: Collection[str]) -> SelfTestReport:
+    of = distributed.Setting(plan)
+    checks: list[Check] = []
+    with current_or_fast(xla=False) as context:
+        if is_managed(context):
+            parts = {"provenance"} & set(parts)
+            of.untested.append("sensitivity and noise: stock TFF has no secure sums to run")
+        if "influence" in parts:
+            checks += distributed.influence_part(of)
+        if "provenance" in parts:
+            checks += [*distributed.provenance_part(of), seed_check()]
+        if "noise" in parts:
+            checks += distributed.noise_part(of)
+    return SelfTestReport(plan=plan, checks=tuple(checks), untested=tuple(of.untested))
 
 
 @dataclasses.dataclass
