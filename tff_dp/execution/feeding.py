@@ -15,6 +15,7 @@ import tensorflow as tf
 from tff_dp.execution import compiling, program, randomness, values
 
 _BITS = {"RandomUniform": {4: 23, 8: 52}, "RandomStandardNormal": {4: 23, 8: 52}}
+_OF_CLOCKS = 63.0  # of the number that stands in for a clock which becomes a seed
 _WORK = frozenset({"work", "accumulate"})
 _NO_KEY = (0, 0)
 
@@ -48,17 +49,19 @@ def draws_of(computation: Any) -> tuple[Draw, ...] | None:
     if isinstance(found, compiling.NoForm):
         return None
     programs: dict[str, program.Program] = found.runner.parts.programs
-    return tuple(
-        Draw(
-            part=part,
-            name=str(drawing),
-            noise=drawing.noise,
-            bits=_bits_of(written, drawing),
-            by_client=part in _WORK,
-        )
-        for part, written in programs.items()
-        for drawing in written.provenance.drawings
-    )
+    draws = []
+    for part, written in programs.items():
+        by_client = part in _WORK
+        draws += [
+            Draw(part, str(drawing), drawing.noise, _bits_of(written, drawing), by_client)
+            for drawing in written.provenance.drawings
+        ]
+        noise = written.provenance.marked
+        draws += [
+            Draw(part, f"Timestamp (that becomes a seed in {name})", noise, _OF_CLOCKS, by_client)
+            for _, name in sorted(written.provenance.casts)
+        ]
+    return tuple(draws)
 
 
 def _bits_of(written: program.Program, drawing: Any) -> float:

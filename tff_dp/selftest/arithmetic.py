@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tff_dp import execution
-from tff_dp.mechanisms import Mechanism
+from tff_dp.mechanisms import AdaptiveGaussianMechanism, Mechanism, PerLayerGaussianMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.selftest.laws import Law
 from tff_dp.selftest.probes import TENSORS, Aggregator, Path
 from tff_dp.selftest.report import Check
 
-MANY_LOG, MANY_LOG_THOROUGH = 10, 13  # of the clients whose sum comes before the one that is left out
+MANY_LOG, MANY_LOG_THOROUGH = (
+    10,
+    13,
+)  # of the clients whose sum comes before the one that is left out
 LARGE_LOG, LARGE_LOG_THOROUGH = 22, 25  # of a model's weights
 _WIDTH = 4  # coordinates of a tensor, where their number does not matter
 _OF_RESULTS = 1e-6  # float32's roundoff in a result of many coordinates
@@ -156,9 +159,13 @@ def format_checks(plan: PrivacyPlan, law: Law, mechanism: Mechanism) -> Iterator
 
 def holds(form: Format, mechanism: Mechanism) -> bool:
     """Returns whether a format's range is enough for a mechanism's clip norms."""
-    norms = getattr(mechanism, "clip_norms", None) or (
-        getattr(mechanism, "clip_norm", None) or getattr(mechanism, "initial_clip_norm", 0.0),
-    )
+    norms: tuple[float, ...]
+    if isinstance(mechanism, PerLayerGaussianMechanism):
+        norms = mechanism.clip_norms
+    elif isinstance(mechanism, AdaptiveGaussianMechanism):
+        norms = (mechanism.initial_clip_norm,)
+    else:
+        norms = (float(mechanism.clip_norm),)  # type: ignore[attr-defined]
     return all(form.smallest <= norm <= form.largest for norm in norms)
 
 
@@ -167,8 +174,7 @@ def _format_check(
 ) -> Check:
     import ml_dtypes
 
-    limits = ml_dtypes.finfo(form.dtype)
-    largest = float(limits.max)
+    largest = float(ml_dtypes.finfo(form.dtype).max)  # type: ignore[no-untyped-call]
     shape = [TENSORS, _WIDTH]
     single = np.zeros(shape)
     single[-1, 0] = 1.0

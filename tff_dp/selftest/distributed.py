@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from tff_dp import _compat
 from tff_dp.errors import ComputationError
+from tff_dp.execution.stock import is_managed
 from tff_dp.mechanisms import DistributedGaussianMechanism, DistributedMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.selftest import provenance
@@ -54,12 +56,26 @@ class Setting:
         room = max(int(math.log2(_MOST / self.clients)), _LEAST_LOG)
         self.dimension = min(padded, 2 ** min(room, _LARGEST_LOG))
         self.untested = list(UNTESTED)
+        self.parts: Mapping[str, Callable[[], Iterator[Check]]] = {
+            "influence": lambda: influence_part(self),
+            "provenance": lambda: provenance_part(self),
+            "noise": lambda: noise_part(self),
+        }
         if self.dimension < padded:
             self.untested.append(
                 f"{mechanism.dimension} weights: a grid for {self.dimension} was tested in its place"
             )
         if mechanism.modclip_prob > _SELDOM:
             self.untested.append("denominator: sums wrap around too often to tell")
+
+        if is_managed(_compat.load_tff().framework.get_context_stack().current):
+            self.parts = {"provenance": lambda: provenance_part(self)}
+            self.untested.append("sensitivity and noise: stock TFF has no secure sums to run")
+
+    @property
+    def noised(self) -> list[Aggregator]:
+        """What draws noise."""
+        return [self.noisy[0]]
 
     def aggregator(self, noise_multiplier: float) -> tuple[Aggregator, Any]:
         """Returns an aggregator over one tensor of a dimension, and its grid."""
@@ -75,13 +91,13 @@ class Setting:
         return self.aggregator(0.0)
 
     @functools.cached_property
-    def noised(self) -> tuple[Aggregator, Any]:
+    def noisy(self) -> tuple[Aggregator, Any]:
         """With the plan's noise."""
         return self.aggregator(self.mechanism.noise_multiplier)
 
     def in_steps(self, part: np.ndarray, grid: Any) -> np.ndarray:
         """Returns a mean as the sum of the integers, rotated, in steps of the grid."""
-        return np.asarray(part, float) * self.clients / self.mechanism.clip_norm * grid.scale
+        return np.asarray(part * (self.clients / self.mechanism.clip_norm * grid.scale), float)
 
 
 def influence_part(of: Setting) -> Iterator[Check]:
@@ -145,7 +161,7 @@ def _denominator(of: Setting) -> Check:
 
 
 def _too_few(of: Setting) -> Check:
-    aggregator, _ = of.noised
+    aggregator, _ = of.noisy
     zero = [np.zeros(of.dimension, np.float32)]
     released = 1.0
     try:
@@ -164,12 +180,13 @@ def _too_few(of: Setting) -> Check:
 
 def provenance_part(of: Setting) -> Iterator[Check]:
     """Yields the check of random bits."""
-    yield provenance.keyed_check([of.noised[0]], by_clients=True, alone=False)
+    yield provenance.keyed_check(of.noised, by_clients=True, alone=False)
+    yield provenance.seed_check()
 
 
 def noise_part(of: Setting) -> Iterator[Check]:
     """Yields the check of the noise's size, by its variance."""
-    aggregator, grid = of.noised
+    aggregator, grid = of.noisy
     state = aggregator.start()
     zeros = [[np.zeros(of.dimension, np.float32)]] * of.clients
     rounds = min(max(_SAMPLE // of.dimension, _ROUNDS[0]), _ROUNDS[1])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_dp.execution import noise_bits
+from tff_dp.execution import is_seeded, noise_bits
 from tff_dp.mechanisms import Mechanism
 from tff_dp.selftest.laws import Law
 from tff_dp.selftest.probes import Aggregator, Path
@@ -135,3 +135,14 @@ def _draws(path: Path, *, by_clients: bool) -> Any:
 
     draws = feeding.draws_of(path.next)
     return draws and [d for d in draws if by_clients or not d.by_client]
+
+
+def seed_check() -> Check:
+    """Returns the check that the execution context has no seed."""
+    return Check(
+        name="noise: drawn from no known seed",
+        measured=float(is_seeded()),
+        low=-math.inf,
+        high=0.0,
+        unit="seeds",
+    )

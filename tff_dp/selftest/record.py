@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,24 @@ class Setting:
         assert isinstance(mechanism, RecordGaussianMechanism)
         self.plan, self.mechanism, self.dimension = plan, mechanism, dimension
         self._build = build
+        self.untested = list(UNTESTED)
         self.law = law_of(mechanism)
         self.batch = int(mechanism.batch_size)
         self.fewest = min(plan.records or (1,))
+
+    @property
+    def parts(self) -> Mapping[str, Callable[[], Iterator[Check]]]:
+        """The parts of the self-test by name."""
+        return {
+            "influence": lambda: influence_part(self),
+            "provenance": lambda: provenance_part(self),
+            "noise": lambda: noise_part(self),
+        }
+
+    @property
+    def noised(self) -> list[Process]:
+        """What draws noise."""
+        return [self.noisy]
 
     def process(self, plan: PrivacyPlan, clients: dict[str, Records]) -> Process:
         """Returns the plan's process over clients."""
@@ -76,7 +91,7 @@ class Setting:
         return dataclasses.replace(self.plan, mechanism=self.mechanism.with_noise(0.0), **changes)
 
     @functools.cached_property
-    def noised(self) -> Process:
+    def noisy(self) -> Process:
         """The plan's process, whose clients have a record each."""
         found = {
             name: Records(probe.update[None])
@@ -138,6 +153,7 @@ def influence_part(of: Setting) -> Iterator[Check]:
         high=of.batch * (1 + ROUNDING),
         unit="records",
     )
+    yield from batches_part(of)
 
 
 def batches_part(of: Setting) -> Iterator[Check]:
@@ -148,9 +164,7 @@ def batches_part(of: Setting) -> Iterator[Check]:
     marked = min(width * TENSORS, count)
     records = np.zeros([count, TENSORS * width], np.float32)
     records[np.arange(marked), np.arange(marked)] = 0.5 * of.mechanism.clip_norm
-    process = of.process(
-        of.silent(), {"marked": Records(records.reshape([count, TENSORS, width]))}
-    )
+    process = of.process(of.silent(), {"marked": Records(records.reshape([count, TENSORS, width]))})
     state = process.start()
     rounds = min(max(math.ceil(_COINS / (steps * marked)), _ROUNDS[0]), _ROUNDS[1])
     unit = 0.5 * of.mechanism.clip_norm / of.batch
@@ -185,13 +199,15 @@ def batches_part(of: Setting) -> Iterator[Check]:
 
 def provenance_part(of: Setting) -> Iterator[Check]:
     """Yields the checks of random bits."""
-    yield provenance.keyed_check([of.noised], by_clients=True)
-    yield provenance.words_check([of.noised], by_clients=True)
+    yield provenance.keyed_check(of.noised, by_clients=True)
+    yield provenance.words_check(of.noised, by_clients=True)
+    yield provenance.seed_check()
 
 
 def noise_part(of: Setting) -> Iterator[Check]:
     """Yields the checks of the noise: of its size over a round's steps, rounds and clients."""
-    process, law = of.noised, of.law
+    process, law = of.noisy, of.law
+    whole = law.noise(of.mechanism, 1.0, of.mechanism.clip_norm)
     yield noise.release_check([process], law, of.mechanism, 1.0)
     cells: dict[str, np.ndarray] = {}
     state = process.start()
@@ -202,7 +218,7 @@ def noise_part(of: Setting) -> Iterator[Check]:
         # The mean over clients: independent draws leave a deviation of one over the root of them.
         factor = of.batch * math.sqrt(len(names))
         for tensor, part in enumerate(done.mean, 1):
-            scores = noise.normal_scores(law.noise(), factor * np.asarray(part))
+            scores = noise.normal_scores(whole, factor * np.asarray(part))
             cells[f"{label}, tensor {tensor}"] = scores
     yield noise.size_check("noise: standard deviation, over steps and clients", cells)
     yield noise.shape_check("noise: distribution", cells)
