@@ -12,12 +12,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import compiling, program, randomness, values
+from tff_dp.execution import bodies, compiling, program, provenance, randomness, values
 
 _BITS = {"RandomUniform": {4: 23, 8: 52}, "RandomStandardNormal": {4: 23, 8: 52}}
 _OF_CLOCKS = 63.0  # of the number that stands in for a clock which becomes a seed
 _WORK = frozenset({"work", "accumulate"})
 _NO_KEY = (0, 0)
+_STATELESS = ("StatelessRandom", "StatelessMultinomial", "StatelessTruncated", "StatelessParam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,71 @@ def _constant(node: Any) -> int | None:
     if node is None or node.op != "Const":
         return None
     return int(tf.make_ndarray(node.attr["value"].tensor))
+
+
+def constant_seeds(computation: Any) -> list[str]:
+    """Returns the stateless random operations of a round whose seeds depend on nothing but constants.
+
+    A seed is followed through calls, branches and loops to where it comes from. Whatever a part gets from
+    outside, such as the server's state, counts as unknown, and so not as a constant.
+
+    Args:
+      computation: A process's `next`.
+    """
+    found = compiling.runner_of(computation)
+    if isinstance(found, compiling.NoForm):
+        return []
+    programs: dict[str, program.Program] = found.runner.parts.programs
+    return [
+        f"{name} in {part}" for part, written in programs.items() for name in _constant_in(written)
+    ]
+
+
+def _constant_in(written: program.Program) -> list[str]:
+    names = [provenance.MAIN, *written.functions]
+    main = written.body_of(provenance.MAIN)
+    varies = {name: set[str]() for name in names}
+    varies[provenance.MAIN] |= set(main.arguments)
+    before = -1
+    while before != (before := sum(map(len, varies.values()))):
+        for name in names:
+            _spread(written, name, varies)
+    return [
+        f"{node.op} ({node.name})"
+        for name in names
+        for node in written.body_of(name).nodes.values()
+        if node.op.startswith(_STATELESS) and not _seeds_vary(written, name, node, varies[name])
+    ]
+
+
+def _spread(written: program.Program, name: str, varies: dict[str, set[str]]) -> None:
+    """Notes which nodes of a function vary, and which arguments of those that it calls."""
+    body, here = written.body_of(name), varies[name]
+    for key in body.ordered((node, bodies.AFTER) for node in body.nodes):
+        node = body.nodes[key]
+        data = [source for source, index in body.inputs[key] if index >= 0]
+        given = {place for place, source in enumerate(data) if source in here}
+        results = False
+        for called in provenance.called_by(node):
+            if called in varies:
+                arguments = written.body_of(called).arguments
+                # A branch has its condition first; what another operation gives to which is not known.
+                first = 1 if node.op in provenance.BRANCHES else 0
+                known = node.op in provenance.CALLS | provenance.BRANCHES | provenance.LOOPS
+                if known or node.op == called:
+                    varies[called] |= {arguments[p - first] for p in given if p >= first}
+                elif given:
+                    varies[called] |= set(arguments)
+                results |= any(r in varies[called] for r, _ in written.body_of(called).results)
+        if given or results or node.op in randomness.OPERATIONS or node.op == "Timestamp":
+            here.add(key)
+
+
+def _seeds_vary(written: program.Program, name: str, node: Any, varies: set[str]) -> bool:
+    definition = bodies.op_def(node.op)
+    places = [i for i, a in enumerate(definition.input_arg) if a.name in ("seed", "key")]
+    sources = written.body_of(name).inputs[node.name]
+    return not places or any(sources[place][0] in varies for place in places)
 
 
 class _SameWord:

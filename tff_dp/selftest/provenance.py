@@ -48,6 +48,8 @@ def keyed_check(paths: Sequence[Path], *, by_clients: bool, alone: bool = True) 
             wrong.append(f"{path.name}: it has no form that runs in this process")
             continue
         # A process's model may draw for itself, in dropout.
+        if path.is_alone:
+            wrong += [f"{path.name}: {name} has a known seed" for name in _known_seeds(path)]
         outside = [d for d in draws if not d.noise and (d.part != "work" or path.is_alone)]
         outside = outside if alone else []
         wrong += [f"{path.name}: {d.name} in {d.part} draws beside the noise" for d in outside]
@@ -135,6 +137,12 @@ def _draws(path: Path, *, by_clients: bool) -> Any:
 
     draws = feeding.draws_of(path.next)
     return draws and [d for d in draws if by_clients or not d.by_client]
+
+
+def _known_seeds(path: Path) -> list[str]:
+    from tff_dp.execution import feeding
+
+    return feeding.constant_seeds(path.next)
 
 
 def seed_check() -> Check:
