@@ -603,13 +603,22 @@ def test_the_thorough_sizes_see_more(tff, monkeypatch):
     assert check.measured > 2
 
 
-def test_a_clip_norm_outside_a_formats_range_is_named_as_not_tested(tff):
-    narrow = GaussianMechanism(clip_norm=1e-6, noise_multiplier=1.0)
-    wanted = [form.name for form in arithmetic.FORMATS if not arithmetic.holds(form, narrow)]
-    assert wanted == ["float16"]
-    monkeyed = dataclasses.replace(a_report(0.5), untested=("updates in float16: because",))
-    assert "not tested: updates in float16: because" in monkeyed.text().splitlines()
-    assert monkeyed.to_dict()["untested"] == ["updates in float16: because"]
+@pytest.mark.parametrize("mechanism", [FIXED, ADAPTIVE, OTHERS[0][0], OTHERS[1][0]])
+def test_a_clip_norm_outside_a_formats_range_is_named_as_not_tested(mechanism):
+    def failing(mechanism):
+        return [form.name for form in arithmetic.FORMATS if not arithmetic.holds(form, mechanism)]
+
+    assert failing(mechanism) == []
+    narrow = {"clip_norm": 1e-6, "initial_clip_norm": 1e-6, "clip_norms": (1e-6, 1.0)}
+    own = {name: value for name, value in narrow.items() if name in mechanism.to_dict()}
+    assert failing(dataclasses.replace(mechanism, **own)) == ["float16"]
+
+
+def test_a_report_names_what_was_not_tested():
+    report = dataclasses.replace(a_report(0.5), untested=("updates in float16: because",))
+    assert "not tested: updates in float16: because" in report.text().splitlines()
+    assert report.to_dict()["untested"] == ["updates in float16: because"]
+    assert report.passed
 
 
 def old_sampler(stddev, tensors):
@@ -845,8 +854,8 @@ def tested(monkeypatch) -> list[PrivacyPlan]:
     """The plans that the command has tested, without testing them: they pass up to z = 1."""
     plans = []
 
-    def pretend(plan):
-        plans.append(plan)
+    def pretend(plan, thorough):
+        plans.append((plan, thorough) if thorough else plan)
         return a_report(plan.mechanism.noise_multiplier)
 
     monkeypatch.setattr(command, "self_test", pretend)
@@ -876,6 +885,8 @@ def test_the_command_tests_the_plan_that_was_described(tff, capsys, tested):
     assert tested[-1].sampler == tff_dp.FullParticipation()
     run(capsys, "--sampling-rate", "0.25")
     assert tested[-1].sampler == tff_dp.PoissonSampler(rate=0.25)
+    run(capsys, "--sampling-rate", "0.25", "--thorough")
+    assert tested[-1] == (tested[-2], True)
 
 
 @pytest.mark.parametrize("ending", ["json", "toml"])
@@ -940,10 +951,10 @@ def test_the_command_is_quiet_and_leaves_no_process_behind():
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) == 1 + 18 + 1
+    assert len(lines) == 1 + 29 + 1
     assert all(line.startswith("passed") for line in lines[1:])
     assert lines[-1] == (
-        "passed: all 18 checks. A right implementation fails with probability at most 3e-07."
+        "passed: all 29 checks. A right implementation fails with probability at most 3e-07."
     )
     assert workers(os.getpid()) == before
 
