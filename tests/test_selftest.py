@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -16,18 +17,29 @@ import sys
 
 import numpy as np
 import pytest
+from old_queries import averaging, finite_records, gaussian_query, own_format
 from scipy import stats
 from test_execution_stock import workers
 
 import tff_dp
 from tff_dp import cli, execution, selftest
 from tff_dp.aggregation import build as builders
-from tff_dp.aggregation.queries import finite_records_query
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
-from tff_dp.selftest import Check, SelfTestReport, command, influence, laws, noise, self_test
+from tff_dp.selftest import (
+    Check,
+    SelfTestReport,
+    arithmetic,
+    command,
+    influence,
+    laws,
+    noise,
+    self_test,
+    suite,
+)
+from tff_dp.selftest.probes import Aggregator
 
 CLIP, M = 0.5, 20.0
 FIXED = GaussianMechanism(clip_norm=CLIP, noise_multiplier=1.0)
@@ -46,6 +58,20 @@ COUNT_SHAPE = "noise of the count: distribution"
 COUNT_FRESH = "noise of the count: fresh, and apart from the updates'"
 ANY = None
 SEED = "noise: drawn from no known seed"
+ORDER = "sums: the order of clients changes nothing"
+MANY = [f"sums: one of {n} clients, in {name}" for n, name in
+        ((3073, "float32"), (97, "float16"), (25, "bfloat16"))]  # fmt: skip
+FORMATS = [f"sensitivity: hostile clients in {name}" for name in ("float16", "bfloat16", "float64")]
+LARGE = "sensitivity: an update of 2^22 weights, with XLA and without"
+KEYED = "provenance: the noise's random bits are known to nobody"
+WORDS = "provenance: noise is made of whole words of 64 bits"
+REACH = "tail: the farthest words give the farthest noise"
+
+SCOPE = "tff_dp_noise"  # under which noise is drawn
+
+# What a defect of clipping or of noise is caught by; the others have tests of their own.
+SILENT, NOISED = ("influence",), ("noise",)
+HALVES = SILENT + NOISED
 
 
 def a_plan(mechanism=FIXED, **changes) -> PrivacyPlan:
@@ -53,12 +79,25 @@ def a_plan(mechanism=FIXED, **changes) -> PrivacyPlan:
     return PrivacyPlan(mechanism=mechanism, **(arguments | changes))
 
 
-def quickly(mechanism=FIXED, *, build=build_process, **changes) -> SelfTestReport:
-    """Returns the self-test of one algorithm, on fewer coordinates: enough for half the noise."""
+def quickly(
+    mechanism=FIXED, *, build=build_process, parts=HALVES, algorithms=("FedAvg",), **changes
+) -> SelfTestReport:
+    """Returns parts of the self-test, on fewer coordinates: enough for half the noise."""
     with execution.fast(xla=False):
-        return self_test(
-            a_plan(mechanism, **changes), build=build, algorithms=["FedAvg"], samples=4000
+        return suite.checks_of(
+            a_plan(mechanism, **changes),
+            build=build,
+            algorithms=algorithms,
+            samples=4000,
+            parts=parts,
         )
+
+
+def parts_of(checks) -> tuple[str, ...]:
+    """Returns the halves of the self-test that some checks are in."""
+    silent = {name for name in checks if name.split(":")[0] in
+              ("sensitivity", "weights", "denominator")}  # fmt: skip
+    return (SILENT if silent else ()) + (NOISED if set(checks) - silent else ())
 
 
 # --- Right plans ----------------------------------------------------------------------------------
@@ -66,24 +105,33 @@ def quickly(mechanism=FIXED, *, build=build_process, **changes) -> SelfTestRepor
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("context", "mechanism"),
+    ("context", "mechanism", "parts"),
     [
-        ("stock", FIXED),
-        ("stock", ADAPTIVE),
-        ("fast", ADAPTIVE),  # and the command's own plan below, which is FIXED's
-        pytest.param("fast with XLA", FIXED, marks=pytest.mark.full),  # which compiles for a minute
+        ("stock", FIXED, ("influence", "provenance", "noise")),
+        ("stock", ADAPTIVE, HALVES),
+        ("fast", ADAPTIVE, suite.PARTS),  # and the command's own plan below, which is FIXED's
+        # Which compiles for a minute.
+        pytest.param("fast with XLA", FIXED, suite.PARTS, marks=pytest.mark.full),
+        pytest.param("stock", FIXED, suite.PARTS, marks=pytest.mark.full),
     ],
 )
-def test_right_plans_pass_in_every_context(stock, context, mechanism):
+def test_right_plans_pass_in_every_context(request, context, mechanism, parts):
     with contextlib.ExitStack() as stack:
-        if context != "stock":  # which is installed already
+        if context == "stock":
+            request.getfixturevalue("stock")
+        else:
             stack.enter_context(execution.fast(xla=None if "XLA" in context else False))
-        report = self_test(a_plan(mechanism))
-    assert report.passed, report.text()
+        report = suite.checks_of(a_plan(mechanism), algorithms=["FedAvg", "FedSGD"], parts=parts)
+    # Noise of stock TFF is right but for the bits that it is drawn from, which others can guess.
+    unkeyed = context == "stock" and "provenance" in parts
+    assert report.failures == ((KEYED,) if unkeyed else ()), report.text()
     assert 0 < report.false_positive <= 1e-6
+    assert report.untested == ()
     counted = isinstance(mechanism, AdaptiveGaussianMechanism)
     names = [check.name for check in report.checks]
-    assert len(names) == len(set(names)) == (22 if counted else 18)
+    assert len(names) == len(set(names))
+    if parts == suite.PARTS:
+        assert len(names) == (33 if counted else 29)
     measured = {check.name: check.measured for check in report.checks}
     # Clipping is exact, so that nothing passes by doing nothing: not even the noise-free half.
     for hostile in ("norm 1e9", "norm 1e9 in one coordinate", "at the bound", EXAMPLES):
@@ -125,11 +173,22 @@ OTHERS = [
 @pytest.mark.heavy
 @pytest.mark.parametrize(("mechanism", "changes"), OTHERS)
 def test_other_mechanisms_pass(tff, mechanism, changes):
-    report = quickly(mechanism, **changes)
+    report = quickly(mechanism, parts=(*HALVES, "provenance"), **changes)
     assert report.passed, report.text()
     measured = {check.name: check.measured for check in report.checks}
     for hostile in ("norm 1e9", "at the bound", EXAMPLES):
         assert measured[f"sensitivity: {hostile}"] == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.heavy
+@pytest.mark.parametrize(("mechanism", "changes"), OTHERS)
+def test_the_arithmetic_of_other_mechanisms_passes(tff, mechanism, changes):
+    report = quickly(mechanism, parts=("arithmetic",), **changes)
+    assert report.passed, report.text()
+    measured = {check.name: check.measured for check in report.checks}
+    for name in (*MANY, *FORMATS, LARGE):
+        assert measured[name] == pytest.approx(1, rel=0.02)
 
 
 METRICS = {"metrics": (tff_dp.PrivateMetric(name="loss", largest=1.0, share=0.3),)}
@@ -139,14 +198,14 @@ METRICS = {"metrics": (tff_dp.PrivateMetric(name="loss", largest=1.0, share=0.3)
 def test_a_plan_whose_metrics_share_the_budget_is_tested_by_what_is_left_to_updates(
     tff, monkeypatch
 ):
-    assert quickly(**METRICS).passed
+    assert quickly(**METRICS, parts=NOISED).passed
 
     def all_of_it(mechanism, m, rounds):  # as if the metrics cost nothing
         z = mechanism.noise_multiplier * math.sqrt(1 - 0.3)
         return builders._gaussian(dataclasses.replace(mechanism, noise_multiplier=z), m, rounds)
 
     monkeypatch.setitem(builders._BUILDERS, GaussianMechanism, all_of_it)
-    assert quickly(**METRICS).failures == (SIZE,)
+    assert quickly(**METRICS, parts=NOISED).failures == (SIZE,)
 
 
 def as_gaussian(mechanism, m, rounds):
@@ -187,43 +246,23 @@ def test_defects_of_other_mechanisms_are_caught(
     tff, monkeypatch, mechanism, changes, defect, caught
 ):
     monkeypatch.setitem(builders._BUILDERS, type(mechanism), defect)
-    report = quickly(mechanism, **changes)
+    report = quickly(mechanism, parts=parts_of(caught), **changes)
     assert caught <= set(report.failures), report.text()
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "reason"),
-    [
-        (tff_dp.PerLayerGaussianMechanism(clip_norms=(1.0,), noise_multiplier=1.0), "2 norms"),
-        (
-            tff_dp.DistributedSkellamMechanism(clip_norm=1.0, noise_multiplier=1.0, dimension=9),
-            "has no self-test",
-        ),
-    ],
-)
-def test_what_the_self_test_cannot_do_is_refused(mechanism, reason):
-    with pytest.raises(ArgumentError, match=reason):
-        self_test(a_plan(mechanism, cohort=None, sampler=tff_dp.FullParticipation()))
+def test_clip_norms_that_do_not_fit_the_self_tests_model_are_refused():
+    mechanism = tff_dp.PerLayerGaussianMechanism(clip_norms=(1.0,), noise_multiplier=1.0)
+    with pytest.raises(ArgumentError, match="2 norms"):
+        self_test(a_plan(mechanism))
 
 
 def test_every_mechanism_that_can_run_has_a_law():
-    # Whole numbers have no density: their noise is tested in tests/test_distributed_aggregation.py.
+    # Whole numbers have no density: see tests/test_selftest_shares.py.
     discrete = {kind for kind in builders._BUILDERS if kind.__name__.startswith("Distributed")}
     assert laws._LAWS.keys() == builders._BUILDERS.keys() - discrete
 
 
 # --- Planted defects ------------------------------------------------------------------------------
-
-
-def averaging(query, m):
-    return builders._averaging(query, m)
-
-
-def gaussian_query(mechanism, clip=None, noise_factor=1.0):
-    import tensorflow_privacy as tfp
-
-    stddev = noise_factor * mechanism.clip_norm * mechanism.noise_multiplier
-    return tfp.GaussianSumQuery(mechanism.clip_norm if clip is None else clip, stddev)
 
 
 def noised_by(draw):
@@ -297,7 +336,7 @@ def clipped_by_tensor(mechanism, m, rounds):
 def realised_denominator(mechanism, m, rounds):
     import tensorflow_federated as tff
 
-    query = finite_records_query()(gaussian_query(mechanism))
+    query = finite_records(gaussian_query(mechanism))
     return tff.aggregators.UnweightedMeanFactory(
         value_sum_factory=tff.aggregators.DifferentiallyPrivateFactory(query)
     )
@@ -433,7 +472,7 @@ BUILDERS = {
 def test_a_defective_aggregator_is_caught_by_name(tff, monkeypatch, defect):
     builder, mechanism, caught_by, others = BUILDERS[defect]
     monkeypatch.setitem(builders._BUILDERS, type(mechanism), builder)
-    report = quickly(mechanism)
+    report = quickly(mechanism, parts=parts_of(caught_by))
     assert caught_by <= set(report.failures), report.text()
     # The rest, which is right, is left alone.
     assert others is ANY or set(report.failures) <= caught_by | others, report.text()
@@ -469,15 +508,16 @@ def half_the_noise_of_the_process(model, *, algorithm, privacy):
     ],
 )
 def test_a_defective_process_over_a_right_aggregator_is_caught(tff, build, caught_by):
-    report = quickly(build=build)
+    report = quickly(build=build, parts=parts_of(caught_by))
     assert caught_by <= set(report.failures), report.text()
 
 
 def test_noise_from_a_known_seed_is_caught(tff):
     with execution.fast(xla=False, seed=1):
-        report = self_test(a_plan(), algorithms=["FedAvg"], samples=1000)
-    assert SEED in report.failures
-    assert set(report.failures) <= {SEED, FRESH}, report.text()
+        report = suite.checks_of(
+            a_plan(), algorithms=["FedAvg"], samples=1000, parts=["provenance"]
+        )
+    assert report.failures == (SEED,), report.text()
 
 
 def differences(mechanism, m, rounds):
@@ -513,14 +553,140 @@ def differences(mechanism, m, rounds):
 
 def test_noise_that_rounds_share_passes_by_a_law_that_says_so_alone(tff, monkeypatch):
     monkeypatch.setitem(builders._BUILDERS, GaussianMechanism, differences)
-    assert {SIZE, FRESH} <= set(quickly().failures)
+    assert {SIZE, FRESH} <= set(quickly(parts=NOISED).failures)
     covariance = np.array([[1, -1, 0], [-1, 2, -1], [0, -1, 2]])
     law = dataclasses.replace(
         laws.law_of(FIXED), covariance=lambda _, rounds, planned: covariance[:rounds, :rounds]
     )
     monkeypatch.setitem(laws._LAWS, GaussianMechanism, law)
-    report = quickly()
+    report = quickly(parts=NOISED)
     assert report.passed, report.text()
+
+
+# --- Planted defects of arithmetic and of random bits ---------------------------------------------
+
+
+@pytest.mark.heavy
+def test_sums_and_norms_in_floating_point_are_caught(tff, monkeypatch):
+    monkeypatch.setitem(
+        builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)
+    )
+    report = quickly(parts=["arithmetic"])
+    assert set(report.failures) == {ORDER, *MANY, LARGE}, report.text()
+    measured = {check.name: check.measured for check in report.checks}
+    assert 1 + 1e-5 < measured[LARGE] < 1.01  # by no more than float32's roundoff
+    assert 1.03 < measured[MANY[0]] < 1.2
+    assert measured[ORDER] > 100
+
+
+def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, monkeypatch):
+    def unclipped(mechanism, m, rounds):
+        return own_format(mechanism, m, clip=1e15)
+
+    monkeypatch.setitem(builders._BUILDERS, GaussianMechanism, unclipped)
+    law, silent = laws.law_of(FIXED), a_plan(FIXED.with_noise(0.0))
+    with execution.fast(xla=False):
+        found = list(arithmetic.format_checks(silent, law, FIXED))
+    failures = {check.name for check in found if not check.passed}
+    assert failures == {*FORMATS, *MANY[1:]}
+
+
+def test_the_thorough_sizes_see_more(tff, monkeypatch):
+    monkeypatch.setitem(
+        builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)
+    )
+    law, silent = laws.law_of(FIXED), a_plan(FIXED.with_noise(0.0))
+    form = dataclasses.replace(arithmetic.FLOAT32, many_log=arithmetic.MANY_LOG_THOROUGH)
+    with execution.fast(xla=False):
+        aggregator = Aggregator(silent, {}, [4, 4])
+        check = arithmetic.many_check(aggregator, law, FIXED, M, form)
+    assert check.measured > 2
+
+
+@pytest.mark.parametrize("mechanism", [FIXED, ADAPTIVE, OTHERS[0][0], OTHERS[1][0]])
+def test_a_clip_norm_outside_a_formats_range_is_named_as_not_tested(mechanism):
+    def failing(mechanism):
+        return [form.name for form in arithmetic.FORMATS if not arithmetic.holds(form, mechanism)]
+
+    assert failing(mechanism) == []
+    narrow = {"clip_norm": 1e-6, "initial_clip_norm": 1e-6, "clip_norms": (1e-6, 1.0)}
+    own = {name: value for name, value in narrow.items() if name in mechanism.to_dict()}
+    assert failing(dataclasses.replace(mechanism, **own)) == ["float16"]
+
+
+def test_a_report_names_what_was_not_tested():
+    report = dataclasses.replace(a_report(0.5), untested=("updates in float16: because",))
+    assert "not tested: updates in float16: because" in report.text().splitlines()
+    assert report.to_dict()["untested"] == ["updates in float16: because"]
+    assert report.passed
+
+
+def old_sampler(stddev, tensors):
+    import tensorflow as tf
+
+    return [stddev * tf.random.normal(tf.shape(tensor)) for tensor in tensors]
+
+
+def words_of_32_bits(shape):
+    import tensorflow as tf
+
+    with tf.name_scope(SCOPE):
+        drawn = tf.raw_ops.RandomUniformInt(
+            shape=tf.convert_to_tensor(shape, tf.int32),
+            minval=tf.constant(-(2**31), tf.int32),
+            maxval=tf.constant(2**31 - 1, tf.int32),
+        )
+    return tf.cast(drawn, tf.int64) * 2**32
+
+
+def a_short_tail(patch, sampler):
+    import tensorflow as tf
+
+    whole = sampler._unit
+    patch.setattr(
+        sampler, "_unit", lambda *bits: tf.maximum(whole(*bits), tf.constant(1e-7, tf.float64))
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("plant", "caught"),
+    [
+        (lambda patch, _: patch.setitem(
+            builders._BUILDERS, GaussianMechanism, noised_by(old_sampler)
+        ), {KEYED, WORDS, REACH}),
+        (lambda patch, sampler: patch.setattr(sampler, "words", words_of_32_bits), {WORDS}),
+        (a_short_tail, {REACH}),
+    ],
+    ids=["the old sampler", "words of 32 bits", "a tail that ends at 5.678 sigma"],
+)  # fmt: skip
+def test_noise_of_fewer_bits_or_of_a_shorter_tail_is_caught(tff, monkeypatch, plant, caught):
+    plant(monkeypatch, importlib.import_module("tff_dp.noise.gaussian"))
+    report = quickly(parts=["provenance"])
+    assert set(report.failures) == caught, report.text()
+
+
+def test_a_client_whose_noise_cannot_be_keyed_is_caught(tff, monkeypatch):
+    def by_the_generator(mechanism, m, rounds):
+        import tensorflow as tf
+
+        right = tff_dp.noise.gaussian
+
+        def draw(shape, scale):
+            with tf.name_scope(SCOPE):
+                return tf.cast(tf.random.gamma([], 1.0, dtype=tf.float64) * 0, tf.int64) + right(
+                    shape, scale
+                )
+
+        monkeypatch.setattr(tff_dp.noise, "gaussian", draw)
+        return builders._local(mechanism, m, rounds)
+
+    local = tff_dp.LocalGaussianMechanism(**NORMED)
+    monkeypatch.setitem(builders._BUILDERS, type(local), by_the_generator)
+    report = quickly(local, parts=["provenance"])
+    (check,) = (check for check in report.checks if not check.passed)
+    assert check.name == KEYED
+    assert "RandomGamma" in check.where
 
 
 # --- The statistical tests, held to their rates ---------------------------------------------------
@@ -688,8 +854,8 @@ def tested(monkeypatch) -> list[PrivacyPlan]:
     """The plans that the command has tested, without testing them: they pass up to z = 1."""
     plans = []
 
-    def pretend(plan):
-        plans.append(plan)
+    def pretend(plan, thorough):
+        plans.append((plan, thorough) if thorough else plan)
         return a_report(plan.mechanism.noise_multiplier)
 
     monkeypatch.setattr(command, "self_test", pretend)
@@ -719,6 +885,8 @@ def test_the_command_tests_the_plan_that_was_described(tff, capsys, tested):
     assert tested[-1].sampler == tff_dp.FullParticipation()
     run(capsys, "--sampling-rate", "0.25")
     assert tested[-1].sampler == tff_dp.PoissonSampler(rate=0.25)
+    run(capsys, "--sampling-rate", "0.25", "--thorough")
+    assert tested[-1] == (tested[-2], True)
 
 
 @pytest.mark.parametrize("ending", ["json", "toml"])
@@ -783,10 +951,10 @@ def test_the_command_is_quiet_and_leaves_no_process_behind():
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) == 1 + 18 + 1
+    assert len(lines) == 1 + 29 + 1
     assert all(line.startswith("passed") for line in lines[1:])
     assert lines[-1] == (
-        "passed: all 18 checks. A right implementation fails with probability at most 3e-07."
+        "passed: all 29 checks. A right implementation fails with probability at most 3e-07."
     )
     assert workers(os.getpid()) == before
 

@@ -239,7 +239,9 @@ class Program:
         return bool(self.operations & _SLOW_IN_XLA_ON_CPU)
 
     def body_of(self, function: str) -> bodies.Body:
-        """Returns the body of a function of the graph's library."""
+        """Returns the body of a function of the graph's library, or of the graph for `MAIN`."""
+        if function == provenance.MAIN:
+            return self._body
         if function not in self._bodies:
             self._bodies[function] = bodies.of_function(self.functions[function])
         return self._bodies[function]

@@ -62,8 +62,13 @@ def fill(options: argparse.Namespace) -> None:
         options.cohort = min(_COHORT, options.population)
 
 
-def run(plan: PrivacyPlan, *, as_json: bool) -> int:
+def run(plan: PrivacyPlan, *, as_json: bool, thorough: bool = False) -> int:
     """Tests a plan and prints what was found.
+
+    Args:
+      plan: The plan.
+      as_json: Whether to print for programs.
+      thorough: See `self_test`.
 
     Returns:
       The exit code: 0 if every check has passed, or 1.
@@ -74,7 +79,7 @@ def run(plan: PrivacyPlan, *, as_json: bool) -> int:
     """
     with _compat.quiet_import():
         _compat.load_tff()
-    report = self_test(plan)
+    report = self_test(plan, thorough=thorough)
     found: Any = json.dumps(report.to_dict(), indent=1) if as_json else report.text()
     print(found)
     return 0 if report.passed else 1

@@ -10,15 +10,13 @@ import numpy as np
 
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, Mechanism
 from tff_dp.selftest.laws import Law, Parts
-from tff_dp.selftest.probes import HONEST, HOSTILE, HOSTILE_DATA, MANY, Aggregator, Process
+from tff_dp.selftest.probes import HONEST, HOSTILE, HOSTILE_DATA, MANY, Aggregator, Path
 from tff_dp.selftest.report import Check
 
 ROUNDING = 1e-4  # float32's, in norms and sums over thousands of coordinates, with a wide margin
 _UNIT = "of what is allowed"
 _SHARE_ROUNDING = 1e-7  # float32's, in the share of unclipped clients
 _CLIP_ROUNDING = 2.5e-7  # and, relative, in the clip norm that follows it
-
-Path = Process | Aggregator
 
 
 def influence_checks(

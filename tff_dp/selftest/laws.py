@@ -46,6 +46,8 @@ class Law:
         the weights: ends of paths to values. What is missing here must not depend on any client.
       kept: Parts of the paths to noise that the state keeps for later rounds: it differs in any case.
       by_clients: Whether each client adds its own noise, and nobody else any.
+      unit: From `noise`, its standard deviation or scale.
+      reach: How many of them the noise on a coordinate gets to, at the least, in the farthest case.
     """
 
     size: Callable[[Any, Parts], float]
@@ -55,6 +57,8 @@ class Law:
     derived: Callable[[Any, float, float], Mapping[str, float]] = lambda *_: {}
     kept: Sequence[str] = ()
     by_clients: bool = False
+    unit: Callable[[Any], float] = lambda noise: float(noise.std())
+    reach: float = 13.2  # sqrt(2 ln 2^127) = 13.27, less what a block of the grid takes
 
 
 def l2_norm(parts: Parts) -> float:
@@ -137,21 +141,37 @@ def _in_l1(mechanism: Any, parts: Parts) -> float:
     return l1_norm(parts) / float(mechanism.clip_norm)
 
 
+# Where a state has it, of our query and of tensorflow-privacy's, which a process of `build=` may use.
+_CLIPS = ("query_state/clip_norm", "sum_state/l2_norm_clip")
+
+
 def _adaptive_clip(mechanism: AdaptiveGaussianMechanism, leaves: Leaves) -> float:
     del mechanism
-    (clip,) = (v for path, v in leaves.items() if path.endswith("query_state/clip_norm"))
+    (clip,) = (v for path, v in leaves.items() if path.endswith(_CLIPS))
     return float(clip)
 
 
 def _adaptive_derived(
     mechanism: AdaptiveGaussianMechanism, m: float, clip: float
 ) -> Mapping[str, float]:
-    del mechanism, m
-    return {"query_state/clip_norm": clip, "dp_query_metrics/clip": clip}
+    return {
+        "query_state/clip_norm": clip,
+        "dp_query_metrics/clip": clip,
+        # What tensorflow-privacy's own query keeps.
+        "sum_state/l2_norm_clip": clip,
+        "sum_state/stddev": clip * mechanism.value_noise_multiplier(m),
+        "quantile_estimator_state/current_estimate": clip,
+    }
 
 
 _GAUSSIAN = Law(size=_in_l2, clip=_clip_norm, noise=_gaussian_noise)
-_LAPLACE = Law(size=_in_l1, clip=_clip_norm, noise=_laplace_noise)
+_LAPLACE = Law(
+    size=_in_l1,
+    clip=_clip_norm,
+    noise=_laplace_noise,
+    unit=lambda noise: float(noise.kwds["scale"]),
+    reach=87.0,  # ln 2^126 = 87.3: digits go on as long as their probability is above 2^-126
+)
 _LAWS: dict[type[Mechanism], Law] = {
     GaussianMechanism: _GAUSSIAN,
     AdaptiveGaussianMechanism: Law(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,21 @@ class Probe:
 
     update: np.ndarray
     examples: int = 1
+
+    def rows(self) -> np.ndarray:
+        """Returns its examples, float32 [examples, TENSORS, dimension]."""
+        return np.repeat(self.update[None], self.examples, axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """A client whose records differ, float32 [records, TENSORS, dimension]."""
+
+    records: np.ndarray
+
+    def rows(self) -> np.ndarray:
+        """Returns its records."""
+        return self.records
 
 
 def probes(law: Law, mechanism: Mechanism, dimension: int) -> dict[str, Probe]:
@@ -107,14 +122,16 @@ class Round:
 class Process:
     """A learning process of one algorithm, whose clients' updates are the probes'."""
 
+    is_alone = False
+
     def __init__(
         self,
         name: str,
         build: Callable[..., Any],
         plan: PrivacyPlan,
-        clients: dict[str, Probe],
+        clients: Mapping[str, Any],
     ) -> None:
-        rows = [np.repeat(probe.update[None], probe.examples, axis=0) for probe in clients.values()]
+        rows = [client.rows() for client in clients.values()]  # of `Probe`s or `Records`
         x = np.concatenate(rows)
         self.name = name
         self.clients = clients
@@ -128,6 +145,11 @@ class Process:
         )
         self._bound = _model(x.shape[2]).bind(self._data.element_spec())
         self._process = build(self._bound, algorithm=ALGORITHMS[name], privacy=plan)
+
+    @property
+    def next(self) -> Any:
+        """The computation of a round."""
+        return self._process.next
 
     def start(self) -> Any:
         """Returns a fresh state, with all weights zero."""
@@ -150,20 +172,38 @@ class Process:
 
 
 class Aggregator:
-    """The aggregator alone, which is fed with updates that no client's training would send."""
+    """The aggregator alone, which is fed with updates that no client's training would send.
+
+    Args:
+      plan: The plan.
+      clients: Those whose updates `round` takes.
+      sizes: Of the tensors, which are vectors; by default those of the clients.
+      dtype: Of updates.
+    """
 
     name = "the aggregator"
+    is_alone = True
 
-    def __init__(self, plan: PrivacyPlan, clients: dict[str, Probe]) -> None:
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        clients: dict[str, Probe],
+        sizes: Sequence[int] = (),
+        dtype: Any = np.float32,
+    ) -> None:
         tff = _compat.load_tff()
         data_only = {*HOSTILE_DATA, "twin with many examples"}
         self.clients = {k: v for k, v in clients.items() if k not in data_only}
         self._updates = {name: [*probe.update] for name, probe in self.clients.items()}
-        one = next(iter(self._updates.values()))
+        if not sizes:
+            sizes = [len(part) for part in next(iter(self._updates.values()))]
         factory = build_aggregator(plan.update_mechanism, plan.clients_per_round, plan.rounds)
-        self._process = factory.create(
-            tff.types.to_type([(np.float32, part.shape) for part in one])
-        )
+        self._process = factory.create(tff.types.to_type([(dtype, (size,)) for size in sizes]))
+
+    @property
+    def next(self) -> Any:
+        """The computation of a round."""
+        return self._process.next
 
     def start(self) -> Any:
         """Returns a fresh state."""
@@ -175,9 +215,24 @@ class Aggregator:
 
     def round(self, state: Any, names: Sequence[str]) -> Round:
         """Aggregates the updates of clients, given by name."""
-        output = self._process.next(state, [self._updates[name] for name in names])
+        return self.round_of(state, [self._updates[name] for name in names])
+
+    def round_of(self, state: Any, updates: Sequence[Sequence[np.ndarray]]) -> Round:
+        """Aggregates updates, each an array a tensor."""
+        output = self._process.next(state, list(updates))
         leaves = _leaves(state=output.state, measurements=output.measurements)
         return Round(output.state, [np.asarray(part, float) for part in output.result], leaves)
+
+    def round_of_words(self, state: Any, names: Sequence[str], word: int) -> Parts | None:
+        """Returns the mean update if each random word of the noise were `word`; None if no one knows."""
+        from tff_dp.execution import feeding  # it imports TensorFlow
+
+        updates = [self._updates[name] for name in names]
+        output = feeding.with_words(self._process.next, state, updates, word)
+        return output and [np.asarray(part, float) for part in output.result]
+
+
+Path = Process | Aggregator
 
 
 def _model(dimension: int) -> ModelSpec:

@@ -51,10 +51,12 @@ class SelfTestReport:
     Attributes:
       plan: The plan that was tested.
       checks: Every check, in the order in which they were made.
+      untested: What of the plan no check has covered, though a self-test covers it for other plans.
     """
 
     plan: PrivacyPlan
     checks: tuple[Check, ...]
+    untested: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -77,6 +79,7 @@ class SelfTestReport:
             "passed": self.passed,
             "false_positive": self.false_positive,
             "plan": self.plan.to_dict(),
+            "untested": list(self.untested),
             "checks": [
                 {
                     "name": check.name,
@@ -93,7 +96,7 @@ class SelfTestReport:
         }
 
     def text(self) -> str:
-        """Returns a line a check, and the verdict."""
+        """Returns a line a check, one for whatever has none, and the verdict."""
         rows = [
             (
                 "passed" if check.passed else "FAILED",
@@ -121,6 +124,7 @@ class SelfTestReport:
             [
                 f"{self.plan.mechanism}, {self.plan.clients_per_round:g} clients expected a round",
                 *lines,
+                *(f"not tested: {what}" for what in self.untested),
                 f"{verdict}. A right implementation fails with probability at most "
                 f"{self.false_positive:.0e}.",
             ]

@@ -1,0 +1,156 @@
+"""Where the noise's random bits come from, and how far it reaches: read off the graphs that run.
+
+Twenty thousand draws say nothing of a tail beyond six standard deviations, and no number of them tells
+bits of the operating system from the clock's. Nothing here is left to chance.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp.execution import is_seeded, noise_bits
+from tff_dp.mechanisms import Mechanism
+from tff_dp.selftest.laws import Law
+from tff_dp.selftest.probes import Aggregator, Path
+from tff_dp.selftest.report import Check
+
+# Every word of this value makes noise as large as it gets, and the other sign makes it as small.
+_FARTHEST = {1: 0, -1: -(2**63)}
+_WHOLE_WORD = 64 - 1e-9  # TensorFlow leaves out the largest word
+
+
+def keyed_check(paths: Sequence[Path], *, by_clients: bool, alone: bool = True) -> Check:
+    """Returns the check that nobody can know the random bits that the noise depends on.
+
+    Every random operation of the parts that noise depends on is listed: the server's, and the clients'
+    where they add the noise.
+
+    Args:
+      paths: The processes and the aggregator, with noise.
+      by_clients: Whether clients add the noise.
+      alone: Whether aggregators draw nothing but noise; those that round at random do.
+    """
+    wrong: list[str] = []
+    listed: list[str] = []
+    for path in paths:
+        bits = noise_bits(path.next)
+        if bits.obstacle:
+            wrong.append(f"{path.name}: {bits.obstacle}")
+        elif not bits.marked:
+            wrong.append(f"{path.name}: no noise of tff_dp.noise, whose bits are known, is in it")
+        draws = _draws(path, by_clients=by_clients)
+        if draws is None:
+            wrong.append(f"{path.name}: it has no form that runs in this process")
+            continue
+        # A process's model may draw for itself, in dropout.
+        if path.is_alone:
+            wrong += [f"{path.name}: {name} has a known seed" for name in _known_seeds(path)]
+        outside = [d for d in draws if not d.noise and (d.part != "work" or path.is_alone)]
+        outside = outside if alone else []
+        wrong += [f"{path.name}: {d.name} in {d.part} draws beside the noise" for d in outside]
+        counts = collections.Counter((d.part, d.name.split(" ")[0]) for d in draws if d.noise)
+        what = ", ".join(f"{count} {name} in {part}" for (part, name), count in counts.items())
+        listed.append(f"{path.name}: {what or 'no operation'}, from {bits.source}")
+    return Check(
+        name="provenance: the noise's random bits are known to nobody",
+        measured=float(len(wrong)),
+        low=-math.inf,
+        high=0.0,
+        unit="obstacles and operations",
+        where="; ".join(wrong or listed),
+    )
+
+
+def words_check(paths: Sequence[Path], *, by_clients: bool) -> Check:
+    """Returns the check that all noise is made of words of 64 random bits.
+
+    Args:
+      paths: As for `keyed_check`.
+      by_clients: As for `keyed_check`.
+    """
+    found = [
+        (d.bits, f"{path.name}: {d.name} in {d.part}")
+        for path in paths
+        for d in _draws(path, by_clients=by_clients) or ()
+        if d.noise or d.part != "work" or path.is_alone
+    ]
+    bits, where = min(
+        found or [(0.0, "no random operation")],
+        key=lambda item: -1.0 if math.isnan(item[0]) else item[0],
+    )
+    return Check(
+        name="provenance: noise is made of whole words of 64 bits",
+        measured=bits,
+        low=_WHOLE_WORD,
+        high=64.0,
+        unit="bits",
+        where=where,
+    )
+
+
+def reach_check(
+    aggregator: Aggregator, law: Law, mechanism: Mechanism, m: float, planned: int
+) -> Check:
+    """Returns the check that the farthest random words give the farthest noise, on both sides.
+
+    The aggregator's graphs run with each random word of the noise the same.
+
+    Args:
+      aggregator: With noise.
+      law: The mechanism's.
+      mechanism: The mechanism.
+      m: The public expected number of clients a round.
+      planned: The plan's rounds.
+    """
+    state = aggregator.start()
+    noise = law.noise(mechanism, m, law.clip(mechanism, aggregator.leaves(state)))
+    # Of the first round, which is not the unit where rounds share noise.
+    unit = law.unit(noise) * math.sqrt(float(law.covariance(mechanism, 1, planned)[0, 0]))
+    clients = ["zero"] if law.by_clients else []
+    found: dict[str, float] = {}
+    for sign, word in _FARTHEST.items():
+        parts = aggregator.round_of_words(state, clients, word)
+        if parts is None:
+            found["the aggregator has no form that runs in this process"] = -math.inf
+            continue
+        for tensor, part in enumerate(parts, 1):
+            farthest = float(np.max(sign * m * part)) / unit
+            found[f"tensor {tensor}, {'above' if sign > 0 else 'below'}"] = farthest
+    where = min(found, key=lambda key: found[key])
+    return Check(
+        name="tail: the farthest words give the farthest noise",
+        measured=found[where],
+        low=law.reach,
+        high=math.inf,
+        unit="of the noise's scale",
+        where=where,
+    )
+
+
+def _draws(path: Path, *, by_clients: bool) -> Any:
+    from tff_dp.execution import feeding  # it imports TensorFlow
+
+    draws = feeding.draws_of(path.next)
+    return draws and [d for d in draws if by_clients or not d.by_client]
+
+
+def _known_seeds(path: Path) -> list[str]:
+    from tff_dp.execution import feeding
+
+    return feeding.constant_seeds(path.next)
+
+
+def seed_check() -> Check:
+    """Returns the check that the execution context has no seed."""
+    return Check(
+        name="noise: drawn from no known seed",
+        measured=float(is_seeded()),
+        low=-math.inf,
+        high=0.0,
+        unit="seeds",
+    )
