@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tff_dp import _checks, _compat
 from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator, private_metrics, weighted_mean

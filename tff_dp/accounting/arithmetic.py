@@ -11,7 +11,7 @@ from tff_dp import _checks
 # What holds of each draw of noise: p' is the law of the integers that the sampler gives, p that of the
 # rounded Gaussian or Laplace variable that is accounted for.
 RMS_LOG_RATIO = 2.0**-37  # tau: the root mean square of log(p'/p), under either law
-LARGEST_LOG_RATIO = 2.0**-30  # M: the largest |log(p'/p)|, outside of an event of probability
+LARGEST_LOG_RATIO = 2.0**-29  # M: the largest |log(p'/p)|, outside of an event of probability
 RARE = 2.0**-100  # b, at most, under either law
 _SHARE_OF_DELTA = 2.0**-20  # that pays for large deviations
 _LARGEST_GAMMA = 10.0

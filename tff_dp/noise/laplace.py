@@ -81,7 +81,7 @@ def words_of(scale: float) -> int:
 
 
 def _is_rare(high: int) -> bool:
-    return high < 2 ** (_HALF - 3)
+    return bool(high < 2 ** (_HALF - 3))
 
 
 def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
