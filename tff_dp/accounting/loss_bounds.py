@@ -121,6 +121,7 @@ def _optimistic(pair: Pair, interval: float, log_truncated: float) -> Compositio
     return None
 
 
+@functools.lru_cache(maxsize=64)
 def _range(pair: Pair, log_truncated: float) -> float:
     lowest, highest = pair.bounds(log_truncated)
     return highest - lowest

@@ -201,7 +201,8 @@ class Composition:
             return start, 0.0
         last = int(too_large[-1])  # delta is linear in e^epsilon from there to the next point
         beyond = probabilities[last + 1 :]
-        discounted = float(beyond @ np.exp(-self._interval * np.arange(1, len(beyond) + 1)))
+        # No product of vectors: BLAS would start threads, which take longer than this.
+        discounted = float(np.sum(beyond * np.exp(-self._interval * np.arange(1, len(beyond) + 1))))
         step = math.log1p((deltas[last] + infinite - delta) / discounted) / self._interval
         return start + last + min(step, 1.0), discounted / delta
 
