@@ -129,8 +129,13 @@ def spend(
         return dataclasses.replace(
             report, rounds=total, adjacency=one_round.adjacency, lower_bound=lower
         )
-    report, charge = _charged(
-        ask, lambda found: found.epsilon, independent, count, total, delta, arithmetic
+    report, charge = charged(
+        ask,
+        lambda found: found.epsilon,
+        lambda: of_one_round(independent, arithmetic.delta_of_one_round(count, delta)),
+        total,
+        delta,
+        arithmetic,
     )
     lower = _lower_bound(report, independent, count, charge.delta_above)
     return dataclasses.replace(
@@ -223,11 +228,10 @@ def _with_charge(
     if arithmetic is None or count == 0 or independent.noise_multiplier == 0:
         return ask(independent, count, delta)
     total = sum(len(run) for run in runs)
-    epsilon, charge = _charged(
+    epsilon, charge = charged(
         lambda ideal: ask(independent, count, ideal),
         float,
-        independent,
-        count,
+        lambda: of_one_round(independent, arithmetic.delta_of_one_round(count, delta)),
         total,
         delta,
         arithmetic,
@@ -238,11 +242,10 @@ def _with_charge(
 _T = TypeVar("_T")
 
 
-def _charged(
+def charged(
     ask: Callable[[float], _T],
     epsilon_of: Callable[[_T], float],
-    independent: IndependentRound,
-    count: int,
+    of_single_round: Callable[[], float],
     rounds: int,
     delta: float,
     arithmetic: Arithmetic,
@@ -252,8 +255,7 @@ def _charged(
     Args:
       ask: The ideal mechanism's answer at a delta.
       epsilon_of: The epsilon in an answer.
-      independent: The round that the accountants know, and `count` of them.
-      count: See there.
+      of_single_round: The epsilon of the round that reveals most, at `Arithmetic.delta_of_one_round`.
       rounds: The rounds that draw noise.
       delta: To be stated.
       arithmetic: What a round draws.
@@ -268,8 +270,7 @@ def _charged(
             return found, charge
     # Any charge leaves more than this of delta, so that the epsilon there is a ceiling.
     ceiling = epsilon_of(ask(delta / 4)) + 1.0
-    single = of_one_round(independent, arithmetic.delta_of_one_round(count, delta))
-    charge = arithmetic.charge(rounds, delta, ceiling, single)
+    charge = arithmetic.charge(rounds, delta, ceiling, of_single_round())
     if charge is not None and charge.delta >= delta / 4 and charge.gamma <= 1:
         return ask(charge.delta), charge
     raise AccountingError(

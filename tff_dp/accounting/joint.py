@@ -201,22 +201,13 @@ def _charged(
     if not draws or not components or any(r.noise_multiplier == 0 for r, _ in components):
         return ask(delta), 0.0
     of_all = Arithmetic(draws_per_round=draws)
-    delta_of_one = Arithmetic.delta_of_one_round(sum(count for _, count in components), delta)
-    single = max(accountants.of_one_round(each, delta_of_one) for each, _ in components)
-    least = 0.0
-    for ceiling in accountants._CEILINGS:
-        charge = of_all.charge(1, delta, ceiling, single)
-        if charge is None or ceiling < least:
-            continue
-        found = ask(charge.delta)
-        least = epsilon_of(found) + charge.gamma
-        if least <= ceiling or math.isinf(least):
-            return found, charge.gamma
-    raise AccountingError(
-        f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: {draws:.3g} "
-        "draws would take more than half of it. Take more noise, a larger delta, or a smaller "
-        "max_dimension"
-    )
+
+    def single() -> float:
+        share = of_all.delta_of_one_round(sum(count for _, count in components), delta)
+        return max(accountants.of_one_round(each, share) for each, _ in components)
+
+    found, charge = accountants.charged(ask, epsilon_of, single, 1, delta, of_all)
+    return found, charge.gamma
 
 
 def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[range, ...]]]:
