@@ -574,7 +574,7 @@ def test_sums_and_norms_in_floating_point_are_caught(tff, monkeypatch):
     report = quickly(parts=["arithmetic"])
     assert set(report.failures) == {ORDER, *MANY, LARGE}, report.text()
     measured = {check.name: check.measured for check in report.checks}
-    assert 1 + 1e-5 < measured[LARGE] < 1.01  # by no more than float32's roundoff
+    assert 1 + 1e-6 < measured[LARGE] < 1.01  # by no more than float32's roundoff
     assert 1.03 < measured[MANY[0]] < 1.2
     assert measured[ORDER] > 100
 
@@ -655,7 +655,8 @@ def a_short_tail(patch, sampler):
         (lambda patch, _: patch.setitem(
             builders._BUILDERS, GaussianMechanism, noised_by(old_sampler)
         ), {KEYED, WORDS, REACH}),
-        (lambda patch, sampler: patch.setattr(sampler, "words", words_of_32_bits), {WORDS}),
+        (lambda patch, sampler: patch.setattr(sampler, "words", words_of_32_bits),
+         {WORDS, REACH}),
         (a_short_tail, {REACH}),
     ],
     ids=["the old sampler", "words of 32 bits", "a tail that ends at 5.678 sigma"],
@@ -684,9 +685,8 @@ def test_a_client_whose_noise_cannot_be_keyed_is_caught(tff, monkeypatch):
     local = tff_dp.LocalGaussianMechanism(**NORMED)
     monkeypatch.setitem(builders._BUILDERS, type(local), by_the_generator)
     report = quickly(local, parts=["provenance"])
-    (check,) = (check for check in report.checks if not check.passed)
-    assert check.name == KEYED
-    assert "RandomGamma" in check.where
+    assert report.failures == (KEYED, WORDS), report.text()
+    assert "RandomGamma" in report.checks[0].where
 
 
 # --- The statistical tests, held to their rates ---------------------------------------------------

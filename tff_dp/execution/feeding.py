@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from tff_dp.execution import bodies, compiling, program, provenance, randomness, values
 
-_BITS = {"RandomUniform": {4: 23, 8: 52}, "RandomStandardNormal": {4: 23, 8: 52}}
+# Of the uniform numbers that these are, or are made of, by the bytes of their type.
+_OF_SIZE = {2: 10, 4: 23, 8: 52}
+_BITS = dict.fromkeys(("RandomUniform", "RandomStandardNormal", "TruncatedNormal"), _OF_SIZE)
 _OF_CLOCKS = 63.0  # of the number that stands in for a clock which becomes a seed
 _WORK = frozenset({"work", "accumulate"})
 _NO_KEY = (0, 0)
@@ -73,8 +75,9 @@ def _bits_of(written: program.Program, drawing: Any) -> float:
         low, high = (_constant(body.nodes.get(name)) for name, _ in body.inputs[node.name][1:3])
         # TensorFlow draws whole words and reduces them to the range.
         return float(bits) if low is None or high is None else math.log2(max(high - low, 1))
-    sizes = _BITS.get(node.op, {})
-    return float(sizes.get(tf.as_dtype(node.attr["dtype"].type).size, math.nan))
+    if node.op not in _BITS:
+        return math.nan
+    return float(_BITS[node.op][tf.as_dtype(node.attr["dtype"].type).size])
 
 
 def _constant(node: Any) -> int | None:

@@ -25,8 +25,8 @@ MANY_LOG, MANY_LOG_THOROUGH = (
 LARGE_LOG, LARGE_LOG_THOROUGH = 22, 25  # of a model's weights
 _WIDTH = 4  # coordinates of a tensor, where their number does not matter
 _OF_RESULTS = 1e-6  # float32's roundoff in a result of many coordinates
-# Of which float32 makes sums of squares and of magnitudes too small, with few accumulators.
-_CONSTANTS = (1 / 3, 0.37, 0.9)
+_FIRST = 64  # weights of a large update that come first, and are large
+_ACCUMULATORS = (4, 64, 256)  # of float32, that a compiler may sum with
 _ORDERS = 4
 _OF_UNIT = "of what is allowed"
 
@@ -210,6 +210,9 @@ def _format_check(
 def large_check(plan: PrivacyPlan, law: Law, mechanism: Mechanism, log: int = LARGE_LOG) -> Check:
     """Returns the check that the update of a large model is clipped, with XLA and without.
 
+    The first weights of each tensor are large, and each of the others is so small that it vanishes beside
+    them in a float32 accumulator, though all of them together do not.
+
     Args:
       plan: The plan, without noise.
       law: The mechanism's.
@@ -217,18 +220,25 @@ def large_check(plan: PrivacyPlan, law: Law, mechanism: Mechanism, log: int = LA
       log: The logarithm to base 2 of the number of weights.
     """
     m, size = plan.clients_per_round, 2**log // TENSORS
-    unit = law.size(mechanism, [np.full(size, 1.0, np.float32)] * TENSORS)
-    factor = 2.0 ** math.ceil(math.log2(1e3 / unit))  # which leaves the numbers' roundoff as it is
+    one = np.zeros([TENSORS, 1])
+    one[0, 0] = 1.0
+    # Far beyond the bound; a power of two leaves the numbers' roundoff as it is.
+    factor = 2.0 ** math.ceil(math.log2(1e3 / law.size(mechanism, one)))
     found: dict[str, float] = {}
     aggregator = Aggregator(plan, {}, [size] * TENSORS)
     for xla in (True, False):
         with execution.fast(xla=xla):
             state = aggregator.start()
-            for constant in _CONSTANTS:
-                update = [np.full(size, factor * constant, np.float32)] * TENSORS
-                parts = aggregator.round_of(state, [update]).mean
-                moved = m * law.size(mechanism, parts)
-                found[f"{'with' if xla else 'without'} XLA, all weights {constant:.3g}"] = moved
+            for accumulators in _ACCUMULATORS:
+                for power in (1, 2):  # of the magnitudes that a norm sums
+                    vanishing = 0.9 * _FIRST / accumulators * 2.0**-FLOAT32.precision
+                    part = np.full(size, factor * vanishing ** (1 / power), np.float32)
+                    part[:_FIRST] = factor
+                    moved = m * law.size(
+                        mechanism, aggregator.round_of(state, [[part] * TENSORS]).mean
+                    )
+                    where = f"{'with' if xla else 'without'} XLA, against {accumulators} "
+                    found[f"{where}accumulators of L{power} norms"] = moved
     where = max(found, key=lambda name: found[name])
     return Check(
         name=f"sensitivity: an update of 2^{log} weights, with XLA and without",
