@@ -64,7 +64,7 @@ MANY = [f"sums: one of {n} clients, in {name}" for n, name in
 FORMATS = [f"sensitivity: hostile clients in {name}" for name in ("float16", "bfloat16", "float64")]
 LARGE = "sensitivity: an update of 2^22 weights, with XLA and without"
 KEYED = "provenance: the noise's random bits are known to nobody"
-WORDS = "provenance: noise is made of whole words of 64 bits"
+WORDS = "provenance: noise is made of whole words of 63 bits"
 REACH = "tail: the farthest words give the farthest noise"
 
 SCOPE = "tff_dp_noise"  # under which noise is drawn

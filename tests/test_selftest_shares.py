@@ -34,7 +34,7 @@ RECORDS = tff_dp.RecordGaussianMechanism(
     clip_norm=0.5, noise_multiplier=1.0, batch_size=10, local_steps=2
 )
 KEYED = "provenance: the noise's random bits are known to nobody"
-WORDS = "provenance: noise is made of whole words of 64 bits"
+WORDS = "provenance: noise is made of whole words of 63 bits"
 SIZE = "noise: standard deviation"
 FEW = "noise: no sum of too few clients is released"
 STEPS = "noise: standard deviation, over steps and clients"

@@ -81,6 +81,9 @@ def round_of(
     )
 
 
+_METRICS = 2**20  # more than a plan can have
+
+
 def arithmetic_of(mechanism: Mechanism, rounds: int, max_dimension: int) -> Arithmetic | None:
     """Returns how much noise a round of a mechanism computes, for the charge for arithmetic.
 
@@ -100,5 +103,5 @@ def arithmetic_of(mechanism: Mechanism, rounds: int, max_dimension: int) -> Arit
         times = mechanism.local_steps
     elif isinstance(mechanism, TreeMechanism):
         times = min(rounds, mechanism.restart_every or rounds).bit_length()  # levels
-    # Twice as many as parameters: metrics and counts have noise as well.
-    return Arithmetic(draws_per_round=2 * times * max_dimension)
+    # Metrics, of which shares of at least 1e-6 allow a million, and a count have noise as well.
+    return Arithmetic(draws_per_round=2 * times * max(max_dimension, _METRICS))

@@ -63,6 +63,13 @@ def private_metrics(
                             f"name={metric.name!r} of a private metric is unknown: expected one of "
                             f"{', '.join(map(repr, found))}, as the model has them."
                         )
+                    shape = tf.convert_to_tensor(found[metric.name]).shape
+                    if shape.rank != 0:
+                        raise ArgumentError(
+                            f"name={metric.name!r} of a private metric has values of shape {shape}: "
+                            "expected one number a client, on which its bound and its noise are. Make it "
+                            "one number in the model, as by average='macro'."
+                        )
                 return collections.OrderedDict((m.name, cut(found[m.name], m)) for m in metrics)
 
             @tff.tensorflow.computation(values.type_signature.result)

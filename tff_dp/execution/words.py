@@ -29,7 +29,8 @@ MOST_FUSED = 64 << 20  # bytes of words in a call that holds several rounds
 MOST = 2 << 30  # bytes of words in any call
 _ZEROS = bytes(1 << 16)  # what is encrypted, so that the key stream itself comes out
 _SPARE = 2  # words of room that a cipher asks for beyond what it writes
-_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+# What `tff_dp.noise.words` draws: words of 63 bits.
+_LOWEST, _BEYOND = -(2**62), 2**62
 
 
 def aes_ctr(key: bytes, counter: bytes, count: int) -> np.ndarray:
@@ -160,8 +161,8 @@ def _shape_of(node: Any, inputs: Sequence[Any]) -> tuple[int, ...]:
     """Returns the shape of the words that an operation draws."""
     what = f"{node.op} ({node.name})"
     low, high = (tf.get_static_value(bound) for bound in inputs[1:3]) if inputs[1:] else (0, 0)
-    if node.op != "RandomUniformInt" or low != _LOWEST or high != _HIGHEST:
-        raise CannotFeedError(f"{what} draws something else than whole words of 64 bits")
+    if node.op != "RandomUniformInt" or low != _LOWEST or high != _BEYOND:
+        raise CannotFeedError(f"{what} draws something else than whole words of 63 bits")
     shape = tf.get_static_value(inputs[0])
     if shape is None:
         raise CannotFeedError(f"{what} draws a number of words that only the graph knows")
@@ -215,4 +216,5 @@ class Fed:
             raise CannotFeedError(f"{node.op} ({node.name}) draws in a loop")
         need = self._layout.need(node, inputs, (self._name, *path))
         drawn = self._words[need.first : need.first + math.prod(need.shape)]
-        return [tf.reshape(drawn, need.shape)]
+        # Of the 64 bits of the stream, an operation takes 63, as a number with a sign.
+        return [tf.reshape(tf.bitwise.right_shift(drawn, tf.constant(1, tf.int64)), need.shape)]

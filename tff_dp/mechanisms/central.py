@@ -132,6 +132,12 @@ class AdaptiveGaussianMechanism(Mechanism):
     def check(self, clients_per_round: float) -> None:
         """Raises ArgumentError if the count's noise leaves nothing for the updates."""
         s_b = self.count_stddev(clients_per_round)
+        _checks.real(
+            "clipped_count_stddev",
+            s_b,
+            "(0, 1e12]",
+            "By default it is 0.05 of the clients expected a round; integer noise has to hold it.",
+        )
         if self.noise_multiplier > 0:
             _checks.real(
                 "noise_multiplier",

@@ -30,8 +30,8 @@ class PrivateMetric(Config):
 
     Args:
       name: The metric's name: "loss", or one of the model's own.
-      largest: B, in units of the metric; > 0. What is above is cut.
-      share: s in (0, 1): how much of the budget, in inverse squared noise, goes to this metric.
+      largest: B, in units of the metric; in [1e-30, 1e30]. What is above is cut.
+      share: s in [1e-6, 1): how much of the budget, in inverse squared noise, goes to this metric.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -43,8 +43,8 @@ class PrivateMetric(Config):
 
     def __post_init__(self) -> None:
         _checks.instance("name", self.name, str, "It is a metric's, such as 'loss'.")
-        _checks.real("largest", self.largest, "(0, inf)", "It bounds one client's value.")
-        _checks.real("share", self.share, "(0, 1)", "It is this metric's part of the budget.")
+        _checks.real("largest", self.largest, "[1e-30, 1e30]", "It bounds one client's value.")
+        _checks.real("share", self.share, "[1e-6, 1)", "It is this metric's part of the budget.")
 
     def stddev(self, noise_multiplier: float) -> float:
         """Returns the standard deviation of the sum's noise, at the plan's noise multiplier."""

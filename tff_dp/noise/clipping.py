@@ -2,10 +2,11 @@
 
 A clipped update is truncated to the grid, toward zero: that makes no coordinate larger, so that the norm
 of the whole numbers is at most the clip norm, with nothing to add for rounding. What roundoff could do to
-the norm itself is taken off beforehand: updates are clipped to (1 - 2^-16) of the clip norm. A norm is
-summed in float32 within blocks of 256 squares, and in float64 over blocks, so that its relative error is
-below 2^-17 for every order of summation, number of weights, compiler and device (Higham, "Accuracy and
-Stability of Numerical Algorithms", 2002, section 4.2: (n - 1) units of roundoff for n terms).
+the norm itself is taken off beforehand: updates are clipped to (1 - 2^-15) of the clip norm. A norm is
+summed in float32 within blocks of 256 terms, and in float64 over the blocks, so that the relative error of
+the sum is below 255 2^-24 and a little, for every order of summation, number of weights, compiler and
+device (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2: n - 1 units of
+roundoff for n terms). With 2 more units for scale and product that is half of what is taken off.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import tensorflow as tf
 
 from tff_dp.noise.grid import Grid, as_float64
 
-_BLOCK = 256  # squares that are summed in float32
+_BLOCK = 256  # terms that are summed in float32
 _SMALL = 4096  # elements, up to which a tensor is summed in float64 at once
-MARGIN = 2.0**-16
+MARGIN = 2.0**-15
 """How much is taken off the clip norm, relative, before updates are scaled to it."""
 
 

@@ -13,8 +13,8 @@ N(0, stddev^2), over the whole range of standard deviations, where a size of rad
 2^-50 r + 2^-53 / r (tests/test_noise_gaussian.py has both, each way of compiling):
 
 - the root mean square of log(p' / p) is at most 2^-37;
-- |log(p' / p)| is at most 2^-29 but for an event of probability below 2^-100: the tail goes to 13.3
-  standard deviations, where the 126 bits of a radius end.
+- |log(p' / p)| is at most 2^-29 but for an event of probability below 2^-100: the tail goes to 13.1
+  standard deviations, where the 124 bits of a radius end.
 
 `tff_dp.accounting.arithmetic` charges for the difference. Since the ideal law is the nearest integer, or
 the floor, of a Gaussian, adding it to a whole number is post-processing of the Gaussian mechanism.
@@ -31,14 +31,14 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tff_dp.noise.words import BITS, SCOPE, low_bits, shifted, sign_of, words
+from tff_dp.noise.words import MAGNITUDE, SCOPE, low_bits, shifted, sign_of, words
 
 _BLOCKS_LOG = 9  # a standard deviation is at least 2^9 blocks, and less than 2^10
 _UNIFORMS = 4
 MEAN_ERROR, LARGEST_ERROR = 2.0**-37, 2.0**-29
 """What the module's docstring says of log(p' / p)."""
 LARGEST_STDDEV = 2.0**50
-"""Of what `gaussian` draws: sums of draws and updates stay within 64 bits."""
+"""Of what `gaussian` draws: on the server, noise and a sum of updates stay within 64 bits."""
 
 
 def block_log(stddev: float) -> int:
@@ -101,33 +101,34 @@ def _coarse(bits: tf.Tensor, stddev: float) -> tf.Tensor:
     """
     sizes = _sizes(bits) * tf.constant(stddev, tf.float64)
     floors = tf.cast(sizes, tf.int64)  # sizes are not negative
-    # Two bits of the third word are the signs. ~x = -1 - x is the floor of -y where y has the floor x.
-    signs = tf.stack([sign_of(bits[2]), sign_of(bits[2] * 2)])
+    # Two bits of the third word are the signs: its own, and the highest of its magnitude. ~x = -1 - x is the
+    # floor of -y where y has the floor x.
+    signs = tf.stack([sign_of(bits[2]), sign_of(bits[2] * 4)])
     return tf.reshape(tf.bitwise.bitwise_xor(floors, signs), [-1])
 
 
 def _sizes(bits: tf.Tensor) -> tf.Tensor:
     """Returns the absolute values of pairs of N(0, 1) draws, float64 [2, n]; see `_coarse`."""
     radii = tf.sqrt(-2 * tf.math.log(_unit(bits[0], bits[1])))
-    angles = tf.cast(low_bits(bits[2], BITS - 2), tf.float64) * tf.constant(
-        math.pi / 2 * 2.0 ** -(BITS - 2), tf.float64
+    angles = tf.cast(low_bits(bits[2], MAGNITUDE - 1), tf.float64) * tf.constant(
+        math.pi / 2 * 2.0 ** -(MAGNITUDE - 1), tf.float64
     )
     return radii * tf.stack([tf.cos(angles), tf.sin(angles)])
 
 
 def _unit(high: tf.Tensor, low: tf.Tensor) -> tf.Tensor:
-    """Returns the numbers in (0, 1] that 2 x 63 bits give, float64; the smallest is 2^-127.
+    """Returns the numbers in (0, 1] that the magnitudes of two words give, float64; the least is 2^-125.
 
     The low word has its part only where the high one is small: elsewhere it is below the roundoff.
     """
-    top = tf.cast(low_bits(high, BITS - 1), tf.float64) * tf.constant(2.0**-63, tf.float64)
-    rest = tf.cast(low_bits(low, BITS - 1), tf.float64) + tf.constant(0.5, tf.float64)
-    return top + rest * tf.constant(2.0**-126, tf.float64)
+    top = tf.cast(low_bits(high, MAGNITUDE), tf.float64) * tf.constant(2.0**-MAGNITUDE, tf.float64)
+    rest = tf.cast(low_bits(low, MAGNITUDE), tf.float64) + tf.constant(0.5, tf.float64)
+    return top + rest * tf.constant(4.0**-MAGNITUDE, tf.float64)
 
 
 def _words_of_fine(log: int) -> int:
     """Returns how many words hold the fine part's uniform numbers, of so many bits each."""
-    return math.ceil(_UNIFORMS / (BITS // log))
+    return math.ceil(_UNIFORMS / ((MAGNITUDE + 1) // log))
 
 
 def _fine(bits: tf.Tensor, log: int) -> tf.Tensor:
@@ -140,7 +141,7 @@ def _fine(bits: tf.Tensor, log: int) -> tf.Tensor:
     Returns:
       int64 [n], in [0, 4 (2^log - 1)].
     """
-    each = BITS // log
+    each = (MAGNITUDE + 1) // log
     uniforms = [
         low_bits(shifted(bits[number // each], number % each * log), log)
         for number in range(_UNIFORMS)

@@ -32,7 +32,9 @@ class Grid:
           noise_multiplier: z; the noise's standard deviation is at most 2^50 steps.
           finest: The largest `log_steps`.
         """
-        above = math.ceil(math.log2(noise_multiplier)) if noise_multiplier > 0 else 0
+        # Exactly the logarithm, rounded up: that of math.log2 is too small just above a power of two.
+        share, above = math.frexp(noise_multiplier)
+        above -= share == 0.5
         return cls(min(finest, _LARGEST_NOISE_LOG - above))
 
     @property

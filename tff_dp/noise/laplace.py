@@ -6,8 +6,9 @@ random bits with a threshold that is computed here in high precision, so that no
 involved when noise is drawn. With a random sign, ~x = -1 - x in place of -x, the result is the floor of a
 Laplace variable, and adding it to a whole number is post-processing of the Laplace mechanism.
 
-A threshold has 63 bits, and 126 where a digit's probability is below 1/8. The law p' of a draw beside the
-ideal law p has |log(p' / p)| below 2^-55 but for an event of probability 2^-100.
+A threshold has 62 bits, 124 where a digit's probability is below 1/8, and 186 where it is below 2^-60.
+Digits whose probability is below 2^-124 are left out. The law p' of a draw beside the ideal law p has
+|log(p' / p)| below 2^-54 but for an event of probability 2^-120.
 
 Source: Devroye, "Non-Uniform Random Variate Generation" (1986), section X.2 (geometric variables); the
 independence of the digits follows from exp(-(a + b)) = exp(-a) exp(-b).
@@ -19,36 +20,52 @@ import decimal
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.noise.words import BITS, SCOPE, low_bits, sign_of, words
+from tff_dp.noise.words import MAGNITUDE, SCOPE, low_bits, sign_of, words
 
-_HALF = BITS - 1  # bits of a word below its sign
-_PRECISION = 60  # decimal digits
+_PRECISION = 80  # decimal digits
+_SMALLEST = 2 * MAGNITUDE  # bits of the smallest probability that counts
+_DIGITS = 63  # of a whole number of 64 bits that is not negative
 LARGEST_SCALE = 2.0**50
 """Of what `laplace` draws: the largest digit stays within 64 bits."""
 
 
-@functools.lru_cache(maxsize=64)
-def thresholds(scale: float) -> tuple[tuple[int, int], ...]:
-    """Returns each digit's probability of being 1, in units of 2^-126, as its high and low 63 bits.
+class Threshold(NamedTuple):
+    """A digit's probability of being 1, in units of 2^-186, as three numbers of 62 bits.
 
-    Digits from the one on whose probability is below 2^-126 are left out.
+    Attributes:
+      parts: From the highest.
+      count: How many of them are compared.
+    """
+
+    parts: tuple[int, int, int]
+    count: int
+
+
+@functools.lru_cache(maxsize=64)
+def thresholds(scale: float) -> tuple[Threshold, ...]:
+    """Returns the thresholds of the digits, from the lowest digit, which is the most likely one.
 
     Args:
       scale: Of the Laplace variable, in steps; > 0.
     """
     found = []
-    with decimal.localcontext(prec=_PRECISION):
+    with decimal.localcontext(prec=_PRECISION, Emax=decimal.MAX_EMAX):
         exact = decimal.Decimal(scale)
-        for digit in range(BITS):
-            ratio = (decimal.Decimal(2) ** digit / exact).exp()
-            units = int(decimal.Decimal(2) ** (2 * _HALF) / (1 + ratio))
-            if not units:
+        for digit in range(_DIGITS):
+            ratio = decimal.Decimal(2) ** digit / exact
+            if ratio > _SMALLEST:  # exp(-ratio) is far below 2^-124
                 break
-            found.append(divmod(units, 2**_HALF))
+            units = int(decimal.Decimal(2) ** (3 * MAGNITUDE) / (1 + ratio.exp()))
+            if units < 2**MAGNITUDE:
+                break
+            high, rest = divmod(units, 2 ** (2 * MAGNITUDE))
+            count = 1 + (units < 2 ** (3 * MAGNITUDE - 3)) + (units < 2 ** (3 * MAGNITUDE - 60))
+            found.append(Threshold((high, *divmod(rest, 2**MAGNITUDE)), count))
     return tuple(found)
 
 
@@ -75,34 +92,33 @@ def laplace(shape: Sequence[int], scale: float) -> tf.Tensor:
 
 
 def words_of(scale: float) -> int:
-    """Returns the number of words of a draw."""
-    table = thresholds(scale)
-    return len(table) + sum(_is_rare(high) for high, _ in table) + 1
-
-
-def _is_rare(high: int) -> bool:
-    return bool(high < 2 ** (_HALF - 3))
+    """Returns the number of words of a draw: those of the digits, and one for the sign."""
+    return sum(threshold.count for threshold in thresholds(scale)) + 1
 
 
 def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
     """Returns floors of Laplace draws.
 
     Args:
-      bits: int64 [`words_of(scale)`, n]: of each digit the high word, of the last ones the low words, and
-        a word whose highest bit is the sign.
+      bits: int64 [`words_of(scale)`, n]: the first words of all digits; the second words of those that
+        have one, which are the last ones; the third words; and a word that gives its sign.
       scale: In steps.
 
     Returns:
       int64 [n].
     """
-    table = np.array(thresholds(scale), np.int64)
-    digits = len(table)
-    common = sum(not _is_rare(high) for high in table[:, 0])  # they come first
-    first, second = (tf.constant(table[:, part, None]) for part in range(2))
-    high, low = low_bits(bits[:digits], _HALF), low_bits(bits[digits:-1], _HALF)
-    tied = tf.equal(high[common:], first[common:]) & (low < second[common:])
-    ones = high < first
-    ones = tf.concat([ones[:common], ones[common:] | tied], 0)
-    values = tf.constant(2 ** np.arange(digits, dtype=np.int64)[:, None])
-    geometric = tf.reduce_sum(tf.where(ones, values, tf.zeros_like(values)), 0)
+    table = thresholds(scale)
+    below: tf.Tensor = tf.zeros([0, *bits.shape[1:]], tf.bool)
+    end = bits.shape[0] - 1
+    for part in reversed(range(3)):  # from the last words, whose digits are the last ones
+        some = [threshold.parts[part] for threshold in table if threshold.count > part]
+        drawn = low_bits(bits[end - len(some) : end], MAGNITUDE)
+        limits = tf.constant(np.array(some, np.int64)[:, None])
+        fewer = drawn < limits
+        settled = len(some) - below.shape[0]
+        tied = tf.equal(drawn[settled:], limits[settled:]) & below
+        below = tf.concat([fewer[:settled], fewer[settled:] | tied], 0)
+        end -= len(some)
+    values = tf.constant(2 ** np.arange(len(table), dtype=np.int64)[:, None])
+    geometric = tf.reduce_sum(tf.where(below, values, tf.zeros_like(values)), 0)
     return tf.bitwise.bitwise_xor(geometric, sign_of(bits[-1]))

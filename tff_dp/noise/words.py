@@ -10,28 +10,33 @@ import tensorflow as tf
 SCOPE = "tff_dp_noise"
 """In the name of each operation that draws bits for noise: execution contexts recognize them by it."""
 
-BITS = 64
-_LEAST, _LARGEST = -(2**63), 2**63 - 1
+MAGNITUDE = 62
+"""Random bits of a word beside its sign."""
+LEAST, BEYOND = -(2**MAGNITUDE), 2**MAGNITUDE
+"""Of words: their range divides 2^64."""
 
 
 def words(shape: Sequence[Any] | tf.Tensor) -> tf.Tensor:
-    """Returns random 64-bit words.
+    """Returns random words of 63 bits.
+
+    TensorFlow draws a word as a remainder of 64 random bits. The range of 2^63 divides 2^64, so that all
+    words are equally likely; with any other range, some would have up to twice the probability of others,
+    and where noise is rare, that would be its probability.
 
     The operation has no seed, and TensorFlow's global seed does not reach it. Contexts of
-    `tff_dp.execution.fast` replace it by bits that are keyed from the operating system's entropy. As it
-    stands, TensorFlow draws all words but the largest one, each with a probability within 2^-64 of equal.
+    `tff_dp.execution.fast` replace it by bits that are keyed from the operating system's entropy.
 
     Args:
       shape: Of the result.
 
     Returns:
-      int64, of the shape that was asked for.
+      int64, of the shape that was asked for, in [-2^62, 2^62).
     """
     with tf.name_scope(SCOPE):
         return tf.raw_ops.RandomUniformInt(
             shape=tf.convert_to_tensor(shape, tf.int32),
-            minval=tf.constant(_LEAST, tf.int64),
-            maxval=tf.constant(_LARGEST, tf.int64),
+            minval=tf.constant(LEAST, tf.int64),
+            maxval=tf.constant(BEYOND, tf.int64),
         )
 
 
@@ -46,5 +51,5 @@ def shifted(word: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def sign_of(word: tf.Tensor) -> tf.Tensor:
-    """Returns -1 where the highest bit of a word is set, and 0 elsewhere; int64."""
-    return shifted(word, BITS - 1)
+    """Returns -1 where a number is negative, and 0 elsewhere; int64."""
+    return shifted(word, 63)

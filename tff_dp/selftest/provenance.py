@@ -20,8 +20,8 @@ from tff_dp.selftest.probes import Aggregator, Path
 from tff_dp.selftest.report import Check
 
 # Every word of this value makes noise as large as it gets, and the other sign makes it as small.
-_FARTHEST = {1: 0, -1: -(2**63)}
-_WHOLE_WORD = 64 - 1e-9  # TensorFlow leaves out the largest word
+_FARTHEST = {1: 0, -1: -(2**62)}
+_WHOLE_WORD = 63.0  # as `tff_dp.noise.words` draws them
 
 
 def keyed_check(paths: Sequence[Path], *, by_clients: bool, alone: bool = True) -> Check:
@@ -67,7 +67,7 @@ def keyed_check(paths: Sequence[Path], *, by_clients: bool, alone: bool = True) 
 
 
 def words_check(paths: Sequence[Path], *, by_clients: bool) -> Check:
-    """Returns the check that all noise is made of words of 64 random bits.
+    """Returns the check that all noise is made of words of 63 random bits.
 
     Args:
       paths: As for `keyed_check`.
@@ -84,7 +84,7 @@ def words_check(paths: Sequence[Path], *, by_clients: bool) -> Check:
         key=lambda item: -1.0 if math.isnan(item[0]) else item[0],
     )
     return Check(
-        name="provenance: noise is made of whole words of 64 bits",
+        name="provenance: noise is made of whole words of 63 bits",
         measured=bits,
         low=_WHOLE_WORD,
         high=64.0,
