@@ -39,6 +39,7 @@ SIZE = "noise: standard deviation"
 FEW = "noise: no sum of too few clients is released"
 STEPS = "noise: standard deviation, over steps and clients"
 FRESH = "noise: fresh in each coordinate, tensor, round and client"
+MANY = "sums: one of 97 records, in a float16 model"
 DRAWN, VARY = "batches: how often a record is drawn", "batches: their sizes vary"
 
 
@@ -189,7 +190,7 @@ def test_the_cut_of_skellam_noise_is_a_bound_on_its_tail(variance):
 def test_right_record_level_plans_pass(tff):
     report = of_records()
     assert report.passed, report.text()
-    assert len(report.checks) == 17
+    assert len(report.checks) == 18
     assert 0 < report.false_positive <= 1e-6
     measured = {check.name: check.measured for check in report.checks}
     for hostile in ("norm 1e9", "overflowing norm", "at the bound"):
@@ -251,6 +252,27 @@ def by_the_old_sampler(patch):
     patch.setattr(tff_dp.noise, "gaussian", draw)
 
 
+def sums_in_the_models_format(patch):
+    import tensorflow as tf
+
+    from tff_dp.dp_sgd.gradients import gradient_of
+
+    def sums(model, mechanism, grid, weights, kept, records, order, drawn):
+        del order, drawn  # all records
+
+        def add(sums, example):
+            alone = tf.nest.map_structure(lambda field: field[tf.newaxis], example)
+            found = gradient_of(model, weights, kept, alone)
+            return tuple(total + part for total, part in zip(sums, found, strict=True))
+
+        rows = tf.nest.map_structure(lambda field: field[1:], records)
+        totals = tf.foldl(add, rows, tuple(tf.zeros_like(weight) for weight in weights))
+        steps = grid.steps / mechanism.clip_norm
+        return [tf.cast(tf.cast(part, tf.float64) * steps, tf.int64) for part in totals]
+
+    patch.setattr(client_work, "sum_of_clipped", sums)
+
+
 def batches_of_one_size(patch):
     import tensorflow as tf
 
@@ -271,6 +293,7 @@ def batches_twice_as_large(patch):
     [
         (the_same_in_each_step, "noise", {STEPS, FRESH}),
         (by_the_old_sampler, "provenance", {WORDS}),
+        (sums_in_the_models_format, "influence", {MANY}),
         (batches_of_one_size, "influence", {VARY}),
         (batches_twice_as_large, "influence", {DRAWN}),
     ],

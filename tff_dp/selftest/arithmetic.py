@@ -94,6 +94,28 @@ def order_check(paths: Sequence[Path]) -> Check:
     )
 
 
+def crowd(allowed: float, form: Format) -> tuple[list[float], list[float], float]:
+    """Returns numbers that come before and after one, and by how much rounded results exceed the move.
+
+    The sum of those before comes to just below a power of two.
+
+    Args:
+      allowed: The number between them; > 0.
+      form: The format in which they would be summed.
+
+    Returns:
+      Those before; those after; and the slack, in units of `allowed`: both results are rounded to the
+      format once their sum is done, and so is the number itself.
+    """
+    step = 2.0 ** math.floor(math.log2(0.9 * allowed))
+    before = 2**form.many_log
+    power = before * step
+    apart = power * 2.0**-form.precision  # of numbers just below the power
+    wobble = [apart * (1 + 2.0**-5), -apart * (1 - 2.0**-5)]
+    slack = (3 * power / allowed + 1) * 2.0**-form.precision + _OF_RESULTS
+    return [step] * (before - 1) + [step / 2], wobble * before, slack
+
+
 def many_check(
     aggregator: Aggregator, law: Law, mechanism: Mechanism, m: float, form: Format = FLOAT32
 ) -> Check:
@@ -113,13 +135,7 @@ def many_check(
     one = np.zeros([TENSORS, _WIDTH])
     one[0, 0] = 1.0
     allowed = 1 / law.size(mechanism, one)  # of this coordinate
-    step = 2.0 ** math.floor(math.log2(0.9 * allowed))
-    before = 2**form.many_log
-    power = before * step
-    apart = power * 2.0**-form.precision  # of numbers just below the power
-    wobble = [apart * (1 + 2.0**-5), -apart * (1 - 2.0**-5)]
-    values = [step] * (before - 1) + [step / 2]
-    after = wobble * before
+    values, after, slack = crowd(allowed, form)
 
     def update(value: float) -> list[np.ndarray]:
         return [(value * part).astype(form.dtype) for part in one]
@@ -135,8 +151,7 @@ def many_check(
         name=f"sums: one of {len(values) + len(after) + 1} clients, in {form.name}",
         measured=law.size(mechanism, moved),
         low=-math.inf,
-        # Both results are rounded to the format once their sum is done, and so is the allowed move.
-        high=1 + (3 * power / allowed + 1) * 2.0**-form.precision + _OF_RESULTS,
+        high=1 + slack,
         unit=_OF_UNIT,
     )
 

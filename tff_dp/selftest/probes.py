@@ -130,20 +130,21 @@ class Process:
         build: Callable[..., Any],
         plan: PrivacyPlan,
         clients: Mapping[str, Any],
+        dtype: str = "float32",
     ) -> None:
         rows = [client.rows() for client in clients.values()]  # of `Probe`s or `Records`
-        x = np.concatenate(rows)
+        x = np.concatenate(rows).astype(dtype)
         self.name = name
         self.clients = clients
         self._data = Clients(
             x,
-            np.zeros([len(x), 1], np.float32),
+            np.zeros([len(x), 1], dtype),
             np.cumsum([0, *(len(part) for part in rows)]),
             clients.keys(),
             allow_empty=True,
             allow_nonfinite=True,
         )
-        self._bound = _model(x.shape[2]).bind(self._data.element_spec())
+        self._bound = _model(x.shape[2], dtype).bind(self._data.element_spec())
         self._process = build(self._bound, algorithm=ALGORITHMS[name], privacy=plan)
 
     @property
@@ -235,17 +236,17 @@ class Aggregator:
 Path = Process | Aggregator
 
 
-def _model(dimension: int) -> ModelSpec:
+def _model(dimension: int, dtype: str) -> ModelSpec:
     """Returns a model whose loss has each example for its gradient, whatever the weights are."""
     import keras
 
-    x = keras.Input([TENSORS, dimension])
+    x = keras.Input([TENSORS, dimension], dtype=dtype)
     dense = [
-        keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(x[:, i])
+        keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", dtype=dtype)(x[:, i])
         for i in range(TENSORS)
     ]
     return ModelSpec(
-        model=keras.Model(x, keras.layers.Add()(dense)),
+        model=keras.Model(x, keras.layers.Add(dtype=dtype)(dense)),
         loss=lambda labels, predictions: keras.ops.mean(predictions, axis=-1),
     )
 

@@ -17,7 +17,7 @@ from scipy import stats
 
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.plan import PrivacyPlan
-from tff_dp.selftest import noise, provenance
+from tff_dp.selftest import arithmetic, noise, provenance
 from tff_dp.selftest.influence import ROUNDING
 from tff_dp.selftest.laws import Law, l2_norm
 from tff_dp.selftest.probes import HONEST, HOSTILE, TENSORS, Probe, Process, Records, probes
@@ -62,7 +62,7 @@ class Setting:
         mechanism = plan.mechanism
         assert isinstance(mechanism, RecordGaussianMechanism)
         self.plan, self.mechanism, self.dimension = plan, mechanism, dimension
-        self._build = build
+        self.build = build
         self.untested = list(UNTESTED)
         self.law = law_of(mechanism)
         self.batch = int(mechanism.batch_size)
@@ -84,7 +84,7 @@ class Setting:
 
     def process(self, plan: PrivacyPlan, clients: dict[str, Records]) -> Process:
         """Returns the plan's process over clients."""
-        return Process("FedAvg", self._build, plan, clients)
+        return Process("FedAvg", self.build, plan, clients)
 
     def silent(self, **changes: Any) -> PrivacyPlan:
         """Returns the plan without noise."""
@@ -154,6 +154,49 @@ def influence_part(of: Setting) -> Iterator[Check]:
         unit="records",
     )
     yield from batches_part(of)
+    form = arithmetic.FORMATS[0]
+    if form.smallest <= of.mechanism.clip_norm <= form.largest:
+        yield many_check(of, form)
+    else:
+        of.untested.append(f"models in {form.name}: the clip norm is outside its range")
+
+
+def many_check(of: Setting, form: arithmetic.Format) -> Check:
+    """Returns the check of one record of many, in a model of another format; see `arithmetic.many_check`.
+
+    Args:
+      of: What is tested.
+      form: Of the model's weights and gradients.
+    """
+    allowed = of.mechanism.clip_norm
+    before, after, slack = arithmetic.crowd(allowed, form)
+    count = len(before) + len(after) + 1
+    mechanism = dataclasses.replace(
+        of.mechanism, noise_multiplier=0.0, batch_size=count, local_steps=1
+    )
+    plan = dataclasses.replace(
+        of.plan,
+        mechanism=mechanism,
+        records=(count,) * of.plan.population,
+        delta=min(of.plan.delta, 0.5 / count),
+    )
+
+    def client(value: float) -> Records:
+        records = np.zeros([count, TENSORS, _FEW], np.float32)
+        records[:, 0, 0] = [*before, value, *after]
+        return Records(records)
+
+    clients = {"with it": client(allowed), "without it": client(0.0)}
+    process = Process("FedAvg", of.build, plan, clients, form.name)
+    state = process.start()
+    one, other = (np.array(process.round(state, [name]).mean) for name in clients)
+    return Check(
+        name=f"sums: one of {count} records, in a {form.name} model",
+        measured=count * l2_norm(one - other) / allowed,
+        low=-math.inf,
+        high=1 + slack,
+        unit=_UNIT,
+    )
 
 
 def batches_part(of: Setting) -> Iterator[Check]:
