@@ -27,58 +27,70 @@ def compiled(request):
 
 
 def probabilities(module, scale: float) -> list[mpmath.mpf]:
-    """Returns each digit's probability as it is drawn: without the low word where it has none."""
-    return [
-        mpmath.mpf(high * 2**63 + low * module._is_rare(high)) / 2**126
-        for high, low in module.thresholds(scale)
-    ]
+    """Returns each digit's probability as it is drawn: to as many words as are compared."""
+    found = []
+    for parts, count in module.thresholds(scale):
+        units = sum(part << 62 * (2 - place) for place, part in enumerate(parts) if place < count)
+        found.append(mpmath.mpf(units) / 2**186)
+    return found
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [*SCALES, 8.013e9, 2.133, 1e-3, 1e-14])
 def test_the_digits_make_a_geometric_law(module, scale):
-    """P(k) = (1 - d) d^k with d = exp(-1 / scale), to 2^-55 relative, where k is at all likely."""
-    with mpmath.workprec(300):
+    """P(k) = (1 - d) d^k with d = exp(-1 / scale), to 2^-54 relative, where k is at all likely."""
+    with mpmath.workprec(600):
         digits = probabilities(module, scale)
         decay = mpmath.exp(-1 / mpmath.mpf(scale))
         rng = np.random.default_rng(0)
-        largest = min(2 ** len(digits) - 1, int(69 * scale))  # beyond lies 2^-100
-        numbers = {0, 1, largest, *(int(n) for n in rng.exponential(scale, 50) if n <= largest)}
+        largest = min(2 ** len(digits) - 1, int(83 * scale))  # beyond lies 2^-120
+        numbers = {0, *({1} if largest else ()), largest}
+        numbers |= {int(n) for n in rng.exponential(scale, 50) if n <= largest}
+        numbers |= {int(n) for n in rng.uniform(0, largest, 50)}
         for number in numbers:
             law = mpmath.mpf(1)
             for place, one in enumerate(digits):
                 law *= one if number >> place & 1 else 1 - one
             error = law / ((1 - decay) * decay**number) - 1
-            assert abs(error) < mpmath.mpf(2) ** (-55 if number <= 40 * scale else -24)
+            assert abs(error) < mpmath.mpf(2) ** -54
         # What the digits that are left out would have had.
         left = mpmath.exp(-(mpmath.mpf(2) ** len(digits)) / scale)
-        assert left < mpmath.mpf(2) ** -125
+        assert left < mpmath.mpf(2) ** -123
 
 
 def test_a_digit_is_one_below_its_threshold_only(module, compiled):
     scale = 2.0
     table = module.thresholds(scale)
-    rare = [place for place, (high, _) in enumerate(table) if module._is_rare(high)]
-    assert rare == list(range(rare[0], len(table)))
-    assert 0 < rare[0] < len(table)
+    counts = [threshold.count for threshold in table]
+    assert counts == sorted(counts)
+    assert set(counts) == {1, 2, 3}
+    assert sum(counts) + 1 == module.words_of(scale)
+    with mpmath.workprec(300):
+        second = mpmath.mpf(sum(p << 62 * (2 - i) for i, p in enumerate(table[1].parts))) / 2**186
+        assert abs(second * (1 + mpmath.e) - 1) < mpmath.mpf(2) ** -180
+    starts = [sum(sum(c > part for c in counts) for part in range(of)) for of in range(3)]
+    firsts = [next(i for i, c in enumerate(counts) if c > of) for of in range(3)]
     floors = compiled(functools.partial(module._floors, scale=scale))
 
-    def drawn(place, high, low, sign) -> int:
-        bits = np.full([module.words_of(scale), 1], 2**63 - 1)  # no digit is 1
-        bits[place] = high
-        if place in rare:
-            bits[len(table) + rare.index(place)] = low
+    def drawn(place, parts, sign=0) -> int:
+        bits = np.full([module.words_of(scale), 1], 2**62 - 1)  # no digit is 1
+        for part, word in enumerate(parts[: counts[place]]):
+            bits[starts[part] + place - firsts[part]] = word
         bits[-1] = sign
         (found,) = floors(bits).numpy().tolist()
         return found
 
-    for place, (high, low) in enumerate(table):
+    most = 2**62 - 1
+    for place, (parts, count) in enumerate(table):
         one = 1 << place
-        assert drawn(place, high, 2**63 - 1, 0) == 0
-        assert drawn(place, high - 1, 2**63 - 1, 0) == one if high else True
-        assert drawn(place, high - 1, 2**63 - 1, -1) == -1 - one if high else True
-        if place in rare:  # the low word decides
-            assert drawn(place, high, low, 0) == 0
-            assert drawn(place, high, low - 1, 0) == (one if low else 0)
+        assert drawn(place, parts) == 0
+        assert drawn(place, parts, -1) == -1
+        for part in range(count):  # a word decides where those before it are as the threshold's
+            if parts[part]:
+                lower = [*parts[:part], parts[part] - 1, most, most]
+                assert drawn(place, lower) == one
+                assert drawn(place, lower, -1) == -1 - one
+            if parts[part] < most:
+                assert drawn(place, [*parts[:part], parts[part] + 1, 0, 0]) == 0
     everything = floors(np.zeros([module.words_of(scale), 1], np.int64)).numpy()
     assert everything.tolist() == [2 ** len(table) - 1]
 

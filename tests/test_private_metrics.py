@@ -151,3 +151,25 @@ def test_a_plan_with_metrics_survives_json():
     private = plan(metrics=(LOSS,))
     assert PrivacyPlan.from_dict(private.to_dict()) == private
     assert private.to_dict()["metrics"][0]["type"] == "PrivateMetric"
+
+
+@pytest.mark.parametrize("shape", [[1], [4]])
+def test_a_metric_that_is_not_one_number_is_refused(tff, shape):
+    """One draw of noise would be added to all its numbers, whose differences were then exact."""
+    import collections
+
+    import numpy as np
+
+    from tff_dp.aggregation import private_metrics
+
+    build = private_metrics([PrivateMetric(name="f1", largest=1.0)], 1.0, 10.0)
+    finalizers = collections.OrderedDict(f1=tff.tensorflow.computation(lambda x: x, np.float32))
+    unfinalized = tff.types.StructWithPythonType(
+        [("f1", tff.types.TensorType(np.float32, shape))], collections.OrderedDict
+    )
+    finalizers["f1"] = tff.tensorflow.computation(
+        lambda x: x, tff.types.TensorType(np.float32, shape)
+    )
+    aggregate = build(finalizers)
+    with pytest.raises(ArgumentError, match=r"name='f1'.*shape.*one number a client"):
+        tff.federated_computation(aggregate, tff.FederatedType(unfinalized, tff.CLIENTS))

@@ -40,8 +40,10 @@ class Arithmetic:
     Let n be the draws of all rounds, tau, M and b as above. The loss of one draw, x = log(p'/p), counted
     as 0 in the rare event, has a second moment of at most tau^2 and, since E exp(-x) = 1 under p' but
     for that event, a mean of at most tau^2 / 2 + b, which is below tau^2. Rounds choose their noise by
-    what came before; these bounds hold for each draw given all earlier ones. By Bernstein's
-    inequality for martingales (Freedman 1975), the sum over all draws exceeds
+    what came before; these bounds hold for each pair of draws given all earlier ones. (Gaussian draws
+    come in pairs of one radius r. A cell of a pair has four boundaries, each off by 2^-50 r at a
+    distance of 2^-10 standard deviations: 2^-37.5 in root mean square, where two draws count as
+    2^-36.5.) By Bernstein's inequality for martingales (Freedman 1975), the sum over all draws exceeds
 
         gamma = n tau^2 + tau sqrt(2 n L) + 2/3 M L,     L = log(1 / delta'),
 

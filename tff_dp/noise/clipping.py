@@ -3,8 +3,8 @@
 A clipped update is truncated to the grid, toward zero: that makes no coordinate larger, so that the norm
 of the whole numbers is at most the clip norm, with nothing to add for rounding. What roundoff could do to
 the norm itself is taken off beforehand: updates are clipped to (1 - 2^-15) of the clip norm. A norm is
-summed in float32 within blocks of 256 terms, and in float64 over the blocks, so that the relative error of
-the sum is below 255 2^-24 and a little, for every order of summation, number of weights, compiler and
+summed in float32 within blocks of 256 terms, and in float64 over the blocks, so that the relative error
+of the sum is below 255 2^-24 and a little, for every order of summation, number of weights, compiler and
 device (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2: n - 1 units of
 roundoff for n terms). With 2 more units for scale and product that is half of what is taken off.
 """

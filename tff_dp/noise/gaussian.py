@@ -101,8 +101,8 @@ def _coarse(bits: tf.Tensor, stddev: float) -> tf.Tensor:
     """
     sizes = _sizes(bits) * tf.constant(stddev, tf.float64)
     floors = tf.cast(sizes, tf.int64)  # sizes are not negative
-    # Two bits of the third word are the signs: its own, and the highest of its magnitude. ~x = -1 - x is the
-    # floor of -y where y has the floor x.
+    # Two bits of the third word are the signs: its own, and the highest of its magnitude. ~x = -1 - x is
+    # the floor of -y where y has the floor x.
     signs = tf.stack([sign_of(bits[2]), sign_of(bits[2] * 4)])
     return tf.reshape(tf.bitwise.bitwise_xor(floors, signs), [-1])
 

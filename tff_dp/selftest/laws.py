@@ -58,7 +58,7 @@ class Law:
     kept: Sequence[str] = ()
     by_clients: bool = False
     unit: Callable[[Any], float] = lambda noise: float(noise.std())
-    reach: float = 13.2  # sqrt(2 ln 2^127) = 13.27, less what a block of the grid takes
+    reach: float = 13.1  # sqrt(2 ln 2^125) = 13.16, less what a block of the grid takes
 
 
 def l2_norm(parts: Parts) -> float:
@@ -170,7 +170,7 @@ _LAPLACE = Law(
     clip=_clip_norm,
     noise=_laplace_noise,
     unit=lambda noise: float(noise.kwds["scale"]),
-    reach=87.0,  # ln 2^126 = 87.3: digits go on as long as their probability is above 2^-126
+    reach=85.0,  # ln 2^124 = 85.9: digits go on as long as their probability is above 2^-124
 )
 _LAWS: dict[type[Mechanism], Law] = {
     GaussianMechanism: _GAUSSIAN,
