@@ -116,7 +116,14 @@ def spend(
       AccountingError: No accountant applies, or the charge for arithmetic would exceed delta.
     """
     delta = _checks.real("delta", delta, "(0, 1)")
-    runs = _runs(rounds)
+    return _report(one_round, _runs(rounds), delta, arithmetic)
+
+
+@functools.lru_cache(maxsize=1024)
+def _report(
+    one_round: Round, runs: tuple[range, ...], delta: float, arithmetic: Arithmetic | None
+) -> EpsilonReport:
+    """See `spend`."""
     independent, count = one_round.equivalent(runs)
     total = sum(len(run) for run in runs)
 
@@ -277,6 +284,13 @@ def _charged(
         f"epsilon as large as here, {rounds * arithmetic.draws_per_round:.3g} draws would take more than "
         "half of it. Take more noise, a larger delta, or a smaller max_dimension"
     )
+
+
+def clear_caches() -> None:
+    """Forgets all answers, for measurements and for tests that change what is asked."""
+    for cached in (_report, _spend, _rdp_curve):
+        cached.cache_clear()
+    loss_bounds.clear_caches()
 
 
 def _runs(rounds: int | Sequence[range]) -> tuple[range, ...]:
