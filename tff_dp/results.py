@@ -83,7 +83,13 @@ class FitResult:
         if plan.unit is Unit.RECORD:
             lines.insert(1, self._of_records())
         if math.isinf(self.epsilon):
-            lines.insert(1, "Without noise there is no guarantee, whatever the clipping.")
+            reason = self.spent.refused.get("arithmetic")
+            lines.insert(
+                1,
+                f"There is no guarantee: {reason}."
+                if reason
+                else "Without noise there is no guarantee, whatever the clipping.",
+            )
         if self.seeded and plan.unit is Unit.CLIENT and not math.isinf(self.epsilon):
             lines.append(
                 "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "

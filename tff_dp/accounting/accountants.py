@@ -109,11 +109,11 @@ def spend(
 
     Returns:
       The report, with every accountant that applies; epsilon is 0 for T = 0 and infinite without
-      noise.
+      noise, and where the charge for arithmetic would take more than half of delta, which `refused` says.
 
     Raises:
       ArgumentError: A value is outside its bound.
-      AccountingError: No accountant applies, or the charge for arithmetic would exceed delta.
+      AccountingError: No accountant applies.
     """
     delta = _checks.real("delta", delta, "(0, 1)")
     return _report(one_round, _runs(rounds), delta, arithmetic)
@@ -136,9 +136,26 @@ def _report(
         return dataclasses.replace(
             report, rounds=total, adjacency=one_round.adjacency, lower_bound=lower
         )
-    report, charge = _charged(
+    charged = _charged(
         ask, lambda found: found.epsilon, independent, count, total, delta, arithmetic
     )
+    if charged is None:
+        draws = total * arithmetic.draws_per_round
+        reason = (
+            f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
+            f"epsilon as large as here, {draws:.3g} draws would take more than half of it. Take more "
+            "noise, a larger delta, or a smaller max_dimension"
+        )
+        return dataclasses.replace(
+            ask(delta),
+            epsilon=math.inf,
+            accountant="arithmetic",
+            values=MappingProxyType({"arithmetic": math.inf}),
+            refused=MappingProxyType({"arithmetic": reason}),
+            rounds=total,
+            adjacency=one_round.adjacency,
+        )
+    report, charge = charged
     lower = _lower_bound(report, independent, count, charge.delta_above)
     return dataclasses.replace(
         report,
@@ -230,7 +247,7 @@ def _with_charge(
     if arithmetic is None or count == 0 or independent.noise_multiplier == 0:
         return ask(independent, count, delta)
     total = sum(len(run) for run in runs)
-    epsilon, charge = _charged(
+    charged = _charged(
         lambda ideal: ask(independent, count, ideal),
         float,
         independent,
@@ -239,7 +256,7 @@ def _with_charge(
         delta,
         arithmetic,
     )
-    return epsilon + 2 * charge.gamma
+    return math.inf if charged is None else charged[0] + 2 * charged[1].gamma
 
 
 _T = TypeVar("_T")
@@ -253,8 +270,8 @@ def _charged(
     rounds: int,
     delta: float,
     arithmetic: Arithmetic,
-) -> tuple[_T, Charge]:
-    """Returns what the ideal mechanism answers, and the charge under which it does.
+) -> tuple[_T, Charge] | None:
+    """Returns what the ideal mechanism answers, and the charge under which it does, if there is one.
 
     Args:
       ask: The ideal mechanism's answer at a delta.
@@ -265,8 +282,8 @@ def _charged(
       delta: To be stated.
       arithmetic: What a round draws.
 
-    Raises:
-      AccountingError: The charge would take more than half of delta.
+    Returns:
+      None where the charge would take more than half of delta.
     """
     charge = arithmetic.charge(rounds, delta, _USUAL_CEILING)
     if charge is not None:
@@ -279,11 +296,7 @@ def _charged(
     charge = arithmetic.charge(rounds, delta, ceiling, single)
     if charge is not None and charge.delta >= delta / 4 and charge.gamma <= 1:
         return ask(charge.delta), charge
-    raise AccountingError(
-        f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
-        f"epsilon as large as here, {rounds * arithmetic.draws_per_round:.3g} draws would take more than "
-        "half of it. Take more noise, a larger delta, or a smaller max_dimension"
-    )
+    return None
 
 
 def clear_caches() -> None:
