@@ -22,7 +22,7 @@ import dp_accounting
 from dp_accounting import pld
 
 from tff_dp import GaussianMechanism, PrivacyPlan
-from tff_dp.accounting import accountants, calibrate_cohort, calibrate_rounds, loss_bounds
+from tff_dp.accounting import accountants, calibrate_cohort, calibrate_rounds
 
 REPEATS = 5
 DELTA, TARGET = 1e-5, 2.0
@@ -32,9 +32,7 @@ COLUMNS = ["cold", "by hand", "warm", "by hand", "noise", "by hand", "rounds", "
 
 
 def clear_caches() -> None:
-    accountants._spend.cache_clear()
-    accountants._rdp_curve.cache_clear()
-    loss_bounds.clear_caches()
+    accountants.clear_caches()
 
 
 def median_ms(

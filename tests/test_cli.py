@@ -9,7 +9,7 @@ import math
 import pytest
 
 from tff_dp import cli
-from tff_dp.accounting import accountants, loss_bounds
+from tff_dp.accounting import accountants
 
 ROUNDS = ["--rounds", "1000", "--delta", "1e-5"]
 POISSON = ["--sampling-rate", "0.01", *ROUNDS]
@@ -169,16 +169,12 @@ def test_a_too_small_epsilon_would_be_caught(capsys, monkeypatch):
     monkeypatch.setattr(
         accountants.GaussianRound, "scaled_event", lambda self: self.event()
     )  # fmt: skip
-    accountants._spend.cache_clear()
-    accountants._rdp_curve.cache_clear()
-    loss_bounds.clear_caches()
+    accountants.clear_caches()
     try:
         naive = found(capsys, "epsilon", "--noise-multiplier", "1", *FIXED)
     finally:
         monkeypatch.undo()
-        accountants._spend.cache_clear()
-        accountants._rdp_curve.cache_clear()
-        loss_bounds.clear_caches()
+        accountants.clear_caches()
     assert naive["epsilon"] == pytest.approx(3.5761, rel=1e-3)
 
 

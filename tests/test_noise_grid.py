@@ -151,7 +151,7 @@ def test_what_is_taken_off_the_clip_norm_is_more_than_roundoff_can_do():
     from tff_dp.noise import clipping
 
     unit = 2.0**-24
-    # The sum of a block, the scale in float32, and the product; an L1 norm has the whole error of its sum.
+    # A block's sum, the scale in float32, and the product; an L1 norm has the whole error of its sum.
     assert (clipping._BLOCK - 1 + 2) * unit / (1 - clipping._BLOCK * unit) < clipping.MARGIN / 1.9
 
 

@@ -60,7 +60,7 @@ def test_the_digits_make_a_geometric_law(module, scale):
 def test_a_digit_is_one_below_its_threshold_only(module, compiled):
     scale = 2.0
     table = module.thresholds(scale)
-    counts = [threshold.count for threshold in table]
+    counts = [threshold.compared for threshold in table]
     assert counts == sorted(counts)
     assert set(counts) == {1, 2, 3}
     assert sum(counts) + 1 == module.words_of(scale)

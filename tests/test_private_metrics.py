@@ -156,20 +156,12 @@ def test_a_plan_with_metrics_survives_json():
 @pytest.mark.parametrize("shape", [[1], [4]])
 def test_a_metric_that_is_not_one_number_is_refused(tff, shape):
     """One draw of noise would be added to all its numbers, whose differences were then exact."""
-    import collections
-
-    import numpy as np
-
-    from tff_dp.aggregation import private_metrics
-
-    build = private_metrics([PrivateMetric(name="f1", largest=1.0)], 1.0, 10.0)
-    finalizers = collections.OrderedDict(f1=tff.tensorflow.computation(lambda x: x, np.float32))
-    unfinalized = tff.types.StructWithPythonType(
-        [("f1", tff.types.TensorType(np.float32, shape))], collections.OrderedDict
+    computation = private_metrics([PrivateMetric(name="f1", largest=1.0)], 1.0, M)(
+        collections.OrderedDict(f1=lambda value: value)
     )
-    finalizers["f1"] = tff.tensorflow.computation(
-        lambda x: x, tff.types.TensorType(np.float32, shape)
-    )
-    aggregate = build(finalizers)
+    local = collections.OrderedDict(f1=tff.types.TensorType(np.float32, shape))
     with pytest.raises(ArgumentError, match=r"name='f1'.*shape.*one number a client"):
-        tff.federated_computation(aggregate, tff.FederatedType(unfinalized, tff.CLIENTS))
+        tff.federated_computation(
+            lambda values: computation(values),
+            tff.types.FederatedType(tff.types.to_type(local), tff.CLIENTS),
+        )

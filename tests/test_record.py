@@ -60,6 +60,7 @@ def test_the_worst_silo_has_the_golden_epsilon_of_its_rate_and_steps(row):
     records, batch_size, z, rounds, steps, adjacency, rdp, pld, exact = row
     changes = {"noise_multiplier": z, "batch_size": batch_size, "local_steps": steps}
     plan = a_plan(records, rounds, adjacency, **changes)
+    plan = dataclasses.replace(plan, max_dimension=1)  # next to nothing is charged for arithmetic
     report = plan.epsilon()
     assert (report.rounds, report.adjacency) == (rounds, adjacency)
     for name, golden in (("pld", pld), ("exact", exact)):

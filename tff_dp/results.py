@@ -111,7 +111,12 @@ class FitResult:
                 "The data were used before without differential privacy: nothing bounds that."
             )
         elif math.isinf(self.epsilon):
-            lines.append("Without noise there is no guarantee, whatever the clipping.")
+            reason = self.spent.refused.get("arithmetic")
+            lines.append(
+                f"There is no guarantee: {reason}."
+                if reason
+                else "Without noise there is no guarantee, whatever the clipping."
+            )
         if plan.unit is Unit.RECORD:
             lines.append(self._of_records())
         if len(plans) == 1:

@@ -109,14 +109,21 @@ def spend(
 
     Returns:
       The report, with every accountant that applies; epsilon is 0 for T = 0 and infinite without
-      noise.
+      noise, and where the charge for arithmetic would take more than half of delta, which `refused` says.
 
     Raises:
       ArgumentError: A value is outside its bound.
-      AccountingError: No accountant applies, or the charge for arithmetic would exceed delta.
+      AccountingError: No accountant applies.
     """
     delta = _checks.real("delta", delta, "(0, 1)")
-    runs = _runs(rounds)
+    return _report(one_round, _runs(rounds), delta, arithmetic)
+
+
+@functools.lru_cache(maxsize=1024)
+def _report(
+    one_round: Round, runs: tuple[range, ...], delta: float, arithmetic: Arithmetic | None
+) -> EpsilonReport:
+    """See `spend`."""
     independent, count = one_round.equivalent(runs)
     total = sum(len(run) for run in runs)
 
@@ -129,7 +136,7 @@ def spend(
         return dataclasses.replace(
             report, rounds=total, adjacency=one_round.adjacency, lower_bound=lower
         )
-    report, charge = charged(
+    answer = charged(
         ask,
         lambda found: found.epsilon,
         lambda: of_one_round(independent, arithmetic.delta_of_one_round(count, delta)),
@@ -137,6 +144,10 @@ def spend(
         delta,
         arithmetic,
     )
+    if answer is None:
+        report = dataclasses.replace(ask(delta), rounds=total, adjacency=one_round.adjacency)
+        return without_guarantee(report, total * arithmetic.draws_per_round)
+    report, charge = answer
     lower = _lower_bound(report, independent, count, charge.delta_above)
     return dataclasses.replace(
         report,
@@ -228,7 +239,7 @@ def _with_charge(
     if arithmetic is None or count == 0 or independent.noise_multiplier == 0:
         return ask(independent, count, delta)
     total = sum(len(run) for run in runs)
-    epsilon, charge = charged(
+    answer = charged(
         lambda ideal: ask(independent, count, ideal),
         float,
         lambda: of_one_round(independent, arithmetic.delta_of_one_round(count, delta)),
@@ -236,7 +247,7 @@ def _with_charge(
         delta,
         arithmetic,
     )
-    return epsilon + 2 * charge.gamma
+    return math.inf if answer is None else answer[0] + 2 * answer[1].gamma
 
 
 _T = TypeVar("_T")
@@ -249,8 +260,8 @@ def charged(
     rounds: int,
     delta: float,
     arithmetic: Arithmetic,
-) -> tuple[_T, Charge]:
-    """Returns what the ideal mechanism answers, and the charge under which it does.
+) -> tuple[_T, Charge] | None:
+    """Returns what the ideal mechanism answers, and the charge under which it does, if there is one.
 
     Args:
       ask: The ideal mechanism's answer at a delta.
@@ -260,8 +271,8 @@ def charged(
       delta: To be stated.
       arithmetic: What a round draws.
 
-    Raises:
-      AccountingError: The charge would take more than half of delta.
+    Returns:
+      None where the charge would take more than half of delta.
     """
     charge = arithmetic.charge(rounds, delta, _USUAL_CEILING)
     if charge is not None:
@@ -273,11 +284,35 @@ def charged(
     charge = arithmetic.charge(rounds, delta, ceiling, of_single_round())
     if charge is not None and charge.delta >= delta / 4 and charge.gamma <= 1:
         return ask(charge.delta), charge
-    raise AccountingError(
-        f"delta={delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
-        f"epsilon as large as here, {rounds * arithmetic.draws_per_round:.3g} draws would take more than "
-        "half of it. Take more noise, a larger delta, or a smaller max_dimension"
+    return None
+
+
+def without_guarantee(report: EpsilonReport, draws: int) -> EpsilonReport:
+    """Returns a report whose delta cannot pay the charge for arithmetic: of an infinite epsilon.
+
+    Args:
+      report: The ideal mechanism's, at the delta to be stated.
+      draws: Of noise, in all rounds.
+    """
+    reason = (
+        f"delta={report.delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
+        f"epsilon as large as here, {draws:.3g} draws would take more than half of it. Take more noise, "
+        "a larger delta, or a smaller max_dimension"
     )
+    return dataclasses.replace(
+        report,
+        epsilon=math.inf,
+        accountant="arithmetic",
+        values=MappingProxyType({"arithmetic": math.inf}),
+        refused=MappingProxyType({"arithmetic": reason}),
+    )
+
+
+def clear_caches() -> None:
+    """Forgets all answers, for measurements and for tests that change what is asked."""
+    for cached in (_report, _spend, _rdp_curve):
+        cached.cache_clear()
+    loss_bounds.clear_caches()
 
 
 def _runs(rounds: int | Sequence[range]) -> tuple[range, ...]:

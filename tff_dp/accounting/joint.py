@@ -98,7 +98,11 @@ def spend_jointly(
             return spend(*(components or [(first, 0)])[0], ideal_delta)
         return _spend(components, ideal_delta, interval)
 
-    report, gamma = _charged(ask, lambda found: found.epsilon, components, draws, delta)
+    answer = _charged(ask, lambda found: found.epsilon, components, draws, delta)
+    if answer is None:
+        report = dataclasses.replace(ask(delta), rounds=total, adjacency=first.adjacency)
+        return accountants.without_guarantee(report, draws)
+    report, gamma = answer
     largest = max((each for each in kinds if each), key=lambda k: k.draws_per_round, default=None)
     lower = [spend(each, runs, delta, largest).lower_bound for each, runs in merged]
     if not draws and len(components) <= 1:
@@ -147,8 +151,8 @@ def quick_joint_epsilon(
             return accountants.quick_epsilon(*components[0], ideal_delta)
         return _rdp_epsilon(components, ideal_delta)
 
-    found, gamma = _charged(ask, float, components, draws, delta)
-    return found + 2 * gamma
+    answer = _charged(ask, float, components, draws, delta)
+    return math.inf if answer is None else answer[0] + 2 * answer[1]
 
 
 def _draws(parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]) -> int:
@@ -179,7 +183,7 @@ def _charged(
     components: Sequence[_Component],
     draws: int,
     delta: float,
-) -> tuple[_T, float]:
+) -> tuple[_T, float] | None:
     """Returns what the ideal mechanisms answer, at a delta that pays for their noise being computed.
 
     The bounds of `Arithmetic` are on the sum over all draws, whatever round or part they are of, and on
@@ -193,10 +197,8 @@ def _charged(
       delta: To be stated.
 
     Returns:
-      The answer, and half of what is to be added to its epsilon.
-
-    Raises:
-      AccountingError: The charge would take more than half of delta.
+      The answer, and half of what is to be added to its epsilon; None where the charge would take more
+      than half of delta.
     """
     if not draws or not components or any(r.noise_multiplier == 0 for r, _ in components):
         return ask(delta), 0.0
@@ -206,8 +208,8 @@ def _charged(
         share = of_all.delta_of_one_round(sum(count for _, count in components), delta)
         return max(accountants.of_one_round(each, share) for each, _ in components)
 
-    found, charge = accountants.charged(ask, epsilon_of, single, 1, delta, of_all)
-    return found, charge.gamma
+    answer = accountants.charged(ask, epsilon_of, single, 1, delta, of_all)
+    return answer and (answer[0], answer[1].gamma)
 
 
 def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[range, ...]]]:

@@ -39,11 +39,11 @@ class Threshold(NamedTuple):
 
     Attributes:
       parts: From the highest.
-      count: How many of them are compared.
+      compared: How many of them are compared.
     """
 
     parts: tuple[int, int, int]
-    count: int
+    compared: int
 
 
 @functools.lru_cache(maxsize=64)
@@ -93,7 +93,7 @@ def laplace(shape: Sequence[int], scale: float) -> tf.Tensor:
 
 def words_of(scale: float) -> int:
     """Returns the number of words of a draw: those of the digits, and one for the sign."""
-    return sum(threshold.count for threshold in thresholds(scale)) + 1
+    return sum(threshold.compared for threshold in thresholds(scale)) + 1
 
 
 def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
@@ -111,7 +111,7 @@ def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
     below: tf.Tensor = tf.zeros([0, *bits.shape[1:]], tf.bool)
     end = bits.shape[0] - 1
     for part in reversed(range(3)):  # from the last words, whose digits are the last ones
-        some = [threshold.parts[part] for threshold in table if threshold.count > part]
+        some = [threshold.parts[part] for threshold in table if threshold.compared > part]
         drawn = low_bits(bits[end - len(some) : end], MAGNITUDE)
         limits = tf.constant(np.array(some, np.int64)[:, None])
         fewer = drawn < limits
