@@ -213,7 +213,7 @@ class PrivacyPlan(Config):
         None for distributed mechanisms, whose integer noise is TFF's: the accuracy of its samplers is
         taken for granted.
         """
-        return arithmetic_of(self.mechanism, self.rounds, self.max_dimension)
+        return arithmetic_of(self.mechanism, self.rounds, self.max_dimension, len(self.metrics))
 
     def event(self, rounds: int | Sequence[range] | None = None) -> dp_accounting.DpEvent:
         """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.

@@ -81,16 +81,16 @@ def round_of(
     )
 
 
-_METRICS = 2**20  # more than a plan can have
-
-
-def arithmetic_of(mechanism: Mechanism, rounds: int, max_dimension: int) -> Arithmetic | None:
+def arithmetic_of(
+    mechanism: Mechanism, rounds: int, max_dimension: int, metrics: int = 0
+) -> Arithmetic | None:
     """Returns how much noise a round of a mechanism computes, for the charge for arithmetic.
 
     Args:
       mechanism: The mechanism.
       rounds: The most rounds of a run, on which the levels of a tree depend.
       max_dimension: Trainable parameters of the largest model.
+      metrics: How many metrics are released with noise.
 
     Returns:
       None for distributed mechanisms, whose integer noise is TFF's own: the accuracy of its samplers is
@@ -103,5 +103,5 @@ def arithmetic_of(mechanism: Mechanism, rounds: int, max_dimension: int) -> Arit
         times = mechanism.local_steps
     elif isinstance(mechanism, TreeMechanism):
         times = min(rounds, mechanism.restart_every or rounds).bit_length()  # levels
-    # Metrics, of which shares of at least 1e-6 allow a million, and a count have noise as well.
-    return Arithmetic(draws_per_round=2 * times * max(max_dimension, _METRICS))
+    # Twice the parameters: a count has noise as well, and draws come in pairs.
+    return Arithmetic(draws_per_round=2 * times * max_dimension + metrics)
