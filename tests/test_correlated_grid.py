@@ -1,7 +1,7 @@
 """Noise that rounds share, in whole numbers: what is released is a function of noised whole numbers.
 
-The releases are computed a second time, from the noised numbers alone and in Python's integers. Were a part
-of the noise rounded apart from the sums, they would differ in the last bit.
+The releases are computed a second time, from the noised numbers alone and in Python's integers. Were a
+part of the noise rounded apart from the sums, they would differ in the last bit.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_a_tree_releases_a_function_of_its_noised_nodes(correlated, period, roun
 
 
 def test_a_node_whose_parts_are_rounded_apart_is_caught(correlated, monkeypatch):
-    """A planted defect: w o and (1 - w) c are rounded each for itself, and the exact sums do not cancel."""
+    """A planted defect: w o and (1 - w) c are rounded each for itself; exact sums do not cancel."""
     import tensorflow as tf
 
     module, drawn = correlated
