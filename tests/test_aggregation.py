@@ -78,7 +78,7 @@ def test_each_layer_is_clipped_to_its_own_norm_and_all_get_the_noise_of_the_whol
         ([0.18 + 0.1, 0.24 + 0.1], [-0.1, 0.4]),
         strict=True,
     ):
-        np.testing.assert_allclose(found, np.array(expected) / 2, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(found, np.array(expected) / 2, rtol=4e-5, atol=1e-7)
     zero = [np.zeros(DIMENSION), np.zeros(DIMENSION)]
     for noise in Aggregator(build(2.0), DIMENSION, DIMENSION)([zero]):
         assert has_standard_deviation(
@@ -197,7 +197,7 @@ def test_the_denominator_is_the_expected_number_of_clients(tff, stock):
     clipped = [update * min(1, CLIP / np.linalg.norm(update)) for update in HONEST]
     for m in (2.0, 3.0, 7.5):
         result = aggregate(tff, fixed(0.0), m, HONEST)
-        np.testing.assert_allclose(result, np.sum(clipped, axis=0) / m, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(result, np.sum(clipped, axis=0) / m, rtol=4e-5, atol=1e-7)
     for mechanism in NOISELESS:
         short = [update / 10 for update in HONEST]  # nothing is clipped, in either norm
         result = aggregate(tff, mechanism, 7.5, short)
