@@ -60,10 +60,10 @@ def test_shares_add_up_to_the_plans_noise():
 
 
 def test_the_noise_is_the_shares(context):
-    metrics = [PrivateMetric(name=f"m{i}", largest=3.0, share=0.0004) for i in range(400)]
+    metrics = [PrivateMetric(name=f"m{i}", largest=3.0, share=0.0004) for i in range(60)]
     call = aggregation(metrics, 2.0)
-    zero = np.zeros([2, 400])
-    noise = np.concatenate([call(zero) for _ in range(3)])
+    zero = np.zeros([2, 60])
+    noise = np.concatenate([call(zero) for _ in range(20)])
     sigma = 2.0 * 3.0 / math.sqrt(0.0004) / M
     assert has_standard_deviation(noise, sigma)
     assert is_normal(noise, sigma)

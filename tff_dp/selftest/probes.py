@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -144,7 +145,10 @@ class Process:
             allow_empty=True,
             allow_nonfinite=True,
         )
-        self._bound = _model(x.shape[2], dtype).bind(self._data.element_spec())
+        with warnings.catch_warnings():
+            # Unscaled losses in float16 matter to users' models: this one has no gradient to lose.
+            warnings.filterwarnings("ignore", "The model .* computes in float16", UserWarning)
+            self._bound = _model(x.shape[2], dtype).bind(self._data.element_spec())
         self._process = build(self._bound, algorithm=ALGORITHMS[name], privacy=plan)
 
     @property
