@@ -18,7 +18,7 @@ import tff_dp
 from tff_dp import _seeds, execution, provenance
 from tff_dp._warm_start import charged_before, elsewhere
 from tff_dp.accounting import spend_jointly
-from tff_dp.charges import Charges
+from tff_dp.charges import ChargedRun, Charges
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.ledger import Ledger, replay
 from tff_dp.provenance import carried_by, load_model, mark
@@ -281,3 +281,53 @@ def test_a_ledger_counts_a_warm_start_and_takes_in_what_it_lacked(first, tmp_pat
         assert third.epsilon == pytest.approx(BOTH.epsilon, rel=1e-12)
         with pytest.raises(ArgumentError, match="disjoint_data=True says"):
             trained(first.model, SECOND, ledger=path, disjoint_data=True)
+
+
+# --- What an adversarial reading found ------------------------------------------------------------
+
+
+def a_run(name: str, coins: str | None = None) -> ChargedRun:
+    return ChargedRun(plan=SECOND, rounds=range(1, 3), run=name, coins=coins)
+
+
+def test_a_model_of_parts_of_several_models_needs_all_of_their_charges():
+    """Records of one training are of other data sets; those of several trainings may be of the same."""
+    a, b = (Charges(runs=(a_run(name),)) for name in "ab")
+    groups = ((a,), (b,))
+    with pytest.raises(ModelError, match="trained before"):
+        before(carried=(a, b), groups=groups, spent_before=a)
+    assert before(carried=(a, b), groups=groups, spent_before=a | b) == a | b
+    assert before(carried=(a, b), groups=((a, b),), spent_before=a) == a  # of one training
+
+
+def test_disjoint_data_is_refused_where_runs_are_known_to_be_of_these_data():
+    both = Charges(runs=(a_run("a"), a_run("b")))
+    with pytest.raises(ArgumentError, match="disjoint_data=True"):
+        before(carried=(both,), in_ledger=Charges(runs=(a_run("a"),)), disjoint_data=True)
+
+
+def test_runs_of_the_same_coins_are_not_composed():
+    a, b = (Charges(runs=(a_run(name, "same"),)) for name in "ab")
+    with pytest.raises(ArgumentError, match="same seed"):
+        a | b
+    assert Charges.from_dict(a.to_dict()) == a
+    assert len((a | Charges(runs=(a_run("c", "other"), a_run("d")))).runs) == 3
+
+
+def test_layers_inside_of_wrappers_carry_their_record():
+    model = linear_model()
+    mark(model, RECORDS)
+    wrapped = keras.Sequential(
+        [keras.layers.Input([2, *model.input_shape[1:]]), keras.layers.TimeDistributed(model)]
+    )
+    assert carried_by(wrapped) == RECORDS
+
+
+def test_a_ledger_is_refused_where_the_noise_has_a_seed(tff, tmp_path):
+    path = tmp_path / "ledger"
+    with (
+        execution.fast(seed=1),
+        pytest.raises(ArgumentError, match=r"ledger=.*noise comes from a seed"),
+    ):
+        trained(linear_model, SECOND, ledger=path)
+    assert not path.exists()

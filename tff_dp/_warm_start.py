@@ -26,6 +26,7 @@ def charged_before(
     in_ledger: Charges,
     spent_before: Any,
     disjoint_data: bool,
+    groups: Sequence[Sequence[Charges]] | None = None,
 ) -> Charges:
     """Returns what has been spent on the data before this run.
 
@@ -35,6 +36,9 @@ def charged_before(
       in_ledger: The charges in the run's ledger.
       spent_before: A result or charges that the caller counts, or None.
       disjoint_data: Whether the caller says that the model was trained on other clients.
+      groups: `carried`, by what was trained together: within a group, records are of data sets that
+        have no client in common. A model that is built of several trained models has several groups,
+        whose data sets may be the same. One group by default.
 
     Raises:
       ArgumentError: `spent_before` cannot be counted together with the plan or means nothing here;
@@ -61,8 +65,11 @@ def charged_before(
                     "disjoint_data=True if it was spent on other clients."
                 )
         known = known | given
-    covered = any(known.covers(record) for record in carried)
-    if carried and disjoint_data and covered:
+    each = [carried] if groups is None else groups
+    covered = all(any(known.covers(record) for record in group) for group in each)
+    names = {run.run for run in known.runs}
+    shared = any(run.run in names for record in carried for run in record.runs)
+    if carried and disjoint_data and (shared or any(known.covers(r) for r in carried)):
         raise ArgumentError(
             "disjoint_data=True says that the model was trained on other clients, and the ledger "
             "or spent_before has the charges of that training as spent on these. Leave out one of "

@@ -58,11 +58,14 @@ class ChargedRun:
       plan: The plan.
       rounds: The rounds, counted from 1 within a run.
       run: The name of the run, which no other run has.
+      coins: Where cohorts were drawn from a seed that a caller gave: a hash of it. Runs that have it in
+        common had the same cohorts, which no composition of sampled rounds allows.
     """
 
     plan: PrivacyPlan
     rounds: range
     run: str
+    coins: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,13 @@ class Charges:
         names = [run.run for run in self.runs]
         if len(set(names)) < len(names):
             raise ArgumentError(f"runs={names!r}: a run is there twice. Join charges by `|`.")
+        coins = [run.coins for run in self.runs if run.coins is not None]
+        if len(set(coins)) < len(coins):
+            raise ArgumentError(
+                "Two runs drew their cohorts from the same seed on the same data: they had the same "
+                "coins, and their privacy losses cannot be composed as those of independent samples. "
+                "Train with seeds that differ, with none, or with one ledger, which sees to it."
+            )
 
     @property
     def plans(self) -> tuple[PrivacyPlan, ...]:
@@ -216,6 +226,7 @@ class Charges:
                     "plan": plans.index(run.plan),
                     "first": run.rounds.start,
                     "last": run.rounds.stop - 1,
+                    **({} if run.coins is None else {"coins": run.coins}),
                 }
                 for run in self.runs
             ],
@@ -236,9 +247,10 @@ class Charges:
                     plan=plans[_checks.integer("plan", run["plan"], f"[0, {len(plans) - 1}]")],
                     rounds=range(
                         _checks.integer("first", run["first"], "[1, inf)"),
-                        _checks.integer("last", run["last"], "[0, inf)") + 1,
+                        _checks.integer("last", run["last"], f"[{run['first']}, inf)") + 1,
                     ),
                     run=str(run["run"]),
+                    coins=None if run.get("coins") is None else str(run["coins"]),
                 )
                 for run in values["runs"]
             ]

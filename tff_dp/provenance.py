@@ -57,6 +57,17 @@ def mark(model: Any, records: Sequence[Charges]) -> None:
         model.save_assets = save_assets
 
 
+def groups_carried_by(model: Any) -> tuple[tuple[Charges, ...], ...]:
+    """Returns the records that a model carries, by what was trained together; see `charged_before`."""
+    found: list[tuple[Charges, ...]] = []
+    for part in _parts(model):
+        with contextlib.suppress(TypeError):
+            group = _MARKS.get(part, ())
+            if group and group not in found:
+                found.append(group)
+    return tuple(found)
+
+
 def carried_by(model: Any) -> tuple[Charges, ...]:
     """Returns the records that a model carries: its own and those of its layers, each once."""
     found: list[Charges] = []
@@ -122,17 +133,26 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
             "files was replaced. Restore both from one FitResult.save, or pass spent_before= to "
             "fit."
         )
-    records: list[Charges] = []
-    for each in found:
-        parsed = [Charges.from_dict(values) for values in each["records"]]
-        records += [record for record in parsed if record not in records]
-    mark(model, records)
+    parsed = [tuple(Charges.from_dict(values) for values in each["records"]) for each in found]
+    if len(set(parsed)) > 1:
+        raise ModelError(
+            f"{path} holds parts of several models that fit has trained, whose data may be the same. "
+            "Load it with Keras, and pass spent_before= to fit, with the charges of all of them, joined "
+            "by `|`."
+        )
+    mark(model, parsed[0])
     return model
 
 
 def _parts(model: Any) -> Iterator[Any]:
     """Yields a model and its layers, those of its layers included."""
     yield model
+    flatten = getattr(model, "_flatten_layers", None)  # also of wrappers, such as TimeDistributed
+    if callable(flatten):
+        with contextlib.suppress(
+            Exception
+        ):  # of a private name: the public one below is looked at, too
+            yield from [layer for layer in flatten(include_self=False) if layer is not model]
     layers = getattr(model, "layers", None)
     if isinstance(layers, list | tuple):  # else it is something of the layer's own
         for layer in layers:

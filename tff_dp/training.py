@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,9 @@ from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
-from tff_dp.provenance import carried_by, mark
+from tff_dp.provenance import carried_by, groups_carried_by, mark
 from tff_dp.results import NO_NOISE, FitResult, RoundRecord
+from tff_dp.sampling import FullParticipation
 
 _FUSED = 64  # rounds that one graph call holds
 _FUSED_FROM = 256  # rounds of a run
@@ -121,7 +123,7 @@ def fit(
     check_labels(spec.loss, bound, clients)
     process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history: list[RoundRecord] = []
-    carried = carried_by(bound.source)
+    carried, groups = carried_by(bound.source), groups_carried_by(bound.source)
 
     def draw(round_number: int) -> Cohort:
         return clients.cohort(
@@ -136,6 +138,12 @@ def fit(
         stack.enter_context(current_or_fast())
         random_bits = _random_bits(process, privacy)  # before there is a ledger to charge
         book, stopped = None, None
+        if ledger is not None and is_seeded():
+            raise ArgumentError(
+                f"ledger={ledger!r} cannot hold rounds whose noise comes from a seed: nothing bounds "
+                "what they reveal, and a ledger would state a bound. Leave it out, or train in a context "
+                "without a seed."
+            )
         if ledger is not None and isinstance(privacy, PrivacyPlan):
             book = stack.enter_context(Ledger(ledger, privacy))
         before = charged_before(
@@ -144,6 +152,7 @@ def fit(
             in_ledger=book.all_charges if book else Charges(),
             spent_before=spent_before,
             disjoint_data=disjoint_data,
+            groups=groups,
         )
         if isinstance(privacy, PrivacyPlan):
             left = privacy.rounds - _count(before.of(privacy))
@@ -178,7 +187,7 @@ def fit(
         ]
     charges = before
     if isinstance(privacy, PrivacyPlan):
-        this = _after(before, privacy, wanted)
+        this = _after(before, privacy, wanted, _coins(privacy, seed, root))
         charges = book.all_charges if book is not None else this
         charges = dataclasses.replace(charges, unbounded=before.unbounded or noise_seeded)
     others = elsewhere(
@@ -308,10 +317,17 @@ def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: f
     return low
 
 
-def _after(before: Charges, plan: PrivacyPlan, rounds: int) -> Charges:
+def _after(before: Charges, plan: PrivacyPlan, rounds: int, coins: str | None = None) -> Charges:
     """Returns what will have been spent after some rounds of a new run."""
-    run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run())
+    run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run(), coins=coins)
     return before | Charges(runs=(run,))
+
+
+def _coins(plan: PrivacyPlan, seed: int | None, root: int) -> str | None:
+    """Returns by what a run is known whose cohorts, on which its epsilon relies, have a given seed."""
+    if seed is None or plan.unit is Unit.RECORD or isinstance(plan.sampler, FullParticipation):
+        return None
+    return hashlib.sha256(f"tff_dp/coins/{root}".encode()).hexdigest()
 
 
 def _count(runs: tuple[range, ...]) -> int:

@@ -305,6 +305,7 @@ def without_guarantee(report: EpsilonReport, draws: int) -> EpsilonReport:
         accountant="arithmetic",
         values=MappingProxyType({"arithmetic": math.inf}),
         refused=MappingProxyType({"arithmetic": reason}),
+        lower_bound=None,
     )
 
 
