@@ -389,7 +389,7 @@ def test_load_refuses_another_format(tmp_path):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_datasets_run_in_tff(shuffle):
+def test_datasets_run_in_tff(stock, shuffle):
     from tff_dp import tff
 
     data = Clients(np.arange(5.0), np.arange(5), [0, 3, 5, 5], allow_empty=True)
