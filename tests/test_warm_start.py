@@ -236,6 +236,8 @@ def test_a_warm_start_states_what_both_runs_have_spent(first, tmp_path):
         assert second.spent == BOTH
         assert second.epsilon > max(first.epsilon, SECOND.epsilon().epsilon)
         assert second.history[-1].epsilon >= second.epsilon * (1 - 1e-12)
+        assert "Of the earlier runs the charges alone" in second.statement()
+        assert "Of the earlier runs" not in first.statement()
         for part in ("delta 1e-06", "8 rounds, under 2 plans", "Plan 1: 5 rounds in 1 run",
                      "Plan 2: 3 rounds", "clip_norm=0.5", "clip_norm=0.2"):  # fmt: skip
             assert part in second.statement()

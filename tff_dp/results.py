@@ -147,6 +147,11 @@ class FitResult:
             lines.append("Training metrics were released: they are outside this epsilon.")
         elif shown:
             lines.append("Training metrics were released with noise: this epsilon covers them.")
+        if len(self.charges.runs) > 1:
+            lines.append(
+                "Of the earlier runs the charges alone are known: not whether they released training "
+                "metrics outside of this epsilon, or drew cohorts from a seed that somebody knows."
+            )
         return "\n".join([*lines, *self._of_others()])
 
     def _of_plan(self, number: int, plan: PrivacyPlan) -> str:
