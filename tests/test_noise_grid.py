@@ -81,16 +81,16 @@ def test_no_update_exceeds_the_clip_norm(compiled, name, dtype):
 
 @pytest.mark.full
 def test_a_hundred_million_weights_do_not_exceed_the_clip_norm(compiled):
+    """The self-test's tests have TensorFlow's own clipping as the planted defect."""
     import tensorflow as tf
 
     from tff_dp.noise import Grid, clip_l2
 
     grid = Grid.of(1.0)
-    update = tf.random.normal([100_000_000])
+    # Squares of the others are below the roundoff of a float32 that holds that of the first.
+    update = tf.concat([[4096.0], tf.fill([100_000_000], 0.24)], 0)
     found, _ = norms(compiled(lambda u: clip_l2([u], CLIP, grid).parts)(update), grid, CLIP)
     assert 1 - 2**-12 < found <= 1
-    naive = tf.function(lambda u: tf.clip_by_global_norm([u], CLIP)[0][0], jit_compile=True)(update)
-    assert np.sqrt(np.sum(naive.numpy().astype(np.longdouble) ** 2)) > CLIP * 1.001  # the finding
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
