@@ -116,6 +116,8 @@ class FitResult:
                 f"There is no guarantee: {reason}."
                 if reason
                 else "Without noise there is no guarantee, whatever the clipping."
+                if any(each.mechanism.noise_multiplier == 0 for each in plans)
+                else "There is no guarantee: no bound on epsilon is known for so little noise."
             )
         if plan.unit is Unit.RECORD:
             lines.append(self._of_records())

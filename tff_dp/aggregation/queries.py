@@ -103,9 +103,9 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
 
     def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
         """Returns the noised mean, the next state, and the round's event."""
-        noise, global_state = self._noise.next(global_state, _shapes(self._specs))
+        drawn, global_state = self._noise.next(global_state, _shapes(self._specs))
         mean = _noised_mean(
-            sample_state, noise, self._specs, self._grid, self._unit, self._denominator
+            sample_state, drawn, self._specs, self._grid, self._unit, self._denominator
         )
         return mean, global_state, self._event
 
