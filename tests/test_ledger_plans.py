@@ -527,3 +527,18 @@ def test_the_command_says_which_plans_have_no_joint_epsilon(written, capsys, mon
     monkeypatch.setattr(charges, "spend_jointly", refuse)
     code, out, err = run(capsys, "ledger", written[0])
     assert (code, out, "refused: No accountant" in err) == (3, "", True)
+
+
+def test_a_plan_that_has_charged_nothing_does_not_bind_the_next_one(tmp_path):
+    """A run that is refused after its ledger was made leaves the line of its plan."""
+    path = tmp_path / "ledger"
+    first = FIRST
+    other = dataclasses.replace(first, population=2 * first.population)
+    with Ledger(path, first):
+        pass
+    with Ledger(path, other) as book:
+        book.charge(1)
+        spent = book.spent()
+    assert replay(path) == spent == other.epsilon(1)
+    with pytest.raises(LedgerError, match="population"):
+        Ledger(path, first)

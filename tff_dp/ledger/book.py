@@ -212,7 +212,9 @@ class Ledger:
             )
 
     def _refuse_incompatible(self, plan: PrivacyPlan) -> None:
-        difference = incompatibility(self.plans[0], plan)
+        # A plan without charges, such as that of a run that was refused, binds nobody.
+        charged = self.all_charges.plans
+        difference = incompatibility(charged[0], plan) if charged else ""
         if difference:
             raise LedgerError(
                 f"The ledger {self._path} cannot take this plan, since no one epsilon could be "

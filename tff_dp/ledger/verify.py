@@ -135,7 +135,8 @@ class _Verifier:
             ) from None
         if plan in known.values():
             raise self._damaged(f"line {number} repeats a plan")
-        difference = incompatibility(next(iter(known.values()), plan), plan)
+        charged = next((run.plan for run in self._found.runs.values()), plan)
+        difference = incompatibility(charged, plan)
         if difference:
             raise self._damaged(f"line {number} is of a plan for other data ({difference})")
         plan_hash = lines.hash_of(entry["plan"])
