@@ -29,10 +29,10 @@ from tff_dp.accounting import (
 )
 from tff_dp.accounting.accountants import (
     exact_epsilon,
-    format_epsilon,
     pld_epsilon,
     rdp_epsilon,
 )
+from tff_dp.accounting.report import format_epsilon
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import AdaptiveGaussianMechanism
 from tff_dp.sampling import (

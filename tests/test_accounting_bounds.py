@@ -14,10 +14,10 @@ from dp_accounting import NeighboringRelation
 from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType
 
 from tff_dp.accounting import GaussianRound, RecordRound, loss_bounds, spend
-from tff_dp.accounting.accountants import format_epsilon, format_lower
 from tff_dp.accounting.laplace import LaplaceRound
 from tff_dp.accounting.loss_bounds import bounds
 from tff_dp.accounting.pairs import Cells, GaussianPair, LaplacePair, gaussian_pairs, laplace_pairs
+from tff_dp.accounting.report import format_epsilon, format_lower
 from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, PoissonSampler
 
 AOR, REPLACE = NeighboringRelation.ADD_OR_REMOVE_ONE, NeighboringRelation.REPLACE_ONE

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.report import format_epsilon
 from tff_dp.charges import Charges, incompatibility
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.plan import NoPrivacy, PrivacyPlan

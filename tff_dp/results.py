@@ -10,7 +10,7 @@ from typing import Any
 
 from tff_dp import provenance
 from tff_dp.accounting import EpsilonReport
-from tff_dp.accounting.accountants import format_epsilon, format_lower
+from tff_dp.accounting.report import format_epsilon, format_lower
 from tff_dp.charges import Charges
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 

@@ -14,7 +14,7 @@ from tff_dp import _checks, _seeds
 from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
 from tff_dp._warm_start import charged_before, elsewhere
 from tff_dp.accounting import calibrate_rounds
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.report import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.data import Clients, Cohort

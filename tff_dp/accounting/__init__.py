@@ -1,6 +1,6 @@
 """Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon."""
 
-from tff_dp.accounting.accountants import EpsilonReport, quick_epsilon, spend
+from tff_dp.accounting.accountants import quick_epsilon, spend
 from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
 from tff_dp.accounting.distributed import (
@@ -12,6 +12,7 @@ from tff_dp.accounting.distributed import (
 from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
 from tff_dp.accounting.joint import quick_joint_epsilon, spend_jointly
 from tff_dp.accounting.record import RecordRound, check_records
+from tff_dp.accounting.report import EpsilonReport
 from tff_dp.accounting.rounds import arithmetic_of, round_of
 
 __all__ = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import decimal
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import absl.logging
 import dp_accounting
@@ -18,9 +17,10 @@ from dp_accounting import pld, rdp
 
 from tff_dp import _checks
 from tff_dp.accounting import loss_bounds
-from tff_dp.accounting.arithmetic import Arithmetic, Charge
+from tff_dp.accounting.arithmetic import Arithmetic, charged
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
 from tff_dp.accounting.pairs import Pair, gaussian_pairs
+from tff_dp.accounting.report import EpsilonReport, smallest_of, without_guarantee
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
@@ -28,68 +28,8 @@ from tff_dp.sampling import Adjacency, FullParticipation
 # (noise multiplier .01) it does not end. Beyond this no epsilon means anything, and RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
 _EXACT_ERROR = 1e-10  # of the exact curve's roots, relative and absolute
-_USUAL_CEILING = 8.0  # of epsilon, that the charge for arithmetic is tried for first
 # Some of dp-accounting's orders: the fractional ones take ten times as long.
 _WHOLE_ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256, 512)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EpsilonReport:
-    """What some rounds have spent.
-
-    Attributes:
-      epsilon: The reported value: the smallest of the valid upper bounds in `values`.
-      accountant: The accountant it comes from.
-      values: Every valid upper bound by accountant: "rdp", "pld", "exact".
-      refused: The accountants that do not apply, each with the reason.
-      delta: The delta of every epsilon here.
-      rounds: The number of rounds.
-      adjacency: The neighbouring relation.
-      lower_bound: What the rounds that are accounted for spend at least at this delta, whoever
-        computes it, for the worst data sets; None where no such bound is known. Where rounds are
-        counted as more than they are (rounds that share noise, clients that may not have taken part),
-        it is that of the rounds as they are counted.
-      arithmetic_epsilon: What of each epsilon here is charged for computed noise; see
-        `tff_dp.accounting.Arithmetic`.
-      arithmetic_delta: What of delta is charged for it.
-    """
-
-    epsilon: float
-    accountant: str
-    values: Mapping[str, float]
-    refused: Mapping[str, str]
-    delta: float
-    rounds: int
-    adjacency: Adjacency
-    lower_bound: float | None = None
-    arithmetic_epsilon: float = 0.0
-    arithmetic_delta: float = 0.0
-
-    def __str__(self) -> str:
-        others = ", ".join(f"{k} {format_epsilon(v)}" for k, v in self.values.items())
-        least = "" if self.lower_bound is None else f"at least {format_lower(self.lower_bound)}; "
-        return (
-            f"epsilon {format_epsilon(self.epsilon)} at delta {self.delta:g} after {self.rounds} rounds "
-            f"({least}{self.adjacency.value}; {others})"
-        )
-
-
-def format_epsilon(epsilon: float, digits: int = 3) -> str:
-    """Returns epsilon for people, rounded up: a displayed bound never understates."""
-    return _format(epsilon, digits, decimal.ROUND_CEILING)
-
-
-def format_lower(epsilon: float, digits: int = 3) -> str:
-    """Returns a lower bound of epsilon for people, rounded down."""
-    return _format(epsilon, digits, decimal.ROUND_FLOOR)
-
-
-def _format(epsilon: float, digits: int, rounding: str) -> str:
-    if math.isinf(epsilon):
-        return "inf"
-    # In decimal: the binary product of epsilon and 10**digits may be below or above the exact one.
-    exact, step = decimal.Decimal(repr(float(epsilon))), decimal.Decimal(10) ** -digits
-    return f"{exact.quantize(step, rounding, decimal.Context(prec=400)):f}"
 
 
 def spend(
@@ -250,65 +190,6 @@ def _with_charge(
     return math.inf if answer is None else answer[0] + 2 * answer[1].gamma
 
 
-_T = TypeVar("_T")
-
-
-def charged(
-    ask: Callable[[float], _T],
-    epsilon_of: Callable[[_T], float],
-    of_single_round: Callable[[], float],
-    rounds: int,
-    delta: float,
-    arithmetic: Arithmetic,
-) -> tuple[_T, Charge] | None:
-    """Returns what the ideal mechanism answers, and the charge under which it does, if there is one.
-
-    Args:
-      ask: The ideal mechanism's answer at a delta.
-      epsilon_of: The epsilon in an answer.
-      of_single_round: The epsilon of the round that reveals most, at `Arithmetic.delta_of_one_round`.
-      rounds: The rounds that draw noise.
-      delta: To be stated.
-      arithmetic: What a round draws.
-
-    Returns:
-      None where the charge would take more than half of delta.
-    """
-    charge = arithmetic.charge(rounds, delta, _USUAL_CEILING)
-    if charge is not None:
-        found = ask(charge.delta)
-        if epsilon_of(found) + charge.gamma <= _USUAL_CEILING:
-            return found, charge
-    # Any charge leaves more than this of delta, so that the epsilon there is a ceiling.
-    ceiling = epsilon_of(ask(delta / 4)) + 1.0
-    charge = arithmetic.charge(rounds, delta, ceiling, of_single_round())
-    if charge is not None and charge.delta >= delta / 4 and charge.gamma <= 1:
-        return ask(charge.delta), charge
-    return None
-
-
-def without_guarantee(report: EpsilonReport, draws: int) -> EpsilonReport:
-    """Returns a report whose delta cannot pay the charge for arithmetic: of an infinite epsilon.
-
-    Args:
-      report: The ideal mechanism's, at the delta to be stated.
-      draws: Of noise, in all rounds.
-    """
-    reason = (
-        f"delta={report.delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
-        f"epsilon as large as here, {draws:.3g} draws would take more than half of it. Take more noise, "
-        "a larger delta, or a smaller max_dimension"
-    )
-    return dataclasses.replace(
-        report,
-        epsilon=math.inf,
-        accountant="arithmetic",
-        values=MappingProxyType({"arithmetic": math.inf}),
-        refused=MappingProxyType({"arithmetic": reason}),
-        lower_bound=None,
-    )
-
-
 def clear_caches() -> None:
     """Forgets all answers, for measurements and for tests that change what is asked."""
     for cached in (_report, _spend, _rdp_curve):
@@ -339,16 +220,7 @@ def _spend(one_round: IndependentRound, rounds: int, delta: float) -> EpsilonRep
         raise AccountingError(
             f"No accountant applies to {one_round.sampler} under {one_round.adjacency.value}: {reasons}"
         )
-    accountant = min(values, key=lambda name: values[name])
-    return EpsilonReport(
-        epsilon=values[accountant],
-        accountant=accountant,
-        values=MappingProxyType(values),
-        refused=MappingProxyType(refused),
-        delta=delta,
-        rounds=rounds,
-        adjacency=one_round.adjacency,
-    )
+    return smallest_of(values, refused, delta, rounds, one_round.adjacency)
 
 
 Accountant = Callable[[Any, int, float], float]  # of a round, a number of rounds and a delta

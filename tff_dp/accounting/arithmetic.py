@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from tff_dp import _checks
 
@@ -16,6 +17,9 @@ RARE = 2.0**-100  # b, at most, under either law
 _SHARE_OF_DELTA = 2.0**-20  # that pays for large deviations
 _LARGEST_GAMMA = 10.0
 _LARGEST_SHARE = 0.5  # of delta, that arithmetic may take in all
+_USUAL_CEILING = 8.0  # of epsilon, that a charge is tried for first
+
+_T = TypeVar("_T")
 
 
 class Charge(NamedTuple):
@@ -106,6 +110,40 @@ class Arithmetic:
     def delta_of_one_round(rounds: int, delta: float) -> float:
         """Returns delta1, of the guarantee of one of some rounds."""
         return delta * _SHARE_OF_DELTA / 4 / rounds
+
+
+def charged(
+    ask: Callable[[float], _T],
+    epsilon_of: Callable[[_T], float],
+    of_single_round: Callable[[], float],
+    rounds: int,
+    delta: float,
+    arithmetic: Arithmetic,
+) -> tuple[_T, Charge] | None:
+    """Returns what the ideal mechanism answers, and the charge under which it does, if there is one.
+
+    Args:
+      ask: The ideal mechanism's answer at a delta.
+      epsilon_of: The epsilon in an answer.
+      of_single_round: The epsilon of the round that reveals most, at `Arithmetic.delta_of_one_round`.
+      rounds: The rounds that draw noise.
+      delta: To be stated.
+      arithmetic: What a round draws.
+
+    Returns:
+      None where the charge would take more than half of delta.
+    """
+    charge = arithmetic.charge(rounds, delta, _USUAL_CEILING)
+    if charge is not None:
+        found = ask(charge.delta)
+        if epsilon_of(found) + charge.gamma <= _USUAL_CEILING:
+            return found, charge
+    # Any charge leaves more than this of delta, so that the epsilon there is a ceiling.
+    ceiling = epsilon_of(ask(delta / 4)) + 1.0
+    charge = arithmetic.charge(rounds, delta, ceiling, of_single_round())
+    if charge is not None and charge.delta >= delta / 4 and charge.gamma <= 1:
+        return ask(charge.delta), charge
+    return None
 
 
 def _log1p_exp(value: float) -> float:

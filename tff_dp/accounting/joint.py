@@ -17,14 +17,15 @@ from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPriv
 
 from tff_dp import _checks
 from tff_dp.accounting import accountants
-from tff_dp.accounting.accountants import EpsilonReport, spend
-from tff_dp.accounting.arithmetic import Arithmetic
+from tff_dp.accounting.accountants import spend
+from tff_dp.accounting.arithmetic import Arithmetic, charged
 from tff_dp.accounting.distributed import _ORDERS as _DISTRIBUTED_ORDERS
 from tff_dp.accounting.distributed import DistributedRound
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
 from tff_dp.accounting.joint_losses import JointComposition
 from tff_dp.accounting.laplace import LaplaceRound, pure_epsilon
 from tff_dp.accounting.privacy_loss import gaussian_distribution
+from tff_dp.accounting.report import EpsilonReport, smallest_of, without_guarantee
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.sampling import FullParticipation, PoissonSampler
 
@@ -101,7 +102,7 @@ def spend_jointly(
     answer = _charged(ask, lambda found: found.epsilon, components, draws, delta)
     if answer is None:
         report = dataclasses.replace(ask(delta), rounds=total, adjacency=first.adjacency)
-        return accountants.without_guarantee(report, draws)
+        return without_guarantee(report, draws)
     report, gamma = answer
     largest = max((each for each in kinds if each), key=lambda k: k.draws_per_round, default=None)
     lower = [spend(each, runs, delta, largest).lower_bound for each, runs in merged]
@@ -208,7 +209,7 @@ def _charged(
         share = of_all.delta_of_one_round(sum(count for _, count in components), delta)
         return max(accountants.of_one_round(each, share) for each, _ in components)
 
-    answer = accountants.charged(ask, epsilon_of, single, 1, delta, of_all)
+    answer = charged(ask, epsilon_of, single, 1, delta, of_all)
     return answer and (answer[0], answer[1].gamma)
 
 
@@ -268,16 +269,8 @@ def _spend(components: tuple[_Component, ...], delta: float, interval: float) ->
                 refused[name] = str(error)
         if not values:
             values["sum"] = _sum_of_halves(components, delta, interval, refused)
-    accountant = min(values, key=lambda name: values[name])
-    return EpsilonReport(
-        epsilon=values[accountant],
-        accountant=accountant,
-        values=MappingProxyType(values),
-        refused=MappingProxyType(refused),
-        delta=delta,
-        rounds=sum(count for _, count in components),
-        adjacency=components[0][0].adjacency,
-    )
+    rounds = sum(count for _, count in components)
+    return smallest_of(values, refused, delta, rounds, components[0][0].adjacency)
 
 
 def _sum_of_halves(

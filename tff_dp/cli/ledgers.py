@@ -74,7 +74,7 @@ def _number(value: float) -> float | str:
 
 
 def _least(answer: dict[str, Any]) -> str:
-    from tff_dp.accounting.accountants import format_lower
+    from tff_dp.accounting.report import format_lower
 
     least = answer["lower_bound"]
     return "not known" if least is None else f"{format_lower(float(least))}, whoever computes it"
@@ -89,7 +89,7 @@ def _charged(answer: dict[str, Any]) -> str:
 
 def block(answer: dict[str, Any]) -> str:
     """Returns what a ledger says as text, every epsilon rounded up."""
-    from tff_dp.accounting.accountants import format_epsilon
+    from tff_dp.accounting.report import format_epsilon
 
     torn = ", but for a torn last line, whose round was not run" if answer["torn_line"] else ""
     together = "of all plans together, " if len(answer["plans"]) > 1 else ""

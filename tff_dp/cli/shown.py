@@ -48,7 +48,7 @@ def _number(value: float) -> float | str:
 
 
 def _least(found: dict[str, Any]) -> str:
-    from tff_dp.accounting.accountants import format_lower
+    from tff_dp.accounting.report import format_lower
 
     least = found["lower_bound"]
     if least is None:
@@ -65,7 +65,7 @@ def _charged(found: dict[str, Any]) -> str:
 
 def block(found: dict[str, Any]) -> str:
     """Returns what was found as text, every epsilon rounded up."""
-    from tff_dp.accounting.accountants import format_epsilon
+    from tff_dp.accounting.report import format_epsilon
 
     sampling = {
         "poisson": "Poisson: each client takes part in a round by a coin of its own",
