@@ -542,3 +542,38 @@ def test_a_plan_that_has_charged_nothing_does_not_bind_the_next_one(tmp_path):
     assert replay(path) == spent == other.epsilon(1)
     with pytest.raises(LedgerError, match="population"):
         Ledger(path, first)
+
+
+def test_a_ledger_knows_the_runs_whose_cohorts_came_from_one_seed(tmp_path):
+    path = tmp_path / "ledger"
+    with Ledger(path, FIRST) as book:
+        book.charge(1, coins="a")
+        book.charge(2, coins="ignored: of the run that goes on")
+        with pytest.raises(ArgumentError, match="same seed"):
+            book.charge(1, coins="a")
+        elsewhere = Charges(
+            runs=(ChargedRun(plan=FIRST, rounds=range(1, 3), run="b" * 32, coins="a"),)
+        )
+        with pytest.raises(ArgumentError, match="same seed"):
+            book.include(elsewhere)
+        book.charge(1, coins="c")
+        assert book.charges == 3
+    with Ledger(path, FIRST) as book:
+        assert [run.coins for run in book.all_charges.runs] == ["a", "c"]
+        with pytest.raises(ArgumentError, match="same seed"):
+            _ = book.all_charges | elsewhere
+    assert replay(path) == FIRST.epsilon([range(1, 3), range(1, 2)])
+
+
+@pytest.mark.parametrize("coins", ["a", 3])
+def test_lines_whose_cohorts_are_those_of_another_run_are_damage(tmp_path, coins):
+    path = tmp_path / "ledger"
+    with Ledger(path, FIRST) as book:
+        book.charge(1, coins="a")
+        book.charge(1, coins="b")
+
+    written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    written[-1]["coins"] = coins
+    path.write_bytes(rechained(written))
+    with pytest.raises(LedgerError, match="cohorts of another run"):
+        replay(path)

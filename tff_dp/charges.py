@@ -130,7 +130,8 @@ class Charges:
                     raise ArgumentError(f"run={run.run!r} has two plans: a record was edited.")
                 first = min(known.rounds.start, run.rounds.start)
                 last = max(known.rounds.stop, run.rounds.stop)
-                run = dataclasses.replace(run, rounds=range(first, last))
+                coins = known.coins if run.coins is None else run.coins
+                run = dataclasses.replace(run, rounds=range(first, last), coins=coins)
             found[run.run] = run
         return Charges(runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded)
 

@@ -137,7 +137,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
         random_bits = _random_bits(process, privacy)  # before there is a ledger to charge
-        book, stopped = None, None
+        book, stopped, coins = None, None, None
         if ledger is not None and is_seeded():
             raise ArgumentError(
                 f"ledger={ledger!r} cannot hold rounds whose noise comes from a seed: nothing bounds "
@@ -163,12 +163,16 @@ def fit(
                 book.include(before)
             if seed is not None:  # coins of their own, should a run before have had the same seed
                 root = _seeds.later(root, before.rounds)
+            coins = _coins(privacy, seed, root)
+            _after(before, privacy, wanted, coins)  # refuses those of an earlier run
         bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
         state = initialize_from(process, bound.initial_weights)
         for first, count in _chunks(wanted, fuse=not progress):
             if book is not None:
-                book.charge(first, count)  # before anything of these rounds can be seen
+                book.charge(
+                    first, count, coins=coins
+                )  # before anything of these rounds can be seen
             cohorts = [draw(number) for number in range(first, first + count)]
             if count == 1:
                 output = process.next(state, cohorts[0])
@@ -187,7 +191,7 @@ def fit(
         ]
     charges = before
     if isinstance(privacy, PrivacyPlan):
-        this = _after(before, privacy, wanted, _coins(privacy, seed, root))
+        this = _after(before, privacy, wanted, coins)
         charges = book.all_charges if book is not None else this
         charges = dataclasses.replace(charges, unbounded=before.unbounded or noise_seeded)
     others = elsewhere(

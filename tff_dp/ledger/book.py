@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 from tff_dp import _checks
 from tff_dp.accounting import EpsilonReport
-from tff_dp.charges import Charges, incompatibility, new_run
+from tff_dp.charges import ChargedRun, Charges, incompatibility, new_run
 from tff_dp.errors import ArgumentError, LedgerError
 from tff_dp.ledger import lines
 from tff_dp.ledger.verify import Found, verified
@@ -93,7 +94,7 @@ class Ledger:
             os.close(self._file)
             self._file = -1
 
-    def charge(self, round_number: int, count: int = 1) -> None:
+    def charge(self, round_number: int, count: int = 1, *, coins: str | None = None) -> None:
         """Charges rounds that follow on each other. When it returns, the charges are on the disk.
 
         Args:
@@ -101,9 +102,10 @@ class Ledger:
             under this plan, which goes on with that run. An earlier one begins another run, whose
             rounds cost again.
           count: How many; >= 1.
+          coins: As for `ChargedRun`; the same for all rounds of a run.
 
         Raises:
-          ArgumentError: A number is outside its bound.
+          ArgumentError: A number is outside its bound; or another run has the same coins.
           LedgerError: The ledger is closed, or could not be written. The rounds must not be run
           then.
         """
@@ -119,7 +121,9 @@ class Ledger:
         name = new_run()
         if last and round_number == last + 1:
             name = self._found.last_run[self._found.hash_of(self._plan) or ""]
-        self._append(self._plan, name, range(round_number, round_number + count))
+            coins = self._found.runs[name].coins
+        rounds = range(round_number, round_number + count)
+        self._append(ChargedRun(plan=self._plan, rounds=rounds, run=name, coins=coins))
 
     def include(self, charges: Charges) -> None:
         """Charges here what was charged elsewhere on the same data, where it is not here already.
@@ -131,7 +135,7 @@ class Ledger:
           charges: Such as `FitResult.charges` of a run without this ledger.
 
         Raises:
-          ArgumentError: They are without bound.
+          ArgumentError: They are without bound; or a run has the coins of another one.
           LedgerError: The ledger is closed, or could not be written; the plans cannot be counted
             together; or the ledger has lost rounds that the charges know of.
         """
@@ -154,8 +158,10 @@ class Ledger:
                     f"{known.rounds.stop - 1} of a run that has rounds up to "
                     f"{run.rounds.stop - 1}: it has lost charges. {lines.RESTORE}."
                 )
+        if missing:  # refuses equal coins, before anything is written
+            _ = self.all_charges | Charges(runs=tuple(missing))
         for run in missing:
-            self._append(run.plan, run.run, range(1, run.rounds.stop))
+            self._append(dataclasses.replace(run, rounds=range(1, run.rounds.stop)))
 
     def spent(self, delta: float | None = None) -> EpsilonReport:
         """Returns what all charges under all plans together have spent.
@@ -170,8 +176,11 @@ class Ledger:
         """
         return self._found.spent(delta)
 
-    def _append(self, plan: PrivacyPlan, name: str, rounds: range) -> None:
-        """Writes charges, and the plan's line before its first ones, and acknowledges them."""
+    def _append(self, run: ChargedRun) -> None:
+        """Writes a run's charges, and its plan's line before the first ones, and acknowledges them."""
+        if run.coins is not None and run.run not in self._found.runs:
+            _ = self.all_charges | Charges(runs=(run,))  # refuses equal coins
+        plan, name, rounds = run.plan, run.run, run.rounds
         found, texts, before = self._found, [], self._found.last_hash
         plan_hash, fresh = found.hash_of(plan), {}
         if plan_hash is None:
@@ -185,6 +194,7 @@ class Ledger:
                 "entry": number,
                 "round": round_number,
                 "run": name,
+                **({} if run.coins is None else {"coins": run.coins}),
                 "plan": plan_hash,
                 "versions": lines.versions(),
                 **facts,
@@ -194,7 +204,7 @@ class Ledger:
         try:
             lines.write(self._file, b"".join(texts))
             found.plans |= fresh
-            found.add(plan_hash, name, rounds)
+            found.add(plan_hash, name, rounds, run.coins)
             found.charges += len(rounds)
             found.last_hash = found.charge_hash = before
             self._acknowledge()

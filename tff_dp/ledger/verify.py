@@ -46,12 +46,14 @@ class Found:
         name = self.last_run.get(plan_hash or "")
         return self.runs[name].rounds.stop - 1 if name is not None else 0
 
-    def add(self, plan_hash: str, name: str, rounds: range) -> None:
-        """Adds rounds to a run, or begins one."""
+    def add(self, plan_hash: str, name: str, rounds: range, coins: str | None = None) -> None:
+        """Adds rounds to a run, or begins one; `coins` as for `ChargedRun`."""
         if name in self.runs:
             run = self.runs[name]
             rounds = range(run.rounds.start, rounds.stop)
-        self.runs[name] = ChargedRun(plan=self.plans[plan_hash], rounds=rounds, run=name)
+        self.runs[name] = ChargedRun(
+            plan=self.plans[plan_hash], rounds=rounds, run=name, coins=coins
+        )
         self.last_run[plan_hash] = name
 
     def all_charges(self) -> Charges:
@@ -158,7 +160,13 @@ class _Verifier:
         name = entry.get("run", latest if follows else own[:32])
         if not isinstance(name, str) or (name != latest if follows else name in found.runs):
             raise self._damaged(f"line {number} does not go on with its run, nor begin another")
-        found.add(plan_hash, name, range(current, current + 1))
+        coins = entry.get("coins")
+        others = [run.coins for run in found.runs.values() if run.run != name]
+        if coins is not None and (not isinstance(coins, str) or coins in others):
+            raise self._damaged(f"line {number} has the cohorts of another run")
+        if follows and coins != found.runs[name].coins:
+            raise self._damaged(f"line {number} has other cohorts than its run")
+        found.add(plan_hash, name, range(current, current + 1), coins)
         found.charges += 1
 
     def _is_of(self, plan_hash: str, entry: Mapping[str, Any]) -> bool:
