@@ -36,11 +36,9 @@ class JointComposition:
     Every value that is returned is an upper bound, whatever the tilt and the window:
 
     - Losses outside of the window wrap around and add to those inside; the mass above the window,
-      bounded
-      by a Chernoff bound, counts as an infinite loss as well.
+      bounded by a Chernoff bound, counts as an infinite loss as well.
     - The roundoff of a Fourier transform is bounded in the L2 norm by a multiple of log2(size)
-      units in
-      the last place. What that leaves for each point of the composition is added to each point.
+      units in the last place. What that leaves for each point of the composition is added to each.
 
     A bad tilt thus makes epsilon too large, and never too small.
 

@@ -18,14 +18,7 @@ def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str
     """Returns what was found, in terms that JSON knows."""
     one_round.sampler.check_rounds(options.population, report.rounds)
     return {
-        "epsilon": _number(report.epsilon),
-        "delta": report.delta,
-        "lower_bound": None if report.lower_bound is None else _number(report.lower_bound),
-        "arithmetic_epsilon": report.arithmetic_epsilon,
-        "arithmetic_delta": report.arithmetic_delta,
-        "accountants": {name: _number(value) for name, value in report.values.items()},
-        "refused": dict(report.refused),
-        "reported": report.accountant,
+        **facts_of(report),
         "unit": "client" if options.records is None else "record",
         "adjacency": report.adjacency.value,
         "sampling": options.sampling if options.records is None else "full",
@@ -43,30 +36,62 @@ def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str
     }
 
 
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else "inf"  # which JSON has no number for
+def facts_of(report: Any) -> dict[str, Any]:
+    """Returns what a report states, in terms that JSON knows."""
+    return {
+        "epsilon": number(report.epsilon),
+        "delta": report.delta,
+        "lower_bound": None if report.lower_bound is None else number(report.lower_bound),
+        "arithmetic_epsilon": report.arithmetic_epsilon,
+        "arithmetic_delta": report.arithmetic_delta,
+        "reported": report.accountant,
+        "accountants": {name: number(value) for name, value in report.values.items()},
+        "refused": dict(report.refused),
+    }
 
 
-def _least(found: dict[str, Any]) -> str:
-    from tff_dp.accounting.report import format_lower
-
-    least = found["lower_bound"]
-    if least is None:
-        return "not known"
-    return f"{format_lower(float(least))}, whoever computes it"
+def number(value: float) -> float | str:
+    """Returns a number as JSON knows it, which has none for infinity."""
+    return value if math.isfinite(value) else "inf"
 
 
-def _charged(found: dict[str, Any]) -> str:
-    epsilon, delta = found["arithmetic_epsilon"], found["arithmetic_delta"]
-    if not epsilon:
-        return "nothing is charged for computed noise"
-    return f"epsilon {epsilon:.2g} and delta {delta:.2g} of these, for computed noise"
+def lines_of(found: dict[str, Any], of_what: str = "") -> list[tuple[str, str]]:
+    """Returns what `facts_of` states as names and texts; every epsilon to state is rounded up.
+
+    Args:
+      found: See there.
+      of_what: What the epsilon is of, such as "of all plans together, ".
+    """
+    from tff_dp.accounting.report import format_epsilon, format_lower
+
+    least, charged = found["lower_bound"], found["arithmetic_epsilon"]
+    of_these = f"epsilon {charged:.2g} and delta {found['arithmetic_delta']:.2g} of these"
+    return [
+        (
+            "epsilon",
+            f"{format_epsilon(float(found['epsilon']))}, {of_what}to report (by {found['reported']})",
+        ),
+        (
+            "at least",
+            "not known" if least is None else f"{format_lower(float(least))}, whoever computes it",
+        ),
+        ("delta", f"{found['delta']:g}"),
+        (
+            "arithmetic",
+            f"{of_these}, for computed noise"
+            if charged
+            else "nothing is charged for computed noise",
+        ),
+        *(
+            (f"by {name}", format_epsilon(float(value)))
+            for name, value in found["accountants"].items()
+        ),
+        *((f"not by {name}", reason) for name, reason in found["refused"].items()),
+    ]
 
 
 def block(found: dict[str, Any]) -> str:
     """Returns what was found as text, every epsilon rounded up."""
-    from tff_dp.accounting.report import format_epsilon
-
     sampling = {
         "poisson": "Poisson: each client takes part in a round by a coin of its own",
         "fixed": "cohorts of one size, without replacement",
@@ -86,18 +111,7 @@ def block(found: dict[str, Any]) -> str:
         f", {name.replace('_', ' ')} {found[name]}" for name in OF_MECHANISMS if name in found
     )
     lines = [
-        (
-            "epsilon",
-            f"{format_epsilon(float(found['epsilon']))}, to report (by {found['reported']})",
-        ),
-        ("at least", _least(found)),
-        ("delta", f"{found['delta']:g}"),
-        ("arithmetic", _charged(found)),
-        *(
-            (f"by {name}", format_epsilon(float(value)))
-            for name, value in found["accountants"].items()
-        ),
-        *((f"not by {name}", reason) for name, reason in found["refused"].items()),
+        *lines_of(found),
         ("unit", _UNITS[found["unit"]]),
         ("adjacency", found["adjacency"]),
         ("sampling", f"{sampling}{' (' + known + ')' if known else ''}"),
