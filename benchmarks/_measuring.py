@@ -181,6 +181,7 @@ class _Process:
         return None
 
     def _answer(self) -> None:
+        assert self._process.stdout is not None
         self._process.stdout.readline()  # empty where the process has ended, as `finish` will find
 
 
@@ -203,8 +204,8 @@ def work(task: str) -> None:
     generated = time.monotonic()
     with contextlib.ExitStack() as stack:
         privacy = Privacy() if job.private else None
-        task = Task(workload, privacy, x, y, calls=1 + job.turns * _MOST_IN_A_TURN)
-        system = kind(task, stack)
+        calls = 1 + job.turns * _MOST_IN_A_TURN
+        system = kind(Task(workload, privacy, x, y, calls=calls), stack)
         set_up = time.monotonic()
         loss = system.run()
         first_round = time.monotonic() - set_up

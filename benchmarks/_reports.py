@@ -120,7 +120,7 @@ def curve_table(points: Sequence[Measurement]) -> str:
             f"{p.job.clients:,}",
             seconds_cell(p),
             f"{p.median / p.job.clients * 1000:.3g}",
-            f"{float(line.seconds(np.float64(p.job.clients))):.3g}",
+            f"{float(line.seconds(np.array(p.job.clients))):.3g}",
             f"{p.startup:.1f}",
             f"{p.data_bytes / _MIB:,.1f}",
             memory_cell(p),

@@ -182,7 +182,7 @@ class Arrays(_Federated):
         self._rng = np.random.default_rng(0)
 
     def _data(self) -> Any:
-        return self._cohort(self._rng.permutation(self._workload.clients))
+        return self._cohort(self._rng.permutation(self._workload.clients).tolist())
 
 
 class Fused(Arrays):

@@ -14,6 +14,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def measure_words(xla: bool) -> None:
     for count in (1, COUNT):
         computation = draws(count)
         run = {
-            source: in_context(source, lambda c=computation: c(0, [np.float32(0)]), xla=xla)
+            source: in_context(source, partial(computation, 0, [np.float32(0)]), xla=xla)
             for source in SOURCES
         }
         found[count] = timed(run)

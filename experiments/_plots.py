@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")  # no display is needed, and none is opened
 from matplotlib import pyplot as plt
 
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.report import format_epsilon
 
 _BLUE, _ORANGE, _GREY = "#2566a8", "#c8681e", "#777777"
 

@@ -21,7 +21,7 @@ import tff_dp
 from experiments import _hsb82, _plots
 from models import linear
 from tff_dp import _seeds, data, execution
-from tff_dp.accounting.accountants import format_epsilon
+from tff_dp.accounting.report import format_epsilon
 from tff_dp.config import Config
 
 # With one full-batch step a client and round, alpha_i proportional to client size makes federated
@@ -154,7 +154,7 @@ def _fit(
     Returns:
       The weights with the bias last, shape [features + 1], and the result of `fit`.
     """
-    x, _ = clients.pooled()
+    x, _ = _pooled(clients)
     print(f"  {title}", flush=True)
     values = {
         "learning_rate": settings.learning_rate,
@@ -177,6 +177,14 @@ def _fit(
     )
     kernel, bias = result.model.get_weights()
     return np.append(kernel[:, 0], bias[0]), result
+
+
+def _pooled(clients: data.Clients) -> tuple[np.ndarray, np.ndarray]:
+    """Returns everybody's features, shape [examples, features], and labels, [examples, 1]."""
+    x, y = clients.pooled()
+    assert isinstance(x, np.ndarray)  # not named features
+    assert isinstance(y, np.ndarray)
+    return x, y
 
 
 def _closed_form(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -215,7 +223,7 @@ def _check_closed_form(settings: TutorialSettings) -> dict[str, float]:
     """Returns the relative distance to the closed form for each weighting of full-batch steps."""
     print("Self-check: one full-batch step a client and round")
     clients, _ = _tutorial_data(settings)
-    best = _closed_form(*clients.pooled())
+    best = _closed_form(*_pooled(clients))
     distances = {}
     for weighting in ("examples", "uniform"):
         weights, _ = _fit(
@@ -234,7 +242,7 @@ def _distance(weights: np.ndarray, best: np.ndarray) -> float:
 def _run_tutorial(settings: TutorialSettings, plans: list[tff_dp.PrivacyPlan]) -> list[Row]:
     print(f"Tutorial: {len(settings.client_sizes)} clients, {settings.rounds} rounds")
     clients, test = _tutorial_data(settings)
-    best = _closed_form(*clients.pooled())
+    best = _closed_form(*_pooled(clients))
     rows = [Row(part="tutorial", setting="closed form, pooled data", epsilon=None,
                 error=_error(best, *test), note="the reference")]  # fmt: skip
     for weighting in ("examples", "uniform"):
@@ -276,7 +284,7 @@ def _run_schools(
         return Row(part="schools", setting=setting, epsilon=epsilon, error=error,
                    note=f"held-out R2 {1 - error / variance:.3f}")  # fmt: skip
 
-    rows = [row("closed form, pooled data", None, _closed_form(*clients.pooled()))]
+    rows = [row("closed form, pooled data", None, _closed_form(*_pooled(clients)))]
     sampler = tff_dp.PoissonSampler(rate=settings.cohort / clients.num_clients)
     weights, _ = _fit(settings, clients, tff_dp.NoPrivacy(sampler=sampler), "federated")
     rows.append(row("federated, alpha by examples", math.inf, weights))
