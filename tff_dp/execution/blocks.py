@@ -170,28 +170,3 @@ def _of_tensors(data: Sequence[Any], data_type: Any) -> Block:
     positions = np.arange(len(data), dtype=np.int32)
     table = {"count": np.int32(len(data)), "positions": positions}
     return Block(fields, cohorts.Table(None, None, table, len(data)))
-
-
-def one_client(data: Any, position: int) -> Any:
-    """Returns the cohort that has one client of a cohort."""
-    cohort = arrays_of(data)
-    if cohort is not None:
-        return _Given(
-            dataclasses.replace(
-                cohort,
-                starts=cohort.starts[position : position + 1],
-                sizes=cohort.sizes[position : position + 1],
-            )
-        )
-    return data[position : position + 1]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Given:
-    cohort: CohortArrays
-
-    def arrays(self) -> CohortArrays:
-        return self.cohort
-
-    def __len__(self) -> int:
-        return len(self.cohort)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import collections
-import contextlib
-import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,16 +13,16 @@ import tensorflow as tf
 from tff_dp.errors import ComputationError
 from tff_dp.execution import (
     ahead,
-    batches,
     blocks,
+    calls,
     cohorts,
     datasets,
     devices,
     failures,
-    graphs,
     groups,
     keyed_noise,
     noise,
+    probing,
     rounds,
     rules,
     tracing,
@@ -35,8 +33,8 @@ from tff_dp.execution.settings import Settings
 
 _KINDS_AT_ONCE = 2  # kinds of clients that XLA compiles when they are first met
 _MET_OFTEN = 2000  # clients of another kind, until it is compiled: about when that has paid
+_NOT_ROWS = "the parts of a batch have different leading sizes"
 _IN_PARALLEL_FROM = 64  # clients for each device or thread
-_POSITION = tf.TensorSpec([], tf.int32)
 
 
 class RoundRunner:
@@ -49,7 +47,10 @@ class RoundRunner:
 
     Attributes:
       parts: The form's programs.
-      xla_failure: Why XLA could not compile the clients' part, or None.
+      result: The layout of the results.
+      graphs: The graphs that have been made.
+      state_specs: Of the server's part of the argument.
+      fusable: Whether several rounds may be one graph, as far as is known.
     """
 
     def __init__(self, form: Any, result_type: Any, skip: int = 0) -> None:
@@ -58,26 +59,20 @@ class RoundRunner:
             raise NotImplementedError(
                 f"the server's part cannot be run: {self.parts.server_obstacle}"
             )
-        self._form = form
         self.result = values.Layout(result_type)
         self._skip = skip
         self._scalars = values.Scalars()
         self.graphs = tracing.Graphs()
-        self._imported: graphs.ImportedGraph | None = None
         self._met: collections.Counter[Any] = collections.Counter()
         self._compiled: set[Any] = set()
         self._hows: dict[Any, rules.How] = {}
+        self._failed: dict[rules.Rung, str] = {}
         self.fusable = self.parts.fixed_shapes
-        self.xla_failure: str | None = None
         self._noise_bits: dict[Any, noise.NoiseBits] = {}
         programs = self.parts.programs
         self.state_specs = tracing.specs_of(programs["prepare"])
         self._data = values.Layout(self.parts.work.type_signature.parameter[0])
         self._common_specs = tracing.specs_of(self.parts.work)[self._data.count :]
-        self._result_specs = [
-            tf.TensorSpec(leaf.shape, leaf.dtype)
-            for leaf in values.leaves(self.parts.work.type_signature.result)
-        ]
         dtypes = [dtype for _, dtype in programs["accumulate"].arguments]
         count = len(self.parts.carry_shapes) - 2
         self._carry_specs = [
@@ -93,6 +88,7 @@ class RoundRunner:
                 strict=True,
             )
         ]
+        self._calls = calls.Calls(form, self.parts, self.graphs, self._data, self._carry_specs)
 
     def __call__(self, state: Sequence[Any], data: Any, settings: Settings) -> Any:
         """Runs the computation.
@@ -115,15 +111,7 @@ class RoundRunner:
         arguments = self.parts.programs["prepare"].tensors(
             [self._scalars.known(leaf) for leaf in state]
         )
-        how = self.how(settings, data)
-        try:
-            results, status = self._run(root, fed, arguments, data, how, settings)
-        except datasets.NotRowsError:
-            results, status = self._run_by_calls(root, fed, arguments, data)
-        except tracing.CannotTraceError as error:
-            results, status = self._otherwise(error, root, fed, arguments, data, how, settings)
-        except tf.errors.OpError as error:
-            results, status = self._again(error, root, fed, arguments, data, how, settings)
+        results, status = self._run_somehow(root, fed, arguments, data, settings)
         failures.raise_if_failed([int(part) for part in status], self.parts.checks, len(data))
         return self.result.value(self._scalars.returned(results[self._skip :]))
 
@@ -144,16 +132,19 @@ class RoundRunner:
 
     def account(self, settings: Settings) -> str:
         """Returns in words how it runs, for clients given as arrays or as batched data sets."""
-        how = self.how(settings, None)
+        how = self._how_probed(settings)
         lines = [
             f"clients: strategy {how.strategy}, {'with' if how.xla else 'without'} XLA: {how.why}",
             "server: with the clients in one graph, where a cohort is one group of clients; "
             "otherwise a graph before them and one after",
+        ]
+        if how.xla and self.parts.server_xla_obstacle:
+            lines.append(f"server: without XLA, because {self.parts.server_xla_obstacle}")
+        lines += [
             *keyed_noise.account_of_round(
                 self.parts,
                 settings,
-                imported=how.strategy == "call"
-                and bool(self.parts.work.obstacle or self.parts.work.iterates),
+                imported=how.imported,
             ),
         ]
         if self.parts.secure_count:
@@ -163,25 +154,73 @@ class RoundRunner:
             )
         return "\n".join(lines)
 
-    def how(self, settings: Settings, data: Any) -> rules.How:
+    def _how_probed(self, settings: Settings) -> rules.How:
+        """Returns how a cohort of unknown data runs, where what fails to trace has not been tried yet."""
+        failed = dict(self._failed)
+        while True:
+            how = self._choose(settings, rules.data_obstacle(self.parts, None), failed)
+            if how.strategy == "call":
+                return how
+            specs = self._common_specs, self._carry_specs
+            reason = probing.clients_obstacle(self.parts, how, *specs)
+            if reason is None:
+                if how.xla and not self.parts.server_xla_obstacle:
+                    probing.find_server_obstacle(self.parts, self.state_specs, self._carry_specs)
+                return how
+            failed[how.rung] = reason
+
+    def _choose(
+        self, settings: Settings, obstacle: str | None, failed: Mapping[rules.Rung, str]
+    ) -> rules.How:
+        on_gpu = settings.places.on_gpu
+        return rules.choose(self.parts, settings.strategy, settings.xla, on_gpu, obstacle, failed)
+
+    def how(self, settings: Settings, data: Any, *, not_rows: bool = False) -> rules.How:
         """Returns how a cohort runs.
 
         Args:
           settings: The context's.
           data: The cohort's data, or None if it is not known yet.
+          not_rows: Whether the parts of its batches have turned out to differ in their leading sizes.
         """
-        obstacle = rules.data_obstacle(self.parts, data)
-        found = (self.parts.obstacle, self.parts.vmap_obstacle, self.xla_failure)  # on the way
-        key = (settings.strategy, settings.xla, settings.places.on_gpu, obstacle, found)
+        obstacle = _NOT_ROWS if not_rows else rules.data_obstacle(self.parts, data)
+        on_gpu = settings.places.on_gpu
+        key = (settings.strategy, settings.xla, on_gpu, obstacle, frozenset(self._failed))
         if key not in self._hows:
-            how = rules.choose(
-                self.parts, settings.strategy, settings.xla, settings.places.on_gpu, obstacle
-            )
-            if how.xla and self.xla_failure:
-                why = f"{how.why}; but XLA failed: {self.xla_failure}"
-                how = dataclasses.replace(how, xla=False, why=why)
-            self._hows[key] = how
+            self._hows[key] = self._choose(settings, obstacle, self._failed)
         return self._hows[key]
+
+    def _run_somehow(
+        self,
+        root: tf.Tensor,
+        fed: list[tf.Tensor],
+        state: list[tf.Tensor],
+        data: Any,
+        settings: Settings,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Runs a round in the first way that neither fails to trace nor to run.
+
+        Which ways failed, and why, is remembered if one does not: otherwise something else is wrong, with
+        the data, say. A client's own error shows where clients run by a call each.
+        """
+        before = dict(self._failed)
+        not_rows = False
+        try:
+            while True:
+                how = self.how(settings, data, not_rows=not_rows)
+                server = self.parts.server_xla_obstacle
+                try:
+                    return self._run(root, fed, state, data, how, settings)
+                except datasets.NotRowsError:
+                    not_rows = True
+                except (tracing.CannotTraceError, tf.errors.OpError) as error:
+                    if how.imported:
+                        raise ComputationError(f"A round failed: {error}") from error
+                    if server == self.parts.server_xla_obstacle:
+                        self._failed[how.rung] = failures.summary(str(error))
+        except BaseException:
+            self._failed = before
+            raise
 
     def _run(
         self,
@@ -193,7 +232,7 @@ class RoundRunner:
         settings: Settings,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         if how.strategy == "call":
-            return self._run_by_calls(root, fed, state, data)
+            return self._run_by_calls(root, fed, state, data, imported=how.imported)
         cut = self.cut(data, how, settings)
         first, second = next(cut, None), next(cut, None)
         if first is not None and second is None:
@@ -326,121 +365,19 @@ class RoundRunner:
             is_regular=self._worth_compiling if how.xla and not by_size else lambda *_: by_size,
         )
 
-    def _otherwise(
-        self,
-        error: tracing.CannotTraceError,
-        root: tf.Tensor,
-        fed: list[tf.Tensor],
-        state: list[tf.Tensor],
-        data: Any,
-        how: rules.How,
-        settings: Settings,
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Runs a round whose graph cannot be traced by a simpler strategy, and remembers which."""
-        reason = failures.summary(str(error))
-        if how.xla:  # whose graphs have no strings
-            with contextlib.suppress(tracing.CannotTraceError):
-                plain = dataclasses.replace(how, xla=False)
-                found = self._run(root, fed, state, data, plain, settings)
-                self.xla_failure = reason
-                return found
-        if how.strategy == "vmap":
-            with contextlib.suppress(tracing.CannotTraceError):
-                scan = dataclasses.replace(how, strategy="scan", xla=False)
-                found = self._run(root, fed, state, data, scan, settings)
-                self.parts.vmap_obstacle = reason
-                return found
-        obstacle, self.parts.work.obstacle = self.parts.work.obstacle, reason
-        try:
-            found = self._run_by_calls(root, fed, state, data)
-        except BaseException:  # something else is wrong: with the data, say
-            self.parts.work.obstacle = obstacle
-            raise
-        self.parts.obstacle = f"work: {reason}"
-        return found
-
-    def _again(
-        self,
-        error: tf.errors.OpError,
-        root: tf.Tensor,
-        fed: list[tf.Tensor],
-        state: list[tf.Tensor],
-        data: Any,
-        how: rules.How,
-        settings: Settings,
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Runs a round that has failed without XLA, which has fewer operations, or names the client."""
-        plain = dataclasses.replace(how, xla=False)
-        if how.xla:
-            with contextlib.suppress(tf.errors.OpError):
-                results = self._run(root, fed, state, data, plain, settings)
-                self.xla_failure = failures.summary(error.message)
-                return results
-        for position in range(len(data)):
-            try:
-                self._run(root, fed, state, blocks.one_client(data, position), plain, settings)
-            except tf.errors.OpError as own:
-                raise ComputationError(
-                    f"The computation of {failures.client(position, len(data))} failed: {own.message}"
-                ) from own
-        raise ComputationError(f"A round failed: {error.message}") from error
-
     def _run_by_calls(
-        self, root: tf.Tensor, fed: list[tf.Tensor], state: list[tf.Tensor], data: Any
+        self,
+        root: tf.Tensor,
+        fed: list[tf.Tensor],
+        state: list[tf.Tensor],
+        data: Any,
+        *,
+        imported: bool,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Runs the clients one graph call each."""
         common, carry = self._begin(root, state)
-        for position in range(len(data)):
-            try:
-                carry = self._call(root, position, data[position], common, carry)
-            except Exception as error:  # TensorFlow's, or that of whoever made the data set
-                raise ComputationError(
-                    f"The computation of {failures.client(position, len(data))} failed: {error}"
-                ) from error
+        carry = self._calls.run(root, common, carry, data, imported=imported)
         return self._finish(root, fed, state, carry)
-
-    def _call(
-        self, root: tf.Tensor, position: int, client: Any, common: list[tf.Tensor], carry: Any
-    ) -> list[tf.Tensor]:
-        leaves = [
-            graphs.as_dataset(leaf) if dtype == tf.variant else leaf
-            for leaf, (_, dtype) in zip(
-                self._data.flatten(client), self.parts.work.arguments, strict=False
-            )
-        ]
-        at = tf.constant(position)
-        # One that moves an iterator itself is written for batches by number, which a data set has not.
-        if self.parts.work.obstacle or self.parts.work.iterates:
-            if self._imported is None:
-                self._imported = graphs.ImportedGraph(self._form.work)
-            results = self._imported([*leaves, *common], self.parts.client_key(at, root))
-
-            def add(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
-                carry, results = tracing.split(flat, [len(self._carry_specs)])
-                return self.parts.add(carry, results, [tf.constant(-1), tf.constant(0)], at, root)
-
-            specs = [_POSITION, *self._carry_specs, *self._result_specs]
-            return self.graphs.call("add", add, specs, [root, at, *carry, *results])
-        element_specs = [_element_spec(leaf) for leaf in leaves]
-        inputs = [
-            leaf if spec is None else graphs.as_variant(leaf)
-            for leaf, spec in zip(leaves, element_specs, strict=True)
-        ]
-        inputs = self.parts.work.tensors([*inputs, *common])
-        counts = (len(leaves), len(common))
-
-        def call(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
-            leaves, common, carry = tracing.split(flat, counts)
-            arguments = [
-                leaf if spec is None else batches.Iterated(leaf, spec)
-                for leaf, spec in zip(leaves, element_specs, strict=True)
-            ]
-            results, status = self.parts.client(arguments, common, at, root)
-            return self.parts.add(carry, results, status, at, root)
-
-        specs = [_POSITION, *tracing.specs_of(self.parts.work), *self._carry_specs]
-        key = tuple(repr(spec) for spec in element_specs)
-        return self.graphs.call(("call", key), call, specs, [root, at, *inputs, *carry])
 
 
 def shape_of(block: blocks.Block, how: rules.How, places: devices.Places) -> groups.Shape:
@@ -472,8 +409,3 @@ def _specs_of(fed: list[tf.Tensor]) -> list[tf.TensorSpec]:
 
 def _columns(block: blocks.Block) -> dict[str, tf.Tensor]:
     return {name: tf.constant(column) for name, column in block.table.columns.items()}
-
-
-def _element_spec(leaf: Any) -> Any:
-    """Returns the specification of a sequence's elements, or None for what is no sequence."""
-    return leaf.element_spec if isinstance(leaf, tf.data.Dataset) else None

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import bodies, program, provenance, randomness
+from tff_dp.execution import bodies, folding, program, provenance, randomness
+from tff_dp.execution.styles import ShapeVariesError, Style
 
 _FAILED = "failed"
 _LARGE = 1 << 14  # elements
@@ -58,7 +59,7 @@ class Emitter:
     """
 
     def __init__(
-        self, written: program.Program, key: tf.Tensor, style: str, words: Any = None
+        self, written: program.Program, key: tf.Tensor, style: Style, words: Any = None
     ) -> None:
         self._program = written
         self._style = style
@@ -101,6 +102,8 @@ class Emitter:
                 continue
             node, sources = body.nodes[name], body.inputs[name]
             inputs = [values[source][index] for source, index in sources if index >= 0]
+            if self._style.is_static:
+                inputs = [folding.within(value) for value in inputs]
             held = guards.inherit(sources)
             if node.op == "Switch":
                 condition = _origin(body, sources[1])
@@ -112,6 +115,8 @@ class Emitter:
                 values[name], held = self._merge(body, values, sources, guards)
             else:
                 values[name] = self._write(node, inputs, (*path, name), held, values)
+            if self._style.is_static:
+                _require_static(node, values[name])
             guards.of[name, bodies.AFTER] = held
         return [None if index < 0 else values[name][index] for name, index in targets]
 
@@ -175,6 +180,9 @@ class Emitter:
         """
         if node.op == "Identity":
             return inputs
+        folded = folding.fold(node, inputs) if self._style.is_static else None
+        if folded is not None:
+            return folded
         from_clock = any(isinstance(i, tf.Tensor) and i.ref() in self._clock for i in inputs)
         attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
         graph = tf.compat.v1.get_default_graph()
@@ -229,7 +237,7 @@ class Emitter:
             kept = dict(self._carried)
             selected = self._both(condition, functions, arguments, path)
             # Where no compiler fuses it, selecting copies a tensor, and a choice does not.
-            if self._style != "plain" or not any(_is_large(tensor) for tensor in selected):
+            if self._style.is_static or not any(_is_large(tensor) for tensor in selected):
                 return selected
             self._carried = kept  # what has been written for nothing is pruned
         names = list(self._carried)
@@ -271,7 +279,13 @@ class Emitter:
 
     def _loop(self, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
         test, step = (node.attr[name].func.name for name in ("cond", "body"))
-        places = [i for i, value in enumerate(inputs) if isinstance(value, tf.Tensor)]
+        body = self._program.body_of(step)
+        # What a step hands on as it got it stays outside of the loop, where it may be a known number.
+        places = [
+            i
+            for i, value in enumerate(inputs)
+            if isinstance(value, tf.Tensor) and _origin(body, body.results[i])[0] != body.arguments[i]
+        ]
         shapes = [tf.TensorShape(shape) for shape in node.attr["output_shapes"].list.shape]
         names = list(self._carried)
 
@@ -346,7 +360,7 @@ class Emitter:
             results, carried = self._apart(step_it)
             return [*results, *carried]
 
-        if self._style == "plain" and self._program.convolves:
+        if not self._style.is_static and self._program.convolves:
             step = _as_call(step)
         final: list[Any] = batches.reduce(
             step,
@@ -431,6 +445,18 @@ class Emitter:
         return list(inputs)
 
 
+def _require_static(node: Any, outputs: Sequence[Any]) -> None:
+    for output in outputs:
+        if (
+            isinstance(output, tf.Tensor)
+            and output.dtype not in (tf.variant, tf.resource)
+            and not output.shape.is_fully_defined()
+        ):
+            raise ShapeVariesError(
+                f"a tensor has a shape that depends on values: that of {node.op} ({node.name})"
+            )
+
+
 def _carried_shape(name: Any) -> tf.TensorShape:
     return name.shape if isinstance(name, Variable) else tf.TensorShape([])
 
@@ -468,7 +494,7 @@ def _is_large(tensor: tf.Tensor) -> bool:
 
 def _l2_loss(emitter: Emitter, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
     """Half the sum of squares: `L2Loss` itself cannot be vectorised."""
-    if emitter._style != "vmap":
+    if not emitter._style.vmap:
         return emitter._copy(node, inputs, path)
     return [tf.reduce_sum(tf.square(inputs[0])) / 2]
 

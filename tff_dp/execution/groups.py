@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tff_dp.execution import batches, randomness
 from tff_dp.execution.rounds import MERGE, RoundPrograms, status_of
+from tff_dp.execution.styles import Style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Shape:
     xla: bool = False
     inside: bool = False
     places: tuple[str, ...] = ("",)
+
+    @property
+    def style(self) -> Style:
+        """What becomes of the graph over the clients."""
+        return Style(xla=self.xla, vmap=bool(self.side_by_side))
 
 
 def clients(
@@ -92,17 +98,13 @@ def clients(
             )
         ]
 
-    style = "vmap" if shape.side_by_side else "xla" if shape.xla else "plain"
-
     def contribution(i: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        return parts.client(data(i), common, positions[i], root, style)
+        return parts.client(data(i), common, positions[i], root, shape.style)
 
     def span(low: tf.Tensor, high: tf.Tensor, carry: list[tf.Tensor]) -> list[tf.Tensor]:
         if shape.side_by_side:
-            return _side_by_side(
-                parts, contribution, positions, low, high, carry, shape.side_by_side, root
-            )
-        return _one_by_one(parts, contribution, positions, low, high, carry, root)
+            return _side_by_side(parts, shape, contribution, positions, low, high, carry, root)
+        return _one_by_one(parts, shape, contribution, positions, low, high, carry, root)
 
     run = jitted(span, shape.xla and not shape.inside)
     if len(shape.places) == 1:
@@ -122,6 +124,7 @@ def clients(
 
 def _one_by_one(
     parts: RoundPrograms,
+    shape: Shape,
     contribution: Callable[[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]],
     positions: tf.Tensor,
     low: tf.Tensor,
@@ -131,43 +134,67 @@ def _one_by_one(
 ) -> list[tf.Tensor]:
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        return [i + 1, *parts.add(list(carry), results, status, positions[i], root)]
+        added = parts.add(list(carry), results, status, positions[i], root, shape.style)
+        return [i + 1, *added]
 
     return _advance(body, low, high, carry, parts.carry_shapes)
 
 
 def _side_by_side(
     parts: RoundPrograms,
+    shape: Shape,
     contribution: Callable[[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]],
     positions: tf.Tensor,
     low: tf.Tensor,
     high: tf.Tensor,
     carry: list[tf.Tensor],
-    width: int,
     root: tf.Tensor,
 ) -> list[tf.Tensor]:
     key = randomness.fold(root, MERGE)
+    width, style = shape.side_by_side, shape.style
 
     def one(i: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        start = [*parts.zero(root), *status_of(tf.constant(0), 0)]
-        return parts.add(start, results, status, positions[i], root)
+        start = [*parts.zero(root, style), *status_of(tf.constant(0), 0)]
+        return parts.add(start, results, status, positions[i], root, style)
+
+    def join(pair: Sequence[list[tf.Tensor]]) -> list[tf.Tensor]:
+        return parts.join(pair[0], pair[1], key, style)
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
-        each = tf.vectorized_map(one, i + tf.range(width))
+        each = _vectorized(one, i + tf.range(width))
         count = width
         while count > 1:
             half = count // 2
             pairs = [[t[:half] for t in each], [t[half : 2 * half] for t in each]]
-            joined = tf.vectorized_map(lambda pair: parts.join(pair[0], pair[1], key), pairs)
+            joined = _vectorized(join, pairs)
             rest = [t[2 * half :] for t in each]
             each = [
                 tf.concat([a, b], 0) if count % 2 else a for a, b in zip(joined, rest, strict=True)
             ]
             count -= half
-        return [i + width, *parts.join(list(carry), [t[0] for t in each], key)]
+        return [i + width, *parts.join(list(carry), [t[0] for t in each], key, style)]
 
     return _advance(body, low, high, carry, parts.carry_shapes)
+
+
+def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
+    """Returns what a function gives for each element, side by side."""
+    raised: list[Exception] = []
+
+    def run(element: Any) -> Any:
+        try:
+            return function(element)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        return tf.vectorized_map(run, elements)
+    except Exception:
+        if raised:  # which TensorFlow hides in one of its own
+            raise raised[0] from None
+        raise
 
 
 def _advance(

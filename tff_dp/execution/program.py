@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from tff_dp import _compat
 from tff_dp.execution import bodies, provenance, randomness
+from tff_dp.execution.styles import PLAIN, Style
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -266,7 +267,7 @@ class Program:
         arguments: Sequence[Any],
         key: tf.Tensor,
         only: Sequence[int] | None = None,
-        style: str = "plain",
+        style: Style = PLAIN,
         words: Any = None,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Writes the program into the graph that is being traced.
@@ -275,12 +276,15 @@ class Program:
           arguments: A tensor for each of the flattened parameter type, `Batches` for a sequence.
           key: Of this call, uint64 [2].
           only: Positions of the results that are wanted; all by default.
-          style: What becomes of the graph, which some operations are written for: "plain", "xla", or
-            "vmap".
+          style: What becomes of the graph.
           words: Where the noise of a plan gets its random words, as `words.Fed`; None for the key's.
 
         Returns:
           The results, and the number of the first check that failed, int32 [], 0 for none.
+
+        Raises:
+          NotImplementedError: Something in it cannot be written so; `ShapeVariesError` for a tensor
+            whose shape depends on values.
         """
         from tff_dp.execution.emitter import Emitter
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ import tensorflow as tf
 from tff_dp.execution import program, randomness, values
 from tff_dp.execution import secure as secure_sums
 from tff_dp.execution import words as fed_words
+from tff_dp.execution.styles import PLAIN, ShapeVariesError, Style
 
 # The words by which a call's key is folded for each part of a round.
 _PREPARE, _WORK, _ACCUMULATE, MERGE, _REPORT, _UPDATE = range(1, 7)
@@ -27,7 +29,8 @@ class RoundPrograms:
     Attributes:
       checks: What the assertions in the programs say, by number from 1.
       obstacle: What stands in the way of writing a cohort as one graph, or None.
-      vmap_obstacle: What stands in the way of clients side by side, if that has been tried.
+      vmap_obstacle: What stands in the way of clients side by side, or None.
+      server_xla_obstacle: What keeps the server's parts from XLA, as far as is known; or None.
       carry_shapes: Of the sums over clients, and of the status.
     """
 
@@ -42,8 +45,6 @@ class RoundPrograms:
         found = [f"{name}: {p.obstacle}" for name, p in self.programs.items() if p.obstacle]
         self.obstacle: str | None = found[0] if found else None
         self.vmap_obstacle: str | None = None
-        if "Where" in self.programs["work"].operations:  # fails only when clients differ
-            self.vmap_obstacle = "some tensors have a shape that depends on values"
         self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
         self.secure_count = self._secure.count
         self.secure_dtypes = self._secure.dtypes
@@ -63,9 +64,11 @@ class RoundPrograms:
         shapes = [shape for part in server for shape, _ in part.arguments] + self.result_shapes
         # XLA gives results of no fixed shape (the levels of a noise tree) a wrong one, and no error.
         self.fixed_shapes = all(shape.is_fully_defined() for shape in shapes)
-        self.server_compiles = self.fixed_shapes and not any(
-            "Timestamp" in part.operations for part in server
-        )
+        self.server_xla_obstacle: str | None = None
+        if not self.fixed_shapes:
+            self.server_xla_obstacle = "its state has no fixed shape"
+        elif any("Timestamp" in part.operations for part in server):
+            self.server_xla_obstacle = "it reads the clock"
 
     @functools.cached_property
     def noisy(self) -> list[str]:
@@ -87,14 +90,18 @@ class RoundPrograms:
         """What a client computes."""
         return self.programs["work"]
 
-    def begin(self, state: list[tf.Tensor], root: tf.Tensor) -> list[list[tf.Tensor]]:
+    def begin(
+        self, state: list[tf.Tensor], root: tf.Tensor, style: Style = PLAIN
+    ) -> list[list[tf.Tensor]]:
         """Writes the server's part before the clients: what they get, and the carry to start from."""
-        common, failed = self.programs["prepare"].emit(state, randomness.fold(root, _PREPARE))
-        return [common, [*self.zero(root), *status_of(failed, SERVER_FAILED)]]
+        key = randomness.fold(root, _PREPARE)
+        with self._serving(style):
+            common, failed = self.programs["prepare"].emit(state, key, style=style)
+        return [common, [*self.zero(root, style), *status_of(failed, SERVER_FAILED)]]
 
-    def zero(self, root: tf.Tensor) -> list[tf.Tensor]:
+    def zero(self, root: tf.Tensor, style: Style = PLAIN) -> list[tf.Tensor]:
         """Writes the sums over no clients."""
-        zero, _ = self.programs["zero"].emit([], root)
+        zero, _ = self.programs["zero"].emit([], root, style=style)
         return [*zero, *self._secure.zeros()]
 
     def finish(
@@ -104,6 +111,7 @@ class RoundPrograms:
         root: tf.Tensor,
         only: Sequence[int] | None = None,
         words: tf.Tensor | None = None,
+        style: Style = PLAIN,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Writes the server's part after the clients: the computation's results, and the status.
 
@@ -113,20 +121,36 @@ class RoundPrograms:
           root: The call's key.
           only: Positions of the results that are wanted; all by default.
           words: The random words of the noise, int64 [layout.count]; None to draw them under the key.
+          style: What becomes of the graph.
         """
         *sums, client, check = carry
         count = len(sums) - self._secure.count
-        reported, failed = self.programs["report"].emit(
-            sums[:count], randomness.fold(root, _REPORT), words=self._fed(words, "report")
-        )
-        status = joined([client, check], status_of(failed, SERVER_FAILED))
-        results, failed = self.programs["update"].emit(
-            [*state, *reported, *sums[count:]],
-            randomness.fold(root, _UPDATE),
-            only,
-            words=self._fed(words, "update"),
-        )
+        with self._serving(style):
+            reported, failed = self.programs["report"].emit(
+                sums[:count],
+                randomness.fold(root, _REPORT),
+                style=style,
+                words=self._fed(words, "report"),
+            )
+            status = joined([client, check], status_of(failed, SERVER_FAILED))
+            results, failed = self.programs["update"].emit(
+                [*state, *reported, *sums[count:]],
+                randomness.fold(root, _UPDATE),
+                only,
+                style=style,
+                words=self._fed(words, "update"),
+            )
         return results, joined(status, status_of(failed, SERVER_FAILED))
+
+    @contextlib.contextmanager
+    def _serving(self, style: Style) -> Iterator[None]:
+        """Notes what keeps a part of the server's from XLA."""
+        try:
+            yield
+        except ShapeVariesError as error:
+            if style.xla:
+                self.server_xla_obstacle = str(error)
+            raise
 
     def _fed(self, words: tf.Tensor | None, name: str) -> fed_words.Fed | None:
         return None if words is None else fed_words.Fed(self.layout, words, name)
@@ -137,7 +161,7 @@ class RoundPrograms:
         common: list[tf.Tensor],
         position: tf.Tensor,
         root: tf.Tensor,
-        style: str = "plain",
+        style: Style = PLAIN,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Writes one client's part: its contribution, and its status."""
         key = self.client_key(position, root)
@@ -155,6 +179,7 @@ class RoundPrograms:
         status: list[tf.Tensor],
         position: tf.Tensor,
         root: tf.Tensor,
+        style: Style = PLAIN,
     ) -> list[tf.Tensor]:
         """Writes the addition of a client's contribution to the carry."""
         *sums, client, check = carry
@@ -163,16 +188,20 @@ class RoundPrograms:
         update, secure = contribution[: self._update_count], contribution[self._update_count :]
         status = joined(status, status_of(self._secure.exceeded(secure), position))
         key = randomness.fold(randomness.fold(root, _ACCUMULATE), position)
-        added, failed = self.programs["accumulate"].emit([*sums[:count], *update], key)
+        added, failed = self.programs["accumulate"].emit([*sums[:count], *update], key, style=style)
         status = joined(status, status_of(failed, position))
         return [*added, *self._secure.add(sums[count:], secure), *status]
 
-    def join(self, a: list[tf.Tensor], b: list[tf.Tensor], key: Any) -> list[tf.Tensor]:
+    def join(
+        self, a: list[tf.Tensor], b: list[tf.Tensor], key: Any, style: Style = PLAIN
+    ) -> list[tf.Tensor]:
         """Writes the join of two carries."""
         *sums_a, client_a, check_a = a
         *sums_b, client_b, check_b = b
         count = len(sums_a) - self._secure.count
-        merged, _ = self.programs["merge"].emit([*sums_a[:count], *sums_b[:count]], key)
+        merged, _ = self.programs["merge"].emit(
+            [*sums_a[:count], *sums_b[:count]], key, style=style
+        )
         secure = self._secure.add(sums_a[count:], sums_b[count:])
         return [*merged, *secure, *joined([client_a, check_a], [client_b, check_b])]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from tff_dp._arrays import arrays_of
 from tff_dp.execution import datasets, rounds, values
+
+Rung = tuple[str, bool, bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +23,18 @@ class How:
         or "call" (a graph call a client).
       xla: Whether XLA compiles the clients' part.
       why: The reasons, in words.
+      imported: Whether the clients' part runs as it was imported, and is not written anew.
     """
 
     strategy: str
     xla: bool
     why: str
+    imported: bool = False
+
+    @property
+    def rung(self) -> Rung:
+        """What it is on the ladder of ways to run."""
+        return self.strategy, self.xla, self.imported
 
 
 def choose(
@@ -33,13 +43,16 @@ def choose(
     xla: bool | None,
     on_gpu: bool,
     data_obstacle: str | None,
+    failed: Mapping[Rung, str],
 ) -> How:
-    """Returns how a round runs.
+    """Returns how a round runs: the first way of those below that can be.
 
-    The rule: what cannot be written as one graph runs by "call". Otherwise a CPU takes clients one after
-    another, a GPU side by side, unless their part draws random numbers, which cannot be vectorised well.
-    XLA compiles the clients' part unless something in it cannot be compiled, or, on a CPU, it has
-    convolutions, which XLA makes slower there.
+    Clients side by side with XLA, and without; one after another with XLA, and without; a graph call a
+    client; the client's graph as it was imported. The rule of where to begin: what cannot be written as
+    one graph runs by "call". Otherwise a CPU takes clients one after another, a GPU side by side, unless
+    their part draws random numbers, which cannot be vectorized well. XLA compiles the clients' part
+    unless something in it cannot be compiled, or, on a CPU, it has convolutions, which XLA makes slower
+    there.
 
     Args:
       parts: The round's programs.
@@ -47,31 +60,63 @@ def choose(
       xla: Overrides the rule where it is possible, unless None.
       on_gpu: Whether the device is a GPU.
       data_obstacle: What in the data stands in the way of one graph, or None.
+      failed: The ways that have been tried in vain, and why they failed.
     """
-    obstacle = parts.obstacle or data_obstacle
-    if obstacle:
-        return How("call", False, f"a cohort cannot be one graph: {obstacle}")
-    if strategy == "call":
-        return How("call", False, "the strategy was given")
-    no_xla = xla_obstacle(parts)
-    if strategy == "vmap" and parts.vmap_obstacle:
-        strategy = "scan"
-    convolves = parts.work.convolves
     if strategy == "auto":
-        side_by_side = on_gpu and not (parts.work.is_random or convolves or parts.vmap_obstacle)
-        strategy = "vmap" if side_by_side else "scan"
-        why = f"the clients' part fits one graph, and the device is a {'GPU' if on_gpu else 'CPU'}"
+        order = _from_the_rule(parts, on_gpu)
+        told = [
+            f"the clients' part fits one graph, and the device is a {'GPU' if on_gpu else 'CPU'}"
+        ]
     else:
-        why = "the strategy was given"
-    if parts.vmap_obstacle:
-        why = f"{why}; clients cannot run side by side: {parts.vmap_obstacle}"
+        order = ["vmap", "scan"] if strategy == "vmap" else ["scan"]
+        told = ["the strategy was given"]
+    obstacle = parts.obstacle or data_obstacle
+    if not obstacle and strategy != "call":
+        for name in order:
+            found = _on_step(parts, name, xla, on_gpu, failed)
+            if isinstance(found, How):
+                return dataclasses.replace(found, why="; ".join([*told, found.why]))
+            if name == "vmap":
+                told.append(f"clients cannot run side by side: {found}")
+            obstacle = found
+    why = f"a cohort cannot be one graph: {obstacle}" if obstacle else "; ".join(told)
+    as_imported = failed.get(("call", False, False)) or parts.work.obstacle
+    if as_imported and not obstacle:
+        why = f"{why}; as it was imported: {as_imported}"
+    # One that moves an iterator itself is written for batches by number, which a data set has not.
+    return How("call", False, why, imported=bool(as_imported or parts.work.iterates))
+
+
+def _from_the_rule(parts: rounds.RoundPrograms, on_gpu: bool) -> list[str]:
+    side_by_side = on_gpu and not (parts.work.is_random or parts.work.convolves)
+    return ["vmap", "scan"] if side_by_side and not parts.vmap_obstacle else ["scan"]
+
+
+def _on_step(
+    parts: rounds.RoundPrograms,
+    strategy: str,
+    xla: bool | None,
+    on_gpu: bool,
+    failed: Mapping[Rung, str],
+) -> How | str:
+    """Returns how clients run by a strategy of one graph, or why they cannot."""
+    if strategy == "vmap" and parts.vmap_obstacle:
+        return parts.vmap_obstacle
+    compiled, plain = (strategy, True, False), (strategy, False, False)
+    no_xla = xla_obstacle(parts)
     if no_xla:
-        return How(strategy, False, f"{why}; without XLA, because {no_xla}")
-    if xla is not None:
-        return How(strategy, xla, f"{why}; {'with' if xla else 'without'} XLA, as was asked")
-    if convolves and not on_gpu:
-        return How(strategy, False, f"{why}; without XLA, which is slow for convolutions on a CPU")
-    return How(strategy, True, f"{why}; with XLA")
+        why = f"without XLA, because {no_xla}"
+    elif xla is not None:
+        why = f"{'with' if xla else 'without'} XLA, as was asked"
+    elif parts.work.convolves and not on_gpu:
+        why = "without XLA, which is slow for convolutions on a CPU"
+    else:
+        why = "with XLA"
+    if why.startswith("with XLA"):
+        if compiled not in failed:
+            return How(strategy, True, why)
+        why = f"without XLA, because {failed[compiled]}"
+    return failed[plain] if plain in failed else How(strategy, False, why)
 
 
 def xla_obstacle(parts: rounds.RoundPrograms) -> str | None:

@@ -11,11 +11,12 @@ import tensorflow as tf
 from tff_dp.execution import groups
 from tff_dp.execution.groups import Shape, jitted
 from tff_dp.execution.rounds import RoundPrograms, joined, status_of
+from tff_dp.execution.styles import Style
 
 
 def is_compiled(parts: RoundPrograms, shape: Shape) -> bool:
     """Returns whether XLA compiles a whole round as one."""
-    return shape.xla and len(shape.places) == 1 and parts.server_compiles
+    return shape.xla and len(shape.places) == 1 and not parts.server_xla_obstacle
 
 
 def whole(
@@ -140,10 +141,11 @@ def _numbers(
         None if dtype == tf.string else next(numbers)
         for _, dtype in parts.programs["prepare"].arguments
     ]
-    common, carry = parts.begin(known, root)
+    style = Style(xla=shape.xla)
+    common, carry = parts.begin(known, root, style)
     carry = groups.clients(parts, shape, tables, fields, common, carry, root)
     wanted = [i for i, dtype in enumerate(parts.result_dtypes) if dtype != tf.string]
-    return parts.finish(known, carry, root, wanted, words)
+    return parts.finish(known, carry, root, wanted, words, style)
 
 
 def _numbers_specs(parts: RoundPrograms) -> list[tuple[tf.TensorShape, tf.DType]]:
