@@ -42,8 +42,9 @@ def fast(
     with one warning a computation that says why. `explain` tells how a computation runs.
 
     Federated programs (`tff.learning.programs.train_model`, or what else calls
-    `tff.program.check_in_federated_context`) need a context whose calls return references: they raise "Expected
-    the current context to be a `tff.program.FederatedContext`" here, and run under `federated_context()`.
+    `tff.program.check_in_federated_context`) need a context whose calls return references. Here they
+    raise "Expected the current context to be a `tff.program.FederatedContext`"; `federated_context()`
+    runs them.
 
     Args:
       strategy: How a cohort runs: "scan" (one graph, clients one after another), "vmap" (one graph,
@@ -154,7 +155,9 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
             )
         with tff.framework.get_context_stack().install(context):
             yield context
-    elif is_managed(current) or not isinstance(current, sync_execution_context.SyncExecutionContext):
+    elif is_managed(current) or not isinstance(
+        current, sync_execution_context.SyncExecutionContext
+    ):
         yield current
     else:
         with fast(xla=xla) as context:

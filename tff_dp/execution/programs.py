@@ -23,8 +23,8 @@ _LEFT = (
     "values within the block: values = await tff.program.materialize_value(...)."
 )
 _NO_LOOP = (
-    "In the context of execution.federated_context(), computations are called in coroutines, and no event "
-    "loop is running. Call this one in the coroutine that asyncio.run is given, or call it under "
+    "In the context of execution.federated_context(), computations are called in coroutines, and no "
+    "event loop is running. Call this one in the coroutine that asyncio.run is given, or call it under "
     "execution.fast(), where calls return values."
 )
 
@@ -43,8 +43,8 @@ def federated_context(
     """Runs the federated programs of a `with` block in this process.
 
     Programs are coroutines, such as `tff.learning.programs.train_model` and what is written with
-    `tff.program`; they refuse to run under `fast()`, `install()` and `stock()`, whose calls return values.
-    Here a call returns references at once, and their values are awaited
+    `tff.program`; they refuse to run under `fast()`, `install()` and `stock()`, whose calls return
+    values. Here a call returns references at once, and their values are awaited
     (`tff.program.materialize_value`), as with TFF's `tff.program.NativeFederatedContext`. What a
     computation returns, how it draws random numbers and what is refused are as with `fast`.
 
@@ -114,7 +114,9 @@ class _Calls:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and future.cancelled() and not (task and task.cancelling()):
-                raise ComputationError(_LEFT) from None  # dropped; nobody has cancelled the coroutine
+                raise ComputationError(
+                    _LEFT
+                ) from None  # dropped; nobody has cancelled the coroutine
             raise
 
 
@@ -157,8 +159,8 @@ def _federated(context: Any, calls: _Calls) -> Any:
             result_type = comp.type_signature.result
             if not tff.program.contains_only_server_placed_data(result_type):
                 raise ValueError(
-                    "Expected the result type of `comp` to contain only structures, server-placed values, "
-                    f"or tensors, found {result_type}."
+                    "Expected the result type of `comp` to contain only structures, server-placed "
+                    f"values, or tensors, found {result_type}."
                 )
             try:
                 asyncio.get_running_loop()
@@ -179,8 +181,8 @@ def _federated(context: Any, calls: _Calls) -> Any:
 async def _materialized(value: Any, value_type: Any) -> Any:
     """Returns an argument with values in place of references; clients' data stay as they are.
 
-    TFF takes the list of clients' data for one client's structure where that is what each of them has, and
-    cuts it off at the structure's length.
+    Where each client has a structure, TFF takes the list of clients for one structure, and cuts it off at
+    the structure's length.
     """
     from tensorflow_federated.python.common_libs import structure
     from tensorflow_federated.python.program import native_platform
