@@ -122,8 +122,8 @@ class _Calls:
 
 def _federated(context: Any, calls: _Calls) -> Any:
     """Returns the federated context around one of `fast`."""
+    from tensorflow_federated.python.common_libs import structure
     from tensorflow_federated.python.core.impl.types import type_conversions
-    from tensorflow_federated.python.program import native_platform
 
     tff = _compat.load_tff()
 
@@ -167,13 +167,45 @@ def _federated(context: Any, calls: _Calls) -> Any:
             except RuntimeError:
                 raise ComputationError(_NO_LOOP) from None
             task = asyncio.create_task(self._invoke(comp, arg))
-            references = native_platform._create_structure_of_references(task, result_type)
-            return type_conversions.type_to_py_container(references, result_type)
+            return type_conversions.type_to_py_container(references(task, result_type), result_type)
 
         async def _invoke(self, comp: Any, arg: Any) -> Any:
             if comp.type_signature.parameter is not None:
                 arg = await _materialized(arg, comp.type_signature.parameter)
             return await self._context.invoke(comp, arg)
+
+    class Reference(tff.program.NativeValueReference):  # type: ignore[misc, name-defined]
+        """A part of what a task returns.
+
+        TFF makes a task for each part, and asyncio complains of each of them that nobody awaits once a
+        call has failed: a hundred tracebacks a round, after the one that counts.
+        """
+
+        def __init__(self, task: Any, type_signature: Any, path: tuple[int, ...]) -> None:
+            super().__init__(task, type_signature)
+            self._path = path
+
+        async def get_value(self) -> Any:
+            value = await self._task
+            for index in self._path:
+                value = structure.from_container(value)[index]
+            return value
+
+        def __eq__(self, other: object) -> bool:
+            if not isinstance(other, Reference):
+                return NotImplemented
+            return self._task is other._task and self._path == other._path
+
+        __hash__ = None  # as TFF's
+
+    def references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
+        """Returns a structure of references to the parts of what a task returns."""
+        if isinstance(kind, tff.FederatedType):
+            return references(task, kind.member, path)
+        if not isinstance(kind, tff.StructType):
+            return Reference(task, kind, path)
+        parts = enumerate(structure.to_elements(kind))
+        return structure.Struct([(n, references(task, k, (*path, i))) for i, (n, k) in parts])
 
     return FastFederatedContext(AsyncFastContext())
 
