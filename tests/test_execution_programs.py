@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import datetime
 import gc
+import pathlib
+import re
 import threading
 
 import keras
@@ -25,7 +28,7 @@ from tff_dp.process import build_process, initialize_from, model_weights
 pytestmark = pytest.mark.heavy
 
 CLIENTS, COHORT = 6, 4
-SECONDS = 60.0  # after which a test that waits for another thread gives up, and fails
+SECONDS = 20.0  # after which a test that waits for another thread gives up, and fails
 
 
 def silos() -> data.Clients:
@@ -173,6 +176,16 @@ def test_the_noise_of_programs_is_fresh_without_a_seed(tff, training, tmp_path):
             _, end = train(tff, process, in_turn(tff, datasets), tmp_path / str(run), 1)
         ends.append(model_weights(process, end).trainable)
     assert all(np.all(a != b) for a, b in zip(*ends, strict=True))
+
+
+def test_the_example_of_the_documentation_runs(tff, tmp_path, monkeypatch, capsys):
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "execution.md").read_text()
+    (example,) = [e for e in re.findall(r"```python\n(.*?)```", text, re.S) if "asyncio" in e]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/execution.md", "exec"), {})
+    losses = ast.literal_eval(re.sub(r"np\.float32\((.*?)\)", r"\1", capsys.readouterr().out))
+    assert list(losses) == list(range(1, 11))
+    assert losses[10] < losses[1] / 10
 
 
 def test_evaluations_run_beside_the_training(tff, training, tmp_path):

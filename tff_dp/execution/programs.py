@@ -106,18 +106,20 @@ class _Calls:
 
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Returns what a function returns, or raises what it raises."""
-        if self._closed:
+        if self._is_closed():
             raise ComputationError(_LEFT)
         future = self._executor.submit(function, *arguments)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and future.cancelled() and not (task and task.cancelling()):
-                raise ComputationError(
-                    _LEFT
-                ) from None  # dropped; nobody has cancelled the coroutine
+            wanted = task is None or not task.cancelling()
+            if wanted and self._is_closed() and future.cancelled():
+                raise ComputationError(_LEFT) from None
             raise
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
 
 def _federated(context: Any, calls: _Calls) -> Any:
@@ -195,8 +197,6 @@ def _federated(context: Any, calls: _Calls) -> Any:
             if not isinstance(other, Reference):
                 return NotImplemented
             return self._task is other._task and self._path == other._path
-
-        __hash__ = None  # as TFF's
 
     def references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
         """Returns a structure of references to the parts of what a task returns."""
