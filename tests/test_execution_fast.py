@@ -157,6 +157,28 @@ def test_what_has_no_form_here_runs_on_stock_tff_with_one_warning(tff):
     assert workers_of_this_process() == before
 
 
+def test_secure_sums_run_where_only_stock_tff_can_run_the_rest(tff):
+    # TFF's own test of an invertible Bloom lookup table, whose server has a queue, failed so.
+    values = tff.FederatedType(np.int32, tff.CLIENTS)
+
+    @tff.federated_computation(values)
+    def summed(values):  # what stays with the clients has no form here
+        return (
+            values,
+            tff.federated_secure_sum(values, 10),
+            tff.federated_secure_sum_bitwidth(values, 4),
+        )
+
+    with execution.fast():
+        with pytest.warns(RuntimeWarning, match="runs on stock TFF, because"):
+            assert summed([3, 10, 4]) == ([3, 10, 4], 17, 17)
+        with pytest.raises(Exception, match="larger than maximum specified for secure sum"):
+            summed([3, 11, 4])
+        assert summed([1]) == ([1], 1, 1)
+    with execution.stock(), pytest.raises(Exception, match="Cannot embed a federated value"):
+        summed([1])
+
+
 def test_free_standing_computations_over_clients_run_here(tff):
     @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
     def statistics(values):

@@ -235,7 +235,7 @@ def make_context(
                     stacklevel=4,
                 )
             if not fallback:  # the worker starts only if something needs it
-                fallback.append(stack.enter_context(stock(install=False)))
+                fallback.append(stack.enter_context(stock(install=False, secure_sums=True)))
             return fallback[0].invoke(comp, arg)
 
     return FastContext()
