@@ -37,7 +37,7 @@ def fast(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
-    Computations without placement, `initialize`, and computations over clients that have a MapReduce form
+    Computations without clients, and computations over clients that have a MapReduce form
     (or are of the form's kind but for the server's state) run here; any other falls back to stock TFF,
     with one warning a computation that says why. `explain` tells how a computation runs.
 
