@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.metadata
 import sys
@@ -86,3 +87,16 @@ def test_quiet_import_shows_what_was_written_only_on_failure(capfd):
         os.write(2, b"the cause\n")
         raise ValueError("broken")
     assert "the cause" in capfd.readouterr().err
+
+
+def test_the_iterator_over_data_sets_can_be_copied_and_gives_the_same_data(tff):
+    import tensorflow as tf
+
+    datasets = [tf.data.Dataset.range(n).map(lambda i: i + 1) for n in (1, 2)]
+    iterator = tff.program.DatasetDataSource(datasets).iterator()
+    copied = copy.deepcopy(iterator)
+    assert copied is not iterator
+    assert copied == iterator
+    assert sorted(map(len, copied.select(2))) == [1, 2]
+    with pytest.raises(TypeError):  # if that works one day, the bridge can go
+        copy.deepcopy(datasets[0])

@@ -157,6 +157,77 @@ def test_what_has_no_form_here_runs_on_stock_tff_with_one_warning(tff):
     assert workers_of_this_process() == before
 
 
+def test_computations_without_clients_run_here_whatever_their_form(tff):
+    import tensorflow as tf
+
+    def server(kind):
+        return tff.FederatedType(kind, tff.SERVER)
+
+    pair = tff.StructWithPythonType([("a", np.int32), ("b", np.str_)], dict)
+    empty = tff.StructWithPythonType([], tuple)
+
+    @tff.tensorflow.computation(np.float32, np.float32)
+    def add(a, b):
+        return a + b, b
+
+    @tff.federated_computation(server(np.float32), server(np.float32))
+    def of_the_server(a, b):
+        found = tff.federated_map(add, (a, b))
+        return tff.templates.MeasuredProcessOutput(found[0], found[1], a)
+
+    @tff.federated_computation(server(pair))
+    def in_parts(given):
+        return given, tff.federated_value(1, tff.SERVER)
+
+    @tff.federated_computation
+    def constants():
+        return tff.federated_value(3, tff.SERVER), tff.federated_value(4, tff.SERVER)
+
+    @tff.federated_computation(np.float32)
+    def calling(a):
+        return add(a, 2.0), a
+
+    draw = tff.tensorflow.computation(lambda a: a + tf.random.uniform([]), np.float32)
+    drawing = tff.federated_computation(lambda a: tff.federated_map(draw, a), server(np.float32))
+
+    before = workers_of_this_process()
+    with execution.fast(strict=True):
+        for kind, value in ((np.int32, 3), (pair, {"a": 1, "b": b"x"}), (empty, ())):
+            unchanged = tff.federated_computation(lambda x: x, kind)
+            assert unchanged(value) == value
+            assert tff.federated_computation(lambda x: x, server(kind))(value) == value
+        output = of_the_server(1.0, 2.0)
+        assert (output.state, output.result, output.measurements) == (3.0, 2.0, 1.0)
+        assert in_parts({"a": 1, "b": "x"}) == ({"a": 1, "b": b"x"}, 1)
+        assert constants() == (3, 4)
+        assert calling(1.0) == ((3.0, 2.0), 1.0)
+        assert drawing(0.0) != drawing(0.0)
+        assert "Philox4x32-10" in execution.explain(drawing)
+    assert workers_of_this_process() == before
+
+
+def test_secure_sums_run_where_only_stock_tff_can_run_the_rest(tff):
+    # TFF's own test of an invertible Bloom lookup table, whose server has a queue, failed so.
+    values = tff.FederatedType(np.int32, tff.CLIENTS)
+
+    @tff.federated_computation(values)
+    def summed(values):  # what stays with the clients has no form here
+        return (
+            values,
+            tff.federated_secure_sum(values, 10),
+            tff.federated_secure_sum_bitwidth(values, 4),
+        )
+
+    with execution.fast():
+        with pytest.warns(RuntimeWarning, match="runs on stock TFF, because"):
+            assert summed([3, 10, 4]) == ([3, 10, 4], 17, 17)
+        with pytest.raises(Exception, match="larger than maximum specified for secure sum"):
+            summed([3, 11, 4])
+        assert summed([1]) == ([1], 1, 1)
+    with execution.stock(), pytest.raises(Exception, match="Cannot embed a federated value"):
+        summed([1])
+
+
 def test_free_standing_computations_over_clients_run_here(tff):
     @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
     def statistics(values):

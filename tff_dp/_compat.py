@@ -132,7 +132,22 @@ def load_tff() -> Any:
             "(docs/stack.md)."
         ) from error
     _allow_deep_protos()
+    _let_data_sources_be_copied(tensorflow_federated)
     return tensorflow_federated
+
+
+def _let_data_sources_be_copied(tff: Any) -> None:
+    """Lets TFF's iterator over data sets be copied, as `train_model` of TFF does in each round.
+
+    TensorFlow refuses to copy any `tf.data.Dataset` ("cannot pickle 'Graph' object"). Neither the
+    iterator nor its data sets change when a cohort is selected: the copy may hold the same ones.
+    """
+
+    def copied(iterator: Any, memo: Any) -> Any:
+        del memo
+        return type(iterator)(iterator._datasets, iterator._federated_type)
+
+    tff.program.DatasetDataSourceIterator.__deepcopy__ = copied
 
 
 def _allow_deep_protos() -> None:

@@ -7,6 +7,7 @@ from tff_dp.execution.explaining import explain
 from tff_dp.execution.fast import current_or_fast, fast, install, is_seeded
 from tff_dp.execution.iterating import iterate
 from tff_dp.execution.noise import NoiseBits, noise_bits
+from tff_dp.execution.programs import federated_context
 from tff_dp.execution.stock import stock
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "current_or_fast",
     "explain",
     "fast",
+    "federated_context",
     "install",
     "is_seeded",
     "iterate",

@@ -65,7 +65,7 @@ def _compile(comp: Any) -> Any:
     from tensorflow_federated.python.core.backends import mapreduce
     from tensorflow_federated.python.core.impl.types import type_analysis
 
-    from tff_dp.execution import local
+    from tff_dp.execution import local, placeless
 
     tff = _compat.load_tff()
     parameter, result = comp.type_signature.parameter, comp.type_signature.result
@@ -73,10 +73,13 @@ def _compile(comp: Any) -> Any:
         if type_analysis.contains(result, lambda part: isinstance(part, tff.SequenceType)):
             return NoForm("it returns a sequence")
         if not type_analysis.contains_federated_types(comp.type_signature):
-            return local.LocalRunner(comp)
+            graph = comp if placeless.is_graph(comp) else placeless.as_graph(comp)
+            return local.LocalRunner(graph, comp.type_signature)
         if parameter is None and isinstance(result, tff.FederatedType):
             initialize = mapreduce.get_state_initialization_computation(comp)
             return local.LocalRunner(initialize, comp.type_signature)
+        if not placeless.has_clients(comp):
+            return local.LocalRunner(placeless.as_graph(comp), comp.type_signature)
         return _Round(comp)
     except Exception as error:  # TFF's compiler raises many kinds
         return NoForm(f"{type(error).__name__}: {str(error)[:200]}")

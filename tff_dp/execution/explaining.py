@@ -7,7 +7,7 @@ from typing import Any
 
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
-from tff_dp.execution import compiling, noise
+from tff_dp.execution import compiling, exclusive, noise
 
 _PARTS = ("initialize", "next", "get_model_weights", "set_model_weights")
 
@@ -41,9 +41,9 @@ def explain(computation_or_process: Any) -> str:
 
     current = tff.framework.get_context_stack().current
     settings = getattr(current, "settings", None) or Settings()
-    return "\n".join(
-        f"{name}: {textwrap.indent(_account(c, settings), '  ').strip()}" for name, c in named
-    )
+    with exclusive.lock:
+        accounts = [(name, _account(c, settings)) for name, c in named]
+    return "\n".join(f"{name}: {textwrap.indent(a, '  ').strip()}" for name, a in accounts)
 
 
 def _account(computation: Any, settings: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tff_dp import _checks, _compat
 from tff_dp.errors import ComputationError
-from tff_dp.execution import noise
+from tff_dp.execution import exclusive, noise
 from tff_dp.execution.compiling import NoForm, runner_of
 from tff_dp.execution.stock import is_managed, stock
 
@@ -37,9 +37,14 @@ def fast(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
-    Computations without placement, `initialize`, and computations over clients that have a MapReduce form
+    Computations without clients, and computations over clients that have a MapReduce form
     (or are of the form's kind but for the server's state) run here; any other falls back to stock TFF,
     with one warning a computation that says why. `explain` tells how a computation runs.
+
+    Federated programs (`tff.learning.programs.train_model`, or what else calls
+    `tff.program.check_in_federated_context`) need a context whose calls return references. Here they
+    raise "Expected the current context to be a `tff.program.FederatedContext`"; `federated_context()`
+    runs them.
 
     Args:
       strategy: How a cohort runs: "scan" (one graph, clients one after another), "vmap" (one graph,
@@ -87,6 +92,8 @@ def install(
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 
+    Federated programs, such as `tff.learning.programs.train_model`, need `federated_context()` instead.
+
     Args:
       strategy: See `fast`.
       device: See `fast`.
@@ -121,18 +128,36 @@ def is_seeded() -> bool:
 def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
     """Keeps the execution context that is installed, or runs the block under `fast()`.
 
-    The context that TFF installs when it is imported counts as none.
+    The context that TFF installs when it is imported counts as none. In the block of `federated_context`,
+    whose calls return references, the same context is installed with calls that return values.
 
     Args:
       xla: See `fast`; only for a context that is made here.
 
     Yields:
       The execution context in effect.
+
+    Raises:
+      ComputationError: Calls in the context that is installed return no values, and it is not one of
+        `federated_context`.
     """
     from tensorflow_federated.python.core.impl.execution_contexts import sync_execution_context
 
-    current = _compat.load_tff().framework.get_context_stack().current
-    if is_managed(current) or not isinstance(current, sync_execution_context.SyncExecutionContext):
+    tff = _compat.load_tff()
+    current = tff.framework.get_context_stack().current
+    if isinstance(current, (tff.program.FederatedContext, tff.framework.AsyncContext)):
+        context = getattr(current, "synchronous", None)
+        if context is None:
+            raise ComputationError(
+                f"Calls in the context that is installed, {type(current).__name__}, return references or "
+                "coroutines, but values are needed here. Put `with tff_dp.execution.fast():` around the "
+                "call, or use tff_dp.execution.federated_context() for the program."
+            )
+        with tff.framework.get_context_stack().install(context):
+            yield context
+    elif is_managed(current) or not isinstance(
+        current, sync_execution_context.SyncExecutionContext
+    ):
         yield current
     else:
         with fast(xla=xla) as context:
@@ -181,9 +206,14 @@ def make_context(
 
         def noise_bits(self, comp: Any) -> noise.NoiseBits:
             """Returns where a computation's noise gets its random bits."""
-            return compiling.noise_bits(comp, settings)
+            with exclusive.lock:
+                return compiling.noise_bits(comp, settings)
 
         def invoke(self, comp: Any, arg: Any) -> Any:
+            with exclusive.lock:
+                return self._invoke(comp, arg)
+
+        def _invoke(self, comp: Any, arg: Any) -> Any:
             found = runner_of(comp)
             if not isinstance(found, NoForm):
                 with settings.places.scope():
@@ -202,10 +232,10 @@ def make_context(
                     f"{found.reason}. Its random numbers are seeded by TensorFlow, with 32 bits, or by "
                     "the clock.",
                     RuntimeWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             if not fallback:  # the worker starts only if something needs it
-                fallback.append(stack.enter_context(stock(install=False)))
+                fallback.append(stack.enter_context(stock(install=False, secure_sums=True)))
             return fallback[0].invoke(comp, arg)
 
     return FastContext()

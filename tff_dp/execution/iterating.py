@@ -8,7 +8,7 @@ from typing import Any
 from tff_dp import _compat
 from tff_dp._arrays import arrays_of
 from tff_dp.errors import ArgumentError
-from tff_dp.execution import compiling, values
+from tff_dp.execution import compiling, exclusive, values
 
 
 def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -41,13 +41,25 @@ def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, 
             f"computation returns {str(result)[:100]}: expected a structure whose first element is the "
             "next state. Pass a process's next."
         )
+    stack = tff.framework.get_context_stack()
+    synchronous = getattr(stack.current, "synchronous", None)
+    if synchronous is not None:  # calls would return references
+        with stack.install(synchronous):
+            return _iterate(computation, state, cohorts, synchronous.settings)
+    return _iterate(computation, state, cohorts, getattr(stack.current, "settings", None))
+
+
+def _iterate(
+    computation: Any, state: Any, cohorts: Sequence[Any], settings: Any
+) -> tuple[Any, list[Any]]:
     outputs: list[Any] = []
-    settings = getattr(tff.framework.get_context_stack().current, "settings", None)
-    runner: Any = compiling.runner_of(computation) if settings is not None else None
-    if hasattr(runner, "iterate") and all(arrays_of(cohort) is not None for cohort in cohorts):
-        fused: tuple[Any, list[Any]] | None = runner.iterate(state, cohorts, settings)
-        if fused is not None:
-            state, outputs = fused
+    if settings is not None and all(arrays_of(cohort) is not None for cohort in cohorts):
+        with exclusive.lock:
+            runner: Any = compiling.runner_of(computation)
+            if hasattr(runner, "iterate"):
+                fused: tuple[Any, list[Any]] | None = runner.iterate(state, cohorts, settings)
+                if fused is not None:
+                    state, outputs = fused
     for cohort in cohorts[len(outputs) :]:
         state, *rest = values.fields_of(computation(state, cohort))
         outputs.append(rest[0] if len(rest) == 1 else tuple(rest))

@@ -30,7 +30,8 @@ class LocalRunner:
 
     def __init__(self, comp: Any, type_signature: Any = None) -> None:
         signature = type_signature or comp.type_signature
-        self._parameter = signature.parameter and values.Layout(signature.parameter)
+        parameter = signature.parameter  # an empty structure is false
+        self._parameter = None if parameter is None else values.Layout(parameter)
         self._result = values.Layout(signature.result)
         self._program = program.Program(comp)
         self.why = self._program.obstacle

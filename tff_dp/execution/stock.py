@@ -99,9 +99,18 @@ def _remote_stub(channel: Any) -> Any:
     return remote_executor_grpc_stub.RemoteExecutorGrpcStub(channel)
 
 
-def _context(worker: _Worker, unkeyed_noise: bool) -> Any:
-    """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
+def _compiled(comp: Any, secure_sums: bool) -> Any:
+    """Returns a computation as TFF's local contexts compile it, or those of its test backend."""
     from tensorflow_federated.python.core.backends.native import compiler
+    from tensorflow_federated.python.core.backends.test import compiler as test_compiler
+
+    if secure_sums:
+        comp = test_compiler.replace_secure_intrinsics_with_bodies(comp)
+    return compiler.desugar_and_transform_to_native(comp)
+
+
+def _context(worker: _Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
+    """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
     from tensorflow_federated.python.core.environments.tensorflow_frontend import (
         tensorflow_computation,
     )
@@ -132,7 +141,7 @@ def _context(worker: _Worker, unkeyed_noise: bool) -> Any:
 
     return StockContext(
         executor_fn=python_executor_stacks.ResourceManagingExecutorFactory(executor_stack_fn=stack),
-        compiler_fn=compiler.desugar_and_transform_to_native,
+        compiler_fn=lambda comp: _compiled(comp, secure_sums),
         transform_args=tensorflow_computation.transform_args,
         transform_result=tensorflow_computation.transform_result,
     )
@@ -144,6 +153,7 @@ def stock(
     log: str | os.PathLike[str] | None = None,
     install: bool = True,
     unkeyed_noise: bool = False,
+    secure_sums: bool = False,
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block on stock TFF.
 
@@ -156,6 +166,9 @@ def stock(
       unkeyed_noise: Whether computations with the noise of a privacy plan run at all. TensorFlow seeds it
         with 32 bits there, and TFF some of it by the clock, so that what comes out is not private: for
         comparisons only. `tff_dp.fit` refuses it in any case.
+      secure_sums: Whether sums of secure aggregation run, as plain sums in the worker, in which a value
+        larger than its bound is an error: what TFF's test backend makes of them. Stock TFF's own
+        context fails ("Cannot embed a federated value").
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -168,7 +181,7 @@ def stock(
     worker = _Worker(pathlib.Path(log) if log is not None else None)
     try:
         worker.wait_until_ready()
-        context = _context(worker, unkeyed_noise)
+        context = _context(worker, unkeyed_noise, secure_sums)
         _managed.add(context)
         if install:
             with tff.framework.get_context_stack().install(context):
