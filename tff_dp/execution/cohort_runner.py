@@ -64,6 +64,8 @@ class RoundRunner:
         self._scalars = values.Scalars()
         self.graphs = tracing.Graphs()
         self._imported: graphs.ImportedGraph | None = None
+        if self.parts.work.obstacle:  # whatever stands in the way of an import shows now
+            self._imported = graphs.ImportedGraph(form.work)
         self._met: collections.Counter[Any] = collections.Counter()
         self._compiled: set[Any] = set()
         self._hows: dict[Any, rules.How] = {}

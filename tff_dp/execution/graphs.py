@@ -14,9 +14,10 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import keying, program
+from tff_dp.execution import keying, lasting, program
 
 _imports = itertools.count()
+_SHARED = lasting.STATIC_TABLES | {"VarHandleOp", "VariableV2"}
 
 
 class ImportedGraph:
@@ -86,7 +87,7 @@ def as_variant(value: Any) -> tf.Tensor:
 
 
 def _make_names_unique(graph_def: Any, prefix: str) -> None:
-    """Prefixes what is global to a process: names of functions, and of the resources of variables.
+    """Prefixes what is global to a process: names of functions, variables and tables.
 
     Graphs of different computations use the same names for different functions ("cond_true_3"), and
     two imports of one graph would share their variables.
@@ -104,8 +105,11 @@ def _make_names_unique(graph_def: Any, prefix: str) -> None:
             for value in [attribute.func, *attribute.list.func]:
                 if value.name in functions:
                     value.name = functions[value.name]
-        if node.op in ("VarHandleOp", "VariableV2") and node.attr["shared_name"].s:
-            node.attr["shared_name"].s = prefix.encode() + node.attr["shared_name"].s
+        name = node.attr["shared_name"].s if node.op in _SHARED else b""
+        if not name and node.op in lasting.STATIC_TABLES and node.attr["use_node_name_sharing"].b:
+            name = node.name.encode()
+        if name:
+            node.attr["shared_name"].s = prefix.encode() + name
 
 
 def _import_with_loop(graph_def: Any, inputs: dict[str, tf.Tensor]) -> None:

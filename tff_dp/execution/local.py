@@ -33,6 +33,8 @@ class LocalRunner:
         self._parameter = signature.parameter and values.Layout(signature.parameter)
         self._result = values.Layout(signature.result)
         self._program = program.Program(comp)
+        if self._program.lasting:
+            raise NotImplementedError(self._program.lasting)
         self.why = self._program.obstacle
         if any(dtype == tf.variant for _, dtype in self._program.arguments):
             self.why = self.why or "it takes a sequence"

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import bodies, provenance, randomness
+from tff_dp.execution import bodies, lasting, provenance, randomness
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -227,6 +227,11 @@ class Program:
         """Where its random bits come from."""
         targets = [*self._start, *self._body.results]
         return provenance.of(self._body, self.functions, targets)
+
+    @functools.cached_property
+    def lasting(self) -> str | None:
+        """Which operation has contents that would outlast a run in this process, or None."""
+        return lasting.of(self._body, self.functions, [*self._start, *self._body.results])
 
     @property
     def iterates(self) -> bool:

@@ -24,6 +24,9 @@ class RoundPrograms:
     Args:
       form: A `tff.backends.mapreduce.MapReduceForm`.
 
+    Raises:
+      NotImplementedError: An operation has contents that would outlast a run.
+
     Attributes:
       checks: What the assertions in the programs say, by number from 1.
       obstacle: What stands in the way of writing a cohort as one graph, or None.
@@ -35,6 +38,9 @@ class RoundPrograms:
         names = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
         self.checks: list[str] = []
         self.programs = {name: program.Program(getattr(form, name), self.checks) for name in names}
+        for name, part in self.programs.items():
+            if part.lasting:
+                raise NotImplementedError(f"{name}: {part.lasting}")
         self._update_count, *secure = (
             values.count_tensors(part) for part in form.work.type_signature.result
         )
