@@ -404,12 +404,7 @@ class RoundRunner:
     def _call(
         self, root: tf.Tensor, position: int, client: Any, common: list[tf.Tensor], carry: Any
     ) -> list[tf.Tensor]:
-        leaves = [
-            graphs.as_dataset(leaf) if dtype == tf.variant else leaf
-            for leaf, (_, dtype) in zip(
-                self._data.flatten(client), self.parts.work.arguments, strict=False
-            )
-        ]
+        leaves = self._data.flatten(client)
         at = tf.constant(position)
         # One that moves an iterator itself is written for batches by number, which a data set has not.
         if self.parts.work.obstacle or self.parts.work.iterates:

@@ -55,8 +55,8 @@ class ImportedGraph:
         """Runs the graph.
 
         Args:
-          arguments: Tensors or arrays in the order of the flattened parameter type; for a sequence, a
-            data set or a list of its elements.
+          arguments: Tensors or arrays in the order of the flattened parameter type; data sets for
+            sequences.
           key: Of this call, uint64 [2]: for the random operations that can be keyed.
 
         Returns:
@@ -72,17 +72,8 @@ class ImportedGraph:
         return list(_compat.call_flat(self._call, fed))
 
 
-def as_dataset(value: Any) -> Any:
-    """Returns a data set that may come as the list of its elements."""
-    if not isinstance(value, list):
-        return value
-    stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *value)
-    return tf.data.Dataset.from_tensor_slices(stacked)
-
-
 def as_variant(value: Any) -> tf.Tensor:
-    """Returns the variant of a data set, which may come as the list of its elements."""
-    value = as_dataset(value)
+    """Returns the variant of a data set, or what is no data set as it is."""
     return tf.data.experimental.to_variant(value) if isinstance(value, tf.data.Dataset) else value
 
 
