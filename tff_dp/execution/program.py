@@ -29,7 +29,7 @@ from tff_dp.execution import bodies, lasting, provenance, randomness
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-_BRANCHES = frozenset({"If", "StatelessIf"})
+_BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 VARIABLES = frozenset(
     {
@@ -329,10 +329,10 @@ class Program:
             return f"operation {node.op} is unknown to this TensorFlow"
         if node.op in ("Enter", "Exit", "NextIteration", "LoopCond"):
             return "it has a loop of TensorFlow 1"
-        if node.op in _HARMLESS or node.op.startswith("Stateless"):
-            return None
         if any(True for _ in functions_of(node)):
             return f"operation {node.op} calls functions in a way of its own"
+        if node.op in _HARMLESS or node.op.startswith("Stateless"):
+            return None
         if definition.is_stateful:
             return f"operation {node.op} has state or effects"
         if "Dataset" in node.op or "Iterator" in node.op:

@@ -18,7 +18,7 @@ from tff_dp.execution.noise import NOISE_SCOPE
 
 MAIN = ""  # as the name of a function: the graph itself
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-BRANCHES = frozenset({"If", "StatelessIf"})
+BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 LOOPS = frozenset({"While", "StatelessWhile"})
 # Stateful by their definition, but without random bits of their own.
 _WITHOUT_BITS = frozenset(
