@@ -80,7 +80,7 @@ def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) 
             named = [f for value in node.attr.values() for f in (value.func, *value.list.func)]
             for function in {node.op, *(f.name for f in named)} & functions.keys() - seen:
                 seen.add(function)
-                called = bodies.of_function(functions[function])
+                called = bodies.of_function(functions[function], functions)
                 pending.append((called, list(called.nodes)))
     return None
 

@@ -248,7 +248,7 @@ class Program:
         if function == provenance.MAIN:
             return self._body
         if function not in self._bodies:
-            self._bodies[function] = bodies.of_function(self.functions[function])
+            self._bodies[function] = bodies.of_function(self.functions[function], self.functions)
         return self._bodies[function]
 
     def is_plain(self, function: str) -> bool:

@@ -115,7 +115,7 @@ def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) 
                 if (other, noise) not in seen:
                     seen.add((other, noise))
                     if other not in bodies_of:
-                        bodies_of[other] = bodies.of_function(functions[other])
+                        bodies_of[other] = bodies.of_function(functions[other], functions)
                     pending.append((other, list(bodies_of[other].results), noise))
     casts, lost = _Clock(bodies_of).followed()
     return Provenance(tuple(drawings), marked, casts, lost)
