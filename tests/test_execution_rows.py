@@ -9,7 +9,7 @@ import tree
 from test_execution_modes import assert_close, cohort_of, linear  # noqa: F401
 
 from tff_dp import execution
-from tff_dp.execution import cohort_runner, cohorts, devices, groups, rules
+from tff_dp.execution import blocks, cohort_runner, cohorts, devices, rules
 from tff_dp.process import initialize_from
 
 pytestmark = pytest.mark.heavy
@@ -58,43 +58,19 @@ def test_each_client_of_tensors_counts_once_on_several_places(total, monkeypatch
     assert tuple(map(int, found)) == (sum(numbers), sum(number**2 for number in numbers))
 
 
-def test_a_row_that_is_not_full_is_refused_and_is_never_read_past_its_end():
-    from tff_dp.execution.blocks import Block
-
+def test_a_row_that_is_not_full_is_refused():
     how = rules.How("vmap", False, "")
     places = devices.Places(False, ("",), 1 << 28, None)
-    block = Block([], cohorts.Table(None, None, {}, 65))
-    with pytest.raises(ValueError, match="65 clients do not fill rows of 64"):
-        cohort_runner.shape_of(block, how, places)
-    seen = []
-
-    class Parts:
-        carry_shapes = (tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([]))
-
-        def zero(self, root):
-            return [tf.constant(0)]
-
-        def add(self, carry, results, status, position, root):
-            return [carry[0] + results[0], *status]
-
-        def join(self, a, b, key):
-            return [a[0] + b[0], *a[1:]]
-
-    def contribution(i):
-        seen.append(i)
-        return [tf.constant([1, 10, 100, 1000, 10000])[i]], [tf.constant(-1), tf.constant(0)]
-
-    @tf.function
-    def run(high):
-        carry = [tf.constant(0), tf.constant(-1), tf.constant(0)]
-        root = tf.constant([1, 2], tf.uint64)
-        positions = tf.range(5)
-        return groups._side_by_side(
-            Parts(), contribution, positions, tf.constant(0), high, carry, 2, root
-        )[0]
-
-    assert int(run(tf.constant(4))) == 1111
-    assert int(run(tf.constant(5))) == 1111  # and not 21111, or an error from beyond the end
+    for count in (65, 127, 200):
+        block = blocks.Block([], cohorts.Table(None, None, {}, count))
+        with pytest.raises(ValueError, match=f"{count} clients do not fill rows of 64"):
+            cohort_runner.shape_of(block, how, places)
+    for count in range(1, 300):
+        cut = [len(some) for some in cohorts.parts(np.arange(count), cohorts.WIDEST)]
+        assert sum(cut) == count
+        for some in cut:
+            block = blocks.Block([], cohorts.Table(None, None, {}, some))
+            assert some % cohort_runner.shape_of(block, how, places).side_by_side == 0
 
 
 @pytest.mark.parametrize(("strategy", "xla"), [("scan", False), ("scan", True), ("vmap", False)])

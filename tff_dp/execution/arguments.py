@@ -1,8 +1,8 @@
 """Reads the arguments of a call, and refuses those that stock TFF would refuse for their types.
 
-Stock TFF checks each value while it serializes it for its worker; here nothing is serialized, and
-TensorFlow by itself would broadcast, round, or wrap around what does not fit. Values of the right type, the
-ordinary case, are told apart at a glance. The others go through TFF's own tests of what it takes.
+Stock TFF checks each value while it serializes it for its worker. Here nothing is serialized, and
+TensorFlow by itself would broadcast, round, or wrap around what does not fit. Values that are exactly of
+the type, the ordinary case, are recognized quickly; the others go through TFF's own tests.
 
 Source: TFF 0.87.0, python/core/impl/executors/value_serialization.py.
 """
@@ -66,8 +66,8 @@ class Argument:
         """Returns the data of a cohort's clients, each in tuples as its type has structures.
 
         Args:
-          data: A list with a value of the type for each client, or what has `arrays`, which is returned as
-            it is.
+          data: A list with a value of the type for each client, or what has a method `arrays`, such as
+            `Clients.cohort` returns, which is returned as it is.
 
         Raises:
           ArgumentTypeError: A client's value is not of the type, or the data are not a list.
@@ -151,9 +151,12 @@ class _Tensor(_Reader):
         elif kind is self._python:
             if self._low <= value <= self._high:
                 return self._kind(value)
-        elif isinstance(value, tf.Tensor) and value.dtype == self._tf_dtype:
-            if value.shape.rank is not None and self._fits(tuple(value.shape)):
-                return value
+        elif (
+            isinstance(value, tf.Tensor)
+            and value.dtype == self._tf_dtype
+            and self._fits(tuple(value.shape))
+        ):
+            return value
         return self._closely(value)
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
@@ -161,8 +164,10 @@ class _Tensor(_Reader):
         return (
             shape == expected
             or expected is None
-            or len(shape) == len(expected)
-            and all(b is None or a == b for a, b in zip(shape, expected, strict=True))
+            or (
+                len(shape) == len(expected)
+                and all(b is None or a == b for a, b in zip(shape, expected, strict=True))
+            )
         )
 
     def _closely(self, value: Any) -> Any:
@@ -177,14 +182,16 @@ class _Tensor(_Reader):
             value = value.numpy()
         kind = self.type.dtype.type
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            value = tree.map_structure(_as_numpy, list(value))
+            value = tree.map_structure(_as_numpy, value)
             if not all(array.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
                 raise self.refused(_described(given))
             try:
                 value = np.asarray(value, object if kind is np.str_ else kind)
             except (ValueError, OverflowError) as error:  # of ragged lists
                 raise self.refused(f"{_described(given)} ({error})") from None
-        known = isinstance(value, bool | int | float | complex | str | bytes | np.generic | np.ndarray)
+        known = isinstance(
+            value, bool | int | float | complex | str | bytes | np.generic | np.ndarray
+        )
         if (
             not known
             or not array.is_compatible_shape(value, self._shape)
@@ -237,7 +244,7 @@ class _Sequence(_Reader):
 
         try:
             return tensorflow_utils.make_data_set_from_elements(None, elements, self.type.element)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, tf.errors.OpError) as error:  # the last, of unequal shapes
             what = f"a list of {len(elements)} elements that make no such data set ({error})"
             raise self.refused(what) from None
 
@@ -343,5 +350,5 @@ def _described(value: Any) -> str:
     """Returns in words what a value is."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype is not None and shape is not None:
-        return f"{tf.as_dtype(dtype).name if dtype != object else 'object'}{list(shape)}"
+        return f"{getattr(dtype, 'name', dtype)}{list(shape)}"
     return f"{type(value).__name__} {str(value)[:_SHOWN]}"

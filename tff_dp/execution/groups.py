@@ -167,9 +167,8 @@ def _side_by_side(
             count -= half
         return [i + width, *parts.join(list(carry), [t[0] for t in each], key)]
 
-    # Rows are full (`cohort_runner.shape_of` sees to it); no row ever reaches past the last client, whom
-    # reading beyond the end of the table would count again.
-    return _advance(body, low, high - (width - 1), carry, parts.carry_shapes)
+    # Rows are full, which `cohort_runner.shape_of` sees to: none reaches past the last client.
+    return _advance(body, low, high, carry, parts.carry_shapes)
 
 
 def _advance(

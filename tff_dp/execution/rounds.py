@@ -50,6 +50,8 @@ class RoundPrograms:
         self.vmap_obstacle: str | None = None
         if "Where" in self.programs["work"].operations:  # fails only when clients differ
             self.vmap_obstacle = "some tensors have a shape that depends on values"
+        elif self.work.iterates:  # each client would be at another batch, or at its end
+            self.vmap_obstacle = "a client's part moves an iterator over its batches"
         self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
         self.secure_count = self._secure.count
         self.secure_dtypes = self._secure.dtypes
