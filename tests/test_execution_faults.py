@@ -113,20 +113,22 @@ def test_a_secure_sum_refuses_a_value_beyond_its_bound(tff):
             secure([3, 11])
 
 
-def test_an_interrupted_round_leaves_nothing_behind(linear):
+def test_an_interrupted_round_leaves_nothing_behind(linear, monkeypatch):
+    from tff_dp.execution import datasets
+
     bound, process, clients = linear
     started = threading.active_count()
 
-    class Interrupting(list):
-        def __getitem__(self, item):
-            raise KeyboardInterrupt
+    def interrupting(*arguments):
+        raise KeyboardInterrupt
 
     with execution.fast(strict=True):
         state = initialize_from(process, bound.initial_weights)
         cohort = clients.cohort(range(3), batch_size=4)
         expected = process.next(state, cohort).state.global_model_weights.trainable[0]
-        with pytest.raises(KeyboardInterrupt):
-            process.next(state, Interrupting(cohort))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(datasets, "read", interrupting)
+            process.next(state, list(cohort))
         again = process.next(state, cohort).state.global_model_weights.trainable[0]
         np.testing.assert_array_equal(again, expected)
     assert threading.active_count() == started

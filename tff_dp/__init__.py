@@ -34,6 +34,7 @@ _HOMES = {
     "AdaptiveGaussianMechanism": "mechanisms",
     "Adjacency": "sampling",
     "ArgumentError": "errors",
+    "ArgumentTypeError": "errors",
     "BandedMechanism": "mechanisms",
     "Charges": "charges",
     "Clients": "data",
@@ -85,6 +86,7 @@ __all__ = [
     "AdaptiveGaussianMechanism",
     "Adjacency",
     "ArgumentError",
+    "ArgumentTypeError",
     "BandedMechanism",
     "Charges",
     "Clients",
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from tff_dp.errors import (
         AccountingError,
         ArgumentError,
+        ArgumentTypeError,
         ComputationError,
         DataError,
         LedgerError,

@@ -24,6 +24,7 @@ class CohortArrays:
       batch_size: Examples in a batch.
       epochs: How often a client passes over its examples.
       apart: Whether an epoch's positions follow the last epoch's; otherwise they are the same.
+      names: The fields' names in a batch, in their order; empty where they are not told.
     """
 
     fields: Sequence[Any]
@@ -33,6 +34,7 @@ class CohortArrays:
     batch_size: int
     epochs: int
     apart: bool
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)

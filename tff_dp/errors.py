@@ -4,6 +4,7 @@
 Exception
 └── TffDpError
     ├── ArgumentError (ValueError)      an argument is outside its bounds
+    │   ├── ArgumentTypeError (TypeError) an argument of a computation is of another type
     │   ├── DataError                   client data do not fit together or with the model
     │   ├── ModelError                  a model cannot be wrapped, or wrapped like this
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
@@ -25,6 +26,10 @@ class TffDpError(Exception):
 
 class ArgumentError(TffDpError, ValueError):
     """An argument is outside its bounds."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of a TFF computation is not of the type that the computation takes."""
 
 
 class DataError(ArgumentError):

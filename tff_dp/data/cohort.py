@@ -47,13 +47,20 @@ class Cohort(Sequence[Any]):
             rows = _shuffled(starts, sizes, epochs, rng)
             starts = np.concatenate([[0], np.cumsum(sizes * epochs)])[:-1]
         # In the order in which TensorFlow flattens (x, y): dictionaries by key.
-        fields = [
-            array
-            for part in (x, y)
-            for _, array in sorted(_fields.leaves("", part), key=lambda item: item[0])
+        named = [
+            pair
+            for label, part in (("x", x), ("y", y))
+            for pair in sorted(_fields.leaves(label, part), key=lambda item: item[0])
         ]
         self._arrays = CohortArrays(
-            fields, rows, starts, sizes, batch_size, epochs, apart=rng is not None
+            [array for _, array in named],
+            rows,
+            starts,
+            sizes,
+            batch_size,
+            epochs,
+            apart=rng is not None,
+            names=tuple(name for name, _ in named),
         )
 
     def arrays(self) -> CohortArrays:

@@ -57,7 +57,7 @@ def of_cohort(
     elif values.is_one_sequence(data_type):
         yield from _of_datasets(data, is_regular=is_regular, by_size=by_size)
     elif len(data):
-        yield _of_tensors(data, data_type)
+        yield from _of_tensors(data, data_type, by_size=by_size)
 
 
 def _of_arrays(
@@ -160,13 +160,20 @@ def _of_datasets(data: Sequence[Any], *, is_regular: IsRegular, by_size: bool) -
         yield from _tables(found, fields, low, is_regular=is_regular, by_size=by_size)
 
 
-def _of_tensors(data: Sequence[Any], data_type: Any) -> Block:
-    columns = zip(*(values.flatten(client, data_type) for client in data), strict=True)
-    dtypes = [tf.as_dtype(leaf.dtype) for leaf in values.leaves(data_type)]
-    fields = [
-        tf.stack([tf.convert_to_tensor(value, dtype) for value in column])
-        for column, dtype in zip(columns, dtypes, strict=True)
-    ]
-    positions = np.arange(len(data), dtype=np.int32)
-    table = {"count": np.int32(len(data)), "positions": positions}
-    return Block(fields, cohorts.Table(None, None, table, len(data)))
+def _of_tensors(data: Sequence[Any], data_type: Any, *, by_size: bool) -> Iterator[Block]:
+    """Yields the blocks of clients whose data are tensors.
+
+    Side by side, the clients of a block must fill their rows, as in `cohorts.regular_tables`: a row that
+    is not full would count its last client several times.
+    """
+    leaves = values.leaves(data_type)
+    dtypes = [tf.as_dtype(leaf.dtype) for leaf in leaves]
+    layout = values.Layout(data_type)
+    for some in cohorts.parts(np.arange(len(data)), cohorts.WIDEST if by_size else 0):
+        columns = zip(*(layout.flatten(data[i]) for i in some), strict=True)
+        fields = [
+            tf.stack([tf.convert_to_tensor(value, dtype) for value in column])
+            for column, dtype in zip(columns, dtypes, strict=True)
+        ]
+        table = {"count": np.int32(len(some)), "positions": some.astype(np.int32)}
+        yield Block(fields, cohorts.Table(None, None, table, len(some)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # An output of a node: its name and position. -1 stands for "after the node has run".
@@ -71,8 +71,13 @@ def of_graph(graph_def: Any, arguments: Iterable[str], results: Iterable[str]) -
     )
 
 
-def of_function(function: Any) -> Body:
-    """Returns the body of a `FunctionDef`."""
+def of_function(function: Any, functions: Mapping[str, Any]) -> Body:
+    """Returns the body of a `FunctionDef`.
+
+    Args:
+      function: The function.
+      functions: The library that it is from, by name: its nodes may call others by their own names.
+    """
     arguments = tuple(argument.name for argument in function.signature.input_arg)
     nodes = {node.name: node for node in function.node_def}
 
@@ -83,7 +88,7 @@ def of_function(function: Any) -> Body:
         if source not in nodes:
             return source, 0  # an argument
         output, index = where
-        return source, _position(nodes[source], output) + int(index)
+        return source, _position(nodes[source], output, functions) + int(index)
 
     return Body(
         nodes=nodes,
@@ -101,10 +106,12 @@ def _flat(name: str) -> Reference:
     return source, int(index or 0)
 
 
-def _position(node: Any, output: str) -> int:
+def _position(node: Any, output: str, functions: Mapping[str, Any]) -> int:
     """Returns the position of the first tensor of a node's output of a name."""
     position = 0
-    for argument in op_def(node.op).output_arg:
+    called = functions.get(node.op)
+    definition = op_def(node.op) if called is None else called.signature
+    for argument in definition.output_arg:
         if argument.name == output:
             return position
         if argument.number_attr:

@@ -39,6 +39,8 @@ class Calls:
             for leaf in values.leaves(parts.work.type_signature.result)
         ]
         self._imported: graphs.ImportedGraph | None = None
+        if parts.work.obstacle:  # whatever stands in the way of an import shows now
+            self._imported = graphs.ImportedGraph(form.work)
 
     def run(
         self,
@@ -68,12 +70,7 @@ class Calls:
         one = self._import if imported else self._write
         for position in range(len(data)):
             try:
-                leaves = [
-                    graphs.as_dataset(leaf) if dtype == tf.variant else leaf
-                    for leaf, (_, dtype) in zip(
-                        self._data.flatten(data[position]), self._parts.work.arguments, strict=False
-                    )
-                ]
+                leaves = self._data.flatten(data[position])
                 carry = one(root, tf.constant(position), leaves, common, carry)
             except tracing.CannotTraceError:
                 raise

@@ -387,6 +387,8 @@ def shape_of(block: blocks.Block, how: rules.How, places: devices.Places) -> gro
     width = 0
     if how.strategy == "vmap" and not listed:
         width = min(table.count, cohorts.WIDEST)
+        if table.count % width:
+            raise ValueError(f"{table.count} clients do not fill rows of {width} side by side")
     xla = how.xla and not listed
     several = len(places.names) > 1 and table.count >= len(places.names) * _IN_PARALLEL_FROM
     # Threads of one device help where one graph leaves them idle: XLA's loops on a CPU.

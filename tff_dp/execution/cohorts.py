@@ -129,7 +129,7 @@ def regular_tables(
         if not is_regular(kind, len(chosen)):
             others.append(chosen)
             continue
-        for some in _parts(chosen, WIDEST if by_size else 0):
+        for some in parts(chosen, WIDEST if by_size else 0):
             # One array, not four: each costs a small round as much as its training does.
             clients = np.zeros([1 + padded_length(len(some)), 3], np.int32)
             clients[0, 0] = len(some)
@@ -158,8 +158,12 @@ def _distinct(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(labels, return_counts=True)
 
 
-def _parts(chosen: np.ndarray, widest: int) -> Iterator[np.ndarray]:
-    """Yields positions in numbers of 2^k or multiples of `widest`; all at once if that is 0."""
+def parts(chosen: np.ndarray, widest: int) -> Iterator[np.ndarray]:
+    """Yields positions in numbers of 2^k or multiples of `widest`; all at once if that is 0.
+
+    Each number is a multiple of min(number, `widest`): so many clients run side by side, and all rows
+    of them are full.
+    """
     begin = 0
     while begin < len(chosen):
         count = rest = len(chosen) - begin

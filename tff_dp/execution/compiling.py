@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tff_dp import _compat
+from tff_dp.errors import ArgumentError
 from tff_dp.execution import noise
 
 # From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
@@ -89,18 +90,24 @@ class _Round:
     """A computation over clients, in the form (server state, clients' data) -> (state, output)."""
 
     def __init__(self, comp: Any) -> None:
-        from tff_dp.execution import cohort_runner, values
+        from tff_dp.execution import arguments, cohort_runner, values
 
         parameter = comp.type_signature.parameter
-        self._names, types, server, self._clients = _placements(parameter)
-        self._server = {i: values.Layout(types[i]) for i in server}
+        self._names, types, server, clients = _placements(parameter)
+        self._whole = arguments.Argument("the argument", parameter)
+        named = [
+            arguments.Argument(name, part)
+            for name, part in zip(_told(self._names), types, strict=True)
+        ]
+        self._server = {i: named[i] for i in server}
+        self._clients = {i: named[i] for i in clients}
         try:
             form = _form_of(comp)
             skip, self._wrapped = 0, False
         except Exception:  # not of that form: a wrapper may be
             if not self._clients:
                 raise
-            wrapped = _wrapper(comp, types, server, self._clients)
+            wrapped = _wrapper(comp, types, server, clients)
             form = _form_of(wrapped)
             self._wrapped = True
             skip = values.count_tensors(form.prepare.type_signature.parameter)
@@ -122,17 +129,19 @@ class _Round:
 
     def iterate(self, state: Any, cohorts: Sequence[Any], settings: Any) -> Any:
         """Returns the state after rounds and their other results, or None if they cannot be one graph."""
-        if self._wrapped or list(self._server) != [0] or self._clients != [1]:
+        if self._wrapped or list(self._server) != [0] or list(self._clients) != [1]:
             return None
         from tff_dp.execution import fused
 
+        flat = self._server[0].flat(state)
+        for cohort in cohorts:
+            self._clients[1].clients(cohort)
         noise.refuse(self.noise_bits(settings))
         at_once = fused.most_at_once(self._runner, settings, len(cohorts))
         if at_once < 2:
             return None
         outputs: list[Any] = []
         for first in range(0, len(cohorts), at_once):
-            flat = self._server[0].flatten(state)
             some = cohorts[first : first + at_once]
             done = fused.iterate(self._runner, flat, some, settings)
             if done is None and not outputs:
@@ -141,17 +150,35 @@ class _Round:
                 return state, outputs
             state, more = done
             outputs += more
+            flat = self._server[0].flat(state)
         return state, outputs
 
     def __call__(self, arg: Any, settings: Any) -> Any:
-        from tff_dp.execution import values
-
-        parts = [arg] if self._names is None else values.elements(arg, self._names)
-        state = [leaf for i, layout in self._server.items() for leaf in layout.flatten(parts[i])]
+        parts = [arg] if self._names is None else self._whole.parts(arg)
+        state = [leaf for i, argument in self._server.items() for leaf in argument.flat(parts[i])]
         if self._wrapped and not self._server:
             state = [0]  # the wrapper's state, which is not used
-        data = [parts[i] for i in self._clients]
-        return self._runner(state, data[0] if len(data) == 1 else _zipped(data), settings)
+        data = [argument.clients(parts[i]) for i, argument in self._clients.items()]
+        return self._runner(state, data[0] if len(data) == 1 else self._zipped(data), settings)
+
+    def _zipped(self, data: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        counts = [len(part) for part in data]
+        if len(set(counts)) > 1:
+            names = _told(self._names)
+            told = ", ".join(
+                f"{names[i]} has {count}" for i, count in zip(self._clients, counts, strict=True)
+            )
+            raise ArgumentError(
+                f"The arguments differ in their clients: {told}. Pass as many entries in each."
+            )
+        return list(zip(*data, strict=True))
+
+
+def _told(names: Sequence[str | None] | None) -> list[str]:
+    """Returns how arguments are called in messages; None for the names of a single one."""
+    if names is None:
+        return ["the argument"]
+    return [name or f"argument {i}" for i, name in enumerate(names)]
 
 
 def _form_of(comp: Any) -> Any:
@@ -166,10 +193,6 @@ def _form_of(comp: Any) -> Any:
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     return mapreduce.get_map_reduce_form_for_computation(comp, grappler_config=config)
-
-
-def _zipped(data: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    return list(zip(*data, strict=True))
 
 
 def _placements(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -232,48 +233,78 @@ class Emitter:
         condition, *arguments = inputs
         if condition.dtype != tf.bool:
             condition = tf.cast(condition, tf.bool)
-        functions = [node.attr[name].func.name for name in ("then_branch", "else_branch")]
-        if all(self._program.is_plain(function) for function in functions):
+        names = ("then_branch", "else_branch")
+        functions = [node.attr[name].func.name for name in names]
+        ways = [
+            functools.partial(self.call, function, arguments, (*path, name))
+            for function, name in zip(functions, names, strict=True)
+        ]
+        plain = all(self._program.is_plain(function) for function in functions)
+        return self._choose(condition, *ways, plain=plain, shapes=_output_shapes(node))
+
+    def _case(self, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
+        """Writes a choice among several branches as choices between two, which vectorise."""
+        index, *arguments = inputs
+        functions = [function.name for function in node.attr["branches"].list.func]
+        last = len(functions) - 1
+        index = tf.where(tf.logical_and(index >= 0, index < last), index, last)
+        shapes = _output_shapes(node)
+
+        def among(low: int, high: int) -> list[Any]:
+            if high - low == 1:
+                return self.call(functions[low], arguments, (*path, f"branch_{low}"))
+            middle = (low + high) // 2
+            plain = all(self._program.is_plain(function) for function in functions[low:high])
+            ways = (functools.partial(among, *half) for half in ((low, middle), (middle, high)))
+            return self._choose(index < middle, *ways, plain=plain, shapes=shapes)
+
+        return among(0, len(functions))
+
+    def _choose(
+        self,
+        condition: tf.Tensor,
+        then: Callable[[], list[Any]],
+        otherwise: Callable[[], list[Any]],
+        *,
+        plain: bool,
+        shapes: Sequence[tf.TensorShape],
+    ) -> list[Any]:
+        """Writes a choice between two ways, of which both may run if they are plain."""
+        if plain:
             kept = dict(self._carried)
-            selected = self._both(condition, functions, arguments, path)
+            selected = self._both(condition, then, otherwise)
             # Where no compiler fuses it, selecting copies a tensor, and a choice does not.
             if self._style.is_static or not any(_is_large(tensor) for tensor in selected):
                 return selected
             self._carried = kept  # what has been written for nothing is pruned
         names = list(self._carried)
 
-        def way(attribute: str) -> Callable[[], list[tf.Tensor]]:
-            function = node.attr[attribute].func.name
-
+        def way(write: Callable[[], list[Any]]) -> Callable[[], list[tf.Tensor]]:
             def run() -> list[tf.Tensor]:
-                results, carried = self._apart(self.call, function, arguments, (*path, attribute))
+                results, carried = self._apart(write)
                 return [tf.identity(tensor) for tensor in (*results, *carried)]
 
             return run
 
-        merged = tf.cond(condition, way("then_branch"), way("else_branch"))
+        merged = tf.cond(condition, way(then), way(otherwise))
         count = len(merged) - len(names)
         self._resume(names, merged[count:])
-        shapes = node.attr["output_shapes"].list.shape
         for tensor, shape in zip(merged, shapes, strict=False):
-            tensor.set_shape(tf.TensorShape(shape))
+            tensor.set_shape(shape)
         return list(merged[:count])
 
     def _both(
         self,
         condition: tf.Tensor,
-        functions: list[str],
-        arguments: list[Any],
-        path: tuple[str, ...],
+        then: Callable[[], list[Any]],
+        otherwise: Callable[[], list[Any]],
     ) -> list[Any]:
-        """Writes both branches and selects: for small ones faster than a choice, and it vectorises."""
+        """Writes both ways and selects: for small ones faster than a choice, and it vectorises."""
         outer = self._conditions
         results = []
-        for function, name, taken in zip(
-            functions, ("then_branch", "else_branch"), (condition, ~condition), strict=True
-        ):
+        for write, taken in ((then, condition), (otherwise, ~condition)):
             self._conditions = [*outer, taken]
-            results.append(self.call(function, arguments, (*path, name)))
+            results.append(write())
         self._conditions = outer
         return [a if a is b else tf.where(condition, a, b) for a, b in zip(*results, strict=True)]
 
@@ -284,7 +315,8 @@ class Emitter:
         places = [
             i
             for i, value in enumerate(inputs)
-            if isinstance(value, tf.Tensor) and _origin(body, body.results[i])[0] != body.arguments[i]
+            if isinstance(value, tf.Tensor)
+            and _origin(body, body.results[i])[0] != body.arguments[i]
         ]
         shapes = [tf.TensorShape(shape) for shape in node.attr["output_shapes"].list.shape]
         names = list(self._carried)
@@ -457,6 +489,10 @@ def _require_static(node: Any, outputs: Sequence[Any]) -> None:
             )
 
 
+def _output_shapes(node: Any) -> list[tf.TensorShape]:
+    return [tf.TensorShape(shape) for shape in node.attr["output_shapes"].list.shape]
+
+
 def _carried_shape(name: Any) -> tf.TensorShape:
     return name.shape if isinstance(name, Variable) else tf.TensorShape([])
 
@@ -504,6 +540,8 @@ _HANDLERS: dict[str, Callable[..., list[Any]]] = {
     "StatefulPartitionedCall": Emitter._call_function,
     "If": Emitter._branch,
     "StatelessIf": Emitter._branch,
+    "Case": Emitter._case,
+    "StatelessCase": Emitter._case,
     "While": Emitter._loop,
     "StatelessWhile": Emitter._loop,
     "ReduceDataset": Emitter._reduce,

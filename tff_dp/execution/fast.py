@@ -69,6 +69,7 @@ def fast(
     Raises:
       ArgumentError: An argument is outside its bound.
       StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+      ArgumentTypeError: A computation is called with an argument of another type. Raised by the call.
       ComputationError: A client's computation fails, with the client's name; or, with `strict`, a
         computation has no form that runs here; or the noise of a privacy plan would have random bits that
         others can guess. Raised by the call.

@@ -14,9 +14,10 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import keying, program
+from tff_dp.execution import keying, lasting, program
 
 _imports = itertools.count()
+_SHARED = lasting.STATIC_TABLES | {"VarHandleOp", "VariableV2"}
 
 
 class ImportedGraph:
@@ -54,8 +55,8 @@ class ImportedGraph:
         """Runs the graph.
 
         Args:
-          arguments: Tensors or arrays in the order of the flattened parameter type; for a sequence, a
-            data set or a list of its elements.
+          arguments: Tensors or arrays in the order of the flattened parameter type; data sets for
+            sequences.
           key: Of this call, uint64 [2]: for the random operations that can be keyed.
 
         Returns:
@@ -71,22 +72,13 @@ class ImportedGraph:
         return list(_compat.call_flat(self._call, fed))
 
 
-def as_dataset(value: Any) -> Any:
-    """Returns a data set that may come as the list of its elements."""
-    if not isinstance(value, list):
-        return value
-    stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *value)
-    return tf.data.Dataset.from_tensor_slices(stacked)
-
-
 def as_variant(value: Any) -> tf.Tensor:
-    """Returns the variant of a data set, which may come as the list of its elements."""
-    value = as_dataset(value)
+    """Returns the variant of a data set, or what is no data set as it is."""
     return tf.data.experimental.to_variant(value) if isinstance(value, tf.data.Dataset) else value
 
 
 def _make_names_unique(graph_def: Any, prefix: str) -> None:
-    """Prefixes what is global to a process: names of functions, and of the resources of variables.
+    """Prefixes what is global to a process: names of functions, variables and tables.
 
     Graphs of different computations use the same names for different functions ("cond_true_3"), and
     two imports of one graph would share their variables.
@@ -104,8 +96,11 @@ def _make_names_unique(graph_def: Any, prefix: str) -> None:
             for value in [attribute.func, *attribute.list.func]:
                 if value.name in functions:
                     value.name = functions[value.name]
-        if node.op in ("VarHandleOp", "VariableV2") and node.attr["shared_name"].s:
-            node.attr["shared_name"].s = prefix.encode() + node.attr["shared_name"].s
+        name = node.attr["shared_name"].s if node.op in _SHARED else b""
+        if not name and node.op in lasting.STATIC_TABLES and node.attr["use_node_name_sharing"].b:
+            name = node.name.encode()
+        if name:
+            node.attr["shared_name"].s = prefix.encode() + name
 
 
 def _import_with_loop(graph_def: Any, inputs: dict[str, tf.Tensor]) -> None:

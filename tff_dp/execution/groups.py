@@ -175,6 +175,7 @@ def _side_by_side(
             count -= half
         return [i + width, *parts.join(list(carry), [t[0] for t in each], key, style)]
 
+    # Rows are full, which `cohort_runner.shape_of` sees to: none reaches past the last client.
     return _advance(body, low, high, carry, parts.carry_shapes)
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tff_dp import _compat
 from tff_dp.execution import (
+    arguments,
     failures,
     graphs,
     keyed_noise,
@@ -30,10 +31,14 @@ class LocalRunner:
 
     def __init__(self, comp: Any, type_signature: Any = None) -> None:
         signature = type_signature or comp.type_signature
-        parameter = signature.parameter  # an empty structure is false
-        self._parameter = None if parameter is None else values.Layout(parameter)
+        parameter = signature.parameter
+        self._argument = (
+            None if parameter is None else arguments.Argument("the argument", parameter)
+        )
         self._result = values.Layout(signature.result)
         self._program = program.Program(comp)
+        if self._program.lasting:
+            raise NotImplementedError(self._program.lasting)
         self.why = self._program.obstacle
         if any(dtype == tf.variant for _, dtype in self._program.arguments):
             self.why = self.why or "it takes a sequence"
@@ -59,13 +64,13 @@ class LocalRunner:
 
     def __call__(self, arg: Any, settings: Settings) -> Any:
         """Returns the computation's result."""
+        given = [] if self._argument is None else self._argument.flat(arg)
         noise.refuse(self.noise_bits(settings))
-        arguments = [] if self._parameter is None else self._parameter.flatten(arg)
         if self.why:
             key = randomness.fold(tf.constant(settings.root()), 0)
-            results = self._graph(arguments, key)
+            results = self._graph(given, key)
         else:
-            inputs = [tf.constant(settings.root()), *self._program.tensors(arguments)]
+            inputs = [tf.constant(settings.root()), *self._program.tensors(given)]
             failed, *results = _compat.call_flat(self._graph, inputs)
             failures.raise_if_failed([rounds.SERVER_FAILED, int(failed)], self._program.checks, 0)
         return self._result.value(results)

@@ -25,12 +25,12 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import bodies, provenance, randomness
+from tff_dp.execution import bodies, lasting, provenance, randomness
 from tff_dp.execution.styles import PLAIN, Style
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-_BRANCHES = frozenset({"If", "StatelessIf"})
+_BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 VARIABLES = frozenset(
     {
@@ -229,6 +229,11 @@ class Program:
         targets = [*self._start, *self._body.results]
         return provenance.of(self._body, self.functions, targets)
 
+    @functools.cached_property
+    def lasting(self) -> str | None:
+        """Which operation has contents that would outlast a run in this process, or None."""
+        return lasting.of(self._body, self.functions, [*self._start, *self._body.results])
+
     @property
     def iterates(self) -> bool:
         """Whether it takes batches from an iterator, whose shapes may not vary from step to step."""
@@ -244,7 +249,7 @@ class Program:
         if function == provenance.MAIN:
             return self._body
         if function not in self._bodies:
-            self._bodies[function] = bodies.of_function(self.functions[function])
+            self._bodies[function] = bodies.of_function(self.functions[function], self.functions)
         return self._bodies[function]
 
     def is_plain(self, function: str) -> bool:
@@ -328,10 +333,10 @@ class Program:
             return f"operation {node.op} is unknown to this TensorFlow"
         if node.op in ("Enter", "Exit", "NextIteration", "LoopCond"):
             return "it has a loop of TensorFlow 1"
-        if node.op in _HARMLESS or node.op.startswith("Stateless"):
-            return None
         if any(True for _ in functions_of(node)):
             return f"operation {node.op} calls functions in a way of its own"
+        if node.op in _HARMLESS or node.op.startswith("Stateless"):
+            return None
         if definition.is_stateful:
             return f"operation {node.op} has state or effects"
         if "Dataset" in node.op or "Iterator" in node.op:

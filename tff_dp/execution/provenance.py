@@ -18,7 +18,7 @@ from tff_dp.execution.noise import NOISE_SCOPE
 
 MAIN = ""  # as the name of a function: the graph itself
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-BRANCHES = frozenset({"If", "StatelessIf"})
+BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 LOOPS = frozenset({"While", "StatelessWhile"})
 # Stateful by their definition, but without random bits of their own.
 _WITHOUT_BITS = frozenset(
@@ -115,7 +115,7 @@ def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) 
                 if (other, noise) not in seen:
                     seen.add((other, noise))
                     if other not in bodies_of:
-                        bodies_of[other] = bodies.of_function(functions[other])
+                        bodies_of[other] = bodies.of_function(functions[other], functions)
                     pending.append((other, list(bodies_of[other].results), noise))
     casts, lost = _Clock(bodies_of).followed()
     return Provenance(tuple(drawings), marked, casts, lost)

@@ -26,6 +26,9 @@ class RoundPrograms:
     Args:
       form: A `tff.backends.mapreduce.MapReduceForm`.
 
+    Raises:
+      NotImplementedError: An operation has contents that would outlast a run.
+
     Attributes:
       checks: What the assertions in the programs say, by number from 1.
       obstacle: What stands in the way of writing a cohort as one graph, or None.
@@ -38,6 +41,9 @@ class RoundPrograms:
         names = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
         self.checks: list[str] = []
         self.programs = {name: program.Program(getattr(form, name), self.checks) for name in names}
+        for name, part in self.programs.items():
+            if part.lasting:
+                raise NotImplementedError(f"{name}: {part.lasting}")
         self._update_count, *secure = (
             values.count_tensors(part) for part in form.work.type_signature.result
         )
@@ -45,6 +51,8 @@ class RoundPrograms:
         found = [f"{name}: {p.obstacle}" for name, p in self.programs.items() if p.obstacle]
         self.obstacle: str | None = found[0] if found else None
         self.vmap_obstacle: str | None = None
+        if self.work.iterates:  # each client would be at another batch, or at its end
+            self.vmap_obstacle = "a client's part moves an iterator over its batches"
         self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
         self.secure_count = self._secure.count
         self.secure_dtypes = self._secure.dtypes

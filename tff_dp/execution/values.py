@@ -145,11 +145,6 @@ def flatten(value: Any, type_spec: Any) -> list[Any]:
     return Layout(type_spec).flatten(value)
 
 
-def elements(value: Any, names: Sequence[str | None]) -> list[Any]:
-    """Returns the elements of a structure by position and name."""
-    return [_element(value, position, name) for position, name in enumerate(names)]
-
-
 def fields_of(value: Any) -> list[Any]:
     """Returns the elements of a structure in one of the containers that results come in."""
     if isinstance(value, Mapping):

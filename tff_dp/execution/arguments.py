@@ -1,0 +1,354 @@
+"""Reads the arguments of a call, and refuses those that stock TFF would refuse for their types.
+
+Stock TFF checks each value while it serializes it for its worker. Here nothing is serialized, and
+TensorFlow by itself would broadcast, round, or wrap around what does not fit. Values that are exactly of
+the type, the ordinary case, are recognized quickly; the others go through TFF's own tests.
+
+Source: TFF 0.87.0, python/core/impl/executors/value_serialization.py.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import tensorflow as tf
+
+from tff_dp import _compat
+from tff_dp._arrays import CohortArrays, arrays_of
+from tff_dp.errors import ArgumentTypeError
+from tff_dp.execution import failures
+
+_REMEDY = "Pass a value of that type: TFF converts none."
+_SHOWN = 60  # characters of a value in a message
+_LONGEST = 300  # characters of a type
+
+
+class Argument:
+    """An argument of a computation.
+
+    Args:
+      name: As it is called in messages.
+      type_spec: Its TFF type; a placement is looked through.
+    """
+
+    def __init__(self, name: str, type_spec: Any) -> None:
+        self._reader = _reader(name, type_spec)
+
+    def flat(self, value: Any) -> list[Any]:
+        """Returns the tensors and data sets of a value, in the order of its type.
+
+        Args:
+          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences, named
+            tuples and attrs classes. Lists in place of data sets become data sets.
+
+        Raises:
+          ArgumentTypeError: The value is not of the type.
+        """
+        found: list[Any] = []
+        self._reader.read(value, found)
+        return found
+
+    def parts(self, value: Any) -> Sequence[Any]:
+        """Returns the elements of a structure, as they are.
+
+        Raises:
+          ArgumentTypeError: The value has other elements than the type.
+        """
+        elements: Sequence[Any] = self._reader.elements(value)
+        return elements
+
+    def clients(self, data: Any) -> Any:
+        """Returns the data of a cohort's clients, each in tuples as its type has structures.
+
+        Args:
+          data: A list with a value of the type for each client, or what has a method `arrays`, such as
+            `Clients.cohort` returns, which is returned as it is.
+
+        Raises:
+          ArgumentTypeError: A client's value is not of the type, or the data are not a list.
+        """
+        cohort = arrays_of(data)
+        if cohort is not None:
+            if not isinstance(self._reader, _Sequence):
+                raise self._reader.refused("the arrays of a cohort")
+            self._reader.check_arrays(cohort, data)
+            return data
+        if not isinstance(data, list):
+            raise ArgumentTypeError(
+                f"{self._reader.name} is {_described(data)}: expected a list with an entry for each "
+                "client. Make a list of it."
+            )
+        found = []
+        for position, client in enumerate(data):
+            try:
+                found.append(self._reader.nested(client))
+            except ArgumentTypeError as error:
+                whose = failures.client(position, len(data))
+                raise ArgumentTypeError(f"The data of {whose} do not fit: {error}") from None
+        return found
+
+
+class _Reader:
+    """Reads values of one type.
+
+    Attributes:
+      name: Of the value, in messages.
+      type: The TFF type.
+    """
+
+    def __init__(self, name: str, type_spec: Any) -> None:
+        self.name, self.type = name, type_spec
+
+    def read(self, value: Any, found: list[Any]) -> None:
+        """Appends a value's tensors and data sets to a list."""
+        found.append(self.nested(value))
+
+    def nested(self, value: Any) -> Any:
+        """Returns a value with tuples as structures."""
+        raise NotImplementedError
+
+    def refused(self, got: str) -> ArgumentTypeError:
+        """Returns the error of a value that is not of the type."""
+        expected = str(self.type)[:_LONGEST]
+        return ArgumentTypeError(f"{self.name} is {got}: expected {expected}. {_REMEDY}")
+
+
+class _Tensor(_Reader):
+    """Reads tensors."""
+
+    def __init__(self, name: str, type_spec: Any) -> None:
+        super().__init__(name, type_spec)
+        kind = type_spec.dtype.type
+        self._kind = bytes if kind is np.str_ else kind
+        self._dtype = np.dtype(object if kind is np.str_ else kind)
+        self._tf_dtype = tf.as_dtype(type_spec.dtype)
+        self._shape = type_spec.shape
+        self._is_scalar = type_spec.shape == ()
+        # What Python numbers are surely of the type; the others are looked at more closely.
+        self._python: type | None = None
+        self._low = self._high = 0.0
+        if self._is_scalar and issubclass(kind, np.integer):
+            self._python = int
+            self._low, self._high = np.iinfo(kind).min, np.iinfo(kind).max
+        elif self._is_scalar and issubclass(kind, np.floating):
+            self._python = float
+            self._high = float(np.finfo(kind).max) if kind is not np.longdouble else math.inf
+            self._low = -self._high
+
+    def nested(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is np.ndarray:
+            if value.dtype == self._dtype and self._fits(value.shape):
+                return value
+        elif kind is self._kind:
+            if self._is_scalar:
+                return value
+        elif kind is self._python:
+            if self._low <= value <= self._high:
+                return self._kind(value)
+        elif (
+            isinstance(value, tf.Tensor)
+            and value.dtype == self._tf_dtype
+            and self._fits(tuple(value.shape))
+        ):
+            return value
+        return self._closely(value)
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        expected = self._shape
+        return (
+            shape == expected
+            or expected is None
+            or (
+                len(shape) == len(expected)
+                and all(b is None or a == b for a, b in zip(shape, expected, strict=True))
+            )
+        )
+
+    def _closely(self, value: Any) -> Any:
+        """Returns a value as TFF would serialize it."""
+        import tree
+        from tensorflow_federated.python.core.impl.compiler import array
+
+        given = value
+        if isinstance(value, tf.Variable):
+            value = value.read_value()
+        if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+            value = value.numpy()
+        kind = self.type.dtype.type
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            value = tree.map_structure(_as_numpy, value)
+            if not all(array.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
+                raise self.refused(_described(given))
+            try:
+                value = np.asarray(value, object if kind is np.str_ else kind)
+            except (ValueError, OverflowError) as error:  # of ragged lists
+                raise self.refused(f"{_described(given)} ({error})") from None
+        known = isinstance(
+            value, bool | int | float | complex | str | bytes | np.generic | np.ndarray
+        )
+        if (
+            not known
+            or not array.is_compatible_shape(value, self._shape)
+            or not array.is_compatible_dtype(value, kind)
+        ):
+            raise self.refused(_described(given))
+        return value if kind is np.str_ else np.asarray(value, kind)
+
+
+class _Sequence(_Reader):
+    """Reads data sets."""
+
+    def __init__(self, name: str, type_spec: Any) -> None:
+        super().__init__(name, type_spec)
+        self._last_spec: Any = None  # of a data set that was taken
+        self._taken: set[Any] = set()  # what arrays were
+
+    def nested(self, value: Any) -> Any:
+        if isinstance(value, tf.data.Dataset):
+            self._check(value)
+            return value
+        if isinstance(value, list):
+            return self._made_of(value)
+        raise self.refused(_described(value))
+
+    def check_arrays(self, cohort: CohortArrays, data: Sequence[Any]) -> None:
+        """Raises if the data sets that arrays stand for are not of the type."""
+        kind = (cohort.names, *((field.dtype, field.shape[1:]) for field in cohort.fields))
+        if kind not in self._taken and len(data):
+            self._check(data[0])
+            self._taken.add(kind)
+
+    def _check(self, dataset: Any) -> None:
+        spec = dataset.element_spec
+        if self._last_spec is not None and spec == self._last_spec:
+            return
+        from tensorflow_federated.python.core.impl.types import computation_types
+
+        try:
+            given = computation_types.SequenceType(computation_types.tensorflow_to_type(spec))
+        except (TypeError, ValueError) as error:  # elements that are no tensors
+            raise self.refused(f"a data set of {str(spec)[:_SHOWN]} ({error})") from None
+        if not self.type.is_assignable_from(given):
+            raise self.refused(f"a data set of type {given}")
+        self._last_spec = spec
+
+    def _made_of(self, elements: list[Any]) -> Any:
+        """Returns the data set that TFF makes of a list of elements."""
+        from tensorflow_federated.python.core.impl.utils import tensorflow_utils
+
+        try:
+            return tensorflow_utils.make_data_set_from_elements(None, elements, self.type.element)
+        except (TypeError, ValueError, tf.errors.OpError) as error:  # the last, of unequal shapes
+            what = f"a list of {len(elements)} elements that make no such data set ({error})"
+            raise self.refused(what) from None
+
+
+class _Structure(_Reader):
+    """Reads structures, by position, as TFF does."""
+
+    def __init__(self, name: str, type_spec: Any) -> None:
+        from tensorflow_federated.python.common_libs import structure
+
+        super().__init__(name, type_spec)
+        elements = structure.to_elements(type_spec)
+        self._names = tuple(own for own, _ in elements)
+        self._parts = [
+            _reader(f"{name}[{i}]" if own is None else f"{name}.{own}", part)
+            for i, (own, part) in enumerate(elements)
+        ]
+        self._of_kind: dict[type, Callable[[Any], Sequence[Any]]] = {}
+
+    def read(self, value: Any, found: list[Any]) -> None:
+        for part, element in zip(self._parts, self.elements(value), strict=True):
+            part.read(element, found)
+
+    def nested(self, value: Any) -> Any:
+        return tuple(
+            part.nested(element)
+            for part, element in zip(self._parts, self.elements(value), strict=True)
+        )
+
+    def elements(self, value: Any) -> Sequence[Any]:
+        """Returns the elements of a value."""
+        kind = type(value)
+        elements = self._of_kind.get(kind)
+        if elements is None:
+            elements = self._of_kind[kind] = self._elements_of(kind, value)
+        found = elements(value)
+        if len(found) != len(self._parts):
+            raise self.refused(f"a structure of {len(found)}")
+        return found
+
+    def _elements_of(self, kind: type, value: Any) -> Callable[[Any], Sequence[Any]]:
+        """Returns the function that takes containers of a kind apart."""
+        from tensorflow_federated.python.common_libs import structure
+
+        if issubclass(kind, structure.Struct):
+            return lambda value: self._ordered(structure.to_elements(value))
+        if attrs.has(kind):
+            fields = [field.name for field in attrs.fields(kind)]
+            if len(fields) < 2:  # of which `attrgetter` makes no tuple
+                return lambda value: [getattr(value, field) for field in fields]
+            return operator.attrgetter(*fields)
+        if issubclass(kind, Mapping):
+            return self._of_mapping
+        if issubclass(kind, list | tuple):
+            return _as_it_is
+        raise self.refused(_described(value))
+
+    def _of_mapping(self, value: Mapping[Any, Any]) -> Sequence[Any]:
+        if tuple(value) != self._names:
+            return self._ordered(list(value.items()))
+        return list(value.values())
+
+    def _ordered(self, elements: Sequence[tuple[Any, Any]]) -> Sequence[Any]:
+        """Returns the values of named elements, which are taken by position, as TFF does.
+
+        Where that would give an element another's place, by the names of both, there is no telling
+        what is meant.
+        """
+        names = [name for name, _ in elements]
+        moved = [
+            name
+            for name, own in zip(names, self._names, strict=False)
+            if name is not None and name != own and name in self._names
+        ]
+        if moved and len(names) == len(self._names):
+            raise ArgumentTypeError(
+                f"{self.name} has its elements in the order {', '.join(map(str, names))}: expected "
+                f"{str(self.type)[:_LONGEST]}. Pass them in that order: TFF takes elements by position."
+            )
+        return [value for _, value in elements]
+
+
+def _reader(name: str, type_spec: Any) -> Any:
+    tff = _compat.load_tff()
+    if isinstance(type_spec, tff.FederatedType):
+        return _reader(name, type_spec.member)
+    if isinstance(type_spec, tff.StructType):
+        return _Structure(name, type_spec)
+    if isinstance(type_spec, tff.SequenceType):
+        return _Sequence(name, type_spec)
+    return _Tensor(name, type_spec)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _as_numpy(value: Any) -> Any:
+    return value.numpy() if isinstance(value, tf.Tensor) and hasattr(value, "numpy") else value
+
+
+def _described(value: Any) -> str:
+    """Returns in words what a value is."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if dtype is not None and shape is not None:
+        return f"{getattr(dtype, 'name', dtype)}{list(shape)}"
+    return f"{type(value).__name__} {str(value)[:_SHOWN]}"
