@@ -182,7 +182,10 @@ class _Tensor(_Reader):
             value = value.numpy()
         kind = self.type.dtype.type
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            value = tree.map_structure(_as_numpy, value)
+            try:
+                value = tree.map_structure(_as_numpy, value)
+            except TypeError as error:  # of sequences that are not made from their elements: ranges
+                raise self.refused(f"{_described(given)} ({error})") from None
             if not all(array.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
                 raise self.refused(_described(given))
             try:
