@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import batches, randomness
+from tff_dp.execution import batches, faithful, randomness
 from tff_dp.execution.rounds import MERGE, RoundPrograms, status_of
 
 
@@ -189,4 +189,11 @@ def _advance(
 
 def jitted(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
     """Returns a function that XLA compiles, or the function itself."""
-    return tf.function(function, jit_compile=True, autograph=False) if xla else function
+    if not xla:
+        return function
+
+    def for_xla(*arguments: Any) -> Any:
+        with faithful.writing(for_xla=True):
+            return function(*arguments)
+
+    return tf.function(for_xla, jit_compile=True, autograph=False)
