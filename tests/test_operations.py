@@ -145,7 +145,7 @@ def rewritten(
 
 
 def assert_same(actual: np.ndarray, expected: np.ndarray, case: operation_cases.Case) -> None:
-    """Asserts that results are the same up to roundoff: types, shapes, and what is not finite, exactly."""
+    """Asserts that results are the same up to roundoff; types, shapes and what is not finite exactly."""
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
     name = expected.dtype.name
     if name not in TOLERANCE:

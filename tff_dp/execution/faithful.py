@@ -1,14 +1,14 @@
-"""Operations that XLA would give other numbers for than TensorFlow's kernels, written so that it does not.
+"""Operations whose numbers XLA would change, written so that it does not.
 
 - XLA's minimum and maximum on CPUs pass over what is not a number, and its gradients of rectifiers over
-  what flows back where they are flat.
-- XLA contracts a product and a sum into one operation that rounds once, and joins products by constants. A
-  floor, a rounding or a conversion to integers makes a whole step of such a difference, at values that are
-  its multiples by construction (the boundary of a range, say). Products and quotients that lead to one are
-  kept apart from what follows by an exclusive or with zero bits, which no compiler knows to be zero.
+  infinite gradients where the rectifier is flat.
+- XLA contracts a product and a sum into one operation that rounds once, and joins products by
+  constants. A floor, a rounding, or a conversion to integers turns such a difference into a whole step
+  for values that lie on a boundary by construction. Products and quotients that lead to one are kept
+  apart from what follows by an exclusive or with zero bits, which no compiler knows to be zero.
 - XLA derives other keys from the seeds of `tf.random.stateless_*`, and other floats from their bits.
 
-`writing` says whether a graph is being traced for XLA: the server's part of a round as well as clients'.
+`writing` says whether a graph is traced for XLA, be it the clients' part of a round or the server's.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def before_steps(body: bodies.Body) -> frozenset[str]:
     """Returns the names of a body's products and quotients that lead to a step.
 
     A step is a floor, a rounding, or a conversion of floats to integers. The search stops where numbers
-    are added up in an order that is not promised anyway, and does not look into functions that are called.
+    are added up in an order that is not promised anyway, and does not follow calls of functions.
     """
     found: set[str] = set()
     pending = [name for name, node in body.nodes.items() if _is_step(node)]
@@ -269,5 +269,41 @@ PRODUCTS = frozenset({"Div", "Mul", "RealDiv", "Square", "SquaredDifference"})
 _STEPS = frozenset({"Ceil", "Floor", "Rint", "Round"})
 # Through which a difference of roundoff goes on, number by number.
 _PASSED = PRODUCTS | frozenset(
-    ["Abs", "Add", "AddN", "AddV2", "BroadcastTo", "Cast", "ClipByValue", "ConcatV2", "Div", "DivNoNan", "Exp", "Exp2", "ExpandDims", "Identity", "IdentityN", "Log", "Maximum", "Minimum", "MulNoNan", "Neg", "Pack", "Pow", "Reciprocal", "Reshape", "Select", "SelectV2", "Slice", "Split", "Sqrt", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Transpose", "Unpack"]
+    [
+        "Abs",
+        "Add",
+        "AddN",
+        "AddV2",
+        "BroadcastTo",
+        "Cast",
+        "ClipByValue",
+        "ConcatV2",
+        "Div",
+        "DivNoNan",
+        "Exp",
+        "Exp2",
+        "ExpandDims",
+        "Identity",
+        "IdentityN",
+        "Log",
+        "Maximum",
+        "Minimum",
+        "MulNoNan",
+        "Neg",
+        "Pack",
+        "Pow",
+        "Reciprocal",
+        "Reshape",
+        "Select",
+        "SelectV2",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "StopGradient",
+        "StridedSlice",
+        "Sub",
+        "Transpose",
+        "Unpack",
+    ]
 )

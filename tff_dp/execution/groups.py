@@ -196,4 +196,5 @@ def jitted(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
         with faithful.writing(for_xla=True):
             return function(*arguments)
 
-    return tf.function(for_xla, jit_compile=True, autograph=False)
+    compiled: Callable[..., Any] = tf.function(for_xla, jit_compile=True, autograph=False)
+    return compiled

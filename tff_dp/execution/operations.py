@@ -13,32 +13,85 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_BOTH = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_BOTH = (
     # Of one number.
-    ["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BesselI0e", "BesselI1e", "Bitcast", "Cast", "Ceil", "Cos", "Cosh", "Digamma", "Elu", "Erf", "Erfc", "Erfinv", "Exp", "Expm1", "Floor", "Inv", "Invert", "IsFinite", "IsInf", "IsNan", "LeakyRelu", "Lgamma", "Log", "Log1p", "LogicalNot", "Ndtri", "Neg", "OnesLike", "PopulationCount", "Reciprocal", "Relu", "Relu6", "Rint", "Round", "Rsqrt", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square", "Tan", "Tanh", "ZerosLike"]
+    _names("""
+    Abs Acos Acosh Asin Asinh Atan Atanh BesselI0e BesselI1e Bitcast Cast Ceil Cos Cosh Digamma
+    Elu Erf Erfc Erfinv Exp Expm1 Floor Inv Invert IsFinite IsInf IsNan LeakyRelu Lgamma Log
+    Log1p LogicalNot Ndtri Neg OnesLike PopulationCount Reciprocal Relu Relu6 Rint Round Rsqrt
+    Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square Tan Tanh ZerosLike
+    """)
     # Of two numbers and more.
-    + ["Add", "AddN", "AddV2", "ApproximateEqual", "Atan2", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "ClipByValue", "Div", "DivNoNan", "EluGrad", "Equal", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Igamma", "Igammac", "LeakyReluGrad", "LeftShift", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "Maximum", "Minimum", "Mod", "Mul", "MulNoNan", "NotEqual", "Pow", "RealDiv", "ReciprocalGrad", "Relu6Grad", "ReluGrad", "RightShift", "RsqrtGrad", "Select", "SelectV2", "SeluGrad", "SigmoidGrad", "SoftplusGrad", "SoftsignGrad", "SqrtGrad", "SquaredDifference", "Sub", "TanhGrad", "TruncateDiv", "TruncateMod", "Xdivy", "Xlog1py", "Xlogy"]
+    | _names("""
+    Add AddN AddV2 ApproximateEqual Atan2 BitwiseAnd BitwiseOr BitwiseXor ClipByValue Div
+    DivNoNan EluGrad Equal FloorDiv FloorMod Greater GreaterEqual Igamma Igammac LeakyReluGrad
+    LeftShift Less LessEqual LogicalAnd LogicalOr Maximum Minimum Mod Mul MulNoNan NotEqual Pow
+    RealDiv ReciprocalGrad Relu6Grad ReluGrad RightShift RsqrtGrad Select SelectV2 SeluGrad
+    SigmoidGrad SoftplusGrad SoftsignGrad SqrtGrad SquaredDifference Sub TanhGrad TruncateDiv
+    TruncateMod Xdivy Xlog1py Xlogy
+    """)
     # Shapes, and tensors put in another form.
-    + ["BatchToSpaceND", "BroadcastArgs", "BroadcastGradientArgs", "BroadcastTo", "Concat", "ConcatOffset", "ConcatV2", "Const", "DepthToSpace", "Diag", "DiagPart", "DynamicStitch", "EnsureShape", "ExpandDims", "Fill", "Identity", "IdentityN", "InvertPermutation", "LinSpace", "MatrixBandPart", "MatrixDiag", "MatrixDiagPart", "MatrixDiagPartV2", "MatrixDiagPartV3", "MatrixDiagV2", "MatrixDiagV3", "MatrixSetDiag", "MatrixSetDiagV2", "MatrixSetDiagV3", "MirrorPad", "MirrorPadGrad", "OneHot", "Pack", "Pad", "PreventGradient", "Range", "Rank", "Reshape", "ReverseSequence", "ReverseV2", "Roll", "Shape", "ShapeN", "Size", "Slice", "Snapshot", "SpaceToBatchND", "SpaceToDepth", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "StridedSliceGrad", "Tile", "Transpose", "Unpack"]
+    | _names("""
+    BatchToSpaceND BroadcastArgs BroadcastGradientArgs BroadcastTo Concat ConcatOffset ConcatV2
+    Const DepthToSpace Diag DiagPart DynamicStitch EnsureShape ExpandDims Fill Identity
+    IdentityN InvertPermutation LinSpace MatrixBandPart MatrixDiag MatrixDiagPart
+    MatrixDiagPartV2 MatrixDiagPartV3 MatrixDiagV2 MatrixDiagV3 MatrixSetDiag MatrixSetDiagV2
+    MatrixSetDiagV3 MirrorPad MirrorPadGrad OneHot Pack Pad PreventGradient Range Rank Reshape
+    ReverseSequence ReverseV2 Roll Shape ShapeN Size Slice Snapshot SpaceToBatchND SpaceToDepth
+    Split SplitV Squeeze StopGradient StridedSlice StridedSliceGrad Tile Transpose Unpack
+    """)
     # Indices.
-    + ["Bincount", "DenseBincount", "GatherNd", "GatherV2", "LowerBound", "ScatterNd", "TensorScatterAdd", "TensorScatterMax", "TensorScatterMin", "TensorScatterSub", "TensorScatterUpdate", "UnsortedSegmentProd", "UnsortedSegmentSum", "UpperBound"]
+    | _names("""
+    Bincount DenseBincount GatherNd GatherV2 LowerBound ScatterNd TensorScatterAdd
+    TensorScatterMax TensorScatterMin TensorScatterSub TensorScatterUpdate UnsortedSegmentProd
+    UnsortedSegmentSum UpperBound
+    """)
     # Reductions.
-    + ["All", "Any", "ArgMax", "ArgMin", "Cumprod", "Cumsum", "CumulativeLogsumexp", "L2Loss", "Max", "Mean", "Min", "Prod", "Sum"]
+    | _names("""
+    All Any ArgMax ArgMin Cumprod Cumsum CumulativeLogsumexp L2Loss Max Mean Min Prod Sum
+    """)
     # Linear algebra.
-    + ["BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Cross", "Einsum", "MatMul", "Qr"]
+    | _names("""
+    BatchMatMul BatchMatMulV2 BatchMatMulV3 Cross Einsum MatMul Qr
+    """)
     # Networks.
-    + ["AvgPool", "AvgPool3D", "AvgPool3DGrad", "AvgPoolGrad", "BiasAdd", "BiasAddGrad", "BiasAddV1", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "Conv3D", "Conv3DBackpropFilterV2", "Conv3DBackpropInputV2", "DepthwiseConv2dNative", "DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput", "FusedBatchNormGradV3", "FusedBatchNormV3", "LRN", "LRNGrad", "LogSoftmax", "MaxPool", "MaxPool3D", "MaxPool3DGrad", "MaxPoolGrad", "ResizeBilinear", "ResizeBilinearGrad", "ResizeNearestNeighbor", "Softmax", "SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"]
+    | _names("""
+    AvgPool AvgPool3D AvgPool3DGrad AvgPoolGrad BiasAdd BiasAddGrad BiasAddV1 Conv2D
+    Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropFilterV2 Conv3DBackpropInputV2
+    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput
+    FusedBatchNormGradV3 FusedBatchNormV3 LRN LRNGrad LogSoftmax MaxPool MaxPool3D MaxPool3DGrad
+    MaxPoolGrad ResizeBilinear ResizeBilinearGrad ResizeNearestNeighbor Softmax
+    SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits
+    """)
     # Complex numbers.
-    + ["Angle", "Complex", "ComplexAbs", "Conj", "FFT", "IFFT", "IRFFT", "Imag", "RFFT", "Real"]
+    | _names("""
+    Angle Complex ComplexAbs Conj FFT IFFT IRFFT Imag RFFT Real
+    """)
     # Lists of tensors, of loops.
-    + ["EmptyTensorList", "TensorListFromTensor", "TensorListGetItem", "TensorListLength", "TensorListPopBack", "TensorListPushBack", "TensorListReserve", "TensorListSetItem", "TensorListStack"]
+    | _names("""
+    EmptyTensorList TensorListFromTensor TensorListGetItem TensorListLength TensorListPopBack
+    TensorListPushBack TensorListReserve TensorListSetItem TensorListStack
+    """)
     # Random numbers of seeds that the program chose.
-    + ["StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "StatelessRandomNormalV2", "StatelessRandomUniformFullIntV2", "StatelessRandomUniformIntV2", "StatelessRandomUniformV2"]
+    | _names("""
+    StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomNormalV2
+    StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2
+    """)
 )
 # What the emitter writes in a way of its own, wherever the graph goes.
-_WRITTEN = frozenset(
-    ["AnonymousIteratorV3", "Assert", "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp", "CheckNumerics", "If", "IteratorGetNextAsOptional", "MakeIterator", "Merge", "Multinomial", "NoOp", "OptionalGetValue", "OptionalHasValue", "PartitionedCall", "Placeholder", "PlaceholderWithDefault", "Print", "PrintV2", "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "ReadVariableOp", "ReduceDataset", "ResourceGather", "RngReadAndSkip", "StatefulPartitionedCall", "StatelessIf", "StatelessWhile", "Switch", "TruncatedNormal", "VarHandleOp", "VarIsInitializedOp", "VariableShape", "While"]
-)
+_WRITTEN = _names("""
+    AnonymousIteratorV3 Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp
+    CheckNumerics If IteratorGetNextAsOptional MakeIterator Merge Multinomial NoOp
+    OptionalGetValue OptionalHasValue PartitionedCall Placeholder PlaceholderWithDefault Print
+    PrintV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt ReadVariableOp
+    ReduceDataset ResourceGather RngReadAndSkip StatefulPartitionedCall StatelessIf
+    StatelessWhile Switch TruncatedNormal VarHandleOp VarIsInitializedOp VariableShape While
+""")
 _SINGULAR = "raises for matrices that XLA takes"
 _NAN = "treats numbers that are not finite in another way under XLA"
 _UNCOMPILED = "is not one that XLA compiles"

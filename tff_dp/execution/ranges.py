@@ -1,4 +1,4 @@
-"""The checks that TensorFlow's kernels make of indices and divisors, for graphs in which nothing makes them.
+"""The checks that TensorFlow's kernels make of indices and divisors, where nothing makes them.
 
 A kernel for CPUs raises where an index or a label is out of range, or an integer is divided by zero. XLA
 and kernels for GPUs take the nearest index, drop the update, or give any number; and where clients stand
