@@ -135,7 +135,10 @@ def rewritten(
         check = ranges.check(operation.node_def, inputs)
         if check is not None and checks is not None:
             checks.append(check)
-        written = faithful.write(operation.node_def, inputs, key, steps=True)
+        if operation.type in faithful.RECTIFIERS and inputs[0].dtype.is_floating:
+            written = faithful.rectified(operation.node_def, inputs)
+        else:
+            written = faithful.write(operation.node_def, inputs, key, steps=True)
         if written is None:
             attributes = {k: v for k, v in operation.node_def.attr.items() if not k.startswith("_")}
             here = tf.compat.v1.get_default_graph()

@@ -181,6 +181,8 @@ class Emitter:
         """
         if self._is_unchecked:
             self._keep(ranges.check(node, inputs))
+        if node.op in faithful.RECTIFIERS and inputs[0].dtype.is_floating:
+            return faithful.rectified(node, inputs)
         if self._is_for_xla:
             written = faithful.write(node, inputs, self._key, self._is_before_step)
             if written is not None:

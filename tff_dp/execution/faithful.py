@@ -26,6 +26,7 @@ from tff_dp.execution import bodies, provenance
 
 _for_xla: contextvars.ContextVar[bool] = contextvars.ContextVar("for_xla", default=False)
 
+RECTIFIERS = frozenset({"Relu", "Relu6"})
 _PHILOX, _AUTOMATIC = 1, 3
 _SCRAMBLER = 0x02461E293EC8F720  # the key by which TensorFlow's kernels make keys of seeds
 _LEAST_UNIFORM = 1e-7  # below which TensorFlow's kernels take no logarithm
@@ -46,6 +47,55 @@ def writing(*, for_xla: bool) -> Iterator[None]:
 def is_for_xla() -> bool:
     """Returns whether XLA compiles what is being traced."""
     return _for_xla.get()
+
+
+def rectified(node: Any, inputs: list[Any]) -> list[tf.Tensor]:
+    """Writes a rectifier that keeps what is not a number, with and without XLA.
+
+    TensorFlow 2.21 joins a rectifier with the product and the bias before it, and what it joins them to
+    gives 0 for NaN: a client whose data are not numbers would not be seen. It does not join a maximum.
+    XLA's maximum keeps only the first of its arguments if it is not a number; a choice keeps it always.
+    """
+    (feature,) = inputs
+    zero, six = tf.zeros([], feature.dtype), tf.constant(6, feature.dtype)
+    if is_for_xla():
+        positive = tf.where(feature <= zero, zero, feature)
+        return [positive if node.op == "Relu" else tf.where(feature > six, six, positive)]
+    positive = tf.maximum(feature, zero)
+    return [positive if node.op == "Relu" else tf.minimum(positive, six)]
+
+
+def keep_nan(graph_def: Any) -> None:
+    """Replaces the rectifiers of a graph that is to be imported, for the sake of NaN: see `rectified`."""
+    for body in (graph_def, *graph_def.library.function):
+        nodes = body.node if body is graph_def else body.node_def
+        renamed = {}
+        for node in [node for node in nodes if node.op in RECTIFIERS]:
+            dtype = tf.as_dtype(node.attr["T"].type)
+            if not dtype.is_floating:
+                continue
+            bounds = [0] if node.op == "Relu" else [0, 6]
+            old = "activations"
+            node.op, new = ("Maximum", "z") if node.op == "Relu" else ("ClipByValue", "output")
+            renamed[f"{node.name}:{old}:0"] = f"{node.name}:{new}:0"
+            data = [name for name in node.input if not name.startswith("^")]
+            rest = [name for name in node.input if name.startswith("^")]
+            del node.input[:]
+            for bound in bounds:
+                constant = nodes.add(
+                    name=f"{node.name}/bound_{bound}", op="Const", device=node.device
+                )
+                constant.attr["dtype"].type = dtype.as_datatype_enum
+                constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(bound, dtype, []))
+                output = ":output:0" if body is not graph_def else ""
+                data.append(constant.name + output)
+            node.input.extend([*data, *rest])
+        if body is not graph_def:
+            for node in nodes:
+                for i, name in enumerate(node.input):
+                    node.input[i] = renamed.get(name, name)
+            for result, name in body.ret.items():
+                body.ret[result] = renamed.get(name, name)
 
 
 def write(node: Any, inputs: list[Any], key: tf.Tensor, steps: bool) -> list[tf.Tensor] | None:

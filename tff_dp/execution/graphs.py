@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import keying, program
+from tff_dp.execution import faithful, keying, program
 
 _imports = itertools.count()
 
@@ -31,6 +31,7 @@ class ImportedGraph:
         graph, graph_def = program.graph_of(computation)
         prefix = f"tff_dp_{next(_imports)}_"
         _make_names_unique(graph_def, prefix)
+        faithful.keep_nan(graph_def)
         self._streams = keying.Streams(graph_def, prefix)
         parameter = graph.parameter if graph.HasField("parameter") else None
         feeds = program.bound_tensors(parameter) if parameter is not None else []
