@@ -40,7 +40,7 @@ def check(node: Any, inputs: list[Any]) -> Check | None:
     Returns:
       The check; None if the operation has none, or what it checks is a constant that passes.
     """
-    found = _CHECKS.get(node.op)
+    found = OPERATIONS.get(node.op)
     return None if found is None else found(node, inputs)
 
 
@@ -253,7 +253,7 @@ def _element(node: Any, inputs: list[Any]) -> Check | None:
 
 
 _Finder = Callable[[Any, list[Any]], "Check | None"]
-_CHECKS: dict[str, _Finder] = {
+OPERATIONS: dict[str, _Finder] = {
     **dict.fromkeys(("Gather", "GatherV2"), _gather),
     "GatherNd": _gather_nd,
     "ScatterNd": _scatter_nd,
