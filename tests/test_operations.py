@@ -48,6 +48,7 @@ def test_an_operation_that_is_not_known_is_refused_and_the_first_by_name_is_told
 # --- The same numbers ---
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("op", sorted(set(operation_cases.BY_OPERATION) & operations.FOR_XLA))
 def test_xla_gives_the_numbers_of_the_kernel(op):
     for case in operation_cases.BY_OPERATION[op]:
@@ -66,6 +67,7 @@ def _compare_under_xla(case: operation_cases.Case) -> None:
         assert_same(actual, expected, case)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("op", sorted(set(operation_cases.BY_OPERATION) & operations.FOR_VMAP))
 def test_clients_side_by_side_have_the_numbers_of_the_kernel(op):
     for case in operation_cases.BY_OPERATION[op]:
