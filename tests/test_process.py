@@ -129,6 +129,20 @@ def test_fedprox_holds_clients_near_the_global_model(stock, bound, clients, mu):
     assert (np.linalg.norm(actual[0]) < 0.99 * np.linalg.norm(free[0])) == (mu > 0)
 
 
+def test_tffs_own_fedprox_pushes_clients_away_wherever_it_runs(tff, context, bound, clients):
+    """Its proximal term has the wrong sign; executions reproduce it, `tff_dp.FedProx` does not."""
+    sgd = tff.learning.optimizers.build_sgdm(RATE)
+    process = tff.learning.algorithms.build_weighted_fed_prox(
+        bound.tff_model, proximal_strength=3.0, client_optimizer_fn=sgd
+    )
+    state = initialize_from(process, bound.initial_weights)
+    datasets = [clients.dataset(c, batch_size=BATCH) for c in range(len(SIZES))]
+    weights = model_weights(process, process.next(state, datasets).state).trainable
+    actual = np.concatenate([w.ravel() for w in weights])
+    wrong = rounds_of(clients, lambda w, x, y: local_change(w, x, y, -3.0), rounds=1)
+    assert_same([actual], wrong)
+
+
 class Server:
     """The server steps of Reddi et al., arXiv:2003.00295, algorithm 2; `mean` is their Delta_t."""
 

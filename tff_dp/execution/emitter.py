@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import bodies, folding, program, provenance, randomness
+from tff_dp.execution import bodies, faithful, folding, program, provenance, randomness, ranges
 from tff_dp.execution.styles import ShapeVariesError, Style
 
 _FAILED = "failed"
@@ -72,6 +72,9 @@ class Emitter:
         self._steps: list[tf.Tensor] = []
         self._conditions: list[tf.Tensor] = []
         self._clock: set[Any] = set()
+        self._is_before_step = False
+        # Whether nothing but the graph itself raises where an index is out of range.
+        self._is_unchecked = style.is_static or ranges.has_gpu()
 
     @property
     def failed(self) -> tf.Tensor:
@@ -98,6 +101,7 @@ class Emitter:
         """
         values = dict(bound)
         guards = _Guards()
+        before_steps = faithful.before_steps(body) if self._style.xla else frozenset()
         for name in body.ordered([*body.effects, *targets]):
             if name in values:
                 continue
@@ -115,6 +119,7 @@ class Emitter:
             if node.op == "Merge":
                 values[name], held = self._merge(body, values, sources, guards)
             else:
+                self._is_before_step = name in before_steps
                 values[name] = self._write(node, inputs, (*path, name), held, values)
             if self._style.is_static:
                 _require_static(node, values[name])
@@ -163,13 +168,13 @@ class Emitter:
         handler: Callable[..., list[Any]] | None = _HANDLERS.get(op)
         if op in self._program.functions:  # a call by the function's own name
             return self.call(op, inputs, path)
-        if handler is None:
-            return self._copy(node, inputs, path)
+        if op == "Identity":
+            return inputs
         outer = self._conditions
         ways = [values[c[0]][c[1]] if way else ~values[c[0]][c[1]] for c, way in held.items()]
         self._conditions = [*outer, *ways]
         try:
-            return handler(self, node, inputs, path)
+            return (handler or Emitter._copy)(self, node, inputs, path)
         finally:
             self._conditions = outer
 
@@ -179,11 +184,17 @@ class Emitter:
         TFF and tensorflow-privacy seed rotations, roundings and noise by the time in microseconds,
         which clients of one graph would share, and others could guess.
         """
-        if node.op == "Identity":
-            return inputs
         folded = folding.fold(node, inputs) if self._style.is_static else None
         if folded is not None:
             return folded
+        if self._is_unchecked:
+            self._keep(ranges.check(node, inputs))
+        if node.op in faithful.RECTIFIERS and inputs[0].dtype.is_floating:
+            return faithful.rectified(node, inputs, for_xla=self._style.xla)
+        if self._style.xla:
+            written = faithful.write(node, inputs, self._key, self._is_before_step)
+            if written is not None:
+                return written
         from_clock = any(isinstance(i, tf.Tensor) and i.ref() in self._clock for i in inputs)
         attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
         graph = tf.compat.v1.get_default_graph()
@@ -411,12 +422,19 @@ class Emitter:
             holds = tf.reduce_all(inputs[0])
             texts = (tf.get_static_value(part) for part in inputs[1:] if part.dtype == tf.string)
             message = " ".join(_text(text) for text in texts if text is not None) or node.name
-        number = self._program.check_number(message)
+        self._keep(ranges.Check(holds, message))
+        return inputs[:1]
+
+    def _keep(self, check: ranges.Check | None) -> None:
+        """Keeps a check that nothing else makes, unless it is in a branch that is not taken."""
+        if check is None:
+            return
+        number = self._program.check_number(check.message)
         taken = self._is_taken()
+        holds = check.holds
         holds = holds if taken is None else tf.logical_or(holds, tf.logical_not(taken))
         fails = tf.logical_and(tf.equal(self.failed, 0), tf.logical_not(holds))
         self._carried[_FAILED] = tf.where(fails, number, self.failed)
-        return inputs[:1]
 
     def _variable(self, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
         op = node.op
@@ -438,7 +456,12 @@ class Emitter:
         if op == "ReadVariableOp":
             return [value]
         if op == "ResourceGather":
-            return [tf.gather(value, operands[0], batch_dims=node.attr["batch_dims"].i)]
+            dimensions = node.attr["batch_dims"].i
+            if self._is_unchecked:
+                limit = tf.shape(value)[dimensions]
+                limit = limit if value.shape[dimensions] is None else value.shape[dimensions]
+                self._keep(ranges.gather(f"{op} ({node.name})", operands[0], limit))
+            return [tf.gather(value, operands[0], batch_dims=dimensions)]
         self._assign(handle, value + operands[0] if "Add" in op else value - operands[0])
         return []
 

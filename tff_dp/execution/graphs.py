@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
-from tff_dp.execution import keying, lasting, program
+from tff_dp.execution import faithful, keying, lasting, program
 
 _imports = itertools.count()
 _SHARED = lasting.STATIC_TABLES | {"VarHandleOp", "VariableV2"}
@@ -32,6 +32,7 @@ class ImportedGraph:
         graph, graph_def = program.graph_of(computation)
         prefix = f"tff_dp_{next(_imports)}_"
         _make_names_unique(graph_def, prefix)
+        faithful.keep_nan(graph_def)
         self._streams = keying.Streams(graph_def, prefix)
         parameter = graph.parameter if graph.HasField("parameter") else None
         feeds = program.bound_tensors(parameter) if parameter is not None else []

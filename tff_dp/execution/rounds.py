@@ -9,13 +9,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import program, randomness, values
+from tff_dp.execution import operations, program, randomness, values
 from tff_dp.execution import secure as secure_sums
 from tff_dp.execution import words as fed_words
 from tff_dp.execution.styles import PLAIN, ShapeVariesError, Style
 
 # The words by which a call's key is folded for each part of a round.
 _PREPARE, _WORK, _ACCUMULATE, MERGE, _REPORT, _UPDATE = range(1, 7)
+_SERVER = ("prepare", "report", "update")
+_CLIENTS = ("work", "zero", "accumulate", "merge")
 _FED = ("report", "update")  # whose noise can have its random words from outside
 SERVER_FAILED = -2  # as a client's position: the server's part failed
 
@@ -32,6 +34,7 @@ class RoundPrograms:
     Attributes:
       checks: What the assertions in the programs say, by number from 1.
       obstacle: What stands in the way of writing a cohort as one graph, or None.
+      xla_obstacle: What in the clients' part keeps it from XLA, by name of the operation; or None.
       vmap_obstacle: What stands in the way of clients side by side, or None.
       server_xla_obstacle: What keeps the server's parts from XLA, as far as is known; or None.
       carry_shapes: Of the sums over clients, and of the status.
@@ -50,7 +53,8 @@ class RoundPrograms:
         self._secure = secure_sums.SecureSums(form, secure)
         found = [f"{name}: {p.obstacle}" for name, p in self.programs.items() if p.obstacle]
         self.obstacle: str | None = found[0] if found else None
-        self.vmap_obstacle: str | None = None
+        self.xla_obstacle = operations.xla_obstacle(self._operations_of(_CLIENTS))
+        self.vmap_obstacle = operations.vmap_obstacle(self._operations_of(_CLIENTS))
         if self.work.iterates:  # each client would be at another batch, or at its end
             self.vmap_obstacle = "a client's part moves an iterator over its batches"
         self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
@@ -68,15 +72,18 @@ class RoundPrograms:
         results = values.leaves(form.update.type_signature.result)
         self.result_dtypes = [tf.as_dtype(leaf.dtype) for leaf in results]
         self.result_shapes = [tf.TensorShape(leaf.shape) for leaf in results]
-        server = [self.programs[name] for name in ("prepare", "report", "update")]
+        server = [self.programs[name] for name in _SERVER]
         shapes = [shape for part in server for shape, _ in part.arguments] + self.result_shapes
         # XLA gives results of no fixed shape (the levels of a noise tree) a wrong one, and no error.
         self.fixed_shapes = all(shape.is_fully_defined() for shape in shapes)
         self.server_xla_obstacle: str | None = None
         if not self.fixed_shapes:
             self.server_xla_obstacle = "its state has no fixed shape"
-        elif any("Timestamp" in part.operations for part in server):
-            self.server_xla_obstacle = "it reads the clock"
+        else:
+            self.server_xla_obstacle = operations.xla_obstacle(self._operations_of(_SERVER))
+
+    def _operations_of(self, names: Sequence[str]) -> frozenset[str]:
+        return frozenset[str]().union(*(self.programs[name].operations for name in names))
 
     @functools.cached_property
     def noisy(self) -> list[str]:

@@ -133,9 +133,7 @@ def xla_obstacle(parts: rounds.RoundPrograms) -> str | None:
                 return "it has strings"
     if not all(shape.is_fully_defined() for shape in parts.carry_shapes):
         return "the sums over clients have no fixed shape"
-    if "Timestamp" in parts.work.operations:
-        return "it reads the clock"
-    return None
+    return parts.xla_obstacle
 
 
 def data_obstacle(parts: rounds.RoundPrograms, data: Any) -> str | None:

@@ -1,0 +1,273 @@
+"""The checks that TensorFlow's kernels make of indices and divisors, where nothing makes them.
+
+A kernel for CPUs raises where an index or a label is out of range, or an integer is divided by zero. XLA
+and kernels for GPUs take the nearest index, drop the update, or give any number; and where clients stand
+side by side, an index beyond one client's segments would be another client's. Here each such check is a
+truth value with a message, which the emitter keeps as it keeps assertions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What has to hold for an operation.
+
+    Attributes:
+      holds: bool [].
+      message: What does not, otherwise.
+    """
+
+    holds: tf.Tensor
+    message: str
+
+
+def check(node: Any, inputs: list[Any]) -> Check | None:
+    """Writes the check of an operation.
+
+    Args:
+      node: The `NodeDef`.
+      inputs: Its inputs.
+
+    Returns:
+      The check; None if the operation has none, or what it checks is a constant that passes.
+    """
+    found = OPERATIONS.get(node.op)
+    return None if found is None else found(node, inputs)
+
+
+def gather(name: str, indices: tf.Tensor, limit: Any) -> Check | None:
+    """Writes the check of indices into a dimension.
+
+    Args:
+      name: What looks them up.
+      indices: The indices.
+      limit: The dimension's size, a number or a tensor [].
+    """
+    return _within(name, "indices", indices, 0, limit)
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Returns whether operations may run on a GPU, whose kernels do not check."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _within(name: str, what: str, values: tf.Tensor, low: Any, high: Any) -> Check | None:
+    """Returns the check that values are in [low, high); either bound may be None."""
+    known = [None if b is None else _static(b) for b in (low, high)]
+    bounds = [None if b is None else tf.cast(b, values.dtype) for b in (low, high)]
+    fixed = tf.get_static_value(values)
+    if fixed is not None and all(
+        b is None or k is not None for b, k in zip(bounds, known, strict=True)
+    ):
+        lowest, highest = (None if k is None else np.asarray(k) for k in known)
+        inside = (lowest is None or (fixed >= lowest).all()) and (
+            highest is None or (fixed < highest).all()
+        )
+        if inside:
+            return None
+    holds = [] if bounds[0] is None else [tf.reduce_all(values >= bounds[0])]
+    if bounds[1] is not None:
+        holds.append(tf.reduce_all(values < bounds[1]))
+    if low is None:
+        says = f"less than {_text(high, known[1])}"
+    elif high is None:
+        says = f"at least {_text(low, known[0])}"
+    else:
+        says = f"in [{_text(low, known[0])}, {_text(high, known[1])})"
+    return Check(functools.reduce(tf.logical_and, holds), f"{name}: {what} are not all {says}")
+
+
+def _static(bound: Any) -> Any:
+    return bound if isinstance(bound, (int, np.ndarray, list)) else tf.get_static_value(bound)
+
+
+def _text(bound: Any, known: Any) -> str:
+    if known is None:
+        return "the size of the dimension"
+    flat = np.asarray(known).ravel().tolist()
+    return str(flat[0] if len(flat) == 1 else flat)
+
+
+def _name(node: Any) -> str:
+    return f"{node.op} ({node.name})"
+
+
+def _size(value: tf.Tensor, axis: int) -> Any:
+    size = value.shape[axis] if value.shape.rank is not None else None
+    return tf.shape(value)[axis] if size is None else size
+
+
+def _gather(node: Any, inputs: list[Any]) -> Check | None:
+    params, indices = inputs[:2]
+    axis = 0
+    if node.op == "GatherV2":
+        known = tf.get_static_value(inputs[2])
+        if known is None:
+            raise NotImplementedError(f"{_name(node)} looks up along an axis that varies")
+        axis = int(known)
+    return gather(_name(node), indices, _size(params, axis))
+
+
+def _index_vectors(node: Any, indices: tf.Tensor, shape: Any) -> Check | None:
+    depth = indices.shape[-1]
+    if depth is None:
+        raise NotImplementedError(f"{_name(node)} has indices of a length that varies")
+    if not depth:
+        return None
+    return _within(_name(node), "indices", indices, 0, shape[:depth])
+
+
+def _gather_nd(node: Any, inputs: list[Any]) -> Check | None:
+    params, indices = inputs
+    known = params.shape.is_fully_defined()
+    shape = np.array(params.shape.as_list(), np.int64) if known else tf.shape(params)
+    return _index_vectors(node, indices, shape)
+
+
+def _scatter_nd(node: Any, inputs: list[Any]) -> Check | None:
+    return _index_vectors(node, inputs[0], inputs[2])
+
+
+def _tensor_scatter(node: Any, inputs: list[Any]) -> Check | None:
+    return _gather_nd(node, inputs[:2])
+
+
+def _labels(node: Any, inputs: list[Any]) -> Check | None:
+    return _within(_name(node), "label values", inputs[1], 0, _size(inputs[0], -1))
+
+
+def _segments(node: Any, inputs: list[Any]) -> Check | None:
+    # Rows of negative segments are dropped.
+    return _within(_name(node), "segment_ids", inputs[1], None, inputs[2])
+
+
+def _counted(node: Any, inputs: list[Any]) -> Check | None:
+    # What is beyond the last bin is dropped.
+    return _within(_name(node), "the values to count", inputs[0], 0, None)
+
+
+def _divisor(node: Any, inputs: list[Any]) -> Check | None:
+    divisor = inputs[1]
+    if not divisor.dtype.is_integer:
+        return None
+    known = tf.get_static_value(divisor)
+    if known is not None and np.all(known):
+        return None
+    return Check(
+        tf.reduce_all(tf.not_equal(divisor, tf.zeros([], divisor.dtype))),
+        f"{_name(node)}: Integer division by zero",
+    )
+
+
+def _power(node: Any, inputs: list[Any]) -> Check | None:
+    exponent = inputs[1]
+    if not exponent.dtype.is_integer:
+        return None
+    known = tf.get_static_value(exponent)
+    if known is not None and np.all(np.asarray(known) >= 0):
+        return None
+    return Check(
+        tf.reduce_all(exponent >= tf.zeros([], exponent.dtype)),
+        f"{_name(node)}: Integers to negative integer powers are not allowed",
+    )
+
+
+def _lengths(node: Any, inputs: list[Any]) -> Check | None:
+    limit = _size(inputs[0], node.attr["seq_dim"].i)
+    return _within(_name(node), "lengths", inputs[1], 0, limit + 1)
+
+
+def _permutation(node: Any, inputs: list[Any]) -> Check | None:
+    (order,) = inputs
+    known = tf.get_static_value(order)
+    if known is not None and np.array_equal(np.sort(known), np.arange(len(known))):
+        return None
+    count = tf.range(tf.shape(order, order.dtype)[0])
+    found = tf.reduce_any(tf.equal(order[:, None], count[None]), 0)
+    return Check(tf.reduce_all(found), f"{_name(node)}: the values are not a permutation")
+
+
+def _begin(node: Any, inputs: list[Any]) -> Check | None:
+    value, begin, size = inputs
+    if tf.get_static_value(begin) is not None:
+        return None  # checked while the graph is made
+    known, shape = tf.get_static_value(size), value.shape
+    if known is None or not shape.is_fully_defined():
+        raise NotImplementedError(f"{_name(node)} has a shape that varies")
+    sizes = np.where(np.asarray(known) < 0, 0, known)
+    highest = np.array(shape.as_list(), np.int64) - sizes
+    return _within(_name(node), "where it begins", begin, 0, highest + 1)
+
+
+def _picked(node: Any, inputs: list[Any]) -> Check | None:
+    """Of a slice, checks the positions that it takes one entry at; ranges are cut at the ends."""
+    value, begin = inputs[:2]
+    if tf.get_static_value(begin) is not None or not node.attr["shrink_axis_mask"].i:
+        return None
+    count = begin.shape[0]
+    if count is None or value.shape.rank is None:
+        raise NotImplementedError(f"{_name(node)} has a shape that varies")
+    dimensions = _dimensions(node, count, value.shape.rank)
+    places = [
+        i for i in range(count) if node.attr["shrink_axis_mask"].i >> i & 1 and i in dimensions
+    ]
+    if not places:
+        return None
+    sizes = [tf.cast(_size(value, dimensions[i]), begin.dtype) for i in places]
+    chosen, limits = tf.gather(begin, places), tf.stack(sizes)
+    holds = tf.reduce_all((chosen >= -limits) & (chosen < limits))
+    return Check(holds, f"{_name(node)}: slice index out of bounds")
+
+
+def _dimensions(node: Any, count: int, rank: int) -> dict[int, int]:
+    """Returns the value's dimension that each entry of a slice's specification is about."""
+    new, ellipsis = node.attr["new_axis_mask"].i, node.attr["ellipsis_mask"].i
+    found: dict[int, int] = {}
+    dimension = 0
+    for entry in range(count):
+        if ellipsis >> entry & 1:
+            after = sum(1 for later in range(entry + 1, count) if not new >> later & 1)
+            dimension = rank - after
+        elif not new >> entry & 1:
+            found[entry] = dimension
+            dimension += 1
+    return found
+
+
+def _element(node: Any, inputs: list[Any]) -> Check | None:
+    handle, index = inputs[:2]
+    if node.op == "TensorListSetItem" and node.attr["resize_if_index_out_of_bounds"].b:
+        raise NotImplementedError(f"{_name(node)} makes its list longer where that is needed")
+    length = tf.raw_ops.TensorListLength(input_handle=handle)
+    return _within(_name(node), "elements", index, 0, length)
+
+
+_Finder = Callable[[Any, list[Any]], "Check | None"]
+OPERATIONS: dict[str, _Finder] = {
+    **dict.fromkeys(("Gather", "GatherV2"), _gather),
+    "GatherNd": _gather_nd,
+    "ScatterNd": _scatter_nd,
+    **dict.fromkeys(
+        (f"TensorScatter{k}" for k in ("Add", "Max", "Min", "Sub", "Update")), _tensor_scatter
+    ),
+    "SparseSoftmaxCrossEntropyWithLogits": _labels,
+    **dict.fromkeys((f"UnsortedSegment{k}" for k in ("Max", "Min", "Prod", "Sum")), _segments),
+    **dict.fromkeys(("Bincount", "DenseBincount"), _counted),
+    **dict.fromkeys(("Div", "FloorDiv", "FloorMod", "Mod", "TruncateDiv", "TruncateMod"), _divisor),
+    "Pow": _power,
+    "ReverseSequence": _lengths,
+    "InvertPermutation": _permutation,
+    "Slice": _begin,
+    "StridedSlice": _picked,
+    **dict.fromkeys(("TensorListGetItem", "TensorListSetItem"), _element),
+}
