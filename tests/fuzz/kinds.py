@@ -1,0 +1,64 @@
+"""The kinds of cases: how each is drawn, rendered and made smaller."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from fuzz import federated
+from fuzz.cases import Case, chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of cases.
+
+    Attributes:
+      source: From a case to its program.
+      smaller: From a case to smaller ones.
+    """
+
+    source: Callable[[Case], str]
+    smaller: Callable[[Case], list[Case]]
+
+
+_FEDERATED = Kind(federated.source, federated.smaller)
+KINDS: dict[str, Kind] = {
+    "clients": _FEDERATED,
+    "server": _FEDERATED,
+    "local": _FEDERATED,
+}
+# What is drawn, by how often. Learning takes ten times as long as the others.
+_DRAWS: dict[str, tuple[Callable[[np.random.Generator], Case | None], float]] = {
+    "clients": (federated.draw_clients, 5.0),
+    "risky": (federated.draw_risky, 2.5),
+    "server": (federated.draw_server, 1.5),
+    "local": (federated.draw_local, 1.5),
+}
+
+
+def draw(seed: int, number: int, only: tuple[str, ...] = ()) -> Case:
+    """Returns the case of a number in a run of a seed.
+
+    Args:
+      seed: Of the run.
+      number: Of the case.
+      only: Keys of the draws to choose from; all by default.
+    """
+    rng = np.random.default_rng([seed, number])
+    weights = {name: weight for name, (_, weight) in _DRAWS.items() if not only or name in only}
+    while True:
+        case = _DRAWS[chosen(rng, weights)][0](rng)
+        if case is not None:
+            return case
+
+
+def source(case: Case) -> str:
+    """Returns the program of a case."""
+    return KINDS[case.kind].source(case)
+
+
+def smaller(case: Case) -> list[Case]:
+    """Returns cases that are smaller than a case, the smallest first."""
+    return KINDS[case.kind].smaller(case)
