@@ -51,7 +51,12 @@ class Finding:
             and fault.setting == self.fault.setting
             and case.kind == self.case.kind
             and self.operations <= operations_of(kinds.source(case))
+            and (case.kind != "arguments" or self._is_of_same_argument(case))
         )
+
+    def _is_of_same_argument(self, case: Case) -> bool:
+        mine, other = self.case.parameters, case.parameters
+        return mine["type"] == other["type"] and set(mine["values"]) <= set(other["values"])
 
     def text(self) -> str:
         """Returns it in words, with its program."""

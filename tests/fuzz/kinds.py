@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from fuzz import federated
+from fuzz import aggregators, arguments, federated, learning, sequences
 from fuzz.cases import Case, chosen
 
 
@@ -28,6 +28,10 @@ KINDS: dict[str, Kind] = {
     "clients": _FEDERATED,
     "server": _FEDERATED,
     "local": _FEDERATED,
+    "learning": Kind(learning.source, learning.smaller),
+    "aggregator": Kind(aggregators.source, aggregators.smaller),
+    "sequence": Kind(sequences.source, sequences.smaller),
+    "arguments": Kind(arguments.source, arguments.smaller),
 }
 # What is drawn, by how often. Learning takes ten times as long as the others.
 _DRAWS: dict[str, tuple[Callable[[np.random.Generator], Case | None], float]] = {
@@ -35,6 +39,10 @@ _DRAWS: dict[str, tuple[Callable[[np.random.Generator], Case | None], float]] = 
     "risky": (federated.draw_risky, 2.5),
     "server": (federated.draw_server, 1.5),
     "local": (federated.draw_local, 1.5),
+    "learning": (learning.draw, 1.5),
+    "aggregator": (aggregators.draw, 2.0),
+    "sequence": (sequences.draw, 2.0),
+    "arguments": (arguments.draw, 1.0),
 }
 
 

@@ -297,7 +297,6 @@ A:f1 | tf.random.stateless_binomial([2], seed=[1, 2], counts=5., probs=0.3)
 A:f1 | tf.random.stateless_poisson([2], seed=[1, 2], lam=3., dtype=tf.float32)
 A:f1 | tf.random.stateless_gamma([2], seed=[1, 2], alpha=1.5)
 A:f1 | tf.nn.experimental.stateless_dropout(A, 0.4, seed=[1, 2])
-A:f1 | tf.random.Generator.from_seed(7, alg="philox").uniform([3])
 A:f | tf.random.stateless_uniform([2], seed=[1, 2], dtype=tf.float64)
 A:i | tf.random.stateless_uniform([2], seed=tf.stack([tf.reduce_sum(A), 1]))
 """
