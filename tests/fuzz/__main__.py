@@ -19,6 +19,7 @@ from fuzz.cases import Case
 from fuzz.examining import Fault
 from fuzz.finding import Finding
 
+COMMAND = [sys.executable, "-m", "fuzz.worker"]
 _CASES_A_PROCESS = 150  # TensorFlow keeps what it has traced: a process gets slow and large
 _HANG_SECONDS = 400.0  # without a case's end
 
@@ -67,14 +68,19 @@ class Run:
         if counted:
             return last
         if current is None:
-            raise SystemExit(f"fuzz: a process ended ({ended}) before its first case; see {child.log}")
+            raise SystemExit(
+                f"fuzz: a process ended ({ended}) before its first case; see {child.log}"
+            )
         number, text = current
         fault = Fault("every setting", "", "crash", f"the process ended: {ended}")
         self._found(Finding(self._seed, number, Case.loads(text), fault, (ended,), ()))
         return number + 1
 
     def _found(self, finding: Finding) -> None:
-        if any(f.fault.kind == finding.fault.kind and f.covers(finding.case, finding.fault) for f in self.findings):
+        if any(
+            f.fault.kind == finding.fault.kind and f.covers(finding.case, finding.fault)
+            for f in self.findings
+        ):
             self.counts["faults like one that is shown"] += 1
             return
         self.findings.append(finding)
@@ -94,7 +100,7 @@ class Child:
         self._hung = False
         with os.fdopen(handle, "w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fuzz.worker", *arguments],
+                [*COMMAND, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -140,8 +146,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long to run (default: 5)")
     parser.add_argument("--seed", type=int, help="of the cases (default: a new one, printed)")
     parser.add_argument("--case", type=int, help="only the case of this number")
-    parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="draw only these kinds")
-    parser.add_argument("--out", type=pathlib.Path, help="folder of the programs (default: a new one)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="KIND", help="draw only these kinds"
+    )
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="folder of the programs (default: a new one)"
+    )
     given = parser.parse_args(arguments)
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     folder = given.out or pathlib.Path(tempfile.mkdtemp(prefix="tff_dp_fuzz_"))
@@ -150,7 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.time()
     first, last = (0, 10**9) if given.case is None else (given.case, given.case + 1)
     run.cases(first, last, start + 60 * given.minutes)
-    print(f"\nfuzz: seed {seed}, {(time.time() - start) / 60:.1f} minutes, {len(run.findings)} found")
+    print(
+        f"\nfuzz: seed {seed}, {(time.time() - start) / 60:.1f} minutes, {len(run.findings)} found"
+    )
     for name, count in sorted(run.counts.items()):
         print(f"  {count:6d} {name}")
     for finding in run.findings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from fuzz import federated
 from fuzz.cases import Case, array_source, chosen
 from fuzz.learning import _SECURE as SECURE_SOURCE
@@ -122,7 +123,10 @@ def source(case: Case) -> str:
         f"FACTORY = {p['factory']}",
         f"COMPUTATION = FACTORY.create(TYPE{', tff.TensorType(np.float32)' if p['weighted'] else ''})",
         "INPUTS = [",
-        *(f"    [{', '.join(client(values) for values in one_round)}]," for one_round in p["rounds"]),
+        *(
+            f"    [{', '.join(client(values) for values in one_round)}],"
+            for one_round in p["rounds"]
+        ),
         "]",
         f"WEIGHTS = {p['weights']}",
         'FEEDS = ("plain", "lists")' if secure else 'FEEDS = ("lists",)',
@@ -154,11 +158,15 @@ def smaller(case: Case) -> list[Case]:
     if len(p["rounds"]) > 1:
         found += [case.but(rounds=[each]) for each in p["rounds"]]
     if p["count"] > 1:
-        found.append(case.but(rounds=[r[:1] for r in p["rounds"]], weights=p["weights"][:1], count=1))
+        found.append(
+            case.but(rounds=[r[:1] for r in p["rounds"]], weights=p["weights"][:1], count=1)
+        )
         found += [
             case.but(rounds=[[r[i]] for r in p["rounds"]], weights=[p["weights"][i]], count=1)
             for i in range(1, len(p["weights"]))
         ]
     if len(p["weights"]) > 2:
-        found.append(case.but(rounds=[r[:2] for r in p["rounds"]], weights=p["weights"][:2], count=2))
+        found.append(
+            case.but(rounds=[r[:2] for r in p["rounds"]], weights=p["weights"][:2], count=2)
+        )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from fuzz import federated
 from fuzz.cases import Case, chosen
 

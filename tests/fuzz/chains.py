@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
 from fuzz import operations, prelude
 from fuzz.cases import chosen
 
@@ -96,7 +97,9 @@ def draw_inputs(rng: np.random.Generator, *, spoiled: bool = False) -> dict[str,
             values = rng.normal(scale=1.5, size=size)
             values = np.round(values * 8) / 8 if rng.random() < 0.4 else np.round(values, 3)
             if spoiled:
-                values = np.where(rng.random(size) < 0.2, rng.choice([np.nan, np.inf, -np.inf, 0.0]), values)
+                values = np.where(
+                    rng.random(size) < 0.2, rng.choice([np.nan, np.inf, -np.inf, 0.0]), values
+                )
             found[each.name] = values.tolist()
         elif each.letter == "b":
             found[each.name] = (rng.random(size) < 0.5).tolist()
@@ -167,6 +170,42 @@ def draw(
     return chain
 
 
+def runs(rng: np.random.Generator, operation: operations.Operation) -> bool:
+    """Returns whether an operation runs on inputs that are drawn for it."""
+    scope = {**_namespace(), **tensors(draw_inputs(rng))}
+    # Of other types and sizes as well, as the results of steps before it are.
+    scope |= {
+        "double": tf.cast(scope["x"], tf.float64),
+        "few": scope["x"][:3],
+        "four": scope["y"][:4],
+    }
+    scope |= {
+        "square": scope["m"][:, :3],
+        "flags": scope["n"][:4] % 2,
+        "three": tf.sort(abs(scope["n"][:3])) % 3,
+    }
+    scope |= {
+        "one": tf.constant(1),
+        "ones": tf.ones([3], tf.int32),
+        "digits": tf.constant(["1", "2"]),
+    }
+    scope |= {
+        "rows": tf.range(6),
+        "third": tf.range(3),
+        "positive": tf.ones([3, 3]) + tf.eye(3),
+        "indices": tf.range(3) % 2,
+    }
+    known = [name for name, value in scope.items() if isinstance(value, tf.Tensor)]
+    expression = _filled(rng, operation, scope, known)
+    if expression is None:
+        return False
+    try:
+        tf.convert_to_tensor(eval(expression, scope))
+    except Exception:
+        return False
+    return True
+
+
 def _namespace() -> dict[str, Any]:
     if not _base:
         _base.update(tf=tf, np=np)
@@ -182,7 +221,16 @@ _base: dict[str, Any] = {}
 def _expression(
     rng: np.random.Generator, category: str, scope: dict[str, Any], known: list[str]
 ) -> str | None:
-    operation = chosen(rng, operations.TABLE[category])
+    return _filled(rng, chosen(rng, operations.TABLE[category]), scope, known)
+
+
+def _filled(
+    rng: np.random.Generator,
+    operation: operations.Operation,
+    scope: dict[str, Any],
+    known: list[str],
+) -> str | None:
+    """Returns an operation's expression with operands among what is known, or None if none fit."""
     operands = {}
     one_type = _LETTERS[chosen(rng, operation.operands[0][1])]  # where several are allowed
     for letter, types, rank in operation.operands:
@@ -313,7 +361,9 @@ def smaller(chain: dict[str, Any]) -> list[dict[str, Any]]:
         found.append({**chain, "gradient": False})
     names = [name for name, _ in chain["steps"]]
     # An earlier result in place of the last; a step whose result is replaced by one of its operands.
-    found += [pruned({**chain, "outputs": [name]}) for name in names if name not in chain["outputs"]]
+    found += [
+        pruned({**chain, "outputs": [name]}) for name in names if name not in chain["outputs"]
+    ]
     for position, (name, expression) in enumerate(chain["steps"]):
         if name in chain["outputs"]:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from fuzz import chains
 from fuzz.cases import Case, array_source, chosen
 
@@ -42,19 +43,18 @@ def _draw_chains(
         {"plain": 3, "by value": 4, "control": 2, "integers": 2, "random": 1.2, "strings": 1, "resources": 1.5, "everything": 1},
     )  # fmt: skip
     count = {"by value": 2, "resources": 1, "random": 3}.get(mix, most)
-    found = []
-    for i in range(min(count, most)):
-        found.append(
-            chains.draw(
-                rng,
-                clients,
-                mix,
-                int(rng.integers(1, 6)),
-                f"{'abcdefgh'[i]}_",
-                spoiled=spoiled,
-                gradient=rng.random() < 0.4,
-            )
+    found = [
+        chains.draw(
+            rng,
+            clients,
+            mix,
+            int(rng.integers(1, 6)),
+            f"{'abcdefgh'[i]}_",
+            spoiled=spoiled,
+            gradient=rng.random() < 0.4,
         )
+        for i in range(min(count, most))
+    ]
     return [chain for chain in found if chain]
 
 

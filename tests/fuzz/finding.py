@@ -14,9 +14,48 @@ from fuzz.examining import Fault
 
 # What the programs around a case have in common: no name of an operation that tells cases apart.
 _COMMON = frozenset(
-    "tf.Tensor tf.cast tf.stack tf.size tf.float32 tf.int32 tf.int64 tf.string tf.bool tf.reduce_sum "
-    "tf.strings.to_hash_bucket_fast tf.constant tf.add_n tf.convert_to_tensor".split()
+    [
+        "tf.Tensor",
+        "tf.cast",
+        "tf.stack",
+        "tf.size",
+        "tf.float32",
+        "tf.int32",
+        "tf.int64",
+        "tf.string",
+        "tf.bool",
+        "tf.reduce_sum",
+        "tf.strings.to_hash_bucket_fast",
+        "tf.constant",
+        "tf.add_n",
+        "tf.convert_to_tensor",
+    ]
 )
+
+
+_BOTH_SIDES = """
+
+def attempt(feed):
+    try:
+        return run(INPUTS, feed)
+    except Exception as error:
+        return error
+
+
+with execution.stock(unkeyed_noise=True):
+    print("stock TFF:", attempt(FEEDS[0]))
+"""
+
+
+def _one_side(asked: str) -> str:
+    setting, _, feed = asked.partition("@")
+    arguments = ", ".join(f"{name}={value!r}" for name, value in running.SETTINGS[setting].items())
+    data = repr(feed) if feed else "FEEDS[0]"
+    return (
+        f'with execution.fast({arguments}, device="cpu"):\n'
+        f"    print(execution.explain(COMPUTATION))\n"
+        f'    print("here:     ", attempt({data}))\n'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,26 +117,10 @@ class Finding:
 
     def script(self) -> str:
         """Returns its program, which shows both sides."""
-        asked = running.SETTINGS.get(self.fault.setting, {})
-        arguments = ", ".join(f"{name}={value!r}" for name, value in asked.items())
-        return (
-            kinds.source(self.case)
-            + f"""
-
-def attempt(feed):
-    try:
-        return run(INPUTS, feed)
-    except Exception as error:
-        return error
-
-
-with execution.stock(unkeyed_noise=True):
-    print("stock TFF:", attempt(FEEDS[0]))
-with execution.fast({arguments}, device="cpu"):
-    print("here:     ", attempt({self.fault.feed!r}))
-    print(execution.explain(COMPUTATION))
-"""
-        )
+        here = [self.fault.asked]
+        if self.fault.setting not in running.SETTINGS:  # it is not known which ended the process
+            here = list(self.case.settings)
+        return kinds.source(self.case) + _BOTH_SIDES + "".join(map(_one_side, here))
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes the program into a folder, and returns where."""

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from fuzz import aggregators, arguments, federated, learning, sequences
+
+from fuzz import aggregators, arguments, federated, learning, running, sequences
 from fuzz.cases import Case, chosen
 
 
@@ -34,7 +35,7 @@ KINDS: dict[str, Kind] = {
     "arguments": Kind(arguments.source, arguments.smaller),
 }
 # What is drawn, by how often. Learning takes ten times as long as the others.
-_DRAWS: dict[str, tuple[Callable[[np.random.Generator], Case | None], float]] = {
+DRAWS: dict[str, tuple[Callable[[np.random.Generator], Case | None], float]] = {
     "clients": (federated.draw_clients, 5.0),
     "risky": (federated.draw_risky, 2.5),
     "server": (federated.draw_server, 1.5),
@@ -55,11 +56,12 @@ def draw(seed: int, number: int, only: tuple[str, ...] = ()) -> Case:
       only: Keys of the draws to choose from; all by default.
     """
     rng = np.random.default_rng([seed, number])
-    weights = {name: weight for name, (_, weight) in _DRAWS.items() if not only or name in only}
-    while True:
-        case = _DRAWS[chosen(rng, weights)][0](rng)
-        if case is not None:
-            return case
+    weights = {name: weight for name, (_, weight) in DRAWS.items() if not only or name in only}
+    with running.quiet():
+        while True:
+            case = DRAWS[chosen(rng, weights)][0](rng)
+            if case is not None:
+                return case
 
 
 def source(case: Case) -> str:
@@ -69,4 +71,4 @@ def source(case: Case) -> str:
 
 def smaller(case: Case) -> list[Case]:
     """Returns cases that are smaller than a case, the smallest first."""
-    return KINDS[case.kind].smaller(case)
+    return [each for each in KINDS[case.kind].smaller(case) if each.dumps() != case.dumps()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from fuzz import federated
 from fuzz.cases import Case, chosen
 
@@ -18,7 +19,7 @@ _ACTIVATIONS = (
 _VECTORS = (
     'k.layers.Dense({n}, activation="{a}")',
     'k.layers.Dense({n}, activation="{a}", use_bias=False)',
-    'k.layers.Dense({n}, kernel_regularizer=k.regularizers.L2(0.01))',
+    "k.layers.Dense({n}, kernel_regularizer=k.regularizers.L2(0.01))",
     "k.layers.LayerNormalization()",
     "k.layers.UnitNormalization()",
     "k.layers.LeakyReLU()",
@@ -146,7 +147,9 @@ def draw(rng: np.random.Generator) -> Case:
     kind = chosen(rng, {"keras3": 4, "tf-keras": 2, "variables": 3})
     words = bool(rng.random() < 0.25)
     task = chosen(rng, {"regression": 5, "classes": 3, "binary": 2})
-    loss = chosen(rng, {"regression": _REGRESSION, "classes": _CLASSIFICATION, "binary": _BINARY}[task])
+    loss = chosen(
+        rng, {"regression": _REGRESSION, "classes": _CLASSIFICATION, "binary": _BINARY}[task]
+    )
     weighted = None
     algorithm = chosen(rng, _ALGORITHMS)
     if "{a}" in algorithm:
@@ -156,7 +159,9 @@ def draw(rng: np.random.Generator) -> Case:
     pipeline = chosen(rng, _PIPELINES) if rng.random() < 0.25 else ""
     asked = [a for a in _ASKED if not pipeline or a.endswith("datasets")]
     settings = rng.choice(asked, 3, replace=False).tolist()
-    sizes = [int(chosen(rng, [0, 1, 2, 3, 4, 5, 5, 5, 8, 11])) for _ in range(int(rng.integers(1, 6)))]
+    sizes = [
+        int(chosen(rng, [0, 1, 2, 3, 4, 5, 5, 5, 8, 11])) for _ in range(int(rng.integers(1, 6)))
+    ]
     number = len(sizes)
     rounds = [
         {
@@ -235,8 +240,19 @@ def source(case: Case) -> str:
     shown = [text.replace("k.", f"{keras_name}.", 1) for text in p["metrics"]]
     loss = p["loss"].replace("k.losses", f"{keras_name}.losses").replace("(k)", f"({keras_name})")
     layers = [*p["layers"], f'k.layers.Dense({units}, activation="{p["activation"]}")']
-    lines = [federated.HEADER.replace("import tensorflow", "import keras\nimport tensorflow"), "import tf_keras", ""]
-    lines += ["from tff_dp import data", "from tff_dp.model import ModelSpec", "", *_data_source(p), "", ""]
+    lines = [
+        federated.HEADER.replace("import tensorflow", "import keras\nimport tensorflow"),
+        "import tf_keras",
+        "",
+    ]
+    lines += [
+        "from tff_dp import data",
+        "from tff_dp.model import ModelSpec",
+        "",
+        *_data_source(p),
+        "",
+        "",
+    ]
     if p["loss"] == "custom(k)":
         lines += [
             "def custom(k):",
@@ -398,7 +414,9 @@ def smaller(case: Case) -> list[Case]:
     for i, one in enumerate(p["rounds"]):
         if len(one["positions"]) > 1:
             fewer = [{**one, "positions": [position]} for position in one["positions"]]
-            found += [case.but(rounds=[*p["rounds"][:i], each, *p["rounds"][i + 1 :]]) for each in fewer]
+            found += [
+                case.but(rounds=[*p["rounds"][:i], each, *p["rounds"][i + 1 :]]) for each in fewer
+            ]
         if one["shuffle"] is not None or one["epochs"] > 1:
             plainer = {**one, "shuffle": None, "epochs": 1}
             found.append(case.but(rounds=[*p["rounds"][:i], plainer, *p["rounds"][i + 1 :]]))

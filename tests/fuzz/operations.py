@@ -421,7 +421,7 @@ A:f1 B:i1 | tf.tensor_scatter_nd_add(A, B[:, None], tf.cast(B, tf.float32))
 A:il B:il | A // B
 A:il B:il | A % B
 A:il B:il | tf.truncatediv(A, B)
-A:f2 | tf.linalg.inv(tf.matmul(A, A, transpose_a=True) * 0.)
+A:f2 | tf.linalg.inv((tf.matmul(A, A, transpose_a=True) + tf.eye(tf.shape(A)[1])) * float(K))
 A:f2 | tf.linalg.inv(A[:2, :2])
 A:f2 | tf.linalg.cholesky(A[:2, :2])
 A:f1 B:i | tf.math.top_k(A, tf.reduce_max(B))[0]

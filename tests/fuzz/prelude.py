@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-_SOURCE = '''
+_SOURCE = """
 @tf.function
 def in_table(x):
     table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, -1.0)
@@ -118,14 +118,14 @@ def in_filtered_dataset(x):
 @tf.function
 def in_missing_table(x):
     table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, -1.0)
-    table.insert(tf.range(2, dtype=tf.int64), x[:3])
+    table.insert(tf.range(2, dtype=tf.int64), x[: tf.where(x[0] > 0.0, 2, 1)])
     return table.lookup(tf.range(2, dtype=tf.int64))
 
 
 def checked(x):
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(x > -1.5), ["too low"])]):
         return tf.identity(x)
-'''
+"""
 
 
 def _functions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import linecache
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,7 +110,7 @@ class Stock:
                 execution.stock(install=False, unkeyed_noise=True)
             )
         outcome = attempt(self._context, program, inputs, program.feeds[0])
-        if outcome.error and _is_gone(outcome.error):
+        if outcome.error and any(sign in outcome.error for sign in _GONE):
             self.close()
             return None
         return outcome
@@ -120,10 +121,14 @@ class Stock:
         self._context = None
 
 
-def _is_gone(error: str) -> bool:
-    return any(
-        sign in error for sign in ("Socket closed", "StatusCode.UNAVAILABLE", "failed to connect")
-    )
+# What errors say when the worker has ended.
+_GONE = (
+    "Socket closed",
+    "UNAVAILABLE",
+    "failed to connect",
+    "Connection refused",
+    "Connection reset",
+)
 
 
 def attempt(context: Any, program: Program, inputs: Any, feed: str) -> Outcome:
@@ -142,7 +147,9 @@ def attempt(context: Any, program: Program, inputs: Any, feed: str) -> Outcome:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:600]}"
+    text = str(error)
+    details = re.search(r'details = "(.*?)"\n', text, re.DOTALL)  # what stock TFF's worker says
+    return f"{type(error).__name__}: {(details[1] if details else text)[:600]}"
 
 
 # From a context to the context that is run in its place: tests plant differences so.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from fuzz import chains, federated
 from fuzz.cases import Case, array_source, chosen
 
@@ -140,7 +141,9 @@ def smaller(case: Case) -> list[Case]:
         found += [case.but(values=[each]) for each in p["values"]]
         found += [case.but(values=p["values"][:-1])]
     pipelines = p["pipelines"]
-    found += [case.but(pipelines=[*pipelines[:i], *pipelines[i + 1 :]]) for i in range(len(pipelines))]
+    found += [
+        case.but(pipelines=[*pipelines[:i], *pipelines[i + 1 :]]) for i in range(len(pipelines))
+    ]
     if p["loop"] != "reduce":
         found.append(case.but(loop="reduce"))
     found += [case.but(chains=[each]) for each in chains.smaller(p["chains"][0])]
