@@ -61,9 +61,7 @@ class Run:
                     self.counts["faults like one that is shown"] += 1
                 elif kind == "counts":
                     counted = True
-                    counts = collections.Counter(event["counts"])
-                    del counts["cases"]
-                    self.counts += counts
+                    self.counts += collections.Counter(event["counts"])
             ended = child.ended()
         if counted:
             return last

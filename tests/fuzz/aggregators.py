@@ -145,7 +145,8 @@ def source(case: Case) -> str:
         f"        output = take_round(state, data{', weights' if p['weighted'] else ''})",
         "        state = output.state",
         "        outputs.append((output.result, output.measurements))",
-        "    return [state, outputs]",
+        # The state of a noise tree has seeds that TFF takes from the clock.
+        f"    return [{'None' if 'tree' in p['factory'] else 'state'}, outputs]",
         "",
     ]
     return "\n".join(lines)

@@ -62,8 +62,8 @@ class Examiner:
           case: The case.
           first_only: Whether to stop at the first fault.
         """
-        self.counts["cases"] += 1
-        self.counts[f"cases: {case.kind}"] += 1
+        self.counts["programs, smaller ones included"] += 1
+        self.counts[f"programs: {case.kind}"] += 1
         try:
             program = running.Program(kinds.source(case))
         except running.ProgramError:
