@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -147,8 +148,8 @@ def source(case: Case) -> str:
         f"        output = take_round(state, data{', weights' if p['weighted'] else ''})",
         "        state = output.state",
         "        outputs.append((output.result, output.measurements))",
-        # The state of a noise tree has seeds that TFF takes from the clock.
-        f"    return [{'None' if 'tree' in p['factory'] else 'state'}, outputs]",
+        # The state of noise trees and of rotations has seeds that TFF takes from the clock.
+        f"    return [{'None' if re.search('tree|Transform', p['factory']) else 'state'}, outputs]",
         "",
     ]
     return "\n".join(lines)
