@@ -26,14 +26,14 @@ from tff_dp import _compat
 SEED = 10
 # How many cases of each kind the seeded run has.
 SEEDED = {
-    "clients": 5,
-    "risky": 4,
-    "server": 3,
-    "local": 4,
-    "aggregator": 4,
-    "sequence": 4,
-    "arguments": 3,
-    "learning": 2,
+    "clients": 3,
+    "risky": 3,
+    "server": 2,
+    "local": 3,
+    "aggregator": 2,
+    "sequence": 2,
+    "arguments": 2,
+    "learning": 1,
 }
 
 
