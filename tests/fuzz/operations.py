@@ -348,7 +348,7 @@ A:f1 | tf.cond(A[0] > 0., lambda: A[:1], lambda: A)
 A:f1 | tf.case([(A[0] > 1., lambda: A * 3.), (A[0] > 0., lambda: -A)], default=lambda: A + 1.)
 A:f B:i | tf.switch_case(tf.abs(tf.reduce_max(B)) % 3, [lambda: A, lambda: A * 2., lambda: -A])
 A:f B:i | tf.switch_case(tf.reduce_max(B), [lambda: A, lambda: A * 2., lambda: -A])
-A:f | tf.while_loop(lambda t: tf.norm(t) > 1., lambda t: [t * 0.5], [A])[0]
+A:f | tf.while_loop(lambda t: tf.norm(t) > 1., lambda t: [t * 0.5], [A], maximum_iterations=20)[0]
 A:f B:i | tf.while_loop(lambda i, t: i < tf.abs(tf.reduce_max(B)) % 4, lambda i, t: [i + 1, t + 1.], [0, A])[1]
 A:i | tf.while_loop(lambda i, t: i < 4, lambda i, t: [i + 1, t + i], [0, A])[1]
 A:f1 | tf.map_fn(lambda e: e * e + 1., A)
