@@ -100,7 +100,7 @@ _AMPLIFIED = 30.0
 
 
 def is_roundoff(actual: Any, expected: Any, perturbed: list[Any]) -> bool:
-    """Returns whether two results differ by no more than stock TFF does from itself on inputs one ulp off.
+    """Returns whether two results differ by no more than stock TFF does from itself on nearby inputs.
 
     Args:
       actual: The result to judge.
@@ -141,15 +141,17 @@ def _within(a: np.ndarray, b: np.ndarray, near: list[np.ndarray]) -> bool:
 
 
 def perturb(inputs: Any, seed: int) -> Any:
-    """Returns inputs with every float moved to a neighbor of it or left, at random."""
+    """Returns inputs with every float moved by up to two units in the last place, at random."""
     rng = np.random.default_rng(seed)
 
     def moved(value: Any) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             return value
-        steps = rng.integers(-1, 2, size=value.shape)
+        steps = rng.integers(-2, 3, size=value.shape)
         towards = np.where(steps > 0, np.inf, -np.inf).astype(value.dtype)
-        near = np.where(steps == 0, value, np.nextafter(value, towards))
+        once = np.nextafter(value, towards)
+        near = np.where(np.abs(steps) == 2, np.nextafter(once, towards), once)
+        near = np.where(steps == 0, value, near)
         return np.where(np.isfinite(value), near, value).astype(value.dtype)
 
     return tree.map_structure(moved, inputs)
