@@ -334,6 +334,16 @@ def test_a_process_that_hangs_is_found(monkeypatch, tmp_path):
     assert "no case ended" in finding.fault.told
 
 
+def test_a_case_that_cannot_be_drawn_is_passed_over(monkeypatch, tmp_path, capsys):
+    source = _CRASHES.replace('"start", "number": number, "case": CASE', '"draw", "number": number')
+    run = _planted_worker(monkeypatch, tmp_path, source)
+    run.cases(0, 3, time.time() + 60)
+    assert not run.findings
+    assert run.counts["not drawn"] == 1
+    assert run.counts["comparisons"] == 1
+    assert "case 1 cannot be drawn" in capsys.readouterr().out
+
+
 def test_the_command_line_exits_with_what_was_found(monkeypatch, tmp_path, capsys):
     _planted_worker(monkeypatch, tmp_path, _CRASHES)
     out = ["--out", str(tmp_path / "out"), "--seed", "3"]

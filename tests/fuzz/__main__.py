@@ -15,6 +15,7 @@ import tempfile
 import time
 from typing import Any
 
+from fuzz import kinds
 from fuzz.cases import Case
 from fuzz.examining import Fault
 from fuzz.finding import Finding
@@ -47,12 +48,14 @@ class Run:
     def _process(self, first: int, last: int, stop: float) -> int:
         """Runs cases in a process; returns the number of the next case."""
         arguments = [str(self._seed), str(first), str(last), str(stop), *self._only]
-        current: tuple[int, str] | None = None
+        current: tuple[int, str | None] | None = None
         counted = False
         with Child(arguments) as child:
             for event in child.events():
                 kind = event["event"]
-                if kind == "start":
+                if kind == "draw":
+                    current = event["number"], None
+                elif kind == "start":
                     current = event["number"], event["case"]
                     self.counts["cases"] += 1
                 elif kind == "finding":
@@ -70,6 +73,10 @@ class Run:
                 f"fuzz: a process ended ({ended}) before its first case; see {child.log}"
             )
         number, text = current
+        if text is None:  # what draws cases is at fault, not what is tested
+            print(f"fuzz: case {number} cannot be drawn ({ended}); see {child.log}", flush=True)
+            self.counts["not drawn"] += 1
+            return number + 1
         fault = Fault("every setting", "", "crash", f"the process ended: {ended}")
         self._found(Finding(self._seed, number, Case.loads(text), fault, (ended,), ()))
         return number + 1
@@ -145,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the cases (default: a new one, printed)")
     parser.add_argument("--case", type=int, help="only the case of this number")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="KIND", help="draw only these kinds"
+        "--only", nargs="+", default=[], choices=list(kinds.DRAWS), help="draw only these kinds"
     )
     parser.add_argument(
         "--out", type=pathlib.Path, help="folder of the programs (default: a new one)"

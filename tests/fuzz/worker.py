@@ -70,6 +70,7 @@ def _run(seed: int, numbers: range, stop: float, only: tuple[str, ...], examiner
     for number in numbers:
         if time.time() > stop:
             return
+        say("draw", number=number)
         case = kinds.draw(seed, number, only)
         say("start", number=number, case=case.dumps())
         faults = examiner.faults(case)
