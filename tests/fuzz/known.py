@@ -1,0 +1,32 @@
+"""Differences from stock TFF that are not faults, each with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A difference that is not a fault.
+
+    Attributes:
+      program: A regular expression that is found in the programs that it concerns.
+      told: A regular expression that is found in what differs.
+      reason: Why it is none.
+    """
+
+    program: str
+    told: str
+    reason: str
+
+
+DIFFERENCES: list[Known] = []
+
+
+def reason(source: str, told: str) -> str | None:
+    """Returns why a difference is not a fault, or None."""
+    for each in DIFFERENCES:
+        if re.search(each.program, source) and re.search(each.told, told):
+            return each.reason
+    return None
