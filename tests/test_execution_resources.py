@@ -152,7 +152,7 @@ def test_contents_are_those_of_stock_tff_from_call_to_call(tff, stock, monkeypat
     monkeypatch.setattr(
         sys.modules["tff_dp.execution.fast"],
         "stock",
-        lambda install: contextlib.nullcontext(stock),
+        lambda install, secure_sums: contextlib.nullcontext(stock),
     )
 
     def made():

@@ -138,7 +138,7 @@ def rewritten(
         if check is not None and checks is not None:
             checks.append(check)
         if operation.type in faithful.RECTIFIERS and inputs[0].dtype.is_floating:
-            written = faithful.rectified(operation.node_def, inputs)
+            written = faithful.rectified(operation.node_def, inputs, for_xla=True)
         else:
             written = faithful.write(operation.node_def, inputs, key, steps=True)
         if written is None:
