@@ -81,6 +81,31 @@ def test_a_choice_among_branches_is_that_of_stock_tff(tff, stock, function):
 
 
 @pytest.mark.parametrize(("strategy", "xla"), STRATEGIES)
+def test_the_gradient_of_a_branch_runs_here(tff, strategy, xla):
+    """It hands what the branch computed on in an `Optional`, as an iterator hands a batch on."""
+
+    def work(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            chosen = tf.cond(x[0] > 0, lambda: tf.cumsum(x) * x, lambda: tf.sort(x))
+            total = tf.reduce_sum(chosen)
+        return tape.gradient(total, x)
+
+    tensor = tff.TensorType(np.float32, [3])
+    local = tff.tensorflow.computation(work, tensor)
+
+    @tff.federated_computation(tff.FederatedType(tensor, tff.CLIENTS))
+    def computation(clients):
+        return tff.federated_sum(tff.federated_map(local, clients))
+
+    clients = [np.array(x, np.float32) for x in ([1, 2, 3], [-1, 5, 4], [2, 0, 1])]
+    expected = sum(work(tf.constant(x)).numpy() for x in clients)
+    with execution.fast(strategy, xla=xla, strict=True):
+        np.testing.assert_allclose(computation(clients), expected, rtol=1e-6)
+        assert "imported" not in execution.explain(computation)
+
+
+@pytest.mark.parametrize(("strategy", "xla"), STRATEGIES)
 def test_a_check_in_a_branch_counts_where_the_branch_is_taken(tff, strategy, xla):
     def checked(x):
         def bad():

@@ -474,7 +474,6 @@ class Emitter:
         self._carried[handle] = value
 
     def _iterate(self, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-        del path
         op = node.op
         if op == "AnonymousIteratorV3":
             iterator = _Iterator()
@@ -491,6 +490,8 @@ class Emitter:
             self._carried[iterator] = number + 1
             return [_Optional(iterator.batches, number)]
         (optional,) = inputs
+        if isinstance(optional, tf.Tensor):  # of a branch's gradient, not of an iterator
+            return self._copy(node, inputs, path)
         if op == "OptionalHasValue":
             return [optional.number < optional.batches.count()]
         return list(optional.batches.take(optional.number))

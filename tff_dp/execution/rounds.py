@@ -83,7 +83,9 @@ class RoundPrograms:
             self.server_xla_obstacle = operations.xla_obstacle(self._operations_of(_SERVER))
 
     def _operations_of(self, names: Sequence[str]) -> frozenset[str]:
-        return frozenset[str]().union(*(self.programs[name].operations for name in names))
+        parts = [self.programs[name] for name in names]
+        # A function that is called by its own name stands among the operations, beside what is in it.
+        return frozenset(op for part in parts for op in part.operations if op not in part.functions)
 
     @functools.cached_property
     def noisy(self) -> list[str]:

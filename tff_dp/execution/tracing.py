@@ -80,7 +80,7 @@ class Graphs:
             ]
             try:
                 graph = self._graphs[whole] = concrete(function, [*specs, *last])
-            except (NotImplementedError, ValueError, TypeError) as error:
+            except Exception as error:  # TensorFlow raises many kinds
                 raise CannotTraceError(str(error)) from error
             if len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
