@@ -263,6 +263,10 @@ def _casts() -> None:
         low, high = max(inside[np.dtype(to)].min, -1000), min(inside[np.dtype(to)].max, 1000)
         numbers = np.linspace(low, high, 203)
         add("Cast", [(numbers.astype(d),) for d in FLOATS], cast(to), exact=True)
+    edges = np.array([2.0**31, -(2.0**31), 2.0**63, -(2.0**63), 1e10, -1e10, 1e30])
+    for to in (np.int32, np.int64):
+        add("Cast", [(specials(d),) for d in (*FLOATS, *HALVES)], cast(to), exact=True)
+        add("Cast", [(edges.astype(d),) for d in FLOATS], cast(to), exact=True)
     add("Bitcast", [(specials(np.float32),)], lambda x: raw("Bitcast", x, type=tf.int32))
     add("Bitcast", [(specials(np.float64),)], lambda x: raw("Bitcast", x, type=tf.int64))
     add("Bitcast", [(ordinary(np.int32, [3, 2]),)], lambda x: raw("Bitcast", x, type=tf.int64))

@@ -10,7 +10,7 @@ import operation_cases
 import pytest
 import tensorflow as tf
 
-from tff_dp.execution import faithful, operations, ranges
+from tff_dp.execution import emitter, faithful, operations, program, ranges
 
 CLIENTS = 3
 # Of a float's type: what a few operations' roundoff amounts to. TensorFlow's own kernels of two versions
@@ -43,6 +43,13 @@ def test_an_operation_that_is_not_known_is_refused_and_the_first_by_name_is_told
         )
         assert obstacle([]) is None
         assert obstacle(["Add", "While", "ReadVariableOp"]) is None
+
+
+def test_whatever_the_emitter_writes_in_a_way_of_its_own_is_known():
+    written = set(emitter._HANDLERS) | program._HANDLED | program._HARMLESS
+    for op in written:
+        refused = operations.xla_obstacle([op])
+        assert refused is None or op in operations.KNOWN, refused
 
 
 # --- The same numbers ---

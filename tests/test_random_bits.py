@@ -249,7 +249,7 @@ def test_every_draw_of_an_imported_graph_follows_from_its_key(tff):
 
     computation = draws_of_all_kinds(tff)
     imported, again = (graphs.ImportedGraph(computation) for _ in range(2))
-    rows = [[np.float32(1), np.float32(2)]]
+    rows = [tf.data.Dataset.from_tensor_slices(np.array([1, 2], np.float32))]
     first = [t.numpy() for t in imported(rows, key(1))]
     for other in (imported, again):
         other(rows, key(3))
@@ -265,7 +265,6 @@ def test_every_draw_of_an_imported_graph_follows_from_its_key(tff):
     assert are_fair(drawn)
     assert not are_fair(drawn & ~np.int64(1 << 17))
     assert not are_fair(np.where(np.arange(len(drawn)) % 50, drawn, 0))
-    del tf
 
 
 def are_fair(drawn: np.ndarray) -> bool:

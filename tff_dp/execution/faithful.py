@@ -183,6 +183,21 @@ def _clip(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
     return [tf.where(value < low, low, tf.where(value > high, high, value))]
 
 
+def _cast(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
+    """What does not fit, or is not a number, becomes the least number, as by the processor's instruction."""
+    del key
+    (value,) = inputs
+    whole = _raw(node, inputs)
+    if not (value.dtype.is_floating and whole.dtype in (tf.int32, tf.int64)):
+        return [whole]
+    least = float(whole.dtype.min)
+    if least < float(value.dtype.min):  # all numbers of a float16 fit
+        fits = tf.math.is_finite(value)
+    else:
+        fits = (value >= tf.constant(least, value.dtype)) & (value < tf.constant(-least, value.dtype))
+    return [tf.where(fits, whole, tf.constant(whole.dtype.min, whole.dtype))]
+
+
 def _position_of_extreme(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
     """XLA finds what is not a number first, the kernels never."""
     del key
@@ -288,6 +303,7 @@ _WRITERS: dict[str, _Writer] = {
     **dict.fromkeys(("ArgMax", "ArgMin"), _position_of_extreme),
     **dict.fromkeys(("ReluGrad", "Relu6Grad"), _relu_gradient),
     **dict.fromkeys(("EluGrad", "SeluGrad"), _elu_gradient),
+    "Cast": _cast,
     "ClipByValue": _clip,
     "FloorDiv": _floor_of_quotient,
     "StatelessRandomGetKeyCounter": _key_of_seed,

@@ -85,12 +85,12 @@ _BOTH = (
 )
 # What the emitter writes in a way of its own, wherever the graph goes.
 _WRITTEN = _names("""
-    AnonymousIteratorV3 Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp
+    AnonymousIteratorV3 Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Case
     CheckNumerics If IteratorGetNextAsOptional MakeIterator Merge Multinomial NoOp
     OptionalGetValue OptionalHasValue PartitionedCall Placeholder PlaceholderWithDefault Print
     PrintV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt ReadVariableOp
-    ReduceDataset ResourceGather RngReadAndSkip StatefulPartitionedCall StatelessIf
-    StatelessWhile Switch TruncatedNormal VarHandleOp VarIsInitializedOp VariableShape While
+    ReduceDataset ResourceGather RngReadAndSkip StatefulPartitionedCall StatelessCase
+    StatelessIf StatelessWhile Switch TruncatedNormal VarHandleOp VarIsInitializedOp VariableShape While
 """)
 _SINGULAR = "raises for matrices that XLA takes"
 _NAN = "treats numbers that are not finite in another way under XLA"
