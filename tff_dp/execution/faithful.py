@@ -184,7 +184,7 @@ def _clip(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _cast(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
-    """What does not fit, or is not a number, becomes the least number, as by the processor's instruction."""
+    """What does not fit, or is not a number, becomes the least number, as processors have it."""
     del key
     (value,) = inputs
     whole = _raw(node, inputs)

@@ -55,6 +55,9 @@ def gather(name: str, indices: tf.Tensor, limit: Any) -> Check | None:
     return _within(name, "indices", indices, 0, limit)
 
 
+_UNSIGNED = {tf.int32: tf.uint32, tf.int64: tf.uint64}
+
+
 @functools.cache
 def has_gpu() -> bool:
     """Returns whether operations may run on a GPU, whose kernels do not check."""
@@ -75,9 +78,14 @@ def _within(name: str, what: str, values: tf.Tensor, low: Any, high: Any) -> Che
         )
         if inside:
             return None
-    holds = [] if bounds[0] is None else [tf.reduce_all(values >= bounds[0])]
-    if bounds[1] is not None:
-        holds.append(tf.reduce_all(values < bounds[1]))
+    if known[0] == 0 and bounds[1] is not None and values.dtype in _UNSIGNED:
+        # One comparison, not two: a negative number is a large one. It is made at each step.
+        unsigned = _UNSIGNED[values.dtype]
+        holds = [tf.reduce_all(tf.bitcast(values, unsigned) < tf.bitcast(bounds[1], unsigned))]
+    else:
+        holds = [] if bounds[0] is None else [tf.reduce_all(values >= bounds[0])]
+        if bounds[1] is not None:
+            holds.append(tf.reduce_all(values < bounds[1]))
     if low is None:
         says = f"less than {_text(high, known[1])}"
     elif high is None:
