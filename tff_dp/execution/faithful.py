@@ -194,7 +194,9 @@ def _cast(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
     if least < float(value.dtype.min):  # all numbers of a float16 fit
         fits = tf.math.is_finite(value)
     else:
-        fits = (value >= tf.constant(least, value.dtype)) & (value < tf.constant(-least, value.dtype))
+        fits = (value >= tf.constant(least, value.dtype)) & (
+            value < tf.constant(-least, value.dtype)
+        )
     return [tf.where(fits, whole, tf.constant(whole.dtype.min, whole.dtype))]
 
 
