@@ -174,5 +174,5 @@ def test_messages_name_the_operation_and_the_bound():
         indices = tf.compat.v1.placeholder(tf.int32, [2])
         raw("GatherV2", tf.constant(TABLE), indices, 0)
         (node,) = [o for o in graph.get_operations() if o.type == "GatherV2"]
-        check = ranges.check(node.node_def, list(node.inputs))
+        check = ranges.check(node.node_def, list(node.inputs), ranges.Limits())
     assert check.message == "GatherV2 (GatherV2): indices are not all in [0, 4)"

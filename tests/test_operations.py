@@ -141,7 +141,7 @@ def rewritten(
         if operation.type == "Placeholder":
             continue
         inputs = [values[tensor.ref()] for tensor in operation.inputs]
-        check = ranges.check(operation.node_def, inputs)
+        check = ranges.check(operation.node_def, inputs, ranges.Limits())
         if check is not None and checks is not None:
             checks.append(check)
         if operation.type in faithful.RECTIFIERS and inputs[0].dtype.is_floating:

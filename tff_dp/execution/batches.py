@@ -19,11 +19,13 @@ class Examples:
       fields: Tensors [rows, ...].
       rows: int32 [positions], or None where position p is row p.
       xla: Whether the graph is for XLA, and not vectorised.
+      limits: The least and the largest of each field's numbers, where they are known; may be empty.
     """
 
     fields: Sequence[tf.Tensor]
     rows: tf.Tensor | None
     xla: bool = False
+    limits: Sequence[tuple[int, int] | None] = ()
 
     def take(self, start: tf.Tensor, count: tf.Tensor | int) -> list[tf.Tensor]:
         """Returns the examples at `count` positions from `start`; a number gives static shapes."""
@@ -81,6 +83,11 @@ class Listed:
     first: tf.Tensor
     end: tf.Tensor
 
+    @property
+    def limits(self) -> Sequence[tuple[int, int] | None]:
+        """See `program.Batches`."""
+        return self.examples.limits
+
     def reduce(
         self, step: Step, state: list[tf.Tensor], shapes: list[tf.TensorShape]
     ) -> list[tf.Tensor]:
@@ -123,6 +130,11 @@ class Regular:
     remainder: int
     epochs: int
     apart: bool
+
+    @property
+    def limits(self) -> Sequence[tuple[int, int] | None]:
+        """See `program.Batches`."""
+        return self.examples.limits
 
     def reduce(
         self, step: Step, state: list[tf.Tensor], shapes: list[tf.TensorShape]
@@ -174,6 +186,11 @@ class Iterated:
 
     variant: tf.Tensor
     element_spec: Any
+
+    @property
+    def limits(self) -> Sequence[tuple[int, int] | None]:
+        """See `program.Batches`."""
+        return ()
 
     def reduce(
         self, step: Step, state: list[tf.Tensor], shapes: list[tf.TensorShape]

@@ -30,6 +30,8 @@ class Block:
       batch_size: Examples in a full batch; 0 where batches are listed, or data are no sequences.
       epochs: Passes over the examples.
       apart: Whether each epoch has positions of its own.
+      limits: The least and the largest of each field's numbers, None where they are not known; empty
+        for none known.
     """
 
     fields: Sequence[tf.Tensor]
@@ -37,6 +39,7 @@ class Block:
     batch_size: int = 0
     epochs: int = 1
     apart: bool = False
+    limits: tuple[cohorts.Limits, ...] = ()
 
 
 def of_cohort(
@@ -65,7 +68,9 @@ def _of_arrays(
 ) -> Iterator[Block]:
     if resident.fits(cohort.fields):
         fields = [resident.tensor(field) for field in cohort.fields]
-        yield from _tables(cohort, fields, 0, is_regular=is_regular, by_size=by_size)
+        limits = tuple(resident.limits(field) for field in cohort.fields)
+        for block in _tables(cohort, fields, 0, is_regular=is_regular, by_size=by_size):
+            yield dataclasses.replace(block, limits=limits)
         return
     for low, high in _spans(cohort):
         part, rows = _alone(cohort, low, high)

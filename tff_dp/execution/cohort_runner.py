@@ -401,6 +401,7 @@ def shape_of(block: blocks.Block, how: rules.How, places: devices.Places) -> gro
         apart=block.apart,
         side_by_side=width,
         xla=xla,
+        limits=block.limits,
         places=places.names if several else ("",),
     )
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from tff_dp._arrays import CohortArrays
 
+Limits = tuple[int, int] | None  # the least and the largest of some numbers, where they are known
+
 WIDEST = 64  # clients side by side, at most
 _SMALLEST_TABLE = 8
 _MANY = 32  # clients that do not have as many batches by chance
@@ -201,6 +203,7 @@ class Resident:
         self._held: collections.OrderedDict[int, tuple[Any, tf.Tensor, int]] = (
             collections.OrderedDict()
         )
+        self._limits: dict[int, tuple[Any, Limits]] = {}
 
     def fits(self, arrays: Sequence[Any]) -> bool:
         """Returns whether arrays are small enough to be held together."""
@@ -221,3 +224,19 @@ class Resident:
         while sum(size for _, _, size in self._held.values()) > self.limit and len(self._held) > 1:
             self._held.popitem(last=False)
         return tensor
+
+    def limits(self, array: Any) -> Limits:
+        """Returns the least and the largest of an array's whole numbers, looked at once.
+
+        Of those that may be indices or labels, rows of them at most: None for any other array. An array
+        that has been changed since is not looked at again, nor is its copy on the device made anew.
+        """
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim > 2:
+            return None
+        key = id(array)
+        held = self._limits.get(key)
+        if held is None or held[0]() is not array:
+            found = (int(array.min()), int(array.max())) if array.size else None
+            held = weakref.ref(array, lambda _: self._limits.pop(key, None)), found
+            self._limits[key] = held
+        return held[1]

@@ -74,6 +74,7 @@ class Emitter:
         self._clock: set[Any] = set()
         self._is_before_step = False
         # Whether nothing but the graph itself raises where an index is out of range.
+        self._limits = ranges.Limits()
         self._is_unchecked = style.is_static or ranges.has_gpu()
 
     @property
@@ -121,6 +122,7 @@ class Emitter:
             else:
                 self._is_before_step = name in before_steps
                 values[name] = self._write(node, inputs, (*path, name), held, values)
+                self._limits.hand_on(node, inputs, values[name])
             if self._style.is_static:
                 _require_static(node, values[name])
             guards.of[name, bodies.AFTER] = held
@@ -188,7 +190,7 @@ class Emitter:
         if folded is not None:
             return folded
         if self._is_unchecked:
-            self._keep(ranges.check(node, inputs))
+            self._keep(ranges.check(node, inputs, self._limits))
         if node.op in faithful.RECTIFIERS and inputs[0].dtype.is_floating:
             return faithful.rectified(node, inputs, for_xla=self._style.xla)
         if self._style.xla:
@@ -398,6 +400,7 @@ class Emitter:
             def step_it() -> list[Any]:
                 self._carried.update(zip(names, tensors[count:], strict=True))
                 arguments = [*tensors[:count], *batch, *captured]
+                self._limits.learn(batch, batches.limits)
                 return self._in_step(number, function, arguments, path)
 
             results, carried = self._apart(step_it)
@@ -460,7 +463,8 @@ class Emitter:
             if self._is_unchecked:
                 limit = tf.shape(value)[dimensions]
                 limit = limit if value.shape[dimensions] is None else value.shape[dimensions]
-                self._keep(ranges.gather(f"{op} ({node.name})", operands[0], limit))
+                check = ranges.gather(f"{op} ({node.name})", operands[0], limit)
+                self._keep(None if check is None or self._limits.allow(check) else check)
             return [tf.gather(value, operands[0], batch_dims=dimensions)]
         self._assign(handle, value + operands[0] if "Add" in op else value - operands[0])
         return []

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution import batches, randomness
+from tff_dp.execution import batches, cohorts, randomness
 from tff_dp.execution.rounds import MERGE, RoundPrograms, status_of
 from tff_dp.execution.styles import Style
 
@@ -26,6 +26,7 @@ class Shape:
       side_by_side: Clients at once, for `vmap`; 0 for one after another.
       xla: Whether XLA compiles it.
       inside: Whether what is around it is compiled by XLA already.
+      limits: The least and the largest of each field's numbers, where they are known; see `Block`.
       places: Devices that take a part of the clients each; empty names for threads.
     """
 
@@ -37,6 +38,7 @@ class Shape:
     side_by_side: int = 0
     xla: bool = False
     inside: bool = False
+    limits: tuple[cohorts.Limits, ...] = ()
     places: tuple[str, ...] = ("",)
 
     @property
@@ -72,7 +74,7 @@ def clients(
       The carry after.
     """
     by_itself = shape.xla and not shape.side_by_side
-    examples = batches.Examples(fields, tables.get("rows"), xla=by_itself)
+    examples = batches.Examples(fields, tables.get("rows"), xla=by_itself, limits=shape.limits)
     table: Any = tables.get("clients")
     known: Any = None if table is None else table[1:]
     count = tables["count"] if table is None else table[0, 0]

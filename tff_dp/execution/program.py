@@ -141,6 +141,10 @@ _PLAIN = frozenset(
 class Batches(Protocol):
     """The batches of one client, as an argument of a program."""
 
+    @property
+    def limits(self) -> Sequence[tuple[int, int] | None]:
+        """The least and the largest number in each part of a batch, where they are known; or nothing."""
+
     def reduce(
         self,
         step: Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor]], list[tf.Tensor]],

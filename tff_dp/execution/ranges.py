@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,24 +24,113 @@ class Check:
     Attributes:
       holds: bool [].
       message: What does not, otherwise.
+      values: What is checked, where it is numbers in a span that is known.
+      span: The span, [low, high).
     """
 
     holds: tf.Tensor
     message: str
+    values: tf.Tensor | None = None
+    span: tuple[int, int] = (0, 0)
 
 
-def check(node: Any, inputs: list[Any]) -> Check | None:
+class Limits:
+    """What is known of the numbers in tensors: of examples, and of what has the same numbers."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[int, int]] = {}
+
+    def learn(self, tensors: Sequence[Any], limits: Sequence[tuple[int, int] | None]) -> None:
+        """Takes the least and the largest numbers of tensors, where they are known."""
+        for tensor, limit in zip(tensors, limits, strict=False):
+            if limit is not None:
+                self._known[tensor.ref()] = limit
+
+    def hand_on(self, node: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Notes what is known of what an operation gives, from what is known of its inputs."""
+        if not self._known or node.op not in _UNDERSTOOD:
+            return
+        known = [self._of(tensor) for tensor in inputs]
+        if node.op in _COMPARISONS:
+            found = _compared(node.op, *known)
+        elif node.op == "SelectV2":
+            found = _selected(*known)
+        else:
+            # What is exact as a float bounds what is rounded to one: Keras casts labels to floats first.
+            largest = max(map(abs, known[0] or (0, 0)))
+            found = known[0] if largest <= _EXACT.get(outputs[0].dtype, -1) else None
+        if found is not None:
+            self._known[outputs[0].ref()] = found
+
+    def _of(self, tensor: tf.Tensor) -> tuple[int, int] | None:
+        if tensor.ref() in self._known:
+            return self._known[tensor.ref()]
+        if not (tensor.dtype.is_integer or tensor.dtype.is_bool):
+            return None
+        if not 0 < (tensor.shape.num_elements() or 0) <= _MANY:
+            return None
+        value = tf.get_static_value(tensor)
+        return None if value is None else (int(np.min(value)), int(np.max(value)))
+
+    def allow(self, check: Check) -> bool:
+        """Returns whether a check is known to hold."""
+        if check.values is None:
+            return False
+        low, high = self._known.get(check.values.ref(), (0, -1))
+        return low <= high and check.span[0] <= low and high < check.span[1]
+
+
+_EXACT = {tf.int32: 2**31 - 1, tf.int64: 2**63 - 1, tf.float32: 2**24, tf.float64: 2**53}
+_MANY = 1 << 12  # elements of a constant that is looked at
+_SAME_NUMBERS = frozenset(
+    [
+        "Cast",
+        "ExpandDims",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "StopGradient",
+        "StridedSlice",
+        "Transpose",
+    ]
+)
+_COMPARISONS = frozenset({"Less", "GreaterEqual"})
+_UNDERSTOOD = _SAME_NUMBERS | _COMPARISONS | {"SelectV2"}
+_Known = tuple[int, int] | None
+
+
+def _compared(op: str, a: _Known, b: _Known) -> _Known:
+    """Returns (1, 1) for true and (0, 0) for false, of a comparison that is decided."""
+    if a is None or b is None:
+        return None
+    less = int(op == "Less")
+    if a[1] < b[0]:
+        return less, less
+    return (1 - less, 1 - less) if a[0] >= b[1] else None
+
+
+def _selected(condition: _Known, then: _Known, otherwise: _Known) -> _Known:
+    if condition in ((0, 0), (1, 1)):
+        return then if condition == (1, 1) else otherwise
+    if then is None or otherwise is None:
+        return None
+    return min(then[0], otherwise[0]), max(then[1], otherwise[1])
+
+
+def check(node: Any, inputs: list[Any], limits: Limits) -> Check | None:
     """Writes the check of an operation.
 
     Args:
       node: The `NodeDef`.
       inputs: Its inputs.
+      limits: What is known of numbers.
 
     Returns:
-      The check; None if the operation has none, or what it checks is a constant that passes.
+      The check; None if the operation has none, or what it checks is known to pass.
     """
     found = OPERATIONS.get(node.op)
-    return None if found is None else found(node, inputs)
+    made = None if found is None else found(node, inputs)
+    return None if made is None or limits.allow(made) else made
 
 
 def gather(name: str, indices: tf.Tensor, limit: Any) -> Check | None:
@@ -92,7 +181,15 @@ def _within(name: str, what: str, values: tf.Tensor, low: Any, high: Any) -> Che
         says = f"at least {_text(low, known[0])}"
     else:
         says = f"in [{_text(low, known[0])}, {_text(high, known[1])})"
-    return Check(functools.reduce(tf.logical_and, holds), f"{name}: {what} are not all {says}")
+    held = functools.reduce(tf.logical_and, holds)
+    message = f"{name}: {what} are not all {says}"
+    first, end = (
+        far if bound is None else None if limit is None or np.ndim(limit) else int(limit)
+        for bound, limit, far in zip(bounds, known, (-(2**63), 2**63), strict=True)
+    )
+    if first is None or end is None:
+        return Check(held, message)
+    return Check(held, message, values, (first, end))
 
 
 def _static(bound: Any) -> Any:
