@@ -153,7 +153,7 @@ def _let_data_sources_be_copied(tff: Any) -> None:
 def _allow_deep_protos() -> None:
     """Lifts the bound of 100 on how deep messages nest, which TFF's larger computations exceed.
 
-    Python's protobuf copies a submessage by serialising it, and refuses to read back what nests deeper:
+    Python's protobuf copies a submessage by serializing it, and refuses to read back what nests deeper:
     `tff.learning.ddp_secure_aggregator` could not even be built.
     """
     with contextlib.suppress(ImportError, AttributeError):
@@ -203,7 +203,7 @@ def constants_for_eager_tensors() -> Iterator[None]:
     """Makes the function graph that is being traced embed eager tensors as constants.
 
     Some Keras layers hold plain tensors (an adapted `Normalization` its mean and variance). A function
-    captures such a tensor as an input, which TFF cannot serialise; its value never changes, so it can
+    captures such a tensor as an input, which TFF cannot serialize; its value never changes, so it can
     be a constant of the graph. To be used while a `tf.function` is traced.
     """
     import tensorflow as tf

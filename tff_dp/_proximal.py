@@ -1,9 +1,9 @@
-"""The proximal term of FedProx, as a TFF optimiser around another one.
+"""The proximal term of FedProx, as a TFF optimizer around another one.
 
 TFF 0.87.0's own FedProx adds mu (w_global - w) to the gradient where the term's gradient is
 mu (w - w_global): its clients are pushed away from the global model (both of its kinds of model, in
 learning/templates/proximal_client_work.py; `tests/test_process.py` shows it). So FedProx is composed of
-TFF's federated averaging and this optimiser instead.
+TFF's federated averaging and this optimizer instead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tff_dp import _compat
 
 
 def proximal(inner: Any, strength: float) -> Any:
-    """Returns an optimiser that steps along the gradient of loss + (mu / 2) ||w - w_start||^2.
+    """Returns an optimizer that steps along the gradient of loss + (mu / 2) ||w - w_start||^2.
 
     Args:
       inner: The `tff.learning.optimizers.Optimizer` that takes the step.
       strength: mu; >= 0.
 
     Returns:
-      A `tff.learning.optimizers.Optimizer`. w_start are the weights of its first step: an optimiser is
+      A `tff.learning.optimizers.Optimizer`. w_start are the weights of its first step: an optimizer is
       made anew for each client and round, so they are the global model's.
     """
     return _proximal_class()(inner, strength)

@@ -37,7 +37,7 @@ class FedAvg(Algorithm):
     Source: McMahan et al., arXiv:1602.05629, algorithm 1.
 
     Args:
-      client_optimizer: The clients' local optimiser, made anew each round.
+      client_optimizer: The clients' local optimizer, made anew each round.
       server_optimizer: Steps along the averaged change; SGD at rate 1 takes it as it is.
       weighting: "examples" or "uniform"; None for "examples" without differential privacy and
         "uniform" with it, where weights would break the sensitivity.

@@ -1,4 +1,4 @@
-"""Optimisers by name, for clients and for the server: thin descriptions of TFF's own."""
+"""Optimizers by name, for clients and for the server: thin descriptions of TFF's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Optimizer(Config, abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> Any:
-        """Returns the TFF optimiser."""
+        """Returns the TFF optimizer."""
 
 
 def _check_rate(learning_rate: float) -> None:

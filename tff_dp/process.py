@@ -25,7 +25,7 @@ def build_process(
 ) -> Any:
     """Builds a standard TFF learning process.
 
-    Everything in it but FedProx's term and the clients' DP-SGD is TFF's own (builders, optimisers,
+    Everything in it but FedProx's term and the clients' DP-SGD is TFF's own (builders, optimizers,
     aggregators over tensorflow-privacy's queries): it runs on stock TFF and wherever TFF computations
     run.
 
@@ -134,7 +134,7 @@ def _record_level(
         raise ModelError(
             "The tf-keras model cannot be trained with record-level privacy: gradients of single "
             "examples need a functional model, which TFF makes of no tf-keras model with batch "
-            "normalisation, random layers, added losses or mixed precision (this one computes in "
+            "normalization, random layers, added losses or mixed precision (this one computes in "
             f"{', '.join(sorted(model.compute_dtypes))}). Make the model with Keras 3, without "
             "BatchNormalization."
         )

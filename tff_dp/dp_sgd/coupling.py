@@ -58,7 +58,7 @@ def refuse_coupled(model: Any) -> None:
     if coupling.max(initial=0.0) > _COUPLING * np.abs(together).max(initial=0.0):
         raise ModelError(
             "The model cannot be trained with record-level privacy: its loss of one example depends on "
-            "the other examples of the batch (as with batch normalisation in training, or a contrastive "
+            "the other examples of the batch (as with batch normalization in training, or a contrastive "
             "loss), so that there is no gradient of one example to clip. Use GroupNormalization or "
             "LayerNormalization, and a loss that is a mean over examples."
         )

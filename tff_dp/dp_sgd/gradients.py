@@ -3,7 +3,7 @@
 - Each example's gradient, whatever the type of the weights, is widened, clipped, and truncated to the
   grid (`tff_dp.noise.clipping`). The sum over the batch is in 64-bit integers: it is exact, it does not
   depend on the order of the records, and one record moves it by at most the clip norm.
-- Examples are vectorised over some at a time (`_AT_ONCE`), which bounds the memory for their gradients;
+- Examples are vectorized over some at a time (`_AT_ONCE`), which bounds the memory for their gradients;
   a batch is gone over in as many passes as it needs. So shapes do not depend on the draw.
 - A model cannot break the bound on one record's influence: an example's gradient is that of a batch of
   one, whatever the model does across a batch.
@@ -91,12 +91,12 @@ def _added(total: Any, parts: Any) -> Any:
 
 
 def _of_each(function: Any, examples: Any, weights: tuple[Any, ...]) -> Sequence[Any]:
-    """Returns a function of each example: vectorised, or one after another where that cannot be."""
+    """Returns a function of each example: vectorized, or one after another where that cannot be."""
     import tensorflow as tf
 
     logger = tf.get_logger()
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what cannot be vectorised is dumped, for pages
+    logger.setLevel(logging.CRITICAL)  # what cannot be vectorized is dumped, for pages
     try:
         found: Sequence[Any] = tf.vectorized_map(function, examples)
     except Exception:  # what it raises depends on what it meets; the model's own errors come again
@@ -113,7 +113,7 @@ def gradient_of(
     """Returns the gradient of a batch's loss in training, a tensor for each trainable weight."""
     import tensorflow as tf
 
-    # The function itself and not its graph, whose loops (recurrent layers) cannot be vectorised. A
+    # The function itself and not its graph, whose loops (recurrent layers) cannot be vectorized. A
     # private attribute of a pinned version.
     predict = model._predict_on_batch_fn.python_function
     x, y = batch

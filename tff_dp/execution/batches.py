@@ -18,7 +18,7 @@ class Examples:
     Attributes:
       fields: Tensors [rows, ...].
       rows: int32 [positions], or None where position p is row p.
-      xla: Whether the graph is for XLA, and not vectorised.
+      xla: Whether the graph is for XLA, and not vectorized.
       limits: The least and the largest of each field's numbers, where they are known; may be empty.
     """
 
@@ -111,7 +111,7 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Regular:
-    """Batches of one size and a remainder, with static shapes: for XLA and vectorising.
+    """Batches of one size and a remainder, with static shapes: for XLA and vectorizing.
 
     Attributes:
       examples: Where they are.

@@ -1,4 +1,4 @@
-"""Serialised TensorFlow graphs and functions in one form: nodes that name their inputs by position."""
+"""Serialized TensorFlow graphs and functions in one form: nodes that name their inputs by position."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tff_dp.errors import ArgumentError
 from tff_dp.execution import noise
 
 # From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
-# dictionary: TFF hashes a computation by serialising it, which takes longer than running a small one.
+# dictionary: TFF hashes a computation by serializing it, which takes longer than running a small one.
 _runners: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
 
@@ -184,8 +184,8 @@ def _told(names: Sequence[str | None] | None) -> list[str]:
 def _form_of(comp: Any) -> Any:
     """Returns a computation's MapReduce form, its graphs as they were traced.
 
-    TFF would have TensorFlow optimise each graph, which takes most of the time and writes loops and
-    branches in the way of TensorFlow 1; graphs are optimised where they run anyway.
+    TFF would have TensorFlow optimize each graph, which takes most of the time and writes loops and
+    branches in the way of TensorFlow 1; graphs are optimized where they run anyway.
     """
     import tensorflow as tf
     from tensorflow_federated.python.core.backends import mapreduce

@@ -72,9 +72,9 @@ class Emitter:
         self._steps: list[tf.Tensor] = []
         self._conditions: list[tf.Tensor] = []
         self._clock: set[Any] = set()
-        self._is_before_step = False
-        # Whether nothing but the graph itself raises where an index is out of range.
+        self._is_before_step = False  # whether what is written now leads to a step: see `faithful`
         self._limits = ranges.Limits()
+        # Whether nothing but the graph itself raises where an index is out of range.
         self._is_unchecked = style.is_static or ranges.has_gpu()
 
     @property
@@ -212,7 +212,7 @@ class Emitter:
         return tf.reduce_all(tf.stack(self._conditions)) if self._conditions else None
 
     def _key_at(self, path: tuple[str, ...]) -> tf.Tensor:
-        # No operation has a seed of its own: TFF refuses to serialise such graphs.
+        # No operation has a seed of its own: TFF refuses to serialize such graphs.
         key = randomness.fold(self._key, randomness.place(path))
         for step in self._steps:
             key = randomness.fold(key, step)
@@ -256,7 +256,7 @@ class Emitter:
         return self._choose(condition, *ways, plain=plain, shapes=_output_shapes(node))
 
     def _case(self, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-        """Writes a choice among several branches as choices between two, which vectorise."""
+        """Writes a choice among several branches as choices between two, which vectorize."""
         index, *arguments = inputs
         functions = [function.name for function in node.attr["branches"].list.func]
         last = len(functions) - 1
@@ -312,7 +312,7 @@ class Emitter:
         then: Callable[[], list[Any]],
         otherwise: Callable[[], list[Any]],
     ) -> list[Any]:
-        """Writes both ways and selects: for small ones faster than a choice, and it vectorises."""
+        """Writes both ways and selects: for small ones faster than a choice, and it vectorizes."""
         outer = self._conditions
         results = []
         for write, taken in ((then, condition), (otherwise, ~condition)):
@@ -557,7 +557,7 @@ def _is_large(tensor: tf.Tensor) -> bool:
 
 
 def _l2_loss(emitter: Emitter, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-    """Half the sum of squares: `L2Loss` itself cannot be vectorised."""
+    """Half the sum of squares: `L2Loss` itself cannot be vectorized."""
     if not emitter._style.vmap:
         return emitter._copy(node, inputs, path)
     return [tf.reduce_sum(tf.square(inputs[0])) / 2]

@@ -2,7 +2,7 @@
 
 A round is split by TFF's own compiler into its MapReduce form: `prepare` (server), `work` (a client),
 `zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server), each one
-TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no serialisation,
+TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no serialization,
 no second process, and the device that TensorFlow has. Clipping lands in `work`, noise in the server's
 parts; their meaning is not touched.
 """

@@ -1,6 +1,6 @@
 """TensorFlow graphs of TFF computations, as functions of this process's own TensorFlow.
 
-A `tff.tensorflow.computation` is a serialised graph with bindings that say which tensors are its
+A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
 arguments and results. Here it is imported once and called like any TensorFlow function, hence on
 whatever device this process has. Its random operations are keyed, those that can be (`keying`).
 """

@@ -1,9 +1,9 @@
 """TensorFlow computations as pure functions, written operation by operation into the graph at hand.
 
-A `tff.tensorflow.computation` is a serialised graph with bindings that say which tensors are its
+A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
 arguments and results. A `Program` reads it once; `emit` writes it into whatever function is being traced,
 with everything in it made a function of its arguments, so that a whole cohort can be one graph, compiled
-by XLA or vectorised:
+by XLA or vectorized:
 
 - calls of functions are inlined, conditionals and loops are traced anew;
 - the reduction of a data set becomes a loop over batches that the caller provides;
@@ -349,7 +349,7 @@ class Program:
 
 
 def graph_of(computation: Any) -> tuple[Any, Any]:
-    """Returns what a TensorFlow computation is serialised as: its bindings, and its `GraphDef`.
+    """Returns what a TensorFlow computation is serialized as: its bindings, and its `GraphDef`.
 
     Raises:
       TypeError: It is no TensorFlow computation.

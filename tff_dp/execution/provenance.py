@@ -1,6 +1,6 @@
 """Where the random bits of a TensorFlow graph come from, found by looking through it.
 
-Noise of a privacy plan stands under the name scope `NOISE_SCOPE`, which survives TFF's serialisation and
+Noise of a privacy plan stands under the name scope `NOISE_SCOPE`, which survives TFF's serialization and
 its split of a round. What is under it, also in functions that are called there, must be drawn from bits
 that can be keyed (`randomness`): TensorFlow seeds its own generators with 32 bits, TFF some by the clock.
 """

@@ -22,7 +22,7 @@ class RecordGaussianMechanism(Mechanism):
     adding or removing one record moves their sum by at most C. Noise N(0, (z C)^2) on each coordinate,
     z = `noise_multiplier`, makes the step the Poisson-subsampled Gaussian mechanism of rate q and noise
     multiplier z; T rounds are T L of them. The noised sum is divided by B, never by how many records
-    the batch has. The optimiser's steps, the change of the weights and all that the server makes of it
+    the batch has. The optimizer's steps, the change of the weights and all that the server makes of it
     are post-processing. The numbers of records n are public.
 
     What runs is that mechanism in whole numbers: each gradient is widened to float32 or float64, clipped

@@ -6,7 +6,7 @@ what a functional model is; three things need care:
 - Random layers keep the state of their generator in a variable, which a functional model never
   advances: every step of every client would draw the same dropout mask. Each call draws that state
   anew, from TensorFlow's own random numbers.
-- Moving statistics (batch normalisation) are non-trainable state that training changes, which a
+- Moving statistics (batch normalization) are non-trainable state that training changes, which a
   functional model drops. A layer with such state is refused by name.
 - Losses that layers add (regularisers) are returned beside the predictions, and added to the loss.
 """

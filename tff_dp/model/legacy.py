@@ -2,7 +2,7 @@
 
 Functional where possible: the graph then has no variables, which is what fast execution needs. What
 the functional converter cannot represent goes through the variable-based one: losses added by layers,
-which it drops; random layers, whose generator it takes for a weight; batch normalisation, whose moving
+which it drops; random layers, whose generator it takes for a weight; batch normalization, whose moving
 statistics it would have to change.
 """
 
