@@ -172,3 +172,15 @@ def test_a_draw_that_has_no_form_for_xla_is_refused():
     arguments = constants([np.zeros([1], np.uint64), np.zeros([2], np.uint64)])
     with pytest.raises(NotImplementedError, match=r"StatelessRandomUniformV2 .* of its own"):
         rewritten(draw, arguments, tf.constant([1, 2], tf.uint64))
+
+
+def test_every_result_of_a_function_follows_its_rectifier_when_that_is_replaced():
+    """Maps of protocol buffers skip entries if they are written while they are read."""
+    graph_def = tf.compat.v1.GraphDef()
+    function = graph_def.library.function.add()
+    for i in range(40):
+        node = function.node_def.add(name=f"relu_{i}", op="Relu", input=["x"])
+        node.attr["T"].type = tf.float32.as_datatype_enum
+        function.ret[f"result_{i}"] = f"relu_{i}:activations:0"
+    faithful.keep_nan(graph_def)
+    assert dict(function.ret) == {f"result_{i}": f"relu_{i}:z:0" for i in range(40)}

@@ -73,7 +73,8 @@ def keep_nan(graph_def: Any) -> None:
             for node in nodes:
                 for i, name in enumerate(node.input):
                     node.input[i] = renamed.get(name, name)
-            for result, name in body.ret.items():
+            # A list: writing into a map of a protocol buffer while it is read skips entries.
+            for result, name in list(body.ret.items()):
                 body.ret[result] = renamed.get(name, name)
 
 

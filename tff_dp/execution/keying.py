@@ -155,5 +155,6 @@ def _rename_outputs(function: Any, outputs: Mapping[str, str]) -> None:
 
     for node in function.node_def:
         node.input[:] = [renamed(reference) for reference in node.input]
-    for name, reference in function.ret.items():
+    # A list: writing into a map of a protocol buffer while it is read skips entries.
+    for name, reference in list(function.ret.items()):
         function.ret[name] = renamed(reference)
