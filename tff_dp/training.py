@@ -19,7 +19,7 @@ from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
-from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
+from tff_dp.execution import current_or_fast, expecting, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -168,6 +168,7 @@ def fit(
         bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
         state = initialize_from(process, bound.initial_weights)
+        stack.enter_context(expecting(wanted))
         for first, count in _chunks(wanted, fuse=not progress):
             if book is not None:
                 book.charge(

@@ -4,7 +4,7 @@ This package imports nothing of tff_dp beyond its lowest layer: it serves plain 
 """
 
 from tff_dp.execution.explaining import explain
-from tff_dp.execution.fast import current_or_fast, fast, install, is_seeded
+from tff_dp.execution.fast import current_or_fast, expecting, fast, install, is_seeded
 from tff_dp.execution.iterating import iterate
 from tff_dp.execution.noise import NoiseBits, noise_bits
 from tff_dp.execution.programs import federated_context
@@ -13,6 +13,7 @@ from tff_dp.execution.stock import stock
 __all__ = [
     "NoiseBits",
     "current_or_fast",
+    "expecting",
     "explain",
     "fast",
     "federated_context",

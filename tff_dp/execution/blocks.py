@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ import tensorflow as tf
 
 from tff_dp._arrays import CohortArrays, arrays_of
 from tff_dp.execution import cohorts, datasets, values
-
-IsRegular = Callable[[Any, int], bool]
 
 _DATASETS = 256  # read at once
 _BYTES = 1 << 24  # of examples, copied at once where the arrays are too large for the device
@@ -41,9 +39,19 @@ class Block:
     apart: bool = False
     limits: tuple[cohorts.Limits, ...] = ()
 
+    def of_nobody(self) -> Block:
+        """Returns a block of the same shapes without clients."""
+        columns = {name: np.zeros_like(column) for name, column in self.table.columns.items()}
+        return dataclasses.replace(self, table=dataclasses.replace(self.table, columns=columns))
+
 
 def of_cohort(
-    data: Any, data_type: Any, resident: cohorts.Resident, *, is_regular: IsRegular, by_size: bool
+    data: Any,
+    data_type: Any,
+    resident: cohorts.Resident,
+    *,
+    is_regular: cohorts.IsRegular,
+    by_size: bool,
 ) -> Iterator[Block]:
     """Yields the blocks of a cohort.
 
@@ -51,7 +59,7 @@ def of_cohort(
       data: The clients' data, as the computation was given it.
       data_type: A client's TFF type.
       resident: Where arrays stay between rounds.
-      is_regular: Whether a graph of static shapes is wanted for a kind of clients, and so many of them.
+      is_regular: Whether a graph of static shapes is wanted for a kind of clients.
       by_size: Whether clients of a block must have as many full batches each.
     """
     cohort = arrays_of(data)
@@ -64,7 +72,11 @@ def of_cohort(
 
 
 def _of_arrays(
-    cohort: CohortArrays, resident: cohorts.Resident, *, is_regular: IsRegular, by_size: bool
+    cohort: CohortArrays,
+    resident: cohorts.Resident,
+    *,
+    is_regular: cohorts.IsRegular,
+    by_size: bool,
 ) -> Iterator[Block]:
     if resident.fits(cohort.fields):
         fields = [resident.tensor(field) for field in cohort.fields]
@@ -83,10 +95,12 @@ def _tables(
     fields: Sequence[tf.Tensor],
     offset: int,
     *,
-    is_regular: IsRegular,
+    is_regular: cohorts.IsRegular,
     by_size: bool,
 ) -> Iterator[Block]:
-    rows = {} if cohort.rows is None else {"rows": cohorts.padded(cohort.rows.astype(np.int32))}
+    rows = {}
+    if cohort.rows is not None:
+        rows = {"rows": cohorts.padded(cohort.rows.astype(np.int32), len(cohort))}
     for table in cohorts.regular_tables(cohort, is_regular, by_size=by_size, offset=offset):
         table = dataclasses.replace(table, columns=table.columns | rows)
         if table.remainder is None:
@@ -148,7 +162,9 @@ def _aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-def _of_datasets(data: Sequence[Any], *, is_regular: IsRegular, by_size: bool) -> Iterator[Block]:
+def _of_datasets(
+    data: Sequence[Any], *, is_regular: cohorts.IsRegular, by_size: bool
+) -> Iterator[Block]:
     for low in range(0, len(data), _DATASETS):
         some = data[low : low + _DATASETS]
         listing = datasets.read(some, some[0].element_spec)

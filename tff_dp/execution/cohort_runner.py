@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_dp._arrays import arrays_of
 from tff_dp.errors import ComputationError
 from tff_dp.execution import (
     ahead,
@@ -23,6 +23,7 @@ from tff_dp.execution import (
     keyed_noise,
     noise,
     probing,
+    repaying,
     rounds,
     rules,
     tracing,
@@ -31,8 +32,6 @@ from tff_dp.execution import (
 )
 from tff_dp.execution.settings import Settings
 
-_KINDS_AT_ONCE = 2  # kinds of clients that XLA compiles when they are first met
-_MET_OFTEN = 2000  # clients of another kind, until it is compiled: about when that has paid
 _NOT_ROWS = "the parts of a batch have different leading sizes"
 _IN_PARALLEL_FROM = 64  # clients for each device or thread
 
@@ -63,8 +62,6 @@ class RoundRunner:
         self._skip = skip
         self._scalars = values.Scalars()
         self.graphs = tracing.Graphs()
-        self._met: collections.Counter[Any] = collections.Counter()
-        self._compiled: set[Any] = set()
         self._hows: dict[Any, rules.How] = {}
         self._failed: dict[rules.Rung, str] = {}
         self.fusable = self.parts.fixed_shapes
@@ -140,13 +137,12 @@ class RoundRunner:
         ]
         if how.xla and self.parts.server_xla_obstacle:
             lines.append(f"server: without XLA, because {self.parts.server_xla_obstacle}")
-        lines += [
-            *keyed_noise.account_of_round(
-                self.parts,
-                settings,
-                imported=how.imported,
-            ),
-        ]
+        if how.xla and how.strategy == "scan" and not settings.compiles_at_once:
+            lines.append(
+                "XLA: from when clients whose last batches have one size have trained on "
+                f"{repaying.USED_FROM} batches in this context; compiled beside the rounds before"
+            )
+        lines += keyed_noise.account_of_round(self.parts, settings, imported=how.imported)
         if self.parts.secure_count:
             lines.append(
                 f"secure sums: {self.parts.secure_count} tensors, summed exactly in this process; no "
@@ -236,7 +232,13 @@ class RoundRunner:
         cut = self.cut(data, how, settings)
         first, second = next(cut, None), next(cut, None)
         if first is not None and second is None:
-            return self._whole(root, fed, state, first, how, settings.places)
+            whole = self._whole(root, fed, state, first, how, settings.places)
+            who, check, *results = self.graphs.call(**whole)
+            coming = self.due(data, how, settings)
+            if coming is not None:
+                whole = self._whole(root, fed, state, coming, how, settings.places)
+                self.graphs.begin(**whole)
+            return results, [who, check]
         common, carry = self._begin(root, state)
         # The next block is prepared while one trains.
         for block in ahead.of(
@@ -246,21 +248,24 @@ class RoundRunner:
             carry = self._clients(root, common, carry, block, shape)
         return self._finish(root, fed, state, carry)
 
-    def _worth_compiling(self, kind: Any, clients: int) -> bool:
-        """Returns whether XLA compiles clients whose last batch is of a kind: a second for each kind.
+    def due(self, data: Any, how: rules.How, settings: Settings) -> blocks.Block | None:
+        """Returns a block of nobody for the graph that XLA is to compile now, beside the rounds; or None.
 
-        The first kinds that are met are compiled, and later ones when they have been met often. Others
-        run in a graph for batches of any sizes.
+        It is the cohort's one block but for its clients: the graph is called with it, to be compiled.
+
+        Args:
+          data: The cohort's data.
+          how: How it runs.
+          settings: The context's.
         """
-        _, remainder, *_ = kind
-        if self.parts.work.iterates and remainder:
-            return False
-        self._met[kind] += clients
-        if kind not in self._compiled and (
-            len(self._compiled) < _KINDS_AT_ONCE or self._met[kind] >= _MET_OFTEN
-        ):
-            self._compiled.add(kind)
-        return kind in self._compiled
+        if not how.xla:
+            return None
+        kind = settings.trained(self).due(settings.expected)
+        if kind is None or arrays_of(data) is None:
+            return None  # data sets are read once, and compiled for when they come next
+        only = self._cut(data, how, settings, lambda other, *_: bool(other == kind))
+        block, more = next(only, None), next(only, None)
+        return None if block is None or more is not None else block.of_nobody()
 
     def _whole(
         self,
@@ -270,8 +275,8 @@ class RoundRunner:
         block: blocks.Block,
         how: rules.How,
         places: devices.Places,
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Runs a round of one block as one graph."""
+    ) -> dict[str, Any]:
+        """Returns what `Graphs` takes for a round of one block as one graph."""
         shape = shape_of(block, how, places)
         columns = _columns(block)
         counts = (len(state), len(fed), len(block.fields))
@@ -283,14 +288,13 @@ class RoundRunner:
             results, status = wholes.whole(self.parts, shape, tables, fields, state, root, words)
             return [*status, *results]
 
-        who, check, *results = self.graphs.call(
-            ("whole", shape, tuple(columns), bool(fed)),
-            whole,
-            [*self.state_specs, *_specs_of(fed)],
-            [root, *state, *fed, *block.fields, *columns.values()],
-            in_turn=wholes.is_compiled(self.parts, shape) and not places.on_gpu,
-        )
-        return results, [who, check]
+        return {
+            "key": ("whole", shape, tuple(columns), bool(fed)),
+            "function": whole,
+            "specs": [*self.state_specs, *_specs_of(fed)],
+            "inputs": [root, *state, *fed, *block.fields, *columns.values()],
+            "in_turn": wholes.is_compiled(self.parts, shape) and not places.on_gpu,
+        }
 
     def _begin(
         self, root: tf.Tensor, state: list[tf.Tensor]
@@ -348,21 +352,40 @@ class RoundRunner:
         )
         return results, [who, check]
 
-    def cut(self, data: Any, how: rules.How, settings: Settings) -> Iterator[blocks.Block]:
+    def cut(
+        self, data: Any, how: rules.How, settings: Settings, rounds: int = 1
+    ) -> Iterator[blocks.Block]:
         """Returns the blocks of a cohort.
 
         Args:
           data: The cohort's data.
           how: How it runs.
           settings: The context's.
+          rounds: How many rounds are noted to have such a cohort: what they train on counts for when XLA
+            compiles it. 0 for one that runs as those before it.
         """
+        trained = settings.trained(self)
+        if rounds:
+            trained.meets(rounds)
+
+        def is_regular(kind: Any, batches: int, of: int) -> bool:
+            _, remainder, *_ = kind
+            if not how.xla or (self.parts.work.iterates and remainder):
+                return False
+            return trained.uses(kind, batches, of, rounds) if rounds else trained.used(kind)
+
+        return self._cut(data, how, settings, is_regular)
+
+    def _cut(
+        self, data: Any, how: rules.How, settings: Settings, is_regular: cohorts.IsRegular
+    ) -> Iterator[blocks.Block]:
         by_size = how.strategy == "vmap"
         return blocks.of_cohort(
             data,
             self.parts.work.type_signature.parameter[0],
             settings.resident,
             by_size=by_size,
-            is_regular=self._worth_compiling if how.xla and not by_size else lambda *_: by_size,
+            is_regular=(lambda *_: True) if by_size else is_regular,
         )
 
     def _run_by_calls(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ import tensorflow as tf
 
 from tff_dp._arrays import CohortArrays
 
+# Whether a graph of static shapes is wanted for a kind of clients, by what they and all clients train on.
+IsRegular = Callable[[Any, int, int], bool]
 Limits = tuple[int, int] | None  # the least and the largest of some numbers, where they are known
 
 WIDEST = 64  # clients side by side, at most
@@ -108,7 +111,7 @@ def listed_table(listing: Listing, positions: np.ndarray) -> Table:
 
 def regular_tables(
     cohort: CohortArrays,
-    is_regular: Callable[[Any, int], bool],
+    is_regular: IsRegular,
     *,
     by_size: bool,
     offset: int = 0,
@@ -117,23 +120,25 @@ def regular_tables(
 
     Args:
       cohort: The cohort.
-      is_regular: Whether a graph of static shapes is wanted for a kind of clients, and so many of them.
+      is_regular: Whether a graph of static shapes is wanted for a kind of clients.
       by_size: Whether clients of a table have as many full batches each, or only the same remainder.
       offset: The position in the cohort of the first client.
     """
     full, remainder = np.divmod(cohort.sizes, cohort.batch_size)
     label = cohort.sizes if by_size else remainder
+    batches = (full + (remainder > 0)) * cohort.epochs
+    total = int(batches.sum())
     values, counts = _distinct(label)
     others = []
     for place in np.argsort(-counts, kind="stable"):
         kind = (cohort.batch_size, int(values[place]), cohort.epochs, cohort.apart)
         chosen = np.flatnonzero(label == values[place])
-        if not is_regular(kind, len(chosen)):
+        if not is_regular(kind, int(batches[chosen].sum()), total):
             others.append(chosen)
             continue
         for some in parts(chosen, WIDEST if by_size else 0):
             # One array, not four: each costs a small round as much as its training does.
-            clients = np.zeros([1 + padded_length(len(some)), 3], np.int32)
+            clients = np.zeros([1 + roomy_length(len(some), len(some)), 3], np.int32)
             clients[0, 0] = len(some)
             own = clients[1 : 1 + len(some)]
             own[:, 0], own[:, 1], own[:, 2] = some + offset, cohort.starts[some], full[some]
@@ -180,12 +185,22 @@ def padded_length(count: int) -> int:
     return max(_SMALLEST_TABLE, 1 << (count - 1).bit_length()) if count else _SMALLEST_TABLE
 
 
-def padded(column: np.ndarray) -> np.ndarray:
-    """Returns an array that is filled up with zeros, so that few lengths occur.
+def roomy_length(count: int, clients: int) -> int:
+    """Returns a length for an array of a cohort of which others, drawn likewise, hardly exceed it.
 
-    XLA compiles anew for each length; a power of two bounds how often.
+    XLA compiles anew for each length. Under Poisson sampling, the number of clients has the standard
+    deviation of its square root.
+
+    Args:
+      count: Entries.
+      clients: In the cohort.
     """
-    length = padded_length(len(column))
+    return padded_length(count + math.ceil(count * min(1, 4 / math.sqrt(clients or 1))))
+
+
+def padded(column: np.ndarray, clients: int) -> np.ndarray:
+    """Returns an array of a cohort that is filled up with zeros to its `roomy_length`."""
+    length = roomy_length(len(column), clients)
     return np.concatenate(
         [column, np.zeros([length - len(column), *column.shape[1:]], column.dtype)]
     )

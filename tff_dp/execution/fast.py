@@ -51,7 +51,8 @@ def fast(
         clients side by side), "call" (a graph call a client), or "auto" (docs/execution.md has the rule).
         What cannot run by the strategy runs by "call".
       device: "auto", "cpu" or "gpu": where graphs run.
-      xla: Whether XLA compiles the clients' part; None for the rule.
+      xla: Whether XLA compiles the clients' part, from the first round on; None for the rule, by which
+        rounds on a CPU begin without it (docs/execution.md).
       strict: Whether to raise instead of falling back to stock TFF.
       seed: None for random numbers keyed from the operating system's entropy. A whole number in
         [0, 2**128) makes every draw, noise included, repeatable: such a run is not private, and the
@@ -163,6 +164,28 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
     else:
         with fast(xla=xla) as context:
             yield context
+
+
+@contextlib.contextmanager
+def expecting(rounds: int) -> Iterator[None]:
+    """Says how many rounds are to come, by which XLA compiles at once, or not at all.
+
+    Args:
+      rounds: That will be run in the block, in the context in effect; >= 1.
+
+    Raises:
+      ArgumentError: The number is outside its bound.
+    """
+    rounds = _checks.integer("rounds", rounds, "[1, inf)")
+    settings = getattr(_compat.load_tff().framework.get_context_stack().current, "settings", None)
+    if settings is None:  # stock TFF
+        yield
+        return
+    before, settings.expected = settings.expected, rounds
+    try:
+        yield
+    finally:
+        settings.expected = before
 
 
 def make_context(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution import failures, tracing, values, wholes, words
+from tff_dp.execution import blocks, failures, rules, tracing, values, wholes, words
 from tff_dp.execution.cohort_runner import RoundRunner, shape_of
 from tff_dp.execution.settings import Settings
 
@@ -38,10 +38,48 @@ def iterate(
     how = runner.how(settings, cohorts[0]) if cohorts else None
     if how is None or how.strategy == "call" or not runner.fusable:
         return None
-    cut = [list(runner.cut(cohort, how, settings)) for cohort in cohorts]
+    # All run as the first does: a graph that came into use in between would end the fusing.
+    cut = [
+        list(runner.cut(cohort, how, settings, 0 if i else len(cohorts)))
+        for i, cohort in enumerate(cohorts)
+    ]
     if any(len(some) != 1 for some in cut):
         return None
     some = [block for (block,) in cut]
+    arguments = runner.parts.programs["prepare"].tensors(state)
+    drawn = [(settings.root(), runner.words(settings)) for _ in cohorts]
+    roots = tf.constant(np.stack([root for root, _ in drawn]))
+    made = [own for _, own in drawn if own is not None]
+    fed = [tf.constant(np.stack(made))] if made else []
+    several = _several(runner, some, how, settings, arguments, roots, fed)
+    if several is None:
+        return None
+    try:
+        who, check, *results = runner.graphs.call(**several)
+    except (tf.errors.OpError, tracing.CannotTraceError):
+        # Whatever is wrong shows again, and is named, when the rounds are called one by one.
+        runner.fusable = False
+        return None
+    coming = runner.due(cohorts[0], how, settings)
+    if coming is not None:
+        alike = [coming] * len(cohorts)
+        several = _several(runner, alike, how, settings, arguments, roots, fed)
+        if several is not None:
+            runner.graphs.begin(**several)
+    failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
+    return _unfused(runner, arguments, results, len(cohorts))
+
+
+def _several(
+    runner: RoundRunner,
+    some: Sequence[blocks.Block],
+    how: rules.How,
+    settings: Settings,
+    arguments: list[tf.Tensor],
+    roots: tf.Tensor,
+    fed: list[tf.Tensor],
+) -> dict[str, Any] | None:
+    """Returns what `Graphs` takes for rounds of one block each as one graph, or None if they are not."""
     shapes = {
         dataclasses.replace(shape_of(block, how, settings.places), places=("",)) for block in some
     }
@@ -56,11 +94,6 @@ def iterate(
     names = list(some[0].table.columns)
     tables = [block.table.columns for block in some]
     columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
-    arguments = runner.parts.programs["prepare"].tensors(state)
-    drawn = [(settings.root(), runner.words(settings)) for _ in cohorts]
-    roots = tf.constant(np.stack([root for root, _ in drawn]))
-    made = [own for _, own in drawn if own is not None]
-    fed = [tf.constant(np.stack(made))] if made else []
     counts = (len(arguments), len(some[0].fields), 1, len(fed))
 
     def several(_: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
@@ -71,19 +104,12 @@ def iterate(
         )
         return [*status, *final, *others]
 
-    try:
-        who, check, *results = runner.graphs.call(
-            ("several", shape, tuple(names), bool(fed)),
-            several,
-            runner.state_specs,
-            [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
-        )
-    except (tf.errors.OpError, tracing.CannotTraceError):
-        # Whatever is wrong shows again, and is named, when the rounds are called one by one.
-        runner.fusable = False
-        return None
-    failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
-    return _unfused(runner, arguments, results, len(cohorts))
+    return {
+        "key": ("several", shape, tuple(names), bool(fed)),
+        "function": several,
+        "specs": runner.state_specs,
+        "inputs": [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
+    }
 
 
 def _unfused(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
+from typing import Any
 
 import numpy as np
 
-from tff_dp.execution import cohorts, devices, randomness, words
+from tff_dp.execution import cohorts, devices, randomness, repaying, words
 
 
 @dataclasses.dataclass(eq=False)
@@ -20,6 +22,7 @@ class Settings:
       random_bits: See `fast`.
       places: The devices.
       calls: How many calls have drawn a key.
+      expected: How many rounds are expected in all; None if nobody has said.
       resident: The arrays that stay on the device.
     """
 
@@ -29,10 +32,25 @@ class Settings:
     random_bits: str = "auto"
     places: devices.Places = dataclasses.field(default_factory=lambda: devices.choose("auto"))
     calls: int = 0
+    expected: int | None = None
     resident: cohorts.Resident = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.resident = cohorts.Resident(self.places.resident_bytes)
+        self._trained: weakref.WeakKeyDictionary[Any, repaying.Trained] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def compiles_at_once(self) -> bool:
+        """Whether XLA compiles clients when they are first met: if asked for, or on a GPU."""
+        return bool(self.xla) or self.places.on_gpu
+
+    def trained(self, runner: Any) -> repaying.Trained:
+        """Returns what the clients of a computation have trained in this context."""
+        if runner not in self._trained:
+            self._trained[runner] = repaying.Trained(self.compiles_at_once)
+        return self._trained[runner]
 
     def root(self) -> np.ndarray:
         """Returns the root key of the next call, uint64 [2]."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import functools
+import threading
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +48,9 @@ class Graphs:
 
     def __init__(self) -> None:
         self._graphs: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+        self._coming: dict[Hashable, Future[Any]] = {}
+        # Programs note what they find while they are written: one graph at a time.
+        self._writing = threading.Lock()
 
     def call(
         self,
@@ -71,22 +77,90 @@ class Graphs:
         Raises:
           CannotTraceError: The function cannot be traced.
         """
-        loose = inputs[1 + len(specs) :]
-        whole = (key, tuple((tensor.dtype, tensor.shape[1:]) for tensor in loose))
+        whole = _whole_key(key, specs, inputs)
+        coming = self._coming.pop(whole, None)
+        # What went wrong beside the rounds goes wrong here again, and is dealt with.
+        if coming is not None and coming.exception() is None:
+            self._keep(whole, coming.result())
         graph = self._graphs.get(whole)
         if graph is None:
-            last = [
-                tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype) for t in loose
-            ]
-            try:
-                graph = self._graphs[whole] = concrete(function, [*specs, *last])
-            except Exception as error:  # TensorFlow raises many kinds
-                raise CannotTraceError(str(error)) from error
-            if len(self._graphs) > _MOST_GRAPHS:
-                self._graphs.popitem(last=False)
+            graph = self._written(function, specs, inputs)
+            self._keep(whole, graph)
         else:
             self._graphs.move_to_end(whole)
-        if not in_turn:
-            return list(_compat.call_flat(graph, inputs))
-        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
-            return list(_compat.call_flat(graph, inputs))
+        return _called(graph, inputs, in_turn=in_turn)
+
+    def begin(
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        specs: Sequence[tf.TensorSpec],
+        inputs: Sequence[tf.Tensor],
+        *,
+        in_turn: bool = False,
+    ) -> None:
+        """Traces and calls a graph beside whatever else this process does, so that XLA compiles it.
+
+        The first `call` of the graph waits for that. Python ends only once it is done.
+
+        Args:
+          key: As for `call`.
+          function: As for `call`.
+          specs: As for `call`.
+          inputs: Of the types and shapes that will be given; what comes out is thrown away.
+          in_turn: As for `call`.
+        """
+        whole = _whole_key(key, specs, inputs)
+        if whole in self._graphs or whole in self._coming:
+            return
+
+        def make() -> Any:
+            graph = self._written(function, specs, inputs)
+            _called(graph, inputs, in_turn=in_turn)
+            return graph
+
+        self._coming[whole] = _pool().submit(make)
+
+    def _written(
+        self,
+        function: Callable[..., Any],
+        specs: Sequence[tf.TensorSpec],
+        inputs: Sequence[tf.Tensor],
+    ) -> Any:
+        last = [
+            tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype)
+            for t in _loose(specs, inputs)
+        ]
+        try:
+            with self._writing:
+                return concrete(function, [*specs, *last])
+        except Exception as error:  # TensorFlow raises many kinds
+            raise CannotTraceError(str(error)) from error
+
+    def _keep(self, whole: Hashable, graph: Any) -> None:
+        self._graphs[whole] = graph
+        if len(self._graphs) > _MOST_GRAPHS:
+            self._graphs.popitem(last=False)
+
+
+def _loose(specs: Sequence[tf.TensorSpec], inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    return inputs[1 + len(specs) :]
+
+
+def _whole_key(
+    key: Hashable, specs: Sequence[tf.TensorSpec], inputs: Sequence[tf.Tensor]
+) -> Hashable:
+    return key, tuple((tensor.dtype, tensor.shape[1:]) for tensor in _loose(specs, inputs))
+
+
+def _called(graph: Any, inputs: Sequence[tf.Tensor], *, in_turn: bool) -> list[tf.Tensor]:
+    if not in_turn:
+        return list(_compat.call_flat(graph, inputs))
+    with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+        return list(_compat.call_flat(graph, inputs))
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Returns the thread that compiles beside the rounds: one, which leaves the other cores to them."""
+    return ThreadPoolExecutor(1, thread_name_prefix="tff_dp-compiling")
