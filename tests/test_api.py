@@ -27,6 +27,7 @@ LAYERS = [
     {"provenance"},
     {"ledger", "results", "_inputs", "_warm_start"},
     {"process"},
+    {"_kept"},
     {"training"},
     {"selftest"},
     {"cli"},

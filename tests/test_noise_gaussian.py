@@ -98,14 +98,14 @@ def test_extreme_words_give_the_extreme_values(gaussian, compiled):
 
 @pytest.mark.parametrize("log", [1, 5, 15, 16, 21, 22, 31, 32, 41])
 def test_the_fine_part_is_the_sum_of_four_uniform_numbers(gaussian, compiled, log):
-    count = gaussian._words_of_fine(log)
-    fine = compiled(functools.partial(gaussian._fine, log=log))
+    each = 63 // log
+    count = gaussian._words_of_fine(each)
+    fine = compiled(functools.partial(gaussian._fine, log=log, in_word=each))
     ones = np.full([count, 1], ALL)
     assert fine(ones).numpy().tolist() == [4 * (2**log - 1)]
     assert fine(0 * ones).numpy().tolist() == [0]
     words = random_words(np.random.default_rng(log), count, 50)
     whole = [sum(int(w) % 2**63 << 63 * i for i, w in enumerate(column)) for column in words.T]
-    each = 63 // log
     expected = [
         sum(bits >> 63 * (n // each) + n % each * log & (2**log - 1) for n in range(4))
         for bits in whole
@@ -247,13 +247,43 @@ def test_parts_of_a_draw_have_words_of_their_own(gaussian, monkeypatch):
 
     monkeypatch.setattr(gaussian, "words", recorded)
     found = gaussian.gaussian([7], 2.0**30).numpy()
-    log = gaussian.block_log(2.0**30)
+    log, each = gaussian.block_log(2.0**30), gaussian.uniforms_in_word(2.0**30)
     (coarse, fine) = asked
     assert coarse.shape == (3, 4)
-    assert fine.shape == (gaussian._words_of_fine(log), 7)
+    assert fine.shape == (gaussian._words_of_fine(each), 7)
     blocks = gaussian._coarse(coarse, gaussian.coarse_stddev(2.0**30)).numpy()[:7]
-    spread = gaussian._fine(fine, log).numpy() + 2 - 3 * 2 ** (log - 1)
+    spread = gaussian._fine(fine, log, each).numpy() + 2 - 3 * 2 ** (log - 1)
     assert found.tolist() == (blocks * 2**log + spread).tolist()
+
+
+@pytest.mark.parametrize("first", [2.0**10, 2.0**25.5, 2.0**40.2, 2.0**42])
+def test_a_scale_that_a_graph_is_given_draws_what_a_constant_one_draws(
+    gaussian, compiled, monkeypatch, first
+):
+    """Bit by bit, from the same words: what is proven of the one holds for the other."""
+    import tensorflow as tf
+
+    def fixed(shape):
+        return tf.constant(random_words(np.random.default_rng(shape), *shape))
+
+    monkeypatch.setattr(gaussian, "words", fixed)
+    in_word = gaussian.uniforms_in_word(first)
+    traced = []
+
+    @compiled
+    def given(coarse, log):
+        traced.append(1)
+        return gaussian.scaled_gaussian([501], gaussian.Scale(coarse, log), in_word)
+
+    alike = [s for s in (first * 1.13**k for k in range(60)) if s <= 2.0**50]
+    alike = [s for s in alike if gaussian.uniforms_in_word(s) == in_word]
+    assert len(alike) > 4
+    for stddev in alike:
+        coarse, log = gaussian.Scale.of(stddev)
+        found = given(tf.constant(coarse, tf.float64), tf.constant(log, tf.int64)).numpy()
+        constant = compiled(functools.partial(gaussian.gaussian, [501], stddev))().numpy()
+        assert found.tolist() == constant.tolist()
+    assert len(traced) == 1  # one graph
 
 
 def test_every_word_is_as_likely_as_any_other():

@@ -49,6 +49,25 @@ def build_process(
       ModelError: Under a plan for records: the model is not functional, or its loss of one example
         depends on others.
     """
+    return compose(model, algorithm, privacy)
+
+
+def compose(
+    model: BoundModel,
+    algorithm: Algorithm,
+    privacy: PrivacyPlan | NoPrivacy,
+    *,
+    scaled: bool = False,
+) -> Any:
+    """Returns the process of `build_process`.
+
+    Args:
+      model: See `build_process`.
+      algorithm: See `build_process`.
+      privacy: See `build_process`.
+      scaled: Whether the noise multiplier is in the state, and not in the graph of a round; see
+        `tff_dp.aggregation.build_aggregator`.
+    """
     if not isinstance(algorithm, FedAvg | FedSGD):
         raise ArgumentError(
             f"algorithm={algorithm!r} is unknown: expected FedAvg, FedOpt, FedProx or FedSGD."
@@ -69,8 +88,10 @@ def build_process(
                 "expected 'uniform' or None. A client with many examples would move a weighted mean by "
                 "more than the clip norm; leave weighting out."
             )
-        plan.check_dimension(_parameters(model))
-        aggregator = build_aggregator(plan.update_mechanism, plan.clients_per_round, plan.rounds)
+        plan.check_dimension(parameters(model))
+        aggregator = build_aggregator(
+            plan.update_mechanism, plan.clients_per_round, plan.rounds, scaled=scaled
+        )
     elif weighting == "uniform":
         aggregator = tff.aggregators.UnweightedMeanFactory()
 
@@ -101,7 +122,7 @@ def build_process(
     )
 
 
-def _parameters(model: BoundModel) -> int:
+def parameters(model: BoundModel) -> int:
     """Returns the number of trainable parameters."""
     return sum(int(np.size(weight)) for weight in model.initial_weights.trainable)
 
@@ -145,7 +166,7 @@ def _record_level(
                 f"{', '.join(_DTYPES)}, whose gradients can be clipped. Make the layer with one of these."
             )
     refuse_coupled(model.tff_model)
-    plan.check_dimension(_parameters(model))
+    plan.check_dimension(parameters(model))
     tff = _compat.load_tff()
     templates = tff.learning.templates
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tff_dp import _checks, _seeds
 from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
+from tff_dp._kept import process_for
 from tff_dp._warm_start import charged_before, elsewhere
 from tff_dp.accounting import calibrate_rounds
 from tff_dp.accounting.report import format_epsilon
@@ -22,7 +23,7 @@ from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, expecting, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
-from tff_dp.process import build_process, initialize_from, model_weights
+from tff_dp.process import initialize_from, model_weights
 from tff_dp.provenance import carried_by, groups_carried_by, mark
 from tff_dp.results import NO_NOISE, FitResult, RoundRecord
 from tff_dp.sampling import FullParticipation
@@ -121,7 +122,7 @@ def fit(
 
     bound = spec.bind(clients.element_spec())
     check_labels(spec.loss, bound, clients)
-    process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
+    process, with_noise = process_for(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history: list[RoundRecord] = []
     carried, groups = carried_by(bound.source), groups_carried_by(bound.source)
 
@@ -167,7 +168,7 @@ def fit(
             _after(before, privacy, wanted, coins)  # refuses those of an earlier run
         bar = stack.enter_context(_progress_bar(wanted, progress))
         noise_seeded = is_seeded()
-        state = initialize_from(process, bound.initial_weights)
+        state = with_noise(initialize_from(process, bound.initial_weights))
         stack.enter_context(expecting(wanted))
         for first, count in _chunks(wanted, fuse=not progress):
             if book is not None:
@@ -344,11 +345,12 @@ def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
 
     Fused rounds cost a compilation once and save a millisecond each, which only many rounds repay.
     """
-    done = 0
-    while fuse and rounds >= _FUSED_FROM and rounds - done >= _FUSED:
-        yield done + 1, _FUSED
-        done += _FUSED
-    yield from ((number, 1) for number in range(done + 1, rounds + 1))
+    done = rounds
+    if fuse and rounds >= _FUSED_FROM:
+        # The odd ones first: later ones may run by a graph of XLA's, which would be made for these alone.
+        done = rounds % _FUSED
+    yield from ((number, 1) for number in range(1, done + 1))
+    yield from ((first, _FUSED) for first in range(done + 1, rounds + 1, _FUSED))
 
 
 def _record(

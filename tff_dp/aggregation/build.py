@@ -27,7 +27,9 @@ from tff_dp.mechanisms.strategy import banded_strategy
 Query = Callable[[Any], Any]  # from the `tf.TensorSpec`s of an update to a query
 
 
-def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int = 1) -> Any:
+def build_aggregator(
+    mechanism: Mechanism, clients_per_round: float, rounds: int = 1, *, scaled: bool = False
+) -> Any:
     """Returns the differentially private aggregator of a mechanism.
 
     It is TFF's `DifferentiallyPrivateFactory` over our own queries of sums on a grid
@@ -40,6 +42,8 @@ def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int
       clients_per_round: m, the public expected number of clients a round: the noised sum's denominator,
         whatever number takes part; > 0.
       rounds: T, the most rounds there will be: noise that rounds share is laid out for them; >= 1.
+      scaled: Whether the noise multiplier is in the state, and not in the graph: only where
+        `scale_structure` has an answer.
 
     Returns:
       A `tff.aggregators.UnweightedAggregationFactory`.
@@ -55,6 +59,8 @@ def build_aggregator(mechanism: Mechanism, clients_per_round: float, rounds: int
         raise ArgumentError(f"mechanism={mechanism!r} has no aggregator: expected one of {known}.")
     mechanism.check(m)
     _compat.load_tff()
+    if scaled:
+        return _SCALED[type(mechanism)](mechanism, m, scaled=True)
     return _BUILDERS[type(mechanism)](mechanism, m, rounds)
 
 
@@ -88,17 +94,57 @@ def _factory_class() -> type:
     return GridSumFactory
 
 
-def _gaussian(mechanism: GaussianMechanism, m: float, rounds: int) -> Any:
+def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
+    """Returns what mechanisms must have in common to share the graph of a round, whatever their noise.
+
+    Args:
+      mechanism: The mechanism.
+
+    Returns:
+      A hashable value; None where the noise multiplier cannot be apart from the graph.
+    """
+    if type(mechanism) not in _SCALED or mechanism.noise_multiplier == 0:
+        return None
+    from tff_dp.noise import Grid, uniforms_in_word
+
+    grid = Grid.of(mechanism.noise_multiplier)
+    in_word = uniforms_in_word(mechanism.noise_multiplier * grid.steps)
+    return (mechanism.with_noise(1.0), grid, in_word) if in_word else None
+
+
+def with_scale(state: Any, mechanism: Mechanism) -> Any:
+    """Returns the state of an aggregator that was built with `scaled`, at a mechanism's noise.
+
+    Args:
+      state: The aggregator's.
+      mechanism: Of the same `scale_structure` as the one that it was built of.
+    """
+    from tff_dp.aggregation import queries
+    from tff_dp.noise import Grid
+
+    z = mechanism.noise_multiplier
+    values = queries.scale_state(z, Grid.of(z))
+    return state._replace(
+        query_state=type(state.query_state)(*values),
+        dp_event=state.dp_event._replace(noise_multiplier=values[0]),
+    )
+
+
+def _gaussian(
+    mechanism: GaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
+) -> Any:
     del rounds  # each has noise of its own
     from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l2(update, mechanism.clip_norm, grid).parts
 
-    return _independent(mechanism, m, clip, noise.gaussian)
+    return _independent(mechanism, m, clip, noise.gaussian, scaled=scaled)
 
 
-def _per_layer(mechanism: PerLayerGaussianMechanism, m: float, rounds: int) -> Any:
+def _per_layer(
+    mechanism: PerLayerGaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
+) -> Any:
     del rounds
     from tff_dp import noise
 
@@ -113,7 +159,7 @@ def _per_layer(mechanism: PerLayerGaussianMechanism, m: float, rounds: int) -> A
             for part, norm in zip(update, mechanism.clip_norms, strict=True)
         ]
 
-    return _independent(mechanism, m, clip, noise.gaussian)
+    return _independent(mechanism, m, clip, noise.gaussian, scaled=scaled)
 
 
 def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
@@ -126,7 +172,7 @@ def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
     return _independent(mechanism, m, clip, noise.laplace)
 
 
-def _independent(mechanism: Any, m: float, clip: Any, draw: Any) -> Any:
+def _independent(mechanism: Any, m: float, clip: Any, draw: Any, *, scaled: bool = False) -> Any:
     """Returns the factory of a mechanism whose noise is drawn anew for each round's sum.
 
     Args:
@@ -134,6 +180,7 @@ def _independent(mechanism: Any, m: float, clip: Any, draw: Any) -> Any:
       m: The denominator.
       clip: From an update and the grid to the update in whole numbers of steps.
       draw: From a shape and a scale in steps to noise.
+      scaled: See `build_aggregator`; for Gaussian noise.
     """
     import dp_accounting
 
@@ -143,16 +190,21 @@ def _independent(mechanism: Any, m: float, clip: Any, draw: Any) -> Any:
     z = float(mechanism.noise_multiplier)
     grid = Grid.of(z)
     is_laplace = isinstance(mechanism, LaplaceMechanism)
-    event = (dp_accounting.LaplaceDpEvent if is_laplace else dp_accounting.GaussianDpEvent)(z)
+    kind = dp_accounting.LaplaceDpEvent if is_laplace else dp_accounting.GaussianDpEvent
+    process: queries.NoiseProcess = queries.IndependentNoise(
+        lambda shape: draw(shape, z * grid.steps)
+    )
+    if scaled:
+        process = queries.ScaledNoise(z, grid)
     return _factory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,
             clip=lambda update: clip(update, grid),
-            noise=queries.IndependentNoise(lambda shape: draw(shape, z * grid.steps)),
+            noise=process,
             unit=float(mechanism.clip_norm),
             denominator=m,
-            event=event,
+            event=lambda state: kind(state.noise_multiplier if scaled else z),
         )
     )
 
@@ -234,6 +286,10 @@ def _correlated(
     )
 
 
+_SCALED: dict[type[Mechanism], Callable[..., Any]] = {
+    GaussianMechanism: _gaussian,
+    PerLayerGaussianMechanism: _per_layer,
+}
 _BUILDERS: dict[type[Mechanism], Callable[[Any, float, int], Any]] = {
     GaussianMechanism: _gaussian,
     AdaptiveGaussianMechanism: _adaptive,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import dp_accounting
+import numpy as np
 import tensorflow as tf
 import tensorflow_privacy as tfp
 
@@ -51,6 +52,45 @@ class IndependentNoise:
         return [self._draw(shape) for shape in shapes], state
 
 
+class ScaledNoise:
+    """Gaussian noise that each round draws anew, at the scale that the state says.
+
+    The graph of a round is then the same for all noise multipliers of one `structure`. Only a caller that
+    sets the state itself, as `tff_dp.fit` does, may use it: whoever has a process and a state by other
+    means could join a state to a plan that says another noise.
+
+    Args:
+      noise_multiplier: z.
+      grid: The grid.
+    """
+
+    State = collections.namedtuple("State", ["noise_multiplier", "coarse_stddev", "block_log"])
+
+    def __init__(self, noise_multiplier: float, grid: Grid) -> None:
+        self._values = scale_state(noise_multiplier, grid)
+        self._in_word = noise.uniforms_in_word(noise_multiplier * grid.steps)
+
+    def initial(self, shapes: Sequence[Any]) -> Any:
+        """Returns the scale."""
+        del shapes
+        return self.State(*map(tf.constant, self._values))
+
+    def next(self, state: Any, shapes: Sequence[Any]) -> tuple[Tensors, Any]:
+        """Returns a draw for each tensor."""
+        scale = noise.Scale(state.coarse_stddev, state.block_log)
+        return [noise.scaled_gaussian(shape, scale, self._in_word) for shape in shapes], state
+
+
+def scale_state(noise_multiplier: float, grid: Grid) -> tuple[np.float32, np.float64, np.int64]:
+    """Returns the state of `ScaledNoise`: the noise multiplier, and the scale of the draws."""
+    scale = noise.Scale.of(noise_multiplier * grid.steps)
+    return (
+        np.float32(noise_multiplier),
+        np.float64(scale.coarse_stddev),
+        np.int64(scale.block_log),
+    )
+
+
 NO_NOISE = IndependentNoise(lambda shape: tf.zeros(shape, tf.int64))
 
 
@@ -68,7 +108,7 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
       noise: Of the server.
       unit: The clip norm that the grid divides.
       denominator: m, the public expected number of clients.
-      event: What a round costs, where that can be said of a round.
+      event: From the state of the noise to what a round costs, where that can be said of a round.
     """
 
     def __init__(
@@ -80,12 +120,12 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
         noise: NoiseProcess,
         unit: float,
         denominator: float,
-        event: dp_accounting.DpEvent | None = None,
+        event: Callable[[Any], dp_accounting.DpEvent] | None = None,
     ) -> None:
         self._specs = specs
         self._grid, self._clip, self._noise = grid, clip, noise
         self._unit, self._denominator = unit, denominator
-        self._event = event or dp_accounting.UnsupportedDpEvent()
+        self._event = event or (lambda state: dp_accounting.UnsupportedDpEvent())
 
     def initial_global_state(self) -> Any:
         """Returns the state before the first round."""
@@ -103,11 +143,12 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
 
     def get_noised_result(self, sample_state: Any, global_state: Any) -> Any:
         """Returns the noised mean, the next state, and the round's event."""
+        event = self._event(global_state)
         drawn, global_state = self._noise.next(global_state, _shapes(self._specs))
         mean = _noised_mean(
             sample_state, drawn, self._specs, self._grid, self._unit, self._denominator
         )
-        return mean, global_state, self._event
+        return mean, global_state, event
 
 
 class AdaptiveClipQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]

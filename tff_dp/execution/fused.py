@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution import blocks, failures, rules, tracing, values, wholes, words
+from tff_dp.execution import blocks, failures, groups, rules, tracing, values, wholes, words
 from tff_dp.execution.cohort_runner import RoundRunner, shape_of
 from tff_dp.execution.settings import Settings
 
@@ -46,16 +46,18 @@ def iterate(
     if any(len(some) != 1 for some in cut):
         return None
     some = [block for (block,) in cut]
+    shape = _common_shape(runner, some, how, settings)
+    if shape is None:
+        return None
     arguments = runner.parts.programs["prepare"].tensors(state)
     drawn = [(settings.root(), runner.words(settings)) for _ in cohorts]
     roots = tf.constant(np.stack([root for root, _ in drawn]))
     made = [own for _, own in drawn if own is not None]
     fed = [tf.constant(np.stack(made))] if made else []
-    several = _several(runner, some, how, settings, arguments, roots, fed)
-    if several is None:
-        return None
     try:
-        who, check, *results = runner.graphs.call(**several)
+        who, check, *results = runner.graphs.call(
+            **_several(runner, some, shape, arguments, roots, fed)
+        )
     except (tf.errors.OpError, tracing.CannotTraceError):
         # Whatever is wrong shows again, and is named, when the rounds are called one by one.
         runner.fusable = False
@@ -63,23 +65,17 @@ def iterate(
     coming = runner.due(cohorts[0], how, settings)
     if coming is not None:
         alike = [coming] * len(cohorts)
-        several = _several(runner, alike, how, settings, arguments, roots, fed)
-        if several is not None:
-            runner.graphs.begin(**several)
+        shape = _common_shape(runner, alike, how, settings)
+        if shape is not None:
+            runner.graphs.begin(**_several(runner, alike, shape, arguments, roots, fed))
     failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
     return _unfused(runner, arguments, results, len(cohorts))
 
 
-def _several(
-    runner: RoundRunner,
-    some: Sequence[blocks.Block],
-    how: rules.How,
-    settings: Settings,
-    arguments: list[tf.Tensor],
-    roots: tf.Tensor,
-    fed: list[tf.Tensor],
-) -> dict[str, Any] | None:
-    """Returns what `Graphs` takes for rounds of one block each as one graph, or None if they are not."""
+def _common_shape(
+    runner: RoundRunner, some: Sequence[blocks.Block], how: rules.How, settings: Settings
+) -> groups.Shape | None:
+    """Returns what the graph over rounds of one block each is made for, or None if none can be."""
     shapes = {
         dataclasses.replace(shape_of(block, how, settings.places), places=("",)) for block in some
     }
@@ -89,8 +85,18 @@ def _several(
     if len(shapes) != 1 or not same:
         return None
     (shape,) = shapes
-    if shape.xla and runner.parts.server_xla_obstacle:
-        return None
+    return None if shape.xla and runner.parts.server_xla_obstacle else shape
+
+
+def _several(
+    runner: RoundRunner,
+    some: Sequence[blocks.Block],
+    shape: groups.Shape,
+    arguments: list[tf.Tensor],
+    roots: tf.Tensor,
+    fed: list[tf.Tensor],
+) -> dict[str, Any]:
+    """Returns what `Graphs` takes for rounds of one block each as one graph."""
     names = list(some[0].table.columns)
     tables = [block.table.columns for block in some]
     columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}

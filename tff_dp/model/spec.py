@@ -38,6 +38,7 @@ class BoundModel(abc.ABC):
       output_shape: Shape of the predictions for one example, or None where it is not one tensor.
       compute_dtypes: Names of the types in which the layers compute, such as "float32".
       source: The Keras model that came in, or what the function that came in made.
+      input_spec: (x, y) of a batch, which it is bound to.
     """
 
     tff_model: Any
@@ -46,10 +47,22 @@ class BoundModel(abc.ABC):
     compute_dtypes: frozenset[str]
     source: Any = None
 
+    input_spec: Any = None
+
     @property
     def is_functional(self) -> bool:
         """Whether the graph has no variables (a `FunctionalModel`)."""
         return not callable(self.tff_model)
+
+    def fingerprint(self) -> str | None:
+        """Returns a digest of what a training step computes, apart from the values of the weights.
+
+        None where that is not known: of a model that is not functional, or whose graph reads what is
+        outside of it.
+        """
+        from tff_dp.model import fingerprint
+
+        return fingerprint.of_step(self.tff_model, self.input_spec) if self.is_functional else None
 
     @abc.abstractmethod
     def to_keras(self, weights: ModelWeights) -> Any:
@@ -132,6 +145,7 @@ class ModelSpec:
         else:
             raise ModelError(_not_a_model(sample))
         bound.source = sample
+        bound.input_spec = input_spec
         return bound
 
 

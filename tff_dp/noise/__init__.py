@@ -10,8 +10,19 @@ costs nothing.
 """
 
 from tff_dp.noise.clipping import Clipped, clip_l1, clip_l2, clip_l2_each
-from tff_dp.noise.gaussian import gaussian
+from tff_dp.noise.gaussian import Scale, gaussian, scaled_gaussian, uniforms_in_word
 from tff_dp.noise.grid import Grid
 from tff_dp.noise.laplace import laplace
 
-__all__ = ["Clipped", "Grid", "clip_l1", "clip_l2", "clip_l2_each", "gaussian", "laplace"]
+__all__ = [
+    "Clipped",
+    "Grid",
+    "Scale",
+    "clip_l1",
+    "clip_l2",
+    "clip_l2_each",
+    "gaussian",
+    "laplace",
+    "scaled_gaussian",
+    "uniforms_in_word",
+]

@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tff_dp.noise.words import MAGNITUDE, SCOPE, low_bits, shifted, sign_of, words
+from tff_dp.noise.words import MAGNITUDE, SCOPE, low_bits, power, shifted, sign_of, words
 
 _BLOCKS_LOG = 9  # a standard deviation is at least 2^9 blocks, and less than 2^10
 _UNIFORMS = 4
@@ -59,6 +60,32 @@ def coarse_stddev(stddev: float) -> float:
     return math.sqrt(((stddev / steps) ** 2 + (1 / 12 + 1 / 3) / steps**2) - 1 / 3 - 1 / 12)
 
 
+class Scale(NamedTuple):
+    """A standard deviation as the draw takes it: numbers, or tensors that a graph is given.
+
+    Attributes:
+      coarse_stddev: Of the coarse part, in blocks; float64 [].
+      block_log: The logarithm to base 2 of the steps in a block; int64 [], >= 1 as a tensor.
+    """
+
+    coarse_stddev: Any
+    block_log: Any
+
+    @classmethod
+    def of(cls, stddev: float) -> Scale:
+        """Returns the scale for a standard deviation in steps, in (0, 2^50]."""
+        return cls(coarse_stddev(stddev), block_log(stddev))
+
+
+def uniforms_in_word(stddev: float) -> int:
+    """Returns how many uniform numbers of the fine part a word holds; 0 where there is no fine part.
+
+    A graph whose scale is a tensor can be given any scale of which this is the same.
+    """
+    log = block_log(stddev)
+    return (MAGNITUDE + 1) // log if log else 0
+
+
 def gaussian(shape: Sequence[int], stddev: float) -> tf.Tensor:
     """Returns independent draws of Gaussian noise in whole numbers.
 
@@ -77,19 +104,30 @@ def gaussian(shape: Sequence[int], stddev: float) -> tf.Tensor:
         return tf.zeros(shape, tf.int64)
     if not 0 < stddev <= LARGEST_STDDEV:
         raise ValueError(f"stddev={stddev!r} is outside its bound: expected a number in [0, 2^50].")
+    return scaled_gaussian(shape, Scale.of(stddev), uniforms_in_word(stddev))
+
+
+def scaled_gaussian(shape: Sequence[int], scale: Scale, in_word: int) -> tf.Tensor:
+    """Returns draws as `gaussian` does, whose scale may be tensors.
+
+    Args:
+      shape: Of the result.
+      scale: The scale.
+      in_word: `uniforms_in_word` of the standard deviation.
+    """
     count = math.prod(shape)
     with tf.name_scope(SCOPE):
-        coarse = _coarse(words([3, (count + 1) // 2]), coarse_stddev(stddev))[:count]
-        log = block_log(stddev)
-        if log:
+        coarse = _coarse(words([3, (count + 1) // 2]), scale.coarse_stddev)[:count]
+        if in_word:
+            log = scale.block_log
             # The middle of the sum of uniforms, and of the coarse part's own -1/2, goes to 0.
-            middle = 2 - 3 * 2 ** (log - 1)
-            fine = _fine(words([_words_of_fine(log), count]), log)
-            coarse = coarse * 2**log + (fine + middle)
+            middle = 2 - 3 * power(log - 1)
+            fine = _fine(words([_words_of_fine(in_word), count]), log, in_word)
+            coarse = coarse * power(log) + (fine + middle)
         return tf.reshape(coarse, shape)
 
 
-def _coarse(bits: tf.Tensor, stddev: float) -> tf.Tensor:
+def _coarse(bits: tf.Tensor, stddev: float | tf.Tensor) -> tf.Tensor:
     """Returns floors of Gaussian draws, two from each column of words.
 
     Args:
@@ -99,7 +137,7 @@ def _coarse(bits: tf.Tensor, stddev: float) -> tf.Tensor:
     Returns:
       int64 [2 n].
     """
-    sizes = _sizes(bits) * tf.constant(stddev, tf.float64)
+    sizes = _sizes(bits) * tf.convert_to_tensor(stddev, tf.float64)
     floors = tf.cast(sizes, tf.int64)  # sizes are not negative
     # Two bits of the third word are the signs: its own, and the highest of its magnitude. ~x = -1 - x is
     # the floor of -y where y has the floor x.
@@ -126,24 +164,24 @@ def _unit(high: tf.Tensor, low: tf.Tensor) -> tf.Tensor:
     return top + rest * tf.constant(4.0**-MAGNITUDE, tf.float64)
 
 
-def _words_of_fine(log: int) -> int:
-    """Returns how many words hold the fine part's uniform numbers, of so many bits each."""
-    return math.ceil(_UNIFORMS / ((MAGNITUDE + 1) // log))
+def _words_of_fine(in_word: int) -> int:
+    """Returns how many words hold the fine part's uniform numbers, so many in each."""
+    return math.ceil(_UNIFORMS / in_word)
 
 
-def _fine(bits: tf.Tensor, log: int) -> tf.Tensor:
+def _fine(bits: tf.Tensor, log: int | tf.Tensor, in_word: int) -> tf.Tensor:
     """Returns sums of four uniform numbers of `log` bits.
 
     Args:
-      bits: int64 [`_words_of_fine(log)`, n].
+      bits: int64 [words, n].
       log: In [1, 63].
+      in_word: Uniform numbers that a word holds.
 
     Returns:
       int64 [n], in [0, 4 (2^log - 1)].
     """
-    each = (MAGNITUDE + 1) // log
     uniforms = [
-        low_bits(shifted(bits[number // each], number % each * log), log)
+        low_bits(shifted(bits[number // in_word], number % in_word * log), log)
         for number in range(_UNIFORMS)
     ]
     return tf.add_n(uniforms)

@@ -40,14 +40,21 @@ def words(shape: Sequence[Any] | tf.Tensor) -> tf.Tensor:
         )
 
 
-def low_bits(word: tf.Tensor, count: int) -> tf.Tensor:
+def low_bits(word: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
     """Returns the lowest bits of words, as whole numbers in [0, 2^count); count is at most 63."""
-    return tf.bitwise.bitwise_and(word, tf.constant(2**count - 1, tf.int64))
+    return tf.bitwise.bitwise_and(word, power(count) - 1)
 
 
-def shifted(word: tf.Tensor, count: int) -> tf.Tensor:
+def shifted(word: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
     """Returns words without their lowest bits; the sign bit is copied in at the other end."""
-    return tf.bitwise.right_shift(word, tf.constant(count, tf.int64)) if count else word
+    if isinstance(count, int) and count == 0:
+        return word
+    return tf.bitwise.right_shift(word, tf.convert_to_tensor(count, tf.int64))
+
+
+def power(log: int | tf.Tensor) -> int | tf.Tensor:
+    """Returns 2^log: a number of a number, and int64 of a tensor, which is at most 62."""
+    return 2**log if isinstance(log, int) else tf.bitwise.left_shift(tf.ones_like(log), log)
 
 
 def sign_of(word: tf.Tensor) -> tf.Tensor:

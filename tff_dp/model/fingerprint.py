@@ -1,0 +1,117 @@
+"""Whether two models compute the same: a digest of the graph of a training step.
+
+A model is known by the graph that TensorFlow traces of it, not by its configuration or its class: these
+say nothing of what a function closes over, or of an attribute that has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+# Made anew by each trace, and without a meaning for what is computed once gradients are traced, too.
+_LABELS = frozenset({"_gradient_op_type", "_class", "_output_shapes"})
+
+
+def of_step(model: Any, input_spec: tuple[Any, Any]) -> str | None:
+    """Returns a digest of what a model's training step computes, apart from the values of its weights.
+
+    The step is the predictions in training, the loss, its gradient by the trainable weights, and the
+    metrics. Two models of the same digest can be trained by the same TFF process.
+
+    Args:
+      model: A `tff.learning.models.FunctionalModel`.
+      input_spec: (x, y) of a batch.
+
+    Returns:
+      The digest; None where the graph reads what is outside of it, or cannot be traced so.
+    """
+    from tff_dp import _compat
+
+    batch_output = _compat.load_tff().learning.models.BatchOutput
+
+    def step(trainable: Any, non_trainable: Any, x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(trainable)
+            predictions = model.predict_on_batch((trainable, non_trainable), x, training=True)
+            loss = model.loss(predictions, y)
+        examples = tf.shape(tf.nest.flatten(y)[0])[0]
+        output = batch_output(loss=loss, predictions=predictions, num_examples=examples)
+        state = model.initialize_metrics_state()
+        found = model.finalize_metrics(model.update_metrics_state(state, y, output))
+        return predictions, loss, tape.gradient(loss, trainable), found
+
+    weights = tf.nest.map_structure(
+        lambda w: tf.TensorSpec(w.shape, w.dtype), tuple(map(tuple, model.initial_weights))
+    )
+    try:
+        with tf.Graph().as_default():  # outside of which TFF's converter of tf-keras refuses
+            traced = tf.function(step, autograph=False).get_concrete_function(*weights, *input_spec)
+    except Exception:  # whatever is wrong shows, and is named, when the process is built
+        return None
+    if traced.captured_inputs:
+        return None
+    results = repr(tf.nest.map_structure(lambda _: 0, traced.structured_outputs))
+    return _digest(traced.graph.as_graph_def(), results, [t.name for t in traced.outputs])
+
+
+def _digest(graph_def: Any, results: str, outputs: list[str]) -> str:
+    """Returns a digest of a graph that does not depend on the names of its nodes and functions.
+
+    Args:
+      graph_def: The graph.
+      results: In which containers its results are.
+      outputs: The tensors that they are.
+    """
+    functions = {each.signature.name: each for each in graph_def.library.function}
+    order = [""]  # functions in the order in which they are met; the graph itself first
+    hashed = hashlib.sha256()
+    _add(hashed, results)
+    for met in order:  # which grows meanwhile
+        body = functions[met] if met else graph_def
+        nodes = body.node_def if met else body.node
+        places = {node.name: f"n{i}" for i, node in enumerate(nodes)}
+        if met:
+            places |= {each.name: f"a{i}" for i, each in enumerate(body.signature.input_arg)}
+            for each in body.signature.output_arg:
+                _add(hashed, each.type, _placed(body.ret[each.name], places))
+        else:
+            _add(hashed, *(_placed(name, places) for name in outputs))
+        for node in nodes:
+            op = node.op if node.op not in functions else _number(node.op, order)
+            _add(hashed, op, *(_placed(name, places) for name in node.input))
+            for key in sorted(set(node.attr) - _LABELS):
+                _add(hashed, key, _attribute(node.attr[key], functions, order))
+    return hashed.hexdigest()
+
+
+def _attribute(attribute: Any, functions: Mapping[str, Any], order: list[str]) -> bytes:
+    if not attribute.HasField("func") and not attribute.list.func:
+        return bytes(attribute.SerializeToString(deterministic=True))
+    copy = type(attribute)()
+    copy.CopyFrom(attribute)
+    for each in [copy.func] if copy.HasField("func") else copy.list.func:
+        if each.name in functions:
+            each.name = _number(each.name, order)
+    return bytes(copy.SerializeToString(deterministic=True))
+
+
+def _number(function: str, order: list[str]) -> str:
+    if function not in order:
+        order.append(function)
+    return f"function {order.index(function)}"
+
+
+def _placed(reference: str, places: Mapping[str, str]) -> str:
+    mark = "^" if reference.startswith("^") else ""
+    name, *rest = reference.removeprefix("^").split(":")
+    return mark + ":".join([places[name], *rest])
+
+
+def _add(hashed: Any, *parts: Any) -> None:
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        hashed.update(len(data).to_bytes(8, "little") + data)
