@@ -275,9 +275,9 @@ def test_a_scale_that_a_graph_is_given_draws_what_a_constant_one_draws(
         traced.append(1)
         return gaussian.scaled_gaussian([501], gaussian.Scale(coarse, log), in_word)
 
-    alike = [s for s in (first * 1.13**k for k in range(60)) if s <= 2.0**50]
-    alike = [s for s in alike if gaussian.uniforms_in_word(s) == in_word]
-    assert len(alike) > 4
+    alike = [s for s in (first * 1.7**k for k in range(12)) if s <= 2.0**50]
+    alike = [s for s in alike if gaussian.uniforms_in_word(s) == in_word][:5]
+    assert len(alike) > 1
     for stddev in alike:
         coarse, log = gaussian.Scale.of(stddev)
         found = given(tf.constant(coarse, tf.float64), tf.constant(log, tf.int64)).numpy()
