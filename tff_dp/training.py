@@ -104,6 +104,10 @@ def fit(
         been trained or charged then.
       StackError: TFF cannot be imported.
     """
+    shuffle = _checks.flag("shuffle", shuffle)
+    release_metrics = _checks.optional_flag("release_metrics", release_metrics)
+    disjoint_data = _checks.flag("disjoint_data", disjoint_data)
+    progress = _checks.flag("progress", progress)
     spec = as_spec(model, loss, metrics)
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
