@@ -93,7 +93,8 @@ def from_client_data(
       The clients, in the order of `client_ids`.
 
     Raises:
-      ArgumentError: x or y is given for pairs, missing for dictionaries, or names no field.
+      ArgumentError: x or y is given for pairs, missing for dictionaries, or names no field; or names a
+        field twice; or a flag is no boolean.
       DataError: As `from_datasets`, or the argument is no client data.
     """
     _check_flags(allow_empty, allow_nonfinite)
@@ -139,7 +140,8 @@ def from_frame(
       rows of a client keep their order.
 
     Raises:
-      ArgumentError: A column is unknown or occurs twice in the frame, or `features` is no list.
+      ArgumentError: A column is unknown or occurs twice in the frame; `features` is no list, has a
+        column twice, or has the client's or the label's; or a flag is no boolean.
       DataError: A value is missing, does not fit its type, or is not finite where that is not
         allowed.
     """

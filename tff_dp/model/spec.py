@@ -13,6 +13,7 @@ import numpy as np
 
 from tff_dp import _compat
 from tff_dp.errors import ModelError
+from tff_dp.model.weights import check_weights
 
 
 class ModelWeights(NamedTuple):
@@ -110,7 +111,8 @@ class ModelSpec:
           The model in TFF's terms.
 
         Raises:
-          ModelError: The model cannot be wrapped; the message names the layer and the remedy.
+          ModelError: The model cannot be wrapped, or has no trainable weights, or weights that are NaN
+            or infinite; the message names the layer and the remedy.
           StackError: TFF cannot be imported.
         """
         _compat.load_tff()
@@ -131,6 +133,7 @@ class ModelSpec:
             bound = legacy.bind(sample, builder, self.loss, self.metrics, input_spec)
         else:
             raise ModelError(_not_a_model(sample))
+        check_weights(sample, *bound.initial_weights)
         bound.source = sample
         return bound
 
