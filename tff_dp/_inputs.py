@@ -15,7 +15,7 @@ from tff_dp.model import BoundModel, ModelSpec
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
 
-def as_spec(model: Any, loss: Any, metrics: Sequence[Any]) -> ModelSpec:
+def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
     """Returns the model's specification, given that or a bare Keras model.
 
     Raises:

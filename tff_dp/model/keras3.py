@@ -76,6 +76,7 @@ class _Keras3Model(BoundModel):
         predict, has_added_losses, self.output_shape = _trace(
             model, self.initial_weights, input_spec
         )
+        self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
         loss_fn = metrics_lib.resolve_loss(loss, keras, legacy=False)
         batch_loss = _with_added_losses(loss_fn) if has_added_losses else loss_fn
         self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
@@ -83,7 +84,7 @@ class _Keras3Model(BoundModel):
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
             metrics_fns=metrics_lib.functional_metrics(
-                metrics_lib.resolve_metrics(metrics, loss, keras),
+                self.metrics,
                 self.output_shape,
                 input_spec[1],
                 has_added_losses,

@@ -30,6 +30,14 @@ def is_model(value: Any) -> bool:
     return isinstance(value, tf_keras.Model)
 
 
+def base() -> type:
+    """Returns the class of which all tf-keras models are."""
+    import tf_keras
+
+    kind: type = tf_keras.Model
+    return kind
+
+
 def bind(
     sample: Any,
     builder: Callable[[], Any] | None,
@@ -68,7 +76,7 @@ class _LegacyModel(BoundModel):
         self._check_clone(sample, builder)
         self.compute_dtypes = compute_dtypes(sample)
         loss_object = _loss_object(loss)
-        metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
+        self.metrics = metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
         self.initial_weights = ModelWeights(
             tuple(v.numpy() for v in sample.trainable_variables),
             tuple(v.numpy() for v in sample.non_trainable_variables),
