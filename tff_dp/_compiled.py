@@ -54,7 +54,7 @@ _REMEDY = (
 
 
 def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
-    """Returns the algorithm to train by: the one given, or one by which clients have the model's optimizer.
+    """Returns the algorithm given, or one by which clients have the optimizer of a compiled model.
 
     Args:
       bound: The model.
@@ -137,8 +137,8 @@ def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
     listed = ", ".join(map(repr, names))
     text = (
         f"{listed}, which no round under this privacy plan releases. Pass release_metrics=False to say "
-        "that this is meant: the trained model is compiled with its metrics, and its evaluate() gives them "
-        "on data that may be used for it."
+        "that this is meant: the trained model is compiled with its metrics, and its evaluate() gives "
+        "them on data that may be used for it."
     )
     if isinstance(plan.mechanism, RecordGaussianMechanism):
         return text
@@ -176,14 +176,36 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
         try:
             base.compile(model, **arguments)  # a subclass's own may take other arguments
             model.optimizer.build(model.trainable_variables)
+            _leave_out_of_files(model, keras)
         except Exception as error:  # whatever it is, it must not cost the trained model
             warnings.warn(
-                f"The trained model could not be compiled: {error} Compile it before evaluate() or fit().",
+                f"The trained model could not be compiled: {error} Compile it before its evaluate() or "
+                "fit().",
                 UserWarning,
                 stacklevel=3,
             )
 
     return compile_model
+
+
+def _leave_out_of_files(model: Any, keras: Any) -> None:
+    """Has files of a model hold nothing of `compile`, unless Keras can read it from them.
+
+    A loss may be a function that Keras cannot find again, or no object that it can write; the file of
+    such a model could not be loaded, or not even be written.
+    """
+    ours = model._compile_config
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of functions without a name, which are left out
+            keras.saving.deserialize_keras_object(model.get_compile_config())
+    except Exception:  # there are many ways
+
+        def get_compile_config() -> Any:
+            same = model._compile_config is ours
+            return None if same else type(model).get_compile_config(model)
+
+        model.get_compile_config = get_compile_config
 
 
 def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:

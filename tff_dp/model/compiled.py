@@ -157,10 +157,10 @@ def refuse_overrides(model: Any, base: type) -> None:
     ]
     if found:
         raise ModelError(
-            f"The model {model.name!r} ({kind.__name__}) overrides {' and '.join(found)}, which cannot be "
-            "honored: federated training computes its steps from the model's call, its loss and the losses "
-            "that its layers add. Put what the override computes into a loss function (loss=), into "
-            "add_loss of a layer, or into a layer; for another optimizer pass algorithm=."
+            f"The model {model.name!r} ({kind.__name__}) overrides {' and '.join(found)}, which cannot "
+            "be honored: federated training computes its steps from the model's call, its loss and the "
+            "losses that its layers add. Put what the override computes into a loss function (loss=), "
+            "into add_loss of a layer, or into a layer; for another optimizer pass algorithm=."
         )
 
 
