@@ -83,7 +83,8 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
 
     Args:
       model: A Keras 3 or tf-keras model.
-      path: Where to, in any form that the model's own `save` knows.
+      path: Where to, in any form that the model's own `save` knows. Of Keras 3, a `.keras` file alone
+        holds what the model was compiled with.
       records: As for `mark`.
     """
     path = pathlib.Path(path)
@@ -94,9 +95,9 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, record)  # before the model: no crash leaves a new model beside an old record
-    if path.suffix == ".keras" or model.get_compile_config() is not None:
+    if path.suffix == ".keras" or (_is_legacy(model) and model.get_compile_config() is not None):
         model.save(path)
-    else:  # what it was compiled with cannot be read back, and other formats write it all the same
+    else:  # Keras 3 writes to other formats what it cannot read, such as the name of a loss
         model.save(path, include_optimizer=False)
 
 

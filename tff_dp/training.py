@@ -22,6 +22,7 @@ from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
+from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from, model_weights
 from tff_dp.provenance import carried_by, groups_carried_by, mark
@@ -134,6 +135,7 @@ def fit(
     release, covered = _released(privacy, release_metrics)
 
     bound = spec.bind(clients.element_spec())
+    check_weights(bound)
     check_labels(bound.loss, bound, clients)
     check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
     algorithm = algorithm_of(bound, algorithm)

@@ -22,7 +22,6 @@ from tff_dp.model.compiled import (
     missing_loss,
     refuse_overrides,
 )
-from tff_dp.model.weights import check_weights
 
 
 class ModelWeights(NamedTuple):
@@ -126,8 +125,7 @@ class ModelSpec:
           The model in TFF's terms.
 
         Raises:
-          ModelError: The model cannot be wrapped, or has no trainable weights, or weights that are NaN
-            or infinite; the message names the layer and the remedy.
+          ModelError: The model cannot be wrapped; the message names the layer and the remedy.
           StackError: TFF cannot be imported.
         """
         _compat.load_tff()
@@ -154,7 +152,6 @@ class ModelSpec:
         metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
         bound = bind(sample, builder, loss, metrics, input_spec)
         bound.loss, bound.compiled = loss, compiled
-        check_weights(sample, *bound.initial_weights)
         bound.source = sample
         return bound
 
