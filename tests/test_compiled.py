@@ -129,6 +129,47 @@ def test_the_loss_of_a_compiled_model_is_used(kind):
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_compiled_model_is_copied_whatever_it_was_compiled_with(kind):
+    """Keras compiles the clone of a compiled model, and fails on a loss that is a function."""
+    model = linear(kind, optimizer="sgd", loss=pinball, metrics=[kind.losses.mean_absolute_error])
+    model.fit(X, Y, verbose=0)
+    before = model.get_weights()
+    optimizer, iterations = model.optimizer, int(model.optimizer.iterations)
+    bound = bound_of(model)
+    assert [metric.name for metric in bound.metrics] == ["mean_absolute_error"]
+    weights = type(bound.initial_weights)(
+        tuple(weight + 1 for weight in bound.initial_weights.trainable), ()
+    )
+    trained = bound.to_keras(weights)
+    assert trained is not model
+    _compiled.compiler(bound, tff_dp.FedAvg())(trained)
+    for a, b, c in zip(model.get_weights(), before, trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(c, b + 1)
+    assert model.optimizer is optimizer
+    assert int(optimizer.iterations) == iterations
+    assert compiled_of(model).loss is pinball
+    model.fit(X, Y, verbose=0)  # as before
+
+
+def test_a_function_that_makes_a_compiled_model_of_tf_keras_with_dropout(tff):
+    """TFF's converter for models with random layers refuses compiled ones."""
+    kind = library("tf_keras")
+
+    def make():
+        layers = [
+            kind.layers.InputLayer([FEATURES]),
+            kind.layers.Dropout(0.5),
+            kind.layers.Dense(1),
+        ]
+        model = kind.Sequential(layers)
+        model.compile("sgd", loss="mse", metrics=["mae"])
+        return model
+
+    trained = fit(make, batch_size=40).model
+    assert set(trained.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss", "mae"}
+
+
 def test_the_metrics_of_a_compiled_model_are_used(kind):
     metrics = [
         kind.metrics.MeanAbsoluteError(name="gap"),
@@ -243,7 +284,7 @@ def test_losses_and_metrics_of_several_outputs(kind):
     compiled = compiled_of(model)
     assert loss_of(model, compiled) == ["mse", "mae"]  # which the model's form takes or refuses
     with pytest.raises(ModelError, match=r"for each of its outputs.*metrics=\[\] for none"):
-        metrics_of(model, compiled)
+        metrics_of(model, compiled, kind)
 
 
 def subclasses(k):
@@ -282,7 +323,7 @@ def subclasses(k):
 def test_overrides_of_a_step_are_refused_by_name(kind):
     for model, message in subclasses(kind):
         with pytest.raises(ModelError, match=message):
-            refuse_overrides(model, kind.Model)
+            refuse_overrides(model, kind)
 
 
 def test_an_override_is_refused_before_anything_is_charged(kind, tmp_path):
@@ -319,7 +360,7 @@ def test_keras_s_own_classes_and_other_methods_override_nothing_that_counts(kind
 
     x = kind.Input([FEATURES])
     for model in (Evaluates(), kind.Sequential(), kind.Model(x, x), linear(kind)):
-        refuse_overrides(model, kind.Model)
+        refuse_overrides(model, kind)
 
 
 # --- What comes back ----------------------------------------------------------------------------

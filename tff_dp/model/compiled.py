@@ -7,6 +7,7 @@ training, is refused by name: a round is no call of the model's own `fit`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -111,8 +112,13 @@ def missing_loss() -> str:
     )
 
 
-def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
+def metrics_of(model: Any, compiled: Compiled | None, keras: Any) -> Sequence[Any]:
     """Returns the metrics that a model was compiled with, in one list.
+
+    Args:
+      model: A model of either Keras.
+      compiled: What it was compiled with, or None.
+      keras: The Keras that it is of, which makes metrics of functions.
 
     Raises:
       ModelError: They are weighted, or are given for each of several outputs.
@@ -136,15 +142,20 @@ def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
             f"The model {model.name!r} was compiled with metrics={given!r}, for each of its outputs, "
             "which cannot be honored. Pass metrics= of this call: metrics=[] for none."
         )
-    return list(_leaves(given))
+    return [
+        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__)
+        if inspect.isfunction(metric)
+        else metric
+        for metric in _leaves(given)
+    ]
 
 
-def refuse_overrides(model: Any, base: type) -> None:
+def refuse_overrides(model: Any, keras: Any) -> None:
     """Refuses a model whose class, or which itself, computes a training step in a way of its own.
 
     Args:
       model: A model of either Keras.
-      base: The class `Model` of that Keras.
+      keras: The Keras that it is of.
 
     Raises:
       ModelError: It does; the message names the methods.
@@ -153,7 +164,7 @@ def refuse_overrides(model: Any, base: type) -> None:
     found = [
         name
         for name in _STEPS
-        if name in vars(model) or getattr(kind, name, None) is not getattr(base, name, None)
+        if name in vars(model) or getattr(kind, name, None) is not getattr(keras.Model, name, None)
     ]
     if found:
         raise ModelError(

@@ -143,7 +143,7 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
         lambda s: tf.cast(rng.normal(size=[2, *(d or 3 for d in s.shape[1:])]), s.dtype), x_spec
     )
     try:
-        copy = keras.models.clone_model(sample)
+        copy = _clone(sample)
         _build(copy, x_spec)
         _set_weights(copy, sample.get_weights())
         same = all(
@@ -152,7 +152,21 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
         )
     except (NotImplementedError, TypeError, ValueError):
         same = False
-    return (lambda: keras.models.clone_model(sample)) if same else (lambda: sample)
+    return (lambda: _clone(sample)) if same else (lambda: sample)
+
+
+def _clone(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers that is not compiled.
+
+    Keras compiles the clone of a compiled model from its configuration, and fails where that does not
+    hold all, such as a loss that is a function.
+    """
+    compiled = model.compiled
+    model.compiled = False
+    try:
+        return keras.models.clone_model(model)
+    finally:
+        model.compiled = compiled
 
 
 def _is_recorded(model: keras.Model) -> bool:

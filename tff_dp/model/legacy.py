@@ -30,14 +30,6 @@ def is_model(value: Any) -> bool:
     return isinstance(value, tf_keras.Model)
 
 
-def base() -> type:
-    """Returns the class of which all tf-keras models are."""
-    import tf_keras
-
-    kind: type = tf_keras.Model
-    return kind
-
-
 def bind(
     sample: Any,
     builder: Callable[[], Any] | None,
@@ -68,6 +60,8 @@ class _LegacyModel(BoundModel):
     ) -> None:
         import tf_keras
 
+        if builder is not None:
+            builder = _uncompiled(builder)
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
         _restore_classes(sample)
@@ -149,6 +143,17 @@ class _LegacyModel(BoundModel):
         for variable, value in zip(targets, values, strict=True):
             variable.assign(value)
         return model
+
+
+def _uncompiled(builder: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns a function whose models count as not compiled, as TFF's converters want them."""
+
+    def make() -> Any:
+        model = builder()
+        model._is_compiled = False
+        return model
+
+    return make
 
 
 def _restore_classes(model: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -141,15 +142,15 @@ class ModelSpec:
                 raise ModelError(_not_a_model(self.model))
             builder, sample = sample, sample()
         if isinstance(sample, keras.Model):
-            bind, base = keras3.bind, keras.Model
+            bind, library = keras3.bind, keras
         elif legacy.is_model(sample):
-            bind, base = legacy.bind, legacy.base()
+            bind, library = legacy.bind, importlib.import_module("tf_keras")
         else:
             raise ModelError(_not_a_model(sample))
-        refuse_overrides(sample, base)
+        refuse_overrides(sample, library)
         compiled = compiled_of(sample)
         loss = loss_of(sample, compiled) if self.loss is None else self.loss
-        metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
+        metrics = metrics_of(sample, compiled, library) if self.metrics is None else self.metrics
         bound = bind(sample, builder, loss, metrics, input_spec)
         bound.loss, bound.compiled = loss, compiled
         bound.source = sample
