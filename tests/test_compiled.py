@@ -137,6 +137,9 @@ def test_a_compiled_model_is_copied_whatever_it_was_compiled_with(kind):
     optimizer, iterations = model.optimizer, int(model.optimizer.iterations)
     bound = bound_of(model)
     assert [metric.name for metric in bound.metrics] == ["mean_absolute_error"]
+    unnamed = linear(kind, optimizer="sgd", loss="mse", metrics=[lambda a, b: pinball(a, b)])
+    names = [metric.name for metric in metrics_of(unnamed, compiled_of(unnamed), kind)]
+    assert names == ["lambda"]  # without signs that TensorFlow refuses in names
     weights = type(bound.initial_weights)(
         tuple(weight + 1 for weight in bound.initial_weights.trainable), ()
     )

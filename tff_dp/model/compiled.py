@@ -143,7 +143,7 @@ def metrics_of(model: Any, compiled: Compiled | None, keras: Any) -> Sequence[An
             "which cannot be honored. Pass metrics= of this call: metrics=[] for none."
         )
     return [
-        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__)
+        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__.strip("<>"))
         if inspect.isfunction(metric)
         else metric
         for metric in _leaves(given)
