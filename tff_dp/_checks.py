@@ -73,6 +73,38 @@ def integer(name: str, value: Any, interval: str, remedy: str = "") -> int:
     return int(value)
 
 
+def flag(name: str, value: Any, remedy: str = "") -> bool:
+    """Checks that a value is True or False.
+
+    A truth value of NumPy, as comparisons of arrays give it, is one. Anything else is refused, whatever
+    it would count as in an `if`: "no" and 1 would count as true.
+
+    Returns:
+      The value as a bool.
+
+    Raises:
+      ArgumentError: It is something else.
+    """
+    if not _is_truth_value(value):
+        raise ArgumentError(_message(name, value, "True or False", remedy))
+    return bool(value)
+
+
+def optional_flag(name: str, value: Any, remedy: str = "") -> bool | None:
+    """Checks that a value is True, False or None; as `flag`."""
+    if value is not None and not _is_truth_value(value):
+        raise ArgumentError(_message(name, value, "True, False or None", remedy))
+    return None if value is None else bool(value)
+
+
+def _is_truth_value(value: object) -> bool:
+    if isinstance(value, bool):
+        return True
+    import numpy as np  # not needed by the commonest answer
+
+    return isinstance(value, np.bool_)
+
+
 def one_of(name: str, value: _T, choices: Iterable[_T], remedy: str = "") -> _T:
     """Checks that a value is among `choices`.
 

@@ -86,6 +86,7 @@ class Charges:
     unbounded: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unbounded", _checks.flag("unbounded", self.unbounded))
         object.__setattr__(self, "runs", tuple(self.runs))
         for plan in self.plans[1:]:
             difference = incompatibility(self.plans[0], plan)
@@ -255,7 +256,7 @@ class Charges:
                 )
                 for run in values["runs"]
             ]
-            return cls(runs=tuple(runs), unbounded=bool(values["unbounded"]))
+            return cls(runs=tuple(runs), unbounded=values["unbounded"])
         except (KeyError, TypeError) as error:
             raise ArgumentError(f"No record of charges: {error} is missing or malformed.") from None
 

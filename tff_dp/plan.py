@@ -57,12 +57,36 @@ class NoPrivacy(Config):
         return self.sampler.cohort(population, round_number, _root(self.sampler, seed))
 
 
+class _KeptCohort(float):
+    """The cohort that a plan was given, beside the sampler that was made of it.
+
+    `dataclasses.replace` makes a plan from the attributes of another one. Of a sampler alone, the new
+    plan could not tell whether the rate was given, which stays, or the cohort, which stays in place of
+    the rate when the population changes.
+    """
+
+    sampler: PoissonSampler
+
+    def __new__(cls, cohort: float, sampler: PoissonSampler) -> _KeptCohort:
+        kept = super().__new__(cls, cohort)
+        kept.sampler = sampler
+        return kept
+
+    def __getnewargs__(self) -> tuple[float, PoissonSampler]:  # type: ignore[override]
+        return float(self), self.sampler
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyPlan(Config):
     """Couples the unit of privacy, adjacency, sampler, mechanism, rounds and delta.
 
     The plan draws the cohorts and makes the events, so that training and accounting cannot disagree.
     What cannot be accounted for is refused when the plan is made.
+
+    `dataclasses.replace` gives the plan that the same arguments would give with the changes: with another
+    population, a cohort that was given stays, and its rate changes; a sampler that was given stays as it
+    is, and a rate with it. An adjacency that was taken from the sampler stays, too: pass adjacency=None
+    for that of another sampler. Epsilon is always that of the new plan.
 
     Computed noise is not quite the ideal one; every epsilon of a plan has a charge for that.
 
@@ -182,19 +206,28 @@ class PrivacyPlan(Config):
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
     def _resolve_sampler(self, cohort: float | None) -> Sampler:
+        if isinstance(cohort, _KeptCohort):  # of the plan that this one replaces
+            if self.sampler is None or self.sampler is cohort.sampler:
+                object.__setattr__(self, "sampler", None)
+                cohort = float(cohort)
+            else:  # another sampler, in place of the cohort
+                cohort = None
         given = (self.sampler is not None) + (cohort is not None)
         if self.unit is Unit.RECORD and not given:
             return FullParticipation()
         if given != 1:
             raise ArgumentError(
                 f"sampler={self.sampler!r} and cohort={cohort!r}: give exactly one of them. cohort is "
-                "the expected number of clients a round under Poisson sampling."
+                "the expected number of clients a round under Poisson sampling. In dataclasses.replace, "
+                "sampler=None goes with a cohort, and a sampler alone takes the place of a cohort."
             )
         if cohort is not None:
-            _checks.real(
+            cohort = _checks.real(
                 "cohort", cohort, f"(0, {self.population}]", "It is at most the population."
             )
-            return PoissonSampler(rate=cohort / self.population)
+            sampler = PoissonSampler(rate=cohort / self.population)
+            object.__setattr__(self, "cohort", _KeptCohort(cohort, sampler))
+            return sampler
         return _checks.instance("sampler", self.sampler, Sampler)
 
     @property

@@ -67,7 +67,8 @@ class RecordRound(Round):
         if len(self.records) != self.population:
             raise ArgumentError(
                 f"records={self.records!r} does not fit population={self.population!r}: expected one "
-                "number of records for each client."
+                "number of records for each client. "
+                "population=None takes as many clients as records has numbers."
             )
         fewest = min(self.records)
         _checks.integer(

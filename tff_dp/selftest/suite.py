@@ -75,6 +75,7 @@ def self_test(
       ArgumentError: An argument is outside its bound, or the mechanism is one that has no self-test.
       StackError: TFF cannot be imported.
     """
+    thorough = _checks.flag("thorough", thorough)
     _checks.instance("plan", plan, PrivacyPlan, "Without a plan there is nothing to test.")
     if not algorithms:
         raise ArgumentError(
@@ -86,9 +87,7 @@ def self_test(
     if not isinstance(plan.mechanism, DistributedMechanism | RecordGaussianMechanism):
         law_of(plan.update_mechanism)
     _check_plan(plan)
-    return checks_of(
-        plan, build=build, algorithms=algorithms, samples=samples, thorough=bool(thorough)
-    )
+    return checks_of(plan, build=build, algorithms=algorithms, samples=samples, thorough=thorough)
 
 
 def _check_plan(plan: PrivacyPlan) -> None:
