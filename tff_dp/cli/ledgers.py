@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from tff_dp.cli.shown import facts_of, lines_of, number
+from tff_dp.errors import ArgumentError
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -26,11 +27,10 @@ def found(options: argparse.Namespace) -> dict[str, Any]:
       LedgerError: The ledger is damaged.
       AccountingError: No accountant applies to its plans together.
     """
-    from tff_dp.errors import ArgumentError
-    from tff_dp.ledger import summarize
-
     if not pathlib.Path(options.file).is_file():
         raise ArgumentError(f"{options.file!r} is no file: expected the path of a ledger.")
+    from tff_dp.ledger import summarize
+
     summary = summarize(options.file, options.delta)
     spent, first = summary.spent, summary.plans[0]
     return {
