@@ -96,23 +96,28 @@ def _alike(value: Any, own: Any) -> bool:
     return type(value) is type(own)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs an experiment; returns the exit code: 0, 1 for a failed self-check, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help=f"one of: {', '.join(names())}")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    found = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    found.add_argument("name", metavar="NAME", help=f"one of: {', '.join(names())}")
+    found.add_argument(
         "--config", metavar="FILE", help="a TOML file instead of the experiment's own"
     )
-    parser.add_argument(
+    found.add_argument(
         "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], dest="overrides",
         help="change one setting, the value as in TOML; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
+    found.add_argument(
         "--out",
         metavar="FOLDER",
         help="where results go; results/NAME by default. Relative paths are those of this folder",
     )
-    options = parser.parse_args(arguments)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs an experiment; returns the exit code: 0, 1 for a failed self-check, 2 for bad input."""
+    options = parser().parse_args(arguments)
     try:
         settings = load_settings(options.name, options.config, options.overrides)
         experiment = importlib.import_module(f"experiments.{options.name}")
