@@ -100,8 +100,8 @@ def test_what_cannot_be_accounted_for_is_refused_with_code_3(capsys, arguments, 
          "--cohort=50"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", *FIXED], "have no rate"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", *FULL], "every client"),
-        (["epsilon", "--noise-multiplier", "-1", *POISSON], "noise_multiplier=-1.0"),
-        (["epsilon", "--noise-multiplier", "nan", *POISSON], "noise_multiplier=nan"),
+        (["epsilon", "--noise-multiplier", "-1", *POISSON], "--noise-multiplier=-1.0"),
+        (["epsilon", "--noise-multiplier", "nan", *POISSON], "--noise-multiplier=nan"),
         (["epsilon", "--noise-multiplier", "1", "--population", "1000", "--delta", "0.001",
           "--rounds", "1", "--cohort", "5"], "customary for 1000 clients"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", "--rounds", "1"],
@@ -110,8 +110,8 @@ def test_what_cannot_be_accounted_for_is_refused_with_code_3(capsys, arguments, 
         (["calibrate", "--target-epsilon", "2", "--noise-multiplier", "1", *POISSON],
          "nothing is left open"),
         (["calibrate", "--target-epsilon", "2", "--sampling-rate", "0.1", "--delta", "1e-5"],
-         "--noise-multiplier and --rounds"),
-        (["calibrate", "--target-epsilon", "0", *POISSON], "target_epsilon=0.0"),
+         "--noise-multiplier, --rounds are left open"),
+        (["calibrate", "--target-epsilon", "0", *POISSON], "--target-epsilon=0.0"),
         (["calibrate", "--target-epsilon", "2", "--noise-multiplier", "1", *ROUNDS],
          "missing for calibrate: --population (for a cohort to be found). See"),
         (["calibrate", *POISSON], "--target-epsilon"),
@@ -272,12 +272,12 @@ def test_noise_of_a_tree_is_found(capsys):
         (["--bands", "3", *POISSON], 2, "--bands 3 does not belong to --mechanism gaussian"),
         (["--cycle", "3", *POISSON], 2, "--cycle 3 does not belong to --sampling poisson"),
         (["--mechanism", "banded", *CYCLIC], 2, "epsilon: --bands (--mechanism banded). See"),
-        (["--mechanism", "banded", "--bands", "11", *CYCLIC], 3, "bands=11"),
+        (["--mechanism", "banded", "--bands", "11", *CYCLIC], 3, "--bands=11"),
         (["--mechanism", "tree", *POISSON], 3, "MinSeparationSampler"),
         (
             ["--mechanism", "tree", *APART, "--max-participations", "1", "--rounds", "1601"],
             2,
-            "rounds=1601",
+            "--rounds=1601",
         ),
         (["--mechanism", "laplace", *FIXED], 3, "FixedSizeSampler"),
         (
@@ -350,8 +350,28 @@ def test_what_does_not_go_together_is_refused(capsys, arguments, code, reason):
          "missing for selftest: --bands (--mechanism banded); --cycle (--sampling cyclic). See"),
         (["selftest", "--plan", "plan.json", "--records", "3,4", "--rounds", "2", "--bits", "3"],
          "--plan='plan.json' with --rounds, --records, --bits: the plan in the file has all of this"),
-        (["calibrate", "--target-epsilon", "1"],
-         "--noise-multiplier and --rounds and --cohort is left open"),
+        (["calibrate"],
+         "--noise-multiplier, --rounds, --cohort are left open: expected exactly one of "
+         "--noise-multiplier, --rounds, and --cohort or --sampling-rate, which is then found. missing "
+         "for calibrate: --target-epsilon; --population (for a cohort to be found). See"),
+        (["calibrate", "--target-epsilon", "1", "--sampling", "full", "--population", "9",
+          "--noise-multiplier", "1", "--rounds", "2"],
+         "nothing is left open: expected exactly one of --noise-multiplier and --rounds, which"),
+        (["calibrate", "--target-epsilon", "1", "--sampling", "cyclic", "--cycle", "5",
+          "--population", "90", "--rounds", "2"],
+         "missing for calibrate: --sampling-rate, or --cohort (--sampling cyclic). See"),
+        (["epsilon", "--sampling", "cyclic", "--cycle", "2", "--cohort", "60", "--population", "90",
+          "--noise-multiplier", "1", "--rounds", "2"],
+         "--cohort=60 is outside its bound: expected a whole number in [1, 45]"),
+        (["epsilon", "--sampling", "full", "--cohort", "5", "--noise-multiplier", "1", *ROUNDS],
+         "Leave it out, or say how a cohort is drawn.\n"),
+        (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "2", *ROUNDS],
+         "--sampling-rate=2.0 is outside its bound: expected a number in (0, 1]"),
+        (["epsilon", "--sampling", "fixed", "--cohort", "20", "--population", "9",
+          "--noise-multiplier", "1", "--rounds", "2"],
+         "--cohort=20 is outside its bound: expected a whole number in [1, 9]"),
+        (["selftest", "--mechanism", "adaptive", "--clip-norm", "-1"],
+         "--clip-norm=-1.0 is outside its bound"),
     ],
 )  # fmt: skip
 def test_all_that_is_wrong_is_named_at_once_with_what_asks_for_it(capsys, arguments, reason):
@@ -374,7 +394,7 @@ def test_what_is_wrong_with_a_command_line_is_said_before_anything_heavy_is_impo
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{[2] * 6} []", "2 False"]
-    assert "noise_multiplier=0 has no noise to test" in done.stderr
+    assert "--noise-multiplier=0 has no noise to test" in done.stderr
 
 
 def test_a_selftest_of_records_is_told_of_a_plan_of_records(capsys, monkeypatch):

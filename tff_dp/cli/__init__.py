@@ -10,7 +10,7 @@ from typing import Any
 
 import tff_dp
 from tff_dp.cli import ledgers
-from tff_dp.cli.checks import check, open_option
+from tff_dp.cli.checks import check, in_flags, open_option
 from tff_dp.cli.options import (
     add_options,
     adjacency_of,
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
     except AccountingError as error:
-        print(f"tff-dp: refused: {error}", file=sys.stderr)
+        print(f"tff-dp: refused: {in_flags(str(error), options)}", file=sys.stderr)
         return _REFUSED
     except ArgumentError as error:
-        print(f"tff-dp: {error}", file=sys.stderr)
+        print(f"tff-dp: {in_flags(str(error), options)}", file=sys.stderr)
         return _WRONG
     except TffDpError as error:
         print(f"tff-dp: {error}", file=sys.stderr)
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Finds what is left out of --noise-multiplier, --rounds, and --cohort or "
         "--sampling-rate; exactly one of them has to be.",
     )
-    calibrate.add_argument("--target-epsilon", type=float, required=True, metavar="EPSILON")
+    calibrate.add_argument("--target-epsilon", type=float, metavar="EPSILON")
     selftest = commands.add_parser(
         "selftest",
         help="whether a plan's mechanism does here what its accounting takes for granted",

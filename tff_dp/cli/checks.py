@@ -17,7 +17,13 @@ _OF_THE_PLAN = (
     *("adjacency", "records", *OF_MECHANISMS, *OF_SAMPLINGS),
 )
 _OWN = {"separated": ("min_separation", "max_participations"), "cyclic": ("cycle",)}
-_RATE = "--sampling-rate, or --cohort with --population"
+# What the library calls the values of options.
+_NAMES = {
+    "initial_clip_norm": "clip_norm",
+    "size": "cohort",
+    "rate": "sampling_rate",
+    **{name: name for name in ("target_epsilon", *_OF_THE_PLAN)},
+}
 
 
 def check(options: argparse.Namespace) -> None:
@@ -41,6 +47,8 @@ def check(options: argparse.Namespace) -> None:
     if options.command == "selftest":
         _fill(options)
     wrong = [*_foreign(options, given_sampling), *_contradictory(options)]
+    if options.command == "calibrate":
+        wrong += _not_one_open(options)
     absent = list(_missing(options))
     if absent:
         wrong.append(
@@ -52,31 +60,40 @@ def check(options: argparse.Namespace) -> None:
 
 
 def open_option(options: argparse.Namespace) -> str:
-    """Returns the one option that a calibration is to find.
+    """Returns the one option that a calibration is to find, after `check`."""
+    return _open(options)[0]
 
-    Raises:
-      ArgumentError: There is none, or more than one.
-    """
-    no_cohort = (
-        options.sampling != "full"
-        and options.mechanism != "dp-sgd"
-        and (options.sampling_rate, options.cohort) == (None,) * 2
-    )
-    found = [
-        name
-        for name, is_open in (
-            ("--noise-multiplier", options.noise_multiplier is None),
-            ("--rounds", options.rounds is None),
-            ("--cohort", no_cohort),
-        )
-        if is_open
-    ]
-    if len(found) != 1:
-        raise ArgumentError(
-            f"{' and '.join(found) or 'nothing'} is left open: expected exactly one of "
-            "--noise-multiplier, --rounds, and --cohort or --sampling-rate, which is then found."
-        )
-    return found[0]
+
+def _open(options: argparse.Namespace) -> list[str]:
+    by_cohort = options.mechanism != "dp-sgd" and options.sampling in ("poisson", "fixed")
+    no_cohort = (options.sampling_rate, options.cohort) == (None, None)
+    found = {
+        "--noise-multiplier": options.noise_multiplier is None,
+        "--rounds": options.rounds is None,
+        "--cohort": by_cohort and no_cohort,
+    }
+    return [name for name, is_open in found.items() if is_open]
+
+
+def _not_one_open(options: argparse.Namespace) -> Iterator[str]:
+    """Yields a sentence unless a calibration has exactly one number to find."""
+    found = _open(options)
+    if len(found) == 1:
+        return
+    expected = "--noise-multiplier, --rounds, and --cohort or --sampling-rate"
+    if options.mechanism == "dp-sgd" or options.sampling not in ("poisson", "fixed"):
+        expected = "--noise-multiplier and --rounds"
+    what = f"{', '.join(found)} are" if found else "nothing is"
+    yield f"{what} left open: expected exactly one of {expected}, which is then found."
+
+
+def in_flags(message: str, options: argparse.Namespace) -> str:
+    """Returns an error's message about an argument of the library as one about the option."""
+    name, equals, rest = message.partition("=")
+    option = _NAMES.get(name, "")
+    if not equals or getattr(options, option, None) is None:
+        return message
+    return f"{_flag(option)}={rest}"
 
 
 def _check_alone(options: argparse.Namespace) -> None:
@@ -109,11 +126,10 @@ def _foreign(options: argparse.Namespace, given_sampling: str | None) -> Iterato
         options, set(OF_MECHANISMS) - {*kind.needed, *kind.optional}, mechanism
     )
     if options.mechanism == "dp-sgd":
-        of_clients = ("population", "sampling_rate", "cohort", *OF_SAMPLINGS)
+        of_clients = ["population", "sampling_rate", "cohort", *OF_SAMPLINGS]
+        of_clients += ["sampling"] if given_sampling not in (None, "full") else []
         why = "whose clients are those of --records and take part in every round"
         yield from _do_not_belong(options, of_clients, f"{mechanism}, {why}")
-        if given_sampling not in (None, "full"):
-            yield from _do_not_belong(options, ["sampling"], f"{mechanism}, {why}")
         return
     foreign = set(OF_SAMPLINGS) - set(_OWN.get(options.sampling, ()))
     yield from _do_not_belong(options, ["records"], mechanism)
@@ -175,6 +191,8 @@ def _missing(options: argparse.Namespace) -> Iterator[str]:
 
     if options.command == "epsilon":
         yield from map(_flag, absent("noise_multiplier", "rounds"))
+    if options.command == "calibrate":
+        yield from map(_flag, absent("target_epsilon"))
     mechanism, sampling = f"(--mechanism {options.mechanism})", f"(--sampling {options.sampling})"
     needed = MECHANISMS[options.mechanism].needed
     if options.mechanism == "dp-sgd":
@@ -182,21 +200,22 @@ def _missing(options: argparse.Namespace) -> Iterator[str]:
     yield from (f"{_flag(name)} {mechanism}" for name in absent(*needed))
     if options.mechanism == "dp-sgd":
         return  # delta is that of the records
-    open_cohort = options.command == "calibrate" and open_option(options) == "--cohort"
+    open_cohort = options.command == "calibrate" and "--cohort" in _open(options)
     needs: list[str] = []
     if options.sampling in ("fixed", "separated"):
         needs = ["population"] if open_cohort else ["population", "cohort"]
         needs += ["min_separation"] if options.sampling == "separated" else []
     elif options.sampling == "cyclic":
         needs = ["cycle", "population"]
-    elif options.cohort is not None or open_cohort:
+    elif options.sampling == "poisson" and (options.cohort is not None or open_cohort):
         needs = ["population"]
     by = sampling if options.sampling != "poisson" else "(--cohort)"
     by = "(for a cohort to be found)" if open_cohort else by
     yield from (f"{_flag(name)} {by}" for name in absent(*needs))
     by_coins = options.sampling in ("poisson", "cyclic") and not open_cohort
     if by_coins and len(absent("sampling_rate", "cohort")) == 2:
-        yield f"{_RATE} {sampling}"
+        cohort = "--cohort with --population" if options.population is None else "--cohort"
+        yield f"--sampling-rate, or {cohort} {sampling}"
     if len(absent("delta", "population")) == 2 and "population" not in needs:
         yield "--delta, or --population for the recommended one"
 

@@ -192,10 +192,13 @@ def sampler_of(options: argparse.Namespace) -> Any:
         )
     if options.sampling == "fixed":
         return sampling.FixedSizeSampler(size=cohort)
-    if cohort is not None:
-        _checks.integer("--cohort", cohort, f"[1, {population}]")
+    cycle = 1
     if options.sampling == "cyclic":
-        cycle = _checks.integer("--cycle", options.cycle, "[1, inf)")
+        cycle = _checks.integer("--cycle", options.cycle, f"[1, {population}]")
+    if cohort is not None:
+        why = "" if cycle == 1 else "It is drawn from one of the cycle's parts."
+        _checks.integer("--cohort", cohort, f"[1, {population // cycle}]", why)
+    if options.sampling == "cyclic":
         rate = cohort * cycle / population if rate is None else rate
         return sampling.CyclicPoissonSampler(rate=rate, cycle=cycle)
     return sampling.PoissonSampler(rate=cohort / population if rate is None else rate)
