@@ -292,3 +292,33 @@ def test_the_experiment_of_the_page_is_one(tmp_path, monkeypatch):
     exec(python, namespace)
     assert namespace["main"](settings, tmp_path / "out") == 0
     assert 0 <= int((tmp_path / "out" / "heads.txt").read_text()) <= 10
+
+
+@pytest.mark.heavy
+def test_statistics_of_adapt_go_into_the_model_without_noise_and_constants_do_instead(tff):
+    # What docs/privacy.md says of what is computed from the data before training.
+    import keras
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 2.0, size=[200, 2]).astype("float32")
+    clients = tff_dp.data.iid(x, x[:, :1], clients=20, seed=1)
+    plan = tff_dp.PrivacyPlan(
+        mechanism=tff_dp.GaussianMechanism(clip_norm=0.1, noise_multiplier=1.0),
+        population=20,
+        cohort=10,
+        rounds=1,
+        delta=1e-3,
+    )
+
+    def trained(normalization):
+        layers = [keras.layers.Input([2]), normalization, keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        return tff_dp.fit(model, clients, loss="mse", privacy=plan).model
+
+    adapted = keras.layers.Normalization()
+    adapted.adapt(x)
+    mean = np.ravel(trained(adapted).layers[0].mean)
+    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-5)  # the plan's noise moves it nowhere
+    known = trained(keras.layers.Normalization(mean=[3.0, 3.0], variance=[4.0, 4.0]))
+    np.testing.assert_array_equal(np.ravel(known.layers[0].mean), [3.0, 3.0])

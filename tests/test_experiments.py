@@ -162,3 +162,16 @@ def test_an_unknown_experiment_ends_the_command_with_the_known_ones():
     assert done.returncode == 2
     assert "linear_regression" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_are_checked_before_tensorflow_is_imported():
+    program = (
+        "import sys; from experiments import __main__ as command\n"
+        "wrong = ('tutorial.clip_norm=-1.0', 'schools.cohort=161.0', 'schools.delta=true')\n"
+        "print([command.main(['linear_regression', '--set', each]) for each in wrong],\n"
+        "  'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{[2] * 3} False"
