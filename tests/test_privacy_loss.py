@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 
+import mpmath
 import numpy as np
 import oracles
 import pytest
@@ -50,6 +51,10 @@ def check_distribution(rate, z, interval, relation) -> None:
         ]
         found = pmf._probs[chosen]
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-14)
+        with mpmath.workdps(60):  # what counts as infinite is the divergence at the last point
+            last = (int(pmf._lower_loss) + pmf.size - 1) * mpmath.mpf(interval)
+            infinite = float(oracles.exact_divergence(rate, z, kind, last))
+        assert pmf._infinity_mass == pytest.approx(infinite, rel=1e-6, abs=1e-30)
 
 
 @pytest.mark.parametrize("relation", [AOR, REPLACE], ids=["add-or-remove-one", "replace-one"])
