@@ -18,6 +18,8 @@ from tff_dp import _compat
 
 ROOT = pathlib.Path(__file__).parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock")
+# Scripts that are tested must not touch the environment in which the tests run.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("TFF_DP_")}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def run_script(
         shutil.copy(ROOT / name, tmp_path / name)
     return subprocess.run(
         [str(tmp_path / "run"), *arguments], cwd=cwd,
-        env=os.environ | environment, capture_output=True, text=True, check=False,
+        env=CLEAN | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -219,7 +221,9 @@ def test_run_works_by_a_link_to_it(tmp_path):
     link = tmp_path / "bin" / "tff"
     link.symlink_to(tmp_path / "run")
     run_script(tmp_path, "tool")
-    done = subprocess.run([str(link), "tool"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(link), "tool"], env=CLEAN, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.returncode) == ("found\n", 0)
 
 
@@ -263,10 +267,9 @@ def test_ci_tests_every_interpreter_and_says_what_it_has_left_out(tmp_path, main
     script = tmp_path / "run"
     script.write_text(_FAKE_RUN.replace("CODE", str(code)).replace("MAIN", main))
     script.chmod(0o755)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TFF_DP_")}
     done = subprocess.run(
         [str(tmp_path / ".ci" / "run")],
-        env=environment, capture_output=True, text=True, check=False,
+        env=CLEAN, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code
     said = done.stdout.splitlines()
