@@ -692,3 +692,20 @@ def test_refusals_leave_no_report_behind():
     _refused(lambda: a_plan(delta=0.5), "delta=0.5")
     _refused(lambda: a_plan(sampler=FixedSizeSampler(size=2000)), "size=2000")
     assert accountants._spend.cache_info().currsize == before
+
+
+def test_values_that_are_nearly_right_are_told_the_remedy():
+    remedy = "metrics=(PrivateMetric(name='loss', largest=10.0),)"
+    _refused(lambda: a_plan(metrics="loss"), "metrics='loss'", "a tuple of PrivateMetric", remedy)
+    _refused(lambda: a_plan(metrics=("loss",)), "metrics='loss'", "PrivateMetric", remedy)
+    loss = PrivateMetric(name="mae", largest=2.0)
+    _refused(lambda: a_plan(metrics=loss), "metrics=PrivateMetric(", "(name='mae'")
+    _refused(lambda: a_plan(metrics=3), "metrics=3", "a tuple of PrivateMetric")
+    for mechanism in ("gaussian", GaussianMechanism):
+        _refused(
+            lambda mechanism=mechanism: a_plan(mechanism=mechanism),
+            "mechanism=",
+            "GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0)",
+            "privacy=NoPrivacy()",
+        )
+    assert a_plan(metrics=[loss], sampler=PoissonSampler(rate=0.01)).metrics == (loss,)

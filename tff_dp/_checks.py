@@ -151,3 +151,12 @@ def instance(name: str, value: Any, kind: type[_T] | tuple[type[_T], ...], remed
         expected = " or ".join(k.__name__ for k in kinds)
         raise ArgumentError(_message(name, value, f"an instance of {expected}", remedy))
     return value
+
+
+def brief(value: Any, most: int = 6) -> str:
+    """Returns a value for a message: of a long list or tuple the first entries, and how many it has."""
+    if not isinstance(value, list | tuple) or len(value) <= most:
+        return repr(value)
+    opening, closing = "[]" if isinstance(value, list) else "()"
+    first = ", ".join(map(repr, value[: most // 2]))
+    return f"{opening}{first}, ...{closing} ({len(value)} in all)"

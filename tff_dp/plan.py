@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dp_accounting
 import numpy as np
@@ -129,7 +129,11 @@ class PrivacyPlan(Config):
 
     def __post_init__(self, cohort: float | None) -> None:
         _checks.instance(
-            "mechanism", self.mechanism, Mechanism, "Use NoPrivacy() for no mechanism."
+            "mechanism",
+            self.mechanism,
+            Mechanism,
+            "Give one, such as GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0); training without "
+            "differential privacy takes privacy=NoPrivacy() in place of a plan.",
         )
         object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
         self._resolve_records()
@@ -180,9 +184,7 @@ class PrivacyPlan(Config):
             object.__setattr__(self, "population", len(self.records or ()))
 
     def _check_metrics(self, one_round: Round) -> None:
-        object.__setattr__(self, "metrics", tuple(self.metrics))
-        for metric in self.metrics:
-            _checks.instance("metrics", metric, PrivateMetric)
+        object.__setattr__(self, "metrics", _metrics(self.metrics))
         if self.metrics and not isinstance(one_round, GaussianRound):
             raise AccountingError(
                 f"metrics={self.metrics!r} cannot share the noise of {type(self.mechanism).__name__}: "
@@ -380,11 +382,13 @@ class PrivacyPlan(Config):
         if self.records is None or found == self.records:
             return
         self.check_population(len(found))
-        client = next(k for k, (a, b) in enumerate(zip(found, self.records, strict=True)) if a != b)
+        pairs = enumerate(zip(found, self.records, strict=True))
+        others = [client for client, (one, two) in pairs if one != two]
+        client, more = others[0], f", and {len(others) - 1} more differ"
         raise DataError(
-            f"records={self.records!r} of the privacy plan does not fit the data: client {client} has "
-            f"{found[client]} records, and the plan says {self.records[client]}. Make the plan with "
-            f"records={found!r}."
+            f"records={_checks.brief(self.records)} of the privacy plan does not fit the data: client "
+            f"{client} has {found[client]} records, and the plan says {self.records[client]}"
+            f"{more if len(others) > 1 else ''}. Make the plan with records=tuple(clients.sizes)."
         )
 
     def check_dimension(self, parameters: int) -> None:
@@ -403,6 +407,17 @@ class PrivacyPlan(Config):
                 f"population={self.population} of the privacy plan does not fit the data: expected the "
                 f"number of clients, {population}. Make the plan with population={population}."
             )
+
+
+def _metrics(metrics: object) -> tuple[PrivateMetric, ...]:
+    """Returns private metrics as a tuple, or raises ArgumentError."""
+    name = metrics if isinstance(metrics, str) else getattr(metrics, "name", "loss")
+    remedy = f"Each has a bound of its own: metrics=(PrivateMetric(name={name!r}, largest=10.0),)."
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise ArgumentError(
+            f"metrics={metrics!r} is outside its bound: expected a tuple of PrivateMetric. {remedy}"
+        )
+    return tuple(_checks.instance("metrics", each, PrivateMetric, remedy) for each in metrics)
 
 
 def _root(sampler: Sampler, seed: int | None) -> int:
