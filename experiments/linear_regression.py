@@ -19,8 +19,7 @@ import numpy as np
 
 import tff_dp
 from experiments import _hsb82, _plots
-from models import linear
-from tff_dp import _seeds, data, execution
+from tff_dp import _compat, _seeds, data, execution
 from tff_dp.accounting.report import format_epsilon
 from tff_dp.config import Config
 
@@ -92,6 +91,8 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     school_data = _hsb82.load(held_out=schools.held_out, seed=schools.seed)
     with _step("finding the noise for each target epsilon"):
         school_plans = _school_plans(schools, school_data.train.num_clients)
+    with _step("importing TensorFlow Federated"), _compat.quiet_import():
+        _compat.load_tff()
 
     with execution.fast():
         distances = _check_closed_form(tutorial)
@@ -154,6 +155,8 @@ def _fit(
     Returns:
       The weights with the bias last, shape [features + 1], and the result of `fit`.
     """
+    from models import linear  # needs Keras, and so TensorFlow
+
     x, _ = _pooled(clients)
     print(f"  {title}", flush=True)
     values = {

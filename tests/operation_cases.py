@@ -241,8 +241,9 @@ def _elementwise() -> None:
         add(
             op,
             [
-                (specials(d)[:6], np.array([0, 1, 5, 7, 3, 2], d)[: len(specials(d)[:6])])
+                (specials(d)[:6], np.array(counts).astype(d)[: len(specials(d)[:6])])
                 for d in INTEGERS
+                for counts in ([0, 1, 5, 7, 3, 2], [-1, 8, 31, 32, 40, 64])
             ],
         )
     for op in ("Igamma", "Igammac"):

@@ -122,6 +122,59 @@ def one_round_delta(q: float, z: float, epsilon: float, *, replace: bool) -> flo
     )
 
 
+def exact_divergence(q: float, z: float, direction: str, epsilon: mpmath.mpf) -> mpmath.mpf:
+    """The hockey-stick divergence of one Poisson-subsampled Gaussian round, by its closed form.
+
+    The privacy loss is monotonic in the sum, so that the divergence is a difference of tails beyond
+    the point at which the loss is epsilon.
+
+    Args:
+      q: The sampling rate.
+      z: The noise multiplier.
+      direction: "remove", "add" or "replace".
+      epsilon: Of either sign, in mpmath's precision.
+    """
+    rate, sigma, factor = mpmath.mpf(q), mpmath.mpf(z), mpmath.exp(epsilon)
+
+    def tails(x: mpmath.mpf, centre: int) -> mpmath.mpf:  # of the mixture, above x
+        return (1 - rate) * mpmath.ncdf(-x / sigma) + rate * mpmath.ncdf((centre - x) / sigma)
+
+    if direction == "replace":
+        # With u = e^(x / z^2) and c = q e^(-1 / 2 z^2): 1 - q + c u = e^epsilon (1 - q + c / u).
+        c = rate * mpmath.exp(-1 / (2 * sigma**2))
+        b = (1 - rate) * (1 - factor)
+        u = (-b + mpmath.sqrt(b * b + 4 * c * c * factor)) / (2 * c)
+        at = sigma**2 * mpmath.log(u)
+        return tails(at, 1) - factor * tails(at, -1)
+    sign = 1 if direction == "remove" else -1
+    # The loss of removal, log(1 - q + q e^((2 x - 1) / 2 z^2)), is epsilon (of addition: -epsilon).
+    inner = mpmath.exp(sign * epsilon) - 1 + rate
+    at = sigma**2 * mpmath.log(inner / rate) + mpmath.mpf(1) / 2 if inner > 0 else -mpmath.inf
+    if direction == "remove":
+        return (
+            mpmath.mpf(1) - factor
+            if inner <= 0
+            else tails(at, 1) - factor * mpmath.ncdf(-at / sigma)
+        )
+    if inner <= 0:
+        return mpmath.mpf(0)
+    return mpmath.ncdf(at / sigma) - factor * (1 - tails(at, 1))
+
+
+def connected_dots(q: float, z: float, direction: str, point: int, interval: float) -> float:
+    """The probability of a point of a grid inside the grid's range, from the exact divergences.
+
+    Between the points the divergence is linear in e^epsilon; a point's probability is the change of its
+    slope there, times e^epsilon. Doroshenko et al., arXiv:2207.04380, algorithm 1.
+    """
+    with mpmath.workdps(60):
+        losses = [(point + k) * mpmath.mpf(interval) for k in (-1, 0, 1)]
+        factors = [mpmath.exp(loss) for loss in losses]
+        deltas = [exact_divergence(q, z, direction, loss) for loss in losses]
+        slopes = [(deltas[k + 1] - deltas[k]) / (factors[k + 1] - factors[k]) for k in (0, 1)]
+        return float(factors[1] * (slopes[1] - slopes[0]))
+
+
 def one_round_epsilon(q: float, z: float, delta: float, *, replace: bool) -> float:
     """The epsilon of one round at a delta; see `one_round_delta`."""
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"plan"},
     {"charges"},
     {"provenance"},
-    {"ledger", "results", "_inputs", "_warm_start"},
+    {"ledger", "results", "_compiled", "_inputs", "_warm_start"},
     {"process"},
     {"_kept"},
     {"training"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -85,32 +87,33 @@ def test_what_cannot_be_accounted_for_is_refused_with_code_3(capsys, arguments, 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["epsilon", *POISSON], "--noise-multiplier is missing"),
+        (["epsilon", *POISSON], "missing for epsilon: --noise-multiplier. See tff-dp epsilon --help"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.01", "--delta", "1e-5"],
-         "--rounds is missing"),
-        (["epsilon", "--noise-multiplier", "1", *ROUNDS], "expected exactly one of them"),
+         "missing for epsilon: --rounds. See"),
+        (["epsilon", "--noise-multiplier", "1", *ROUNDS],
+         "epsilon: --sampling-rate, or --cohort with --population (--sampling poisson). See"),
         (["epsilon", "--noise-multiplier", "1", "--cohort", "5", *ROUNDS],
-         "--population is missing"),
+         "missing for epsilon: --population (--cohort). See"),
         (["epsilon", "--noise-multiplier", "1", "--cohort", "5", *POISSON],
          "expected exactly one of them"),
         (["epsilon", "--noise-multiplier", "1", "--cohort", "50", "--population", "10", *ROUNDS],
          "--cohort=50"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", *FIXED], "have no rate"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", *FULL], "every client"),
-        (["epsilon", "--noise-multiplier", "-1", *POISSON], "noise_multiplier=-1.0"),
-        (["epsilon", "--noise-multiplier", "nan", *POISSON], "noise_multiplier=nan"),
+        (["epsilon", "--noise-multiplier", "-1", *POISSON], "--noise-multiplier=-1.0"),
+        (["epsilon", "--noise-multiplier", "nan", *POISSON], "--noise-multiplier=nan"),
         (["epsilon", "--noise-multiplier", "1", "--population", "1000", "--delta", "0.001",
           "--rounds", "1", "--cohort", "5"], "customary for 1000 clients"),
         (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "0.1", "--rounds", "1"],
-         "--population is missing"),
+         "missing for epsilon: --delta, or --population for the recommended one. See"),
         (["epsilon", "--noise-multiplier", "1", "--mechanism", "magic", *POISSON], "magic"),
         (["calibrate", "--target-epsilon", "2", "--noise-multiplier", "1", *POISSON],
          "nothing is left open"),
         (["calibrate", "--target-epsilon", "2", "--sampling-rate", "0.1", "--delta", "1e-5"],
-         "--noise-multiplier and --rounds"),
-        (["calibrate", "--target-epsilon", "0", *POISSON], "target_epsilon=0.0"),
+         "--noise-multiplier, --rounds are left open"),
+        (["calibrate", "--target-epsilon", "0", *POISSON], "--target-epsilon=0.0"),
         (["calibrate", "--target-epsilon", "2", "--noise-multiplier", "1", *ROUNDS],
-         "--population is missing"),
+         "missing for calibrate: --population (for a cohort to be found). See"),
         (["calibrate", *POISSON], "--target-epsilon"),
         (["spend"], "spend"),
     ],
@@ -268,23 +271,139 @@ def test_noise_of_a_tree_is_found(capsys):
     [
         (["--bands", "3", *POISSON], 2, "--bands 3 does not belong to --mechanism gaussian"),
         (["--cycle", "3", *POISSON], 2, "--cycle 3 does not belong to --sampling poisson"),
-        (["--mechanism", "banded", *CYCLIC], 2, "--bands is missing"),
-        (["--mechanism", "banded", "--bands", "11", *CYCLIC], 3, "bands=11"),
+        (["--mechanism", "banded", *CYCLIC], 2, "epsilon: --bands (--mechanism banded). See"),
+        (["--mechanism", "banded", "--bands", "11", *CYCLIC], 3, "--bands=11"),
         (["--mechanism", "tree", *POISSON], 3, "MinSeparationSampler"),
         (
             ["--mechanism", "tree", *APART, "--max-participations", "1", "--rounds", "1601"],
             2,
-            "rounds=1601",
+            "--rounds=1601",
         ),
         (["--mechanism", "laplace", *FIXED], 3, "FixedSizeSampler"),
-        (["--records", "3,4", *POISSON], 2, "--records (3, 4) does not belong"),
-        (["--mechanism", "dp-sgd", "--batch-size", "2", *FULL], 2, "--records is missing"),
-        (["--mechanism", "dp-sgd", "--records", "9", *FULL], 2, "--batch-size is missing"),
-        (["--mechanism", "dp-sgd", "--records", "9,x", *FULL], 2, "invalid counts value"),
-        (["--mechanism", "skellam", *FULL, "--population", "9"], 2, "--dimension is missing"),
+        (
+            ["--records", "3,4", *POISSON],
+            2,
+            "--records 3,4 does not belong to --mechanism gaussian",
+        ),
+        (
+            ["--mechanism", "dp-sgd", "--batch-size", "2", *FULL],
+            2,
+            "epsilon: --records (--mechanism dp-sgd). See",
+        ),
+        (
+            ["--mechanism", "dp-sgd", "--records", "9", *FULL],
+            2,
+            "epsilon: --batch-size (--mechanism dp-sgd). See",
+        ),
+        (
+            ["--mechanism", "dp-sgd", "--records", "9,x", *FULL],
+            2,
+            "'9,x' is no list of whole numbers",
+        ),
+        (
+            ["--mechanism", "skellam", *FULL, "--population", "9"],
+            2,
+            "epsilon: --dimension (--mechanism skellam). See",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(capsys, arguments, code, reason):
     answer, out, err = run(capsys, "epsilon", "--noise-multiplier", "1", *arguments)
     assert (answer, out) == (code, "")
     assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["epsilon"],
+         "missing for epsilon: --noise-multiplier; --rounds; --sampling-rate, or --cohort with "
+         "--population (--sampling poisson); --delta, or --population for the recommended one. See"),
+        (["epsilon", "--mechanism", "dp-sgd"],
+         "missing for epsilon: --noise-multiplier; --rounds; --records (--mechanism dp-sgd); "
+         "--batch-size (--mechanism dp-sgd). See"),
+        (["epsilon", "--mechanism", "skellam", "--sampling", "fixed"],
+         "missing for epsilon: --noise-multiplier; --rounds; --dimension (--mechanism skellam); "
+         "--population (--sampling fixed); --cohort (--sampling fixed). See"),
+        (["epsilon", "--sampling", "separated", "--noise-multiplier", "1", "--rounds", "2"],
+         "--population (--sampling separated); --cohort (--sampling separated); --min-separation "
+         "(--sampling separated). See"),
+        (["epsilon", "--sampling", "cyclic", "--noise-multiplier", "1", "--rounds", "2"],
+         "missing for epsilon: --cycle (--sampling cyclic); --population (--sampling cyclic); "
+         "--sampling-rate, or --cohort with --population (--sampling cyclic). See"),
+        (["epsilon", "--bands", "3", "--cycle", "2", "--bits", "4", "--records", "2,3", *ROUNDS],
+         "--bands 3, --bits 4 do not belong to --mechanism gaussian: leave them out, or take what they "
+         "belong to. --records 2,3 does not belong to --mechanism gaussian: leave it out, or take what "
+         "it belongs to. --cycle 2 does not belong to --sampling poisson: leave it out, or take what "
+         "it belongs to. missing for epsilon: --noise-multiplier; --sampling-rate"),
+        (["epsilon", "--mechanism", "dp-sgd", "--sampling", "fixed", "--records", "4,5",
+          "--batch-size", "2", "--noise-multiplier", "1", "--rounds", "2"],
+         "--sampling fixed does not belong to --mechanism dp-sgd, whose clients are those of --records"),
+        (["epsilon", "--sampling", "cyclic", "--cycle", "2", "--sampling-rate", "0.1", "--cohort", "2",
+          "--population", "9", "--noise-multiplier", "1", "--rounds", "2"],
+         "expected exactly one of them under --sampling cyclic"),
+        (["epsilon", "--rounds", "1e3"],
+         "argument --rounds: '1e3' is no whole number: expected digits alone, such as 1000"),
+        (["selftest", "--mechanism", "dp-sgd"],
+         "missing for selftest: --records (--mechanism dp-sgd); --batch-size (--mechanism dp-sgd). See"),
+        (["selftest", "--mechanism", "banded", "--sampling", "cyclic"],
+         "missing for selftest: --bands (--mechanism banded); --cycle (--sampling cyclic). See"),
+        (["selftest", "--plan", "plan.json", "--records", "3,4", "--rounds", "2", "--bits", "3"],
+         "--plan='plan.json' with --rounds, --records, --bits: the plan in the file has all of this"),
+        (["calibrate"],
+         "--noise-multiplier, --rounds, --cohort are left open: expected exactly one of "
+         "--noise-multiplier, --rounds, and --cohort or --sampling-rate, which is then found. missing "
+         "for calibrate: --target-epsilon; --population (for a cohort to be found). See"),
+        (["calibrate", "--target-epsilon", "1", "--sampling", "full", "--population", "9",
+          "--noise-multiplier", "1", "--rounds", "2"],
+         "nothing is left open: expected exactly one of --noise-multiplier and --rounds, which"),
+        (["calibrate", "--target-epsilon", "1", "--sampling", "cyclic", "--cycle", "5",
+          "--population", "90", "--rounds", "2"],
+         "missing for calibrate: --sampling-rate, or --cohort (--sampling cyclic). See"),
+        (["epsilon", "--sampling", "cyclic", "--cycle", "2", "--cohort", "60", "--population", "90",
+          "--noise-multiplier", "1", "--rounds", "2"],
+         "--cohort=60 is outside its bound: expected a whole number in [1, 45]"),
+        (["epsilon", "--sampling", "full", "--cohort", "5", "--noise-multiplier", "1", *ROUNDS],
+         "Leave it out, or say how a cohort is drawn.\n"),
+        (["epsilon", "--noise-multiplier", "1", "--sampling-rate", "2", *ROUNDS],
+         "--sampling-rate=2.0 is outside its bound: expected a number in (0, 1]"),
+        (["epsilon", "--sampling", "fixed", "--cohort", "20", "--population", "9",
+          "--noise-multiplier", "1", "--rounds", "2"],
+         "--cohort=20 is outside its bound: expected a whole number in [1, 9]"),
+        (["selftest", "--mechanism", "adaptive", "--clip-norm", "-1"],
+         "--clip-norm=-1.0 is outside its bound"),
+    ],
+)  # fmt: skip
+def test_all_that_is_wrong_is_named_at_once_with_what_asks_for_it(capsys, arguments, reason):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
+
+
+def test_what_is_wrong_with_a_command_line_is_said_before_anything_heavy_is_imported():
+    program = (
+        "import sys; from tff_dp import cli\n"
+        "wrong = (['epsilon'], ['selftest', '--mechanism', 'dp-sgd'], ['ledger', 'no such file'],\n"
+        "  ['calibrate', '--target-epsilon', '1', '--bands', '3'], ['selftest', '--plan', 'no.json'],\n"
+        "  ['selftest', '--plan', 'no.json', '--rounds', '3'])\n"
+        "print([cli.main(each) for each in wrong],\n"
+        "  [m for m in ('tensorflow', 'scipy', 'numpy', 'dp_accounting') if m in sys.modules])\n"
+        "print(cli.main(['selftest', '--noise-multiplier', '0']), 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [f"{[2] * 6} []", "2 False"]
+    assert "--noise-multiplier=0 has no noise to test" in done.stderr
+
+
+def test_a_selftest_of_records_is_told_of_a_plan_of_records(capsys, monkeypatch):
+    from tff_dp.selftest import command
+
+    plans = []
+    monkeypatch.setattr(command, "run", lambda plan, **_: plans.append(plan) or 0)
+    flags = ["--mechanism", "dp-sgd", "--records", "400,900", "--batch-size", "4", "--rounds", "3"]
+    assert run(capsys, "selftest", *flags)[0] == 0
+    (plan,) = plans
+    assert (plan.unit.value, plan.records, plan.population) == ("record", (400, 900), 2)
+    assert plan.delta == pytest.approx(900**-1.1)

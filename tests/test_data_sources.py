@@ -205,7 +205,7 @@ def test_frame_types():
     assert read(frame(), dtype="float64").pooled()[0].dtype == np.float64
     assert read(frame(), dtype=np.int32, features=["height"]).pooled()[0].dtype == np.int32
     assert read(frame(), label_dtype="float32").pooled()[1].dtype == np.float32
-    assert read(frame(), label="age").pooled()[1].dtype == np.float32
+    assert read(frame(), features=["height"], label="age").pooled()[1].dtype == np.float32
     assert read(frame(label=[True, False, True, False])).pooled()[1].dtype == bool
     assert read(frame(label=list("wxyz"))).pooled()[1].tolist() == ["x", "w", "y", "z"]
     assert read(frame(label=list("wxyz")), label_dtype="S1").pooled()[1].dtype == "S1"
@@ -240,6 +240,26 @@ def test_frame_ids_of_other_types(user, ids):
         ({}, {"features": "age"}, ArgumentError, r"features='age' is one string.*\['age'\]"),
         ({}, {"features": []}, ArgumentError, r"features is empty"),
         ({}, {"features": 3}, ArgumentError, r"features=3 is no list"),
+        (
+            {},
+            {"features": ["age", "height", "age"]},
+            ArgumentError,
+            r"features=\['age', 'height', 'age'\] has 'age' twice: expected every name once. Drop",
+        ),
+        (
+            {},
+            {"features": ["age", "label"]},
+            ArgumentError,
+            r"features=\['age', 'label'\] has 'label', which is label='label'.*Drop it from features",
+        ),
+        (
+            {},
+            {"features": ["user", "age"]},
+            ArgumentError,
+            r"features=\['user', 'age'\] has 'user', which is client='user' as well.*Drop it",
+        ),
+        ({}, {"label": "user"}, ArgumentError, r"label='user' is the column of the client ids"),
+        ({}, {"features": {"age"}}, ArgumentError, r"features=\{'age'\} has no order.*\['age'\]"),
         ({}, {"dtype": "flaot32"}, ArgumentError, r"dtype='flaot32' is no dtype"),
         ({}, {"dtype": "str"}, ArgumentError, r"dtype='str': expected a number"),
         ({}, {"label_dtype": "complex64"}, ArgumentError, r"label_dtype has dtype complex64"),
@@ -272,6 +292,12 @@ def test_frame_that_is_none_is_empty_or_has_a_column_twice():
     twice = frame()
     twice.columns = ["user", "age", "age", "label"]
     with pytest.raises(ArgumentError, match="features='age' names 2 columns"):
+        read(twice, features=["age"])
+    twice.columns = ["user", "age", "label", "label"]
+    with pytest.raises(ArgumentError, match=r"label='label' names 2 columns.*Rename them"):
+        read(twice, features=["age"])
+    twice.columns = ["user", "age", "user", "label"]
+    with pytest.raises(ArgumentError, match=r"client='user' names 2 columns"):
         read(twice, features=["age"])
 
 
@@ -428,6 +454,11 @@ def test_client_data_of_several_inputs():
     assert y["label"].tolist() == [3]
 
 
+def test_client_data_whose_target_is_its_input():
+    x, y = from_client_data(FakeClientData(PIXELS), x="pixels", y="pixels").client(0)
+    np.testing.assert_array_equal(x, y)
+
+
 def test_client_data_of_pairs():
     data = from_client_data(FakeClientData({"a": ([1.0, 2.0], [0, 1])}))
     assert data.client(0)[1].tolist() == [0, 1]
@@ -440,6 +471,13 @@ def test_client_data_of_pairs():
         (PIXELS, {"x": "pixels"}, r"x='pixels', y=None"),
         (PIXELS, {"x": "image", "y": "label"}, r"x='image' is no field: expected 'label'"),
         (PIXELS, {"x": "pixels", "y": ["label", "w"]}, r"y='w' is no field"),
+        (PIXELS, {"x": ["z", "z"], "y": "label"}, r"x=\['z', 'z'\] has 'z' twice.*Drop one"),
+        (PIXELS, {"x": "z", "y": ["label", "label"]}, r"y=\['label', 'label'\] has 'label' twice"),
+        (
+            PIXELS,
+            {"x": ["z", "label"], "y": "label"},
+            r"'label', which is y='label'.*Drop it from x",
+        ),
         ({"a": ([1.0], [0])}, {"x": "pixels", "y": "label"}, r"the examples are pairs already"),
     ],
 )

@@ -194,9 +194,12 @@ def test_stock_tensorflow_privacy_draws_the_same_share_in_the_same_microsecond(t
     def share() -> np.ndarray:
         return query.preprocess_record(params, tf.zeros([1000], tf.int32)).numpy()
 
-    assert (share() != share()).any()
-    monkeypatch.setattr(tf, "timestamp", lambda: tf.constant(1.7e9, tf.float64))
-    np.testing.assert_array_equal(share(), share())
+    def share_at(seconds: float) -> np.ndarray:
+        monkeypatch.setattr(tf, "timestamp", lambda: tf.constant(seconds, tf.float64))
+        return share()
+
+    np.testing.assert_array_equal(share_at(1.7e9), share_at(1.7e9))
+    assert (share_at(1.7e9) != share_at(1.7e9 + 1e-5)).any()
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,6 @@ def in_process(code: str, *arguments: str, **environment: str) -> dict:
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=240,
         env=os.environ | environment,
         check=False,
     )

@@ -39,7 +39,7 @@ def workers(parent: int) -> list[int]:
 
 
 def wait_until_gone(process: int) -> bool:
-    for _ in range(200):
+    for _ in range(1200):  # a minute: only a worker that stays is waited for so long
         status = pathlib.Path(f"/proc/{process}/stat")
         if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
             return True
@@ -118,7 +118,7 @@ def test_the_worker_ends_when_its_parent_is_killed_and_leaves_no_pipe_open():
     process.wait()
     assert wait_until_gone(worker)
     # End of file: nobody holds the other end of the inherited pipe any more.
-    ready, _, _ = select.select([process.stdout], [], [], 10)
+    ready, _, _ = select.select([process.stdout], [], [], 60)
     assert ready
     assert process.stdout.read() == ""
     process.stdout.close()

@@ -84,11 +84,43 @@ def test_another_file_in_place_of_the_survey_is_not_loaded(monkeypatch, tff):
         ("linear_regression", None, ["rounds=3"], r"--set='rounds=3'.*section\.key=value"),
         ("linear_regression", None, ["tutorial.round=3"], r"tutorial\.rounds"),
         ("linear_regression", None, ["tutorial.rounds=three"], r"no TOML value"),
+        ("linear_regression", None, ["tutorial.rounds=3.5"], r"tutorial\.rounds=3\.5.*like 100"),
+        ("linear_regression", None, ["tutorial.rounds=true"], r"tutorial\.rounds=True.*like 100"),
+        (
+            "linear_regression",
+            None,
+            ["schools.target_epsilons=2.0"],
+            r"target_epsilons=2\.0.*like \[",
+        ),
+        ("linear_regression", None, ['schools.target_epsilons=["a"]'], r"epsilons=\['a'\]"),
+        ("linear_regression", None, ["tutorial={}"], r"--set='tutorial=\{\}'"),
     ],
 )
 def test_wrong_settings_are_named(name, config, overrides, message):
     with pytest.raises(ArgumentError, match=message):
         command.load_settings(name, config, overrides)
+
+
+def test_settings_of_a_file_are_the_experiments_own_with_other_values(tmp_path):
+    own = command.load_settings("linear_regression", None, [])
+    path = tmp_path / "mine.toml"
+    text = (
+        (command._HERE / "linear_regression.toml").read_text().replace("rounds = 100", "rounds = 7")
+    )
+    path.write_text(text)
+    found = command.load_settings("linear_regression", str(path), ["schools.cohort=3"])
+    assert (found["tutorial"]["rounds"], found["schools"]["cohort"]) == (7, 3)
+    assert found["tutorial"] == own["tutorial"] | {"rounds": 7}
+    path.write_text(text.replace("rounds = 7", "round = 7"))
+    with pytest.raises(
+        ArgumentError, match=r"lack tutorial\.rounds and have tutorial\.round besides"
+    ):
+        command.load_settings("linear_regression", str(path), [])
+    path.write_text("tutorial = 3\n")
+    with pytest.raises(
+        ArgumentError, match=r"lack schools\.batch_size.* and have tutorial besides"
+    ):
+        command.load_settings("linear_regression", str(path), [])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -130,3 +162,16 @@ def test_an_unknown_experiment_ends_the_command_with_the_known_ones():
     assert done.returncode == 2
     assert "linear_regression" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_are_checked_before_tensorflow_is_imported():
+    program = (
+        "import sys; from experiments import __main__ as command\n"
+        "wrong = ('tutorial.clip_norm=-1.0', 'schools.cohort=161.0', 'schools.delta=true')\n"
+        "print([command.main(['linear_regression', '--set', each]) for each in wrong],\n"
+        "  'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{[2] * 3} False"

@@ -14,7 +14,7 @@ from test_ledger import make_plan, rechained
 import tff_dp
 from tff_dp import cli
 from tff_dp.accounting import spend_jointly
-from tff_dp.charges import ChargedRun, Charges, differences, incompatibility
+from tff_dp.charges import ChargedRun, Charges, differences, incompatibility, shortened
 from tff_dp.errors import AccountingError, ArgumentError, LedgerError
 from tff_dp.ledger import Ledger, replay, summarize
 from tff_dp.ledger import lines as ledger_lines
@@ -333,6 +333,47 @@ def test_differences_are_named_by_field():
     assert differences(FIRST, make_plan()) == {}
 
 
+def test_what_differs_is_said_in_a_few_words():
+    def texts(one, two):
+        return shortened({"mechanism": (one, two)})
+
+    gaussian = {"type": "GaussianMechanism", "clip_norm": 1.0, "noise_multiplier": 1.0}
+    assert texts(gaussian, gaussian | {"noise_multiplier": 2.0}) == {
+        "mechanism.noise_multiplier": ("1.0", "2.0")
+    }
+    assert texts(gaussian, {"type": "LaplaceMechanism"}) == {
+        "mechanism": ("GaussianMechanism", "LaplaceMechanism")
+    }
+    counts = list(range(1, 161))
+    assert texts(counts, [*counts[:-1], 7]) == {"mechanism[159]": ("160", "7")}
+    assert texts(counts, [7, *counts[1:-1], 7]) == {"mechanism[0] and 1 more": ("1", "7")}
+    assert texts(counts, counts[:-1]) == {
+        "mechanism": ("[1, 2, 3, ...] (160 in all)", "[1, 2, 3, ...] (159 in all)")
+    }
+    assert texts(None, [4, 5]) == {"mechanism": ("None", "[4, 5]")}
+
+
+def test_plans_of_many_records_that_cannot_be_counted_together_are_told_in_a_line():
+    def plan(counts):
+        return tff_dp.PrivacyPlan(
+            unit="record",
+            mechanism=tff_dp.RecordGaussianMechanism(
+                clip_norm=1.0, noise_multiplier=1.0, batch_size=2
+            ),
+            records=counts,
+            rounds=2,
+            delta=1e-5,
+        )
+
+    counts = tuple(range(100, 260))
+    found = incompatibility(plan(counts), plan((*counts[:-1], 7)))
+    assert found == "records[159]: 259 and 7"
+    found = incompatibility(plan(counts), plan(counts[:-1]))
+    assert found.startswith(
+        "population: 160 and 159; records: [100, 101, 102, ...] (160 in all) and"
+    )
+
+
 # --- Charges from elsewhere ----------------------------------------------------------------------
 
 
@@ -487,6 +528,7 @@ def test_the_command_shows_what_a_ledger_says(written, capsys):
     assert answer["versions"] == [ledger_lines.versions()]
     code, out, _ = run(capsys, "ledger", path)
     assert code == 0
+    assert "{" not in out  # objects are shown by the fields that differ
     for part in ("of all plans together", "5 charged", "3, by run: 1 to 3", "1 to 1, 1 to 1",
                  "clip_norm=0.1", "delta: 1e-05 in plan 1, 1e-06 here", "whole", "tff-dp"):  # fmt: skip
         assert part in out

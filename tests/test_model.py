@@ -264,7 +264,7 @@ def naive_model(model, input_spec):
         loss_fn=lambda output, label, sample_weight=None: tf.reduce_mean(label * output),
         input_spec=input_spec,
     )
-    return types.SimpleNamespace(tff_model=functional_model, initial_weights=initial)
+    return types.SimpleNamespace(tff_model=functional_model, initial_weights=initial, source=None)
 
 
 UNIFORM = FedAvg(client_optimizer=SGD(learning_rate=1.0), weighting="uniform")

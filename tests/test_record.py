@@ -419,7 +419,7 @@ def test_without_noise_the_statement_claims_nothing(tff):
         (
             {"plan": a_plan((400, 1000, 301), 15, batch_size=30)},
             DataError,
-            r"records=\(400, 1000, 301\).*client 2 has 300 records.*says 301.*\(400, 1000, 300\)",
+            r"records=\(400, 1000, 301\).*client 2 has 300 records.*says 301\. Make .*=tuple",
         ),
         (
             {"plan": a_plan((400, 1000), 15, batch_size=30)},
@@ -431,6 +431,19 @@ def test_without_noise_the_statement_claims_nothing(tff):
 def test_arguments_that_would_break_the_accounting_are_refused(tff, changes, kind, message):
     with pytest.raises(kind, match=message):
         fitted(**changes)
+
+
+def test_a_mismatch_of_many_records_is_told_in_a_few_words():
+    counts = tuple(range(100, 260))
+    plan = a_plan(counts, batch_size=5)
+    with pytest.raises(DataError) as caught:
+        plan.check_records([99, *counts[1:-1], 7])
+    assert str(caught.value) == (
+        "records=(100, 101, 102, ...) (160 in all) of the privacy plan does not fit the data: client 0 "
+        "has 99 records, and the plan says 100, and 1 more differ. Make the plan with "
+        "records=tuple(clients.sizes)."
+    )
+    plan.check_records(counts)
 
 
 def test_the_example_of_the_documentation_makes_the_plan_that_it_says():

@@ -219,6 +219,89 @@ def test_a_label_out_of_range_names_the_client_and_the_label(tff):
         fit(clients, model=linear_model, loss="binary_crossentropy", rounds=1)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.losses.sparse_categorical_crossentropy,
+    ],
+    ids=["name", "object", "function"],
+)
+def test_a_fractional_class_names_the_client_and_the_label(tff, loss):
+    clients = data.from_arrays(
+        {
+            "whole": (np.zeros([2, FEATURES], np.float32), np.array([0.0, 2.0])),
+            "odd": (np.zeros([3, FEATURES], np.float32), np.array([1.0, 1.7, 0.5])),
+        }
+    )
+    with pytest.raises(
+        tff_dp.DataError, match=r"client 'odd' holds the label 1\.7\d*: expected whole.*loss='mse'"
+    ):
+        fit(clients, model=classifier, loss=loss, rounds=1)
+
+
+def frozen_model() -> keras.Model:
+    model = linear_model()
+    model.trainable = False
+    return model
+
+
+def model_without_weights() -> keras.Model:
+    return keras.Sequential([keras.layers.Input([FEATURES]), keras.layers.Rescaling(2.0)])
+
+
+def broken_model(value: float) -> keras.Model:
+    model = linear_model()
+    kernel, bias = model.get_weights()
+    kernel[1, 0] = value
+    model.set_weights([kernel, bias])
+    return model
+
+
+def model_with_broken_state() -> keras.Model:
+    normal = keras.layers.BatchNormalization(trainable=False)
+    model = keras.Sequential([keras.layers.Input([FEATURES]), normal, keras.layers.Dense(1)])
+    normal.moving_mean.assign([0.0, np.nan, 0.0])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (frozen_model, r"no trainable weights: all of its 4 weights are frozen.*trainable=True"),
+        (frozen_model(), r"no trainable weights: all of its 4 weights are frozen"),
+        (model_without_weights, r"no trainable weights: it has no weights at all.*Dense"),
+        (broken_model(np.nan), r"trainable weight '\S*kernel' .* is nan at index \[1, 0\].*finite"),
+        (broken_model(-np.inf), r"trainable weight '\S*kernel' .* is -inf at index \[1, 0\]"),
+        (model_with_broken_state, r"non-trainable weight of shape \[3\].* is nan at index \[1\]"),
+    ],
+    ids=["frozen function", "frozen", "no weights", "nan", "inf", "state"],
+)
+def test_models_that_cannot_learn_are_refused_before_anything_is_charged(
+    tff, tmp_path, model, message
+):
+    path = tmp_path / "ledger.jsonl"
+    with pytest.raises(tff_dp.ModelError, match=message):
+        fit(privacy=plan(), model=model, ledger=path)
+    assert not path.exists()
+
+
+def test_an_infinite_mask_is_no_broken_weight(tff):
+    class Masked(keras.layers.Layer):
+        def build(self, shape):
+            mask = keras.initializers.Constant(-np.inf)
+            self.mask = self.add_weight(shape=(), initializer=mask, trainable=False, name="mask")
+
+        def call(self, x):
+            return x + 0.0 * keras.ops.maximum(self.mask, 0.0)
+
+    def model():
+        return keras.Sequential([keras.layers.Input([FEATURES]), Masked(), keras.layers.Dense(1)])
+
+    assert np.isfinite(fit(model=model, rounds=1).history[0].metrics["loss"])
+
+
 def test_labels_that_would_be_broadcast_against_predictions_are_refused(tff):
     with pytest.raises(tff_dp.DataError, match=r"y has shape \[1\].*predicts \[3\]"):
         fit(model=classifier, rounds=1)

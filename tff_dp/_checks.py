@@ -73,6 +73,38 @@ def integer(name: str, value: Any, interval: str, remedy: str = "") -> int:
     return int(value)
 
 
+def flag(name: str, value: Any, remedy: str = "") -> bool:
+    """Checks that a value is True or False.
+
+    A truth value of NumPy, as comparisons of arrays give it, is one. Anything else is refused, whatever
+    it would count as in an `if`: "no" and 1 would count as true.
+
+    Returns:
+      The value as a bool.
+
+    Raises:
+      ArgumentError: It is something else.
+    """
+    if not _is_truth_value(value):
+        raise ArgumentError(_message(name, value, "True or False", remedy))
+    return bool(value)
+
+
+def optional_flag(name: str, value: Any, remedy: str = "") -> bool | None:
+    """Checks that a value is True, False or None; as `flag`."""
+    if value is not None and not _is_truth_value(value):
+        raise ArgumentError(_message(name, value, "True, False or None", remedy))
+    return None if value is None else bool(value)
+
+
+def _is_truth_value(value: object) -> bool:
+    if isinstance(value, bool):
+        return True
+    import numpy as np  # not needed by the commonest answer
+
+    return isinstance(value, np.bool_)
+
+
 def one_of(name: str, value: _T, choices: Iterable[_T], remedy: str = "") -> _T:
     """Checks that a value is among `choices`.
 
@@ -119,3 +151,12 @@ def instance(name: str, value: Any, kind: type[_T] | tuple[type[_T], ...], remed
         expected = " or ".join(k.__name__ for k in kinds)
         raise ArgumentError(_message(name, value, f"an instance of {expected}", remedy))
     return value
+
+
+def brief(value: Any, most: int = 6) -> str:
+    """Returns a value for a message: of a long list or tuple the first entries, and how many it has."""
+    if not isinstance(value, list | tuple) or len(value) <= most:
+        return repr(value)
+    opening, closing = "[]" if isinstance(value, list) else "()"
+    first = ", ".join(map(repr, value[: most // 2]))
+    return f"{opening}{first}, ...{closing} ({len(value)} in all)"

@@ -15,7 +15,7 @@ from tff_dp.model import BoundModel, ModelSpec
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
 
-def as_spec(model: Any, loss: Any, metrics: Sequence[Any]) -> ModelSpec:
+def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
     """Returns the model's specification, given that or a bare Keras model.
 
     Raises:
@@ -96,6 +96,7 @@ def check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:
     if shape is None or isinstance(labels, dict):
         return
     if "sparsecategorical" in name:
+        _check_whole(labels, loss, clients)
         _check_range(
             labels, 0, int(shape[-1] or 0) - 1, f"the {shape[-1]} outputs of the model", clients
         )
@@ -115,6 +116,23 @@ def check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:-1] if shape and shape[-1] == 1 else shape
+
+
+def _check_whole(labels: np.ndarray, loss: Any, clients: Clients) -> None:
+    """Refuses fractional labels, which TensorFlow would cut off: 1.7 would count as class 1."""
+    if labels.dtype.kind != "f":
+        return
+    flat = labels.reshape(len(labels), -1)
+    fractional = flat != np.floor(flat)
+    if not fractional.any():
+        return
+    example, place = (int(index) for index in np.argwhere(fractional)[0])
+    client = clients.ids[int(np.searchsorted(np.cumsum(clients.sizes), example, side="right"))]
+    raise DataError(
+        f"y of client {client!r} holds the label {flat[example, place]}: expected whole numbers, the "
+        f"classes, for loss={loss!r}. For real targets use loss='mse'; for probabilities of the classes, "
+        "categorical_crossentropy."
+    )
 
 
 def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Clients) -> None:

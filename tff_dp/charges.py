@@ -44,10 +44,36 @@ def differences(
     return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
 
 
+def shortened(found: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[str, str]]:
+    """Returns what `differences` found as short texts.
+
+    Of two objects of a class, only the fields that differ are left ("mechanism.noise_multiplier"), of
+    two of different classes their names; of two lists of one length the first entries that differ, of
+    others the first entries and their number.
+    """
+    texts: dict[str, tuple[str, str]] = {}
+    for name, (one, two) in found.items():
+        if isinstance(one, dict) and isinstance(two, dict):
+            if one.get("type") != two.get("type"):
+                texts[name] = str(one.get("type")), str(two.get("type"))
+                continue
+            fields = [key for key in {**one, **two} if one.get(key) != two.get(key)]
+            parts = {f"{name}.{key}": (one.get(key), two.get(key)) for key in fields}
+            texts |= shortened(parts)
+        elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+            places = [k for k, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
+            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+            first = places[0]
+            texts[f"{name}[{first}]{more}"] = repr(one[first]), repr(two[first])
+        else:
+            texts[name] = _checks.brief(one), _checks.brief(two)
+    return texts
+
+
 def incompatibility(plan: PrivacyPlan, other: PrivacyPlan) -> str:
     """Returns the fields, and both values, that keep two plans from one joint epsilon."""
-    found = differences(plan, other, _TOGETHER)
-    return "; ".join(f"{name}: {one!r} and {two!r}" for name, (one, two) in found.items())
+    found = shortened(differences(plan, other, _TOGETHER))
+    return "; ".join(f"{name}: {one} and {two}" for name, (one, two) in found.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +112,7 @@ class Charges:
     unbounded: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unbounded", _checks.flag("unbounded", self.unbounded))
         object.__setattr__(self, "runs", tuple(self.runs))
         for plan in self.plans[1:]:
             difference = incompatibility(self.plans[0], plan)
@@ -255,7 +282,7 @@ class Charges:
                 )
                 for run in values["runs"]
             ]
-            return cls(runs=tuple(runs), unbounded=bool(values["unbounded"]))
+            return cls(runs=tuple(runs), unbounded=values["unbounded"])
         except (KeyError, TypeError) as error:
             raise ArgumentError(f"No record of charges: {error} is missing or malformed.") from None
 

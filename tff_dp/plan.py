@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dp_accounting
 import numpy as np
@@ -57,12 +57,36 @@ class NoPrivacy(Config):
         return self.sampler.cohort(population, round_number, _root(self.sampler, seed))
 
 
+class _KeptCohort(float):
+    """The cohort that a plan was given, beside the sampler that was made of it.
+
+    `dataclasses.replace` makes a plan from the attributes of another one. Of a sampler alone, the new
+    plan could not tell whether the rate was given, which stays, or the cohort, which stays in place of
+    the rate when the population changes.
+    """
+
+    sampler: PoissonSampler
+
+    def __new__(cls, cohort: float, sampler: PoissonSampler) -> _KeptCohort:
+        kept = super().__new__(cls, cohort)
+        kept.sampler = sampler
+        return kept
+
+    def __getnewargs__(self) -> tuple[float, PoissonSampler]:  # type: ignore[override]
+        return float(self), self.sampler
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyPlan(Config):
     """Couples the unit of privacy, adjacency, sampler, mechanism, rounds and delta.
 
     The plan draws the cohorts and makes the events, so that training and accounting cannot disagree.
     What cannot be accounted for is refused when the plan is made.
+
+    `dataclasses.replace` gives the plan that the same arguments would give with the changes: with another
+    population, a cohort that was given stays, and its rate changes; a sampler that was given stays as it
+    is, and a rate with it. An adjacency that was taken from the sampler stays, too: pass adjacency=None
+    for that of another sampler. Epsilon is always that of the new plan.
 
     Computed noise is not quite the ideal one; every epsilon of a plan has a charge for that.
 
@@ -105,7 +129,11 @@ class PrivacyPlan(Config):
 
     def __post_init__(self, cohort: float | None) -> None:
         _checks.instance(
-            "mechanism", self.mechanism, Mechanism, "Use NoPrivacy() for no mechanism."
+            "mechanism",
+            self.mechanism,
+            Mechanism,
+            "Give one, such as GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0); training without "
+            "differential privacy takes privacy=NoPrivacy() in place of a plan.",
         )
         object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
         self._resolve_records()
@@ -156,9 +184,7 @@ class PrivacyPlan(Config):
             object.__setattr__(self, "population", len(self.records or ()))
 
     def _check_metrics(self, one_round: Round) -> None:
-        object.__setattr__(self, "metrics", tuple(self.metrics))
-        for metric in self.metrics:
-            _checks.instance("metrics", metric, PrivateMetric)
+        object.__setattr__(self, "metrics", _metrics(self.metrics))
         if self.metrics and not isinstance(one_round, GaussianRound):
             raise AccountingError(
                 f"metrics={self.metrics!r} cannot share the noise of {type(self.mechanism).__name__}: "
@@ -182,19 +208,28 @@ class PrivacyPlan(Config):
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
     def _resolve_sampler(self, cohort: float | None) -> Sampler:
+        if isinstance(cohort, _KeptCohort):  # of the plan that this one replaces
+            if self.sampler is None or self.sampler is cohort.sampler:
+                object.__setattr__(self, "sampler", None)
+                cohort = float(cohort)
+            else:  # another sampler, in place of the cohort
+                cohort = None
         given = (self.sampler is not None) + (cohort is not None)
         if self.unit is Unit.RECORD and not given:
             return FullParticipation()
         if given != 1:
             raise ArgumentError(
                 f"sampler={self.sampler!r} and cohort={cohort!r}: give exactly one of them. cohort is "
-                "the expected number of clients a round under Poisson sampling."
+                "the expected number of clients a round under Poisson sampling. In dataclasses.replace, "
+                "sampler=None goes with a cohort, and a sampler alone takes the place of a cohort."
             )
         if cohort is not None:
-            _checks.real(
+            cohort = _checks.real(
                 "cohort", cohort, f"(0, {self.population}]", "It is at most the population."
             )
-            return PoissonSampler(rate=cohort / self.population)
+            sampler = PoissonSampler(rate=cohort / self.population)
+            object.__setattr__(self, "cohort", _KeptCohort(cohort, sampler))
+            return sampler
         return _checks.instance("sampler", self.sampler, Sampler)
 
     @property
@@ -347,11 +382,13 @@ class PrivacyPlan(Config):
         if self.records is None or found == self.records:
             return
         self.check_population(len(found))
-        client = next(k for k, (a, b) in enumerate(zip(found, self.records, strict=True)) if a != b)
+        pairs = enumerate(zip(found, self.records, strict=True))
+        others = [client for client, (one, two) in pairs if one != two]
+        client, more = others[0], f", and {len(others) - 1} more differ"
         raise DataError(
-            f"records={self.records!r} of the privacy plan does not fit the data: client {client} has "
-            f"{found[client]} records, and the plan says {self.records[client]}. Make the plan with "
-            f"records={found!r}."
+            f"records={_checks.brief(self.records)} of the privacy plan does not fit the data: client "
+            f"{client} has {found[client]} records, and the plan says {self.records[client]}"
+            f"{more if len(others) > 1 else ''}. Make the plan with records=tuple(clients.sizes)."
         )
 
     def check_dimension(self, parameters: int) -> None:
@@ -370,6 +407,17 @@ class PrivacyPlan(Config):
                 f"population={self.population} of the privacy plan does not fit the data: expected the "
                 f"number of clients, {population}. Make the plan with population={population}."
             )
+
+
+def _metrics(metrics: object) -> tuple[PrivateMetric, ...]:
+    """Returns private metrics as a tuple, or raises ArgumentError."""
+    name = metrics if isinstance(metrics, str) else getattr(metrics, "name", "loss")
+    remedy = f"Each has a bound of its own: metrics=(PrivateMetric(name={name!r}, largest=10.0),)."
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise ArgumentError(
+            f"metrics={metrics!r} is outside its bound: expected a tuple of PrivateMetric. {remedy}"
+        )
+    return tuple(_checks.instance("metrics", each, PrivateMetric, remedy) for each in metrics)
 
 
 def _root(sampler: Sampler, seed: int | None) -> int:

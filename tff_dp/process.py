@@ -15,6 +15,7 @@ from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.execution import current_or_fast
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelWeights
+from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -46,8 +47,8 @@ def build_process(
       ArgumentError: The algorithm is unknown, or weights clients under differential privacy of
         clients, or has no local steps under that of records; or neither a plan nor `NoPrivacy()` was
         given; or the model has more trainable parameters than the plan's `max_dimension`.
-      ModelError: Under a plan for records: the model is not functional, or its loss of one example
-        depends on others.
+      ModelError: The model has no trainable weights, or weights that are NaN or infinite. Under a plan
+        for records: the model is not functional, or its loss of one example depends on others.
     """
     return compose(model, algorithm, privacy)
 
@@ -75,6 +76,7 @@ def compose(
     _checks.instance(
         "privacy", privacy, (PrivacyPlan, NoPrivacy), "To train without privacy, pass NoPrivacy()."
     )
+    check_weights(model)
     tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     if plan and isinstance(plan.mechanism, RecordGaussianMechanism):

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pathlib
+import warnings
 import weakref
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +83,8 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
 
     Args:
       model: A Keras 3 or tf-keras model.
-      path: Where to, in any form that the model's own `save` knows.
+      path: Where to, in any form that the model's own `save` knows. Of Keras 3, a `.keras` file alone
+        holds what the model was compiled with.
       records: As for `mark`.
     """
     path = pathlib.Path(path)
@@ -93,7 +95,10 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, record)  # before the model: no crash leaves a new model beside an old record
-    model.save(path)
+    if path.suffix == ".keras" or (_is_legacy(model) and model.get_compile_config() is not None):
+        model.save(path)
+    else:  # Keras 3 writes to other formats what it cannot read, such as the name of a loss
+        model.save(path, include_optimizer=False)
 
 
 def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
@@ -101,10 +106,11 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
 
     Args:
       path: Where the model was saved, by its own `save` as a `.keras` file or by `FitResult.save`.
-      **arguments: For `load_model` of the model's kind of Keras, such as `custom_objects`.
+      **arguments: For `load_model` of the model's kind of Keras, such as `custom_objects` or `compile`.
 
     Returns:
-      The model, a Keras 3 or tf-keras one. `fit` knows what it has spent.
+      The model, a Keras 3 or tf-keras one. `fit` knows what it has spent. It is compiled as it was saved,
+      unless Keras cannot read that back: a loss that is a local function, say, is not in the file.
 
     Raises:
       ModelError: The file has no record, or one of a model with other weights.
@@ -126,7 +132,7 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
     if kind == "tf_keras":
         _compat.load_tff()  # which cannot be imported once tf-keras has been used
     keras = importlib.import_module(kind)
-    model = keras.saving.load_model(path, **arguments)
+    model = _loaded(keras, path, arguments)
     if not inside and _fingerprint(model) != found[0]["weights"]:
         raise ModelError(
             f"{beside} is the record of a model with other weights than {path} has: one of the "
@@ -142,6 +148,26 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
         )
     mark(model, parsed[0])
     return model
+
+
+def _loaded(keras: Any, path: pathlib.Path, arguments: Mapping[str, Any]) -> Any:
+    """Loads a model; without what it was compiled with, if only that is in the way."""
+    try:
+        return keras.saving.load_model(path, **arguments)
+    except Exception as error:
+        if "compile" in arguments:
+            raise
+        try:
+            model = keras.saving.load_model(path, compile=False, **arguments)
+        except Exception:
+            raise error from None
+        warnings.warn(
+            f"{path} was loaded without the loss, metrics and optimizer that it was compiled with: "
+            f"{error} Register them (keras.saving.register_keras_serializable), or pass custom_objects=.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return model
 
 
 def _parts(model: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tff_dp import provenance
+from tff_dp import _checks, provenance
 from tff_dp.accounting import EpsilonReport
 from tff_dp.accounting.report import format_epsilon, format_lower
 from tff_dp.charges import Charges
@@ -35,6 +35,9 @@ class RoundRecord:
     epsilon: float
     metrics: Mapping[str, float] | None
     metrics_private: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.flag("metrics_private", self.metrics_private)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,10 @@ class FitResult:
     stopped: str | None = None
     spent_by_client: Mapping[str, EpsilonReport] | None = None
     random_bits: str = NO_NOISE
+
+    def __post_init__(self) -> None:
+        _checks.flag("seeded", self.seeded)
+        _checks.flag("noise_seeded", self.noise_seeded)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model, and beside it what it has spent, for `tff_dp.load_model`.

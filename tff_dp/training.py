@@ -11,17 +11,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tff_dp import _checks, _seeds
+from tff_dp._compiled import algorithm_of, check_released, compiler
 from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
 from tff_dp._kept import process_for
 from tff_dp._warm_start import charged_before, elsewhere
 from tff_dp.accounting import calibrate_rounds
 from tff_dp.accounting.report import format_epsilon
-from tff_dp.algorithms import Algorithm, FedAvg
+from tff_dp.algorithms import Algorithm
 from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, expecting, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
+from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import initialize_from, model_weights
 from tff_dp.provenance import carried_by, groups_carried_by, mark
@@ -39,7 +41,7 @@ def fit(
     privacy: PrivacyPlan | NoPrivacy,
     rounds: int | None = None,
     loss: Any = None,
-    metrics: Sequence[Any] = (),
+    metrics: Sequence[Any] | None = None,
     algorithm: Algorithm | None = None,
     batch_size: int | None = None,
     epochs: int = 1,
@@ -58,13 +60,18 @@ def fit(
     known after it.
 
     Args:
-      model: A `ModelSpec`; or a Keras model or a function that makes one, with `loss` and `metrics`.
+      model: A `ModelSpec`; or a Keras model or a function that makes one. A compiled model brings its
+        loss, metrics and optimizer along, each for where no argument takes its place.
       clients: The clients' data.
       privacy: A `PrivacyPlan`, or `NoPrivacy()` as an explicit choice.
       rounds: Rounds to train; at most the plan's, and by default all of them.
       loss: As for `ModelSpec`; only with a bare model.
-      metrics: As for `ModelSpec`; only with a bare model.
-      algorithm: What clients and server compute; `FedAvg()` by default.
+      metrics: As for `ModelSpec`; only with a bare model. Under a plan, each must be among the plan's
+        own, unless `release_metrics` is given.
+      algorithm: What clients and server compute. By default `FedAvg()`, whose clients have the
+        optimizer that the model was compiled with: SGD with or without momentum, Adam or Adagrad, with
+        no options beyond (no schedule, clipping, weight decay or averages of weights). A client's
+        optimizer is made anew in each round.
       batch_size: Examples in a client's batch; the last may be smaller. None for 32, or for the plan's
         expected size where it protects records.
       epochs: A client's passes over its data in a round; 1 where the plan protects records, whose
@@ -91,13 +98,17 @@ def fit(
       progress: Whether to show a progress bar.
 
     Returns:
-      The trained model, the history and the epsilon.
+      The trained model, the history and the epsilon. The model is compiled with the loss and the metrics
+      that it was trained with, and with the clients' optimizer (Adam for Yogi, which Keras lacks; the
+      server's for FedSGD), all of them new: its `evaluate` and `fit` work at once.
 
     Raises:
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
         `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
         has been trained then.
-      ModelError: Also where the model was trained before, and nothing says how that is to be counted.
+      ModelError: Also where the model was trained before, and nothing says how that is to be counted;
+        where nothing of it is trainable; and where it was compiled, or overrides steps of training, in a
+        way that cannot be honored.
       LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one.
       ComputationError: A client's computation fails; the message names its position in the cohort. Or the
         noise would have random bits that others can guess: in an execution context other than that of
@@ -105,6 +116,10 @@ def fit(
         been trained or charged then.
       StackError: TFF cannot be imported.
     """
+    shuffle = _checks.flag("shuffle", shuffle)
+    release_metrics = _checks.optional_flag("release_metrics", release_metrics)
+    disjoint_data = _checks.flag("disjoint_data", disjoint_data)
+    progress = _checks.flag("progress", progress)
     spec = as_spec(model, loss, metrics)
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
@@ -121,8 +136,12 @@ def fit(
     release, covered = _released(privacy, release_metrics)
 
     bound = spec.bind(clients.element_spec())
-    check_labels(spec.loss, bound, clients)
-    process, with_noise = process_for(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
+    check_weights(bound)
+    check_labels(bound.loss, bound, clients)
+    check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
+    algorithm = algorithm_of(bound, algorithm)
+    process, with_noise = process_for(bound, algorithm=algorithm, privacy=privacy)
+    compile_model = compiler(bound, algorithm)
     history: list[RoundRecord] = []
     carried, groups = carried_by(bound.source), groups_carried_by(bound.source)
 
@@ -186,6 +205,7 @@ def fit(
                 history.append(record)
                 bar(record)
         trained = bound.to_keras(model_weights(process, state))
+        compile_model(trained)
     if noise_seeded:
         history = [
             dataclasses.replace(record, epsilon=math.inf, metrics_private=False)

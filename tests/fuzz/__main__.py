@@ -20,7 +20,7 @@ from fuzz.cases import Case
 from fuzz.examining import Fault
 from fuzz.finding import Finding
 
-COMMAND = [sys.executable, "-m", "fuzz.worker"]
+COMMAND = [sys.executable, "-P", "-m", "fuzz.worker"]
 _CASES_A_PROCESS = 150  # TensorFlow keeps what it has traced: a process gets slow and large
 _HANG_SECONDS = 400.0  # without a case's end
 

@@ -66,8 +66,9 @@ class RecordRound(Round):
         object.__setattr__(self, "records", check_records(self.records))
         if len(self.records) != self.population:
             raise ArgumentError(
-                f"records={self.records!r} does not fit population={self.population!r}: expected one "
-                "number of records for each client."
+                f"records={_checks.brief(self.records)} does not fit population={self.population!r}: "
+                "expected one number of records for each client. "
+                "population=None takes as many clients as records has numbers."
             )
         fewest = min(self.records)
         _checks.integer(

@@ -10,17 +10,19 @@ from typing import Any
 
 import tff_dp
 from tff_dp.cli import ledgers
+from tff_dp.cli.checks import check, in_flags, open_option
 from tff_dp.cli.options import (
     add_options,
     adjacency_of,
     arithmetic_of,
     delta_of,
     mechanism_of,
-    need,
     round_of,
     sampler_of,
 )
+from tff_dp.cli.plans import plan_values
 from tff_dp.cli.shown import block, result
+from tff_dp.errors import AccountingError, ArgumentError, TffDpError
 
 _FAILED, _WRONG, _REFUSED = 1, 2, 3  # exit codes
 _MOST_ROUNDS = 10**9  # that a calibration may find
@@ -37,17 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: The command line without the program's name; None takes the process's own.
 
     Returns:
-      The exit code: 0, 1 for a self-test that has failed or a damaged ledger, 2 for a wrong argument, 3
-      for a combination that cannot be accounted for.
+      The exit code: 0; 1 for a self-test that has failed, a damaged ledger or a TFF that cannot be
+      imported; 2 for a wrong argument; 3 for a combination that cannot be accounted for.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.command:
         parser.print_help()
         return 0
-    from tff_dp.errors import AccountingError, ArgumentError, LedgerError
-
     try:
+        if options.command != "ledger":
+            check(options)
         if options.command == "selftest":
             return _selftest(options)
         if options.command == "ledger":
@@ -55,12 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             found = _epsilon(options) if options.command == "epsilon" else _calibrate(options)
     except AccountingError as error:
-        print(f"tff-dp: refused: {error}", file=sys.stderr)
+        print(f"tff-dp: refused: {in_flags(str(error), options)}", file=sys.stderr)
         return _REFUSED
     except ArgumentError as error:
-        print(f"tff-dp: {error}", file=sys.stderr)
+        print(f"tff-dp: {in_flags(str(error), options)}", file=sys.stderr)
         return _WRONG
-    except LedgerError as error:
+    except TffDpError as error:
         print(f"tff-dp: {error}", file=sys.stderr)
         return _FAILED
     text = ledgers.block if options.command == "ledger" else block
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Finds what is left out of --noise-multiplier, --rounds, and --cohort or "
         "--sampling-rate; exactly one of them has to be.",
     )
-    calibrate.add_argument("--target-epsilon", type=float, required=True, metavar="EPSILON")
+    calibrate.add_argument("--target-epsilon", type=float, metavar="EPSILON")
     selftest = commands.add_parser(
         "selftest",
         help="whether a plan's mechanism does here what its accounting takes for granted",
@@ -112,7 +114,6 @@ def _parser() -> argparse.ArgumentParser:
 def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
     from tff_dp import accounting
 
-    need(options, "noise_multiplier", "rounds")
     one_round = round_of(options)
     delta = delta_of(options)
     report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
@@ -120,30 +121,11 @@ def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
+    wanted = open_option(options)
     from tff_dp import accounting
-    from tff_dp.errors import ArgumentError
 
-    no_cohort = (
-        options.sampling != "full"
-        and options.records is None
-        and (options.sampling_rate, options.cohort) == (None,) * 2
-    )
-    open_ones = [
-        name
-        for name, is_open in (
-            ("--noise-multiplier", options.noise_multiplier is None),
-            ("--rounds", options.rounds is None),
-            ("--cohort", no_cohort),
-        )
-        if is_open
-    ]
-    if len(open_ones) != 1:
-        raise ArgumentError(
-            f"{' and '.join(open_ones) or 'nothing'} is left open: expected exactly one of "
-            "--noise-multiplier, --rounds, and --cohort or --sampling-rate, which is then found."
-        )
     delta, target = delta_of(options), options.target_epsilon
-    if open_ones == ["--noise-multiplier"]:
+    if wanted == "--noise-multiplier":
         options.noise_multiplier = accounting.calibrate_noise(
             round_of(options, noise_multiplier=1.0),
             rounds=options.rounds,
@@ -151,7 +133,7 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
             target_epsilon=target,
             arithmetic=arithmetic_of(options),
         )
-    elif open_ones == ["--rounds"]:
+    elif wanted == "--rounds":
         options.rounds = accounting.calibrate_rounds(
             round_of(options),
             delta=delta,
@@ -159,7 +141,6 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
             arithmetic=arithmetic_of(options, _MOST_ROUNDS),
         )
     else:
-        need(options, "population")
         options.cohort = 1
         options.cohort = accounting.calibrate_cohort(
             round_of(options),
@@ -171,24 +152,26 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
     one_round = round_of(options)
     report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
     found = result(options, one_round, report)
-    return {"target_epsilon": target, "found": open_ones[0].removeprefix("--"), **found}
+    return {"target_epsilon": target, "found": wanted.removeprefix("--"), **found}
 
 
 def _selftest(options: argparse.Namespace) -> int:
+    values = None if options.plan is None else plan_values(options.plan)
     from tff_dp.plan import PrivacyPlan
     from tff_dp.selftest import command
 
-    if options.plan is not None:
-        plan = command.read_plan(options.plan, options)
-        return command.run(plan, as_json=options.json, thorough=options.thorough)
-    command.fill(options)
-    plan = PrivacyPlan(
-        mechanism=mechanism_of(options, options.noise_multiplier, options.clip_norm),
-        population=options.population,
-        rounds=options.rounds,
-        delta=delta_of(options),
-        sampler=sampler_of(options),
-        adjacency=adjacency_of(options),
-        max_dimension=options.max_dimension,
-    )
+    if values is not None:
+        plan = PrivacyPlan.from_dict(values)
+    else:
+        plan = PrivacyPlan(
+            mechanism=mechanism_of(options, options.noise_multiplier, options.clip_norm),
+            population=options.population,
+            rounds=options.rounds,
+            delta=delta_of(options),
+            sampler=sampler_of(options),
+            adjacency=adjacency_of(options),
+            unit="client" if options.records is None else "record",  # type: ignore[arg-type]
+            records=options.records,
+            max_dimension=options.max_dimension,
+        )
     return command.run(plan, as_json=options.json, thorough=options.thorough)

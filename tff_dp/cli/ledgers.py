@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from tff_dp.cli.shown import facts_of, lines_of, number
+from tff_dp.errors import ArgumentError
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -26,11 +27,10 @@ def found(options: argparse.Namespace) -> dict[str, Any]:
       LedgerError: The ledger is damaged.
       AccountingError: No accountant applies to its plans together.
     """
-    from tff_dp.errors import ArgumentError
-    from tff_dp.ledger import summarize
-
     if not pathlib.Path(options.file).is_file():
         raise ArgumentError(f"{options.file!r} is no file: expected the path of a ledger.")
+    from tff_dp.ledger import summarize
+
     summary = summarize(options.file, options.delta)
     spent, first = summary.spent, summary.plans[0]
     return {
@@ -66,6 +66,7 @@ def _plan(charges: Any, first: Any, plan: Any, delta: float) -> dict[str, Any]:
 def block(answer: dict[str, Any]) -> str:
     """Returns what a ledger says as text, every epsilon rounded up."""
     from tff_dp.accounting.report import format_epsilon
+    from tff_dp.charges import shortened
 
     torn = ", but for a torn last line, whose round was not run" if answer["torn_line"] else ""
     together = "of all plans together, " if len(answer["plans"]) > 1 else ""
@@ -86,8 +87,8 @@ def block(answer: dict[str, Any]) -> str:
             ("  alone", f"epsilon {format_epsilon(float(plan['epsilon_alone']))}"),
         ]
         lines += [
-            ("  differs", f"{name}: {one!r} in plan 1, {two!r} here")
-            for name, (one, two) in plan["differs"].items()
+            ("  differs", f"{name}: {one} in plan 1, {two} here")
+            for name, (one, two) in shortened(plan["differs"]).items()
         ]
     lines += [
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 SAMPLINGS = ("poisson", "fixed", "full", "separated", "cyclic")
@@ -47,7 +46,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add(
         "--mechanism",
         choices=tuple(MECHANISMS),
-        default="gaussian",
         help="default: gaussian; per-layer clipping costs the same",
     )
     add(
@@ -56,27 +54,30 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="Z",
         help="standard deviation (of Laplace noise: scale) of a round's noise over the clip norm",
     )
-    add("--rounds", type=int, metavar="T")
-    add("--delta", type=float, help="default: N^-1.1 where the population is given")
+    add("--rounds", type=whole, metavar="T", help="rounds of training")
+    add(
+        "--delta",
+        type=float,
+        help="default: N^-1.1 where the population is given, or the numbers of records",
+    )
     add(
         "--sampling",
         choices=SAMPLINGS,
-        default="poisson",
         help="who takes part in a round (default: poisson, each client by a coin of its own; "
-        "separated and cyclic bound how often, as tree and banded need)",
+        "separated and cyclic bound how often, as tree and banded need; dp-sgd takes none)",
     )
     add("--sampling-rate", type=float, metavar="Q", help="the coin of poisson")
-    add("--population", type=int, metavar="N", help="clients there are")
-    add("--cohort", type=int, metavar="M", help="clients a round, in place of a rate")
-    add("--min-separation", type=int, metavar="S", help="of separated: rounds to a client's next")
-    add("--max-participations", type=int, metavar="K", help="of separated: a client's rounds")
-    add("--cycle", type=int, metavar="B", help="of cyclic: parts that take turns")
-    add("--bands", type=int, metavar="B", help="of banded: rounds that share noise")
-    add("--restart-every", type=int, metavar="R", help="of tree: rounds of one tree")
-    add("--dimension", type=int, metavar="D", help="of skellam, discrete-gaussian: weights")
-    add("--bits", type=int, help="of skellam, discrete-gaussian: a number that is sent")
-    add("--batch-size", type=int, metavar="B", help="of dp-sgd: expected records of a batch")
-    add("--local-steps", type=int, metavar="S", help="of dp-sgd: steps of a round")
+    add("--population", type=whole, metavar="N", help="clients there are")
+    add("--cohort", type=whole, metavar="M", help="clients a round, in place of a rate")
+    add("--min-separation", type=whole, metavar="S", help="of separated: rounds to a client's next")
+    add("--max-participations", type=whole, metavar="K", help="of separated: a client's rounds")
+    add("--cycle", type=whole, metavar="B", help="of cyclic: parts that take turns")
+    add("--bands", type=whole, metavar="B", help="of banded: rounds that share noise")
+    add("--restart-every", type=whole, metavar="R", help="of tree: rounds of one tree")
+    add("--dimension", type=whole, metavar="D", help="of skellam, discrete-gaussian: weights")
+    add("--bits", type=whole, help="of skellam, discrete-gaussian: a number that is sent")
+    add("--batch-size", type=whole, metavar="B", help="of dp-sgd: expected records of a batch")
+    add("--local-steps", type=whole, metavar="S", help="of dp-sgd: steps of a round")
     add(
         "--records",
         type=counts,
@@ -85,7 +86,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-dimension",
-        type=int,
+        type=whole,
         default=100_000_000,
         metavar="D",
         help="trainable parameters of the largest model, which the charge for computed noise is for "
@@ -99,9 +100,25 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print an object instead of text")
 
 
+def whole(text: str) -> int:
+    """Returns a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number: expected digits alone, such as 1000"
+        ) from None
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Returns whole numbers that commas separate."""
-    return tuple(int(count) for count in text.split(","))
+    try:
+        return tuple(int(count) for count in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of whole numbers: expected each client's number of records, "
+            "separated by commas, such as 400,1000,300"
+        ) from None
 
 
 def round_of(options: argparse.Namespace, noise_multiplier: float | None = None) -> Any:
@@ -113,18 +130,12 @@ def round_of(options: argparse.Namespace, noise_multiplier: float | None = None)
     """
     from tff_dp import accounting
 
-    of_records = options.mechanism == "dp-sgd"
-    if of_records:
-        need(options, "records")
-        refuse_foreign(options, ["population"], "--mechanism dp-sgd")
-    else:
-        refuse_foreign(options, ["records"], f"--mechanism {options.mechanism}")
     z = options.noise_multiplier if noise_multiplier is None else noise_multiplier
     return accounting.round_of(
         mechanism_of(options, z),
         sampler_of(options),
         # Epsilon under Poisson sampling and full participation does not depend on it.
-        len(options.records) if of_records else options.population or 1,
+        options.population or 1 if options.records is None else len(options.records),
         adjacency_of(options),
         options.records,
     )
@@ -138,8 +149,6 @@ def mechanism_of(
 
     kind = MECHANISMS[options.mechanism]
     own = (*kind.needed, *kind.optional)
-    refuse_foreign(options, set(OF_MECHANISMS) - set(own), f"--mechanism {options.mechanism}")
-    need(options, *kind.needed)
     given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     make = getattr(mechanisms, kind.name)
     return make(noise_multiplier=noise_multiplier, **{kind.clip: clip_norm}, **given)
@@ -166,71 +175,33 @@ def adjacency_of(options: argparse.Namespace) -> Any:
     return None if options.adjacency is None else Adjacency(ADJACENCIES[options.adjacency])
 
 
-def refuse_foreign(options: argparse.Namespace, names: Iterable[str], what: str) -> None:
-    """Raises ArgumentError if options are given that mean nothing here."""
-    from tff_dp.errors import ArgumentError
-
-    for name in sorted(names):
-        if getattr(options, name) is not None:
-            raise ArgumentError(
-                f"--{name.replace('_', '-')} {getattr(options, name)} does not belong to {what}: leave "
-                "it out, or take what it belongs to."
-            )
-
-
 def sampler_of(options: argparse.Namespace) -> Any:
     """Returns who takes part."""
     from tff_dp import _checks, sampling
-    from tff_dp.errors import ArgumentError
 
     rate, cohort, population = options.sampling_rate, options.cohort, options.population
     if population is not None:
         _checks.integer("--population", population, "[1, inf)")
-    own = {"separated": {"min_separation", "max_participations"}, "cyclic": {"cycle"}}
-    foreign = set().union(*own.values()) - own.get(options.sampling, set())
-    refuse_foreign(options, foreign, f"--sampling {options.sampling}")
-    if options.mechanism == "dp-sgd":
-        refuse_foreign(options, ["sampling_rate", "cohort"], "--mechanism dp-sgd")
-        return sampling.FullParticipation()  # nothing is amplified by who takes part
+    if options.mechanism == "dp-sgd" or options.sampling == "full":
+        return sampling.FullParticipation()  # of dp-sgd, nothing is amplified by who takes part
     if options.sampling == "separated":
-        need(options, "population", "cohort", "min_separation")
-        refuse_foreign(options, ["sampling_rate"], "--sampling separated")
         return sampling.MinSeparationSampler(
             size=cohort,
             min_separation=options.min_separation,
             max_participations=options.max_participations,
         )
-    if options.sampling == "cyclic":
-        need(options, "cycle", "population")
-        if rate is None:
-            need(options, "cohort")
-            rate = cohort * options.cycle / population
-        return sampling.CyclicPoissonSampler(rate=rate, cycle=options.cycle)
-    if options.sampling == "full":
-        if rate not in (None, 1.0) or cohort not in (None, population):
-            raise ArgumentError(
-                f"--sampling full with --sampling-rate {rate} and --cohort {cohort}: every client takes "
-                "part in every round. Leave both out, or say how a cohort is drawn."
-            )
-        return sampling.FullParticipation()
     if options.sampling == "fixed":
-        need(options, "population", "cohort")
-        if rate is not None:
-            raise ArgumentError(
-                f"--sampling fixed with --sampling-rate {rate}: expected --population and --cohort "
-                "alone, since cohorts of one size have no rate."
-            )
         return sampling.FixedSizeSampler(size=cohort)
-    if rate is not None and cohort is None:
-        return sampling.PoissonSampler(rate=rate)
-    if rate is None and cohort is not None:
-        need(options, "population")
-        _checks.integer("--cohort", cohort, f"[1, {population}]")
-        return sampling.PoissonSampler(rate=cohort / population)
-    raise ArgumentError(
-        f"--sampling-rate {rate} and --cohort {cohort}: expected exactly one of them under Poisson "
-        "sampling; a cohort comes with --population."
-    )
+    cycle = 1
+    if options.sampling == "cyclic":
+        cycle = _checks.integer("--cycle", options.cycle, f"[1, {population}]")
+    if cohort is not None:
+        why = "" if cycle == 1 else "It is drawn from one of the cycle's parts."
+        _checks.integer("--cohort", cohort, f"[1, {population // cycle}]", why)
+    if options.sampling == "cyclic":
+        rate = cohort * cycle / population if rate is None else rate
+        return sampling.CyclicPoissonSampler(rate=rate, cycle=cycle)
+    return sampling.PoissonSampler(rate=cohort / population if rate is None else rate)
 
 
 def delta_of(options: argparse.Namespace) -> float:
@@ -244,21 +215,8 @@ def delta_of(options: argparse.Namespace) -> float:
         check_delta("--delta", options.delta, most, "record")
         return float(options.delta)
     if options.delta is None:
-        need(options, "population")  # which gives one
         options.delta = recommended_delta(options.population)
     if options.population is not None:
         _checks.integer("--population", options.population, "[2, inf)")
         check_delta("--delta", options.delta, options.population)
     return float(options.delta)
-
-
-def need(options: argparse.Namespace, *names: str) -> None:
-    """Raises ArgumentError if an option is missing."""
-    from tff_dp.errors import ArgumentError
-
-    for name in names:
-        if getattr(options, name) is None:
-            raise ArgumentError(
-                f"--{name.replace('_', '-')} is missing: {options.command} with --sampling "
-                f"{options.sampling} needs it. See tff-dp {options.command} --help."
-            )

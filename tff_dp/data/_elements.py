@@ -79,14 +79,23 @@ def _pair(where: str, element: Any, x: Names, y: Names) -> tuple[Any, ...]:
             "pairs (x, y). Map the dataset to pairs; from_client_data takes the fields' names as "
             "x= and y=."
         )
+    _fields.check_apart("x", _listing(x), {})
+    _fields.check_apart("y", _listing(y), {})
+    if _listing(x) != _listing(y):  # else a model is to reproduce its input, as an autoencoder does
+        for name in _listing(y):
+            _fields.check_apart("x", _listing(x), {"y": name})
     return _named("x", element, x), _named("y", element, y)
 
 
 def _named(argument: str, element: Mapping[str, Any], names: str | Sequence[str]) -> Any:
-    for name in [names] if isinstance(names, str) else names:
+    for name in _listing(names):
         if name not in element:
             raise ArgumentError(f"{argument}={name!r} is no field: expected {_listed(element)}.")
     return element[names] if isinstance(names, str) else {name: element[name] for name in names}
+
+
+def _listing(names: str | Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _listed(element: Mapping[str, Any]) -> str:

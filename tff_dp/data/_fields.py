@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tff_dp.errors import DataError
+from tff_dp.errors import ArgumentError, DataError
 
 Array: TypeAlias = NDArray[Any]
 Fields: TypeAlias = Array | dict[str, Array]
@@ -119,6 +119,34 @@ def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
             f"{label} has dtype {dtype}: expected booleans, integers, floats of at most 64 bits or "
             "strings. Convert it with astype."
         )
+
+
+def check_apart(argument: str, names: Sequence[Hashable], others: Mapping[str, Hashable]) -> None:
+    """Checks that no name of an input occurs twice, or is that of a column with another use.
+
+    Args:
+      argument: What the names are given as, such as "features".
+      names: The columns or fields of x.
+      others: Arguments with the columns that they name, such as {"label": "y"}.
+
+    Raises:
+      ArgumentError: A name occurs twice, or in `others`.
+    """
+    seen: list[Hashable] = []
+    for name in names:
+        if name in seen:
+            raise ArgumentError(
+                f"{argument}={list(names)!r} has {name!r} twice: expected every name once. Drop one of "
+                "them."
+            )
+        seen.append(name)
+    for other, taken in others.items():
+        if taken in seen:
+            raise ArgumentError(
+                f"{argument}={list(names)!r} has {taken!r}, which is {other}={taken!r} as well: expected "
+                "inputs that are neither the label nor the client's id. Drop it from "
+                f"{argument}, or copy the column under another name if it is meant to be an input."
+            )
 
 
 def count_examples(x: Fields, y: Fields, where: str = "") -> int:

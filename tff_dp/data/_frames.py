@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ def read(
     if not hasattr(frame, "columns"):
         raise DataError(f"frame is a {type(frame).__name__}: expected a pandas DataFrame.")
     columns = _columns(features)
+    _fields.check_apart("features", columns, {"client": client, "label": label})
+    if client == label:
+        raise ArgumentError(
+            f"label={label!r} is the column of the client ids as well: expected another one. To predict "
+            "the client, copy the column under another name."
+        )
     for name, column in [("client", client), ("label", label), *(("features", c) for c in columns)]:
         _check_column(frame, name, column)
     if len(frame) == 0:
@@ -56,6 +62,11 @@ def _columns(features: Any) -> list[Hashable]:
         columns = list(features)
     except TypeError:
         raise ArgumentError(f"features={features!r} is no list: expected columns' names.") from None
+    if isinstance(features, Set):
+        raise ArgumentError(
+            f"features={features!r} has no order: expected a list, in the order of the columns of x. "
+            f"Pass {sorted(map(str, columns))!r}."
+        )
     if not columns:
         raise ArgumentError("features is empty: expected at least one column. Name the inputs.")
     return columns

@@ -56,6 +56,8 @@ class Clients:
         allow_empty: bool = False,
         allow_nonfinite: bool = False,
     ) -> None:
+        _checks.flag("allow_empty", allow_empty)
+        _checks.flag("allow_nonfinite", allow_nonfinite)
         self._x = _fields.checked("x", x)
         self._y = _fields.checked("y", y)
         self._offsets = _fields.as_offsets(offsets, _fields.count_examples(self._x, self._y))
@@ -151,6 +153,7 @@ class Clients:
         Returns:
           (x, y) of `tf.TensorSpec`, or dictionaries of them.
         """
+        _checks.flag("batch", batch)
         import tensorflow as tf
 
         def spec(array: Array) -> Any:
@@ -185,6 +188,7 @@ class Clients:
         Raises:
           ArgumentError: An argument is outside its bound, or `rng` is missing.
         """
+        _checks.flag("shuffle", shuffle)
         import tensorflow as tf
 
         batch_size = _checks.integer("batch_size", batch_size, "[1, inf)")
@@ -233,6 +237,7 @@ class Clients:
         Raises:
           ArgumentError: An argument is outside its bound, or `rng` is missing.
         """
+        _checks.flag("shuffle", shuffle)
         batch_size = _checks.integer("batch_size", batch_size, "[1, inf)")
         epochs = _checks.integer(
             "epochs", epochs, "[1, inf)", "To train on nothing, draw no client."
@@ -326,6 +331,7 @@ class Clients:
         Raises:
           DataError: The folder is missing, incomplete, damaged, or of another format.
         """
+        mmap = _checks.flag("mmap", mmap)
         ids, offsets, x, y = _files.read(Path(folder), mmap=mmap)
         return cls(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)
 

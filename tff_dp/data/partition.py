@@ -44,6 +44,7 @@ def iid(
       ArgumentError: An argument is outside its bound.
       DataError: The data are malformed or not finite.
     """
+    _checks.flag("allow_nonfinite", allow_nonfinite)
     x, y, examples = _pooled(x, y)
     clients = _count("clients", clients, examples)
     rows = np.array_split(_generator(seed).permutation(examples), clients)
@@ -83,6 +84,7 @@ def shards(
       ArgumentError: An argument is outside its bound.
       DataError: The data are malformed or not finite.
     """
+    _checks.flag("allow_nonfinite", allow_nonfinite)
     x, y, examples = _pooled(x, y)
     clients = _count("clients", clients, examples)
     shards_per_client = _count("shards_per_client", shards_per_client, examples // clients)
@@ -132,6 +134,7 @@ def dirichlet(
       ArgumentError: An argument is outside its bound, or no draw gave every client `min_examples`.
       DataError: The data are malformed or not finite.
     """
+    _checks.flag("allow_nonfinite", allow_nonfinite)
     x, y, examples = _pooled(x, y)
     clients = _checks.integer("clients", clients, "[1, inf)")
     alpha = _checks.real("alpha", alpha, "(0, 1e6]", "Smaller is more skewed.")
@@ -171,6 +174,7 @@ def by_column(x: _Data, y: _Data, column: ArrayLike, *, allow_nonfinite: bool = 
       DataError: The data are malformed or not finite, or the column is of another length or has a
         missing entry.
     """
+    _checks.flag("allow_nonfinite", allow_nonfinite)
     x, y, examples = _pooled(x, y)
     ids, order, offsets = _ids.group("column", column)
     if len(order) != examples:

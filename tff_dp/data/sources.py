@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
+from tff_dp import _checks
 from tff_dp.data import _elements, _fields, _frames, _ids, _storage
 from tff_dp.data import clients as _clients
 from tff_dp.data._fields import Fields
@@ -37,6 +38,7 @@ def from_arrays(
       DataError: A client's data are malformed, differ from the other clients' in fields, shape or
         type, or are empty or not finite where that is not allowed.
     """
+    _check_flags(allow_empty, allow_nonfinite)
     _check_mapping("arrays", arrays, "For pooled data, use a partition.")
     clients = ((client, *_pair(_ids.as_id(client), value)) for client, value in arrays.items())
     return _joined(clients, allow_empty=allow_empty, allow_nonfinite=allow_nonfinite)
@@ -60,6 +62,7 @@ def from_datasets(
       DataError: A client's dataset is batched, infinite or not of pairs, differs from the other
         clients' in fields, shape or type, or is empty or not finite where that is not allowed.
     """
+    _check_flags(allow_empty, allow_nonfinite)
     _check_mapping("datasets", datasets, "Key the datasets by client ids.")
     clients = (
         (client, *_elements.read(_ids.as_id(client), dataset, None, None))
@@ -90,9 +93,11 @@ def from_client_data(
       The clients, in the order of `client_ids`.
 
     Raises:
-      ArgumentError: x or y is given for pairs, missing for dictionaries, or names no field.
+      ArgumentError: x or y is given for pairs, missing for dictionaries, or names no field; or names a
+        field twice; or a flag is no boolean.
       DataError: As `from_datasets`, or the argument is no client data.
     """
+    _check_flags(allow_empty, allow_nonfinite)
     try:
         ids, create = client_data.client_ids, client_data.create_tf_dataset_for_client
     except AttributeError:
@@ -135,13 +140,20 @@ def from_frame(
       rows of a client keep their order.
 
     Raises:
-      ArgumentError: A column is unknown or occurs twice in the frame, or `features` is no list.
+      ArgumentError: A column is unknown or occurs twice in the frame; `features` is no list, has a
+        column twice, or has the client's or the label's; or a flag is no boolean.
       DataError: A value is missing, does not fit its type, or is not finite where that is not
         allowed.
     """
+    _check_flags(allow_empty, allow_nonfinite)
     x, y, ids, order, offsets = _frames.read(frame, client, features, label, dtype, label_dtype)
     fields = _storage.take(x, y, order, map_above=_clients.MEMORY_MAP_BYTES, convert=False)
     return Clients(*fields, offsets, ids, allow_empty=allow_empty, allow_nonfinite=allow_nonfinite)
+
+
+def _check_flags(allow_empty: bool, allow_nonfinite: bool) -> None:
+    _checks.flag("allow_empty", allow_empty)
+    _checks.flag("allow_nonfinite", allow_nonfinite)
 
 
 def _check_mapping(name: str, value: object, remedy: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.dp_sgd.gradients import sum_of_clipped
 from tff_dp.mechanisms import RecordGaussianMechanism
 
@@ -50,8 +50,10 @@ def build_client_work(
       update leaves a client. The update is the weights before less those after, as TFF has it.
 
     Raises:
+      ArgumentError: `weigh_by_examples` is no boolean.
       StackError: TFF cannot be imported.
     """
+    _checks.flag("weigh_by_examples", weigh_by_examples)
     import tensorflow as tf
 
     tff = _compat.load_tff()

@@ -184,6 +184,17 @@ def _clip(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
     return [tf.where(value < low, low, tf.where(value > high, high, value))]
 
 
+def _shift(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
+    """Kernels take a negative count for 0, and one of all bits or more for all bits but one."""
+    del key
+    value, count = inputs
+    most = 8 * value.dtype.size - 1
+    known = tf.get_static_value(count)
+    if known is None or (known < 0).any() or (known > most).any():
+        count = tf.clip_by_value(count, tf.zeros([], count.dtype), tf.constant(most, count.dtype))
+    return [_raw(node, [value, count])]
+
+
 def _cast(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
     """What does not fit, or is not a number, becomes the least number, as processors have it."""
     del key
@@ -309,6 +320,8 @@ _WRITERS: dict[str, _Writer] = {
     "Cast": _cast,
     "ClipByValue": _clip,
     "FloorDiv": _floor_of_quotient,
+    "LeftShift": _shift,
+    "RightShift": _shift,
     "StatelessRandomGetKeyCounter": _key_of_seed,
     "StatelessRandomUniformV2": _uniform,
     "StatelessRandomNormalV2": _normal,

@@ -143,6 +143,7 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
       ComputationError: Calls in the context that is installed return no values, and it is not one of
         `federated_context`.
     """
+    _checks.optional_flag("xla", xla)
     from tensorflow_federated.python.core.impl.execution_contexts import sync_execution_context
 
     tff = _compat.load_tff()
@@ -199,6 +200,8 @@ def make_context(
     random_bits: str,
 ) -> Any:
     """Returns the context of `fast`; what it starts later is put onto the stack."""
+    xla = _checks.optional_flag("xla", xla)
+    strict = _checks.flag("strict", strict)
     _checks.one_of("strategy", strategy, _STRATEGIES)
     _checks.one_of("device", device, ("auto", "cpu", "gpu"))
     if seed is not None:

@@ -6,7 +6,7 @@ import dataclasses
 import weakref
 from typing import Any
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.errors import ComputationError
 
 # Random operations of a plan's noise stand under a name scope of this name; TFF keeps it. That it is
@@ -41,6 +41,9 @@ class NoiseBits:
     source: str
     marked: bool
     obstacle: str | None = None
+
+    def __post_init__(self) -> None:
+        _checks.flag("marked", self.marked)
 
 
 def is_marked(computation: Any) -> bool:

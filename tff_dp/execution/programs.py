@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.errors import ComputationError
 from tff_dp.execution import noise
 from tff_dp.execution.fast import make_context
@@ -76,6 +76,9 @@ def federated_context(
       ComputationError: As with `fast`, raised where values are awaited; or a computation is called
         outside of coroutines, or was not awaited within the block.
     """
+    _checks.optional_flag("xla", xla)
+    _checks.flag("strict", strict)
+    _checks.flag("install", install)
     tff = _compat.load_tff()
     with contextlib.ExitStack() as resources:
         context = make_context(

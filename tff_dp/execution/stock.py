@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.errors import ComputationError, StackError
 from tff_dp.execution import noise
 
@@ -177,6 +177,9 @@ def stock(
       StackError: TFF is missing, or its worker does not start.
       ComputationError: A computation holds noise of a privacy plan. Raised by the call.
     """
+    _checks.flag("install", install)
+    _checks.flag("unkeyed_noise", unkeyed_noise)
+    _checks.flag("secure_sums", secure_sums)
     tff = _compat.load_tff()
     worker = _Worker(pathlib.Path(log) if log is not None else None)
     try:

@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from tff_dp import _checks
 from tff_dp.accounting import EpsilonReport
 from tff_dp.charges import Charges
 from tff_dp.errors import LedgerError
@@ -32,6 +33,9 @@ class LedgerSummary:
     versions: tuple[Mapping[str, str], ...]
     torn: bool
     spent: EpsilonReport
+
+    def __post_init__(self) -> None:
+        _checks.flag("torn", self.torn)
 
 
 def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonReport:

@@ -76,6 +76,7 @@ class _Keras3Model(BoundModel):
         predict, has_added_losses, self.output_shape = _trace(
             model, self.initial_weights, input_spec
         )
+        self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
         loss_fn = metrics_lib.resolve_loss(loss, keras, legacy=False)
         batch_loss = _with_added_losses(loss_fn) if has_added_losses else loss_fn
         self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
@@ -83,7 +84,7 @@ class _Keras3Model(BoundModel):
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
             metrics_fns=metrics_lib.functional_metrics(
-                metrics_lib.resolve_metrics(metrics, loss, keras),
+                self.metrics,
                 self.output_shape,
                 input_spec[1],
                 has_added_losses,
@@ -142,7 +143,7 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
         lambda s: tf.cast(rng.normal(size=[2, *(d or 3 for d in s.shape[1:])]), s.dtype), x_spec
     )
     try:
-        copy = keras.models.clone_model(sample)
+        copy = _clone(sample)
         _build(copy, x_spec)
         _set_weights(copy, sample.get_weights())
         same = all(
@@ -151,7 +152,21 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
         )
     except (NotImplementedError, TypeError, ValueError):
         same = False
-    return (lambda: keras.models.clone_model(sample)) if same else (lambda: sample)
+    return (lambda: _clone(sample)) if same else (lambda: sample)
+
+
+def _clone(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers that is not compiled.
+
+    Keras compiles the clone of a compiled model from its configuration, and fails where that does not
+    hold all, such as a loss that is a function.
+    """
+    compiled = model.compiled
+    model.compiled = False
+    try:
+        return keras.models.clone_model(model)
+    finally:
+        model.compiled = compiled
 
 
 def _is_recorded(model: keras.Model) -> bool:

@@ -60,6 +60,8 @@ class _LegacyModel(BoundModel):
     ) -> None:
         import tf_keras
 
+        if builder is not None:
+            builder = _uncompiled(builder)
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
         _restore_classes(sample)
@@ -68,7 +70,7 @@ class _LegacyModel(BoundModel):
         self._check_clone(sample, builder)
         self.compute_dtypes = compute_dtypes(sample)
         loss_object = _loss_object(loss)
-        metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
+        self.metrics = metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
         self.initial_weights = ModelWeights(
             tuple(v.numpy() for v in sample.trainable_variables),
             tuple(v.numpy() for v in sample.non_trainable_variables),
@@ -141,6 +143,17 @@ class _LegacyModel(BoundModel):
         for variable, value in zip(targets, values, strict=True):
             variable.assign(value)
         return model
+
+
+def _uncompiled(builder: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns a function whose models count as not compiled, as TFF's converters want them."""
+
+    def make() -> Any:
+        model = builder()
+        model._is_compiled = False
+        return model
+
+    return make
 
 
 def _restore_classes(model: Any) -> None:

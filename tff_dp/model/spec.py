@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,15 @@ import numpy as np
 
 from tff_dp import _compat
 from tff_dp.errors import ModelError
+from tff_dp.model.compiled import (
+    Compiled,
+    compiled_of,
+    is_compiled,
+    loss_of,
+    metrics_of,
+    missing_loss,
+    refuse_overrides,
+)
 
 
 class ModelWeights(NamedTuple):
@@ -39,6 +49,9 @@ class BoundModel(abc.ABC):
       compute_dtypes: Names of the types in which the layers compute, such as "float32".
       source: The Keras model that came in, or what the function that came in made.
       input_spec: (x, y) of a batch, which it is bound to.
+      loss: The loss, as it was given or as `source` was compiled with it.
+      metrics: Metric objects of the model's Keras.
+      compiled: What `source` was compiled with, or None.
     """
 
     tff_model: Any
@@ -46,7 +59,9 @@ class BoundModel(abc.ABC):
     output_shape: tuple[int | None, ...] | None
     compute_dtypes: frozenset[str]
     source: Any = None
-
+    loss: Any = None
+    metrics: Sequence[Any] = ()
+    compiled: Compiled | None = None
     input_spec: Any = None
 
     @property
@@ -90,23 +105,23 @@ class ModelSpec:
       model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
         without arguments that makes one.
       loss: A loss of the same Keras: an object, or a name that its `losses.get` knows. Under Keras 3
-        also a function of (labels, predictions).
-      metrics: Metrics of the same Keras: objects, or names, "accuracy" among them.
+        also a function of (labels, predictions). None for the one that the model was compiled with.
+      metrics: Metrics of the same Keras: objects, or names, "accuracy" among them. None for those that
+        the model was compiled with, if it was.
 
     Raises:
       ModelError: The model is of no Keras kind, or loss or metrics are missing or of another Keras.
     """
 
     model: Any
-    loss: Any
-    metrics: Sequence[Any] = ()
+    loss: Any = None
+    metrics: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.loss is None:
-            raise ModelError(
-                "loss=None: expected a Keras loss or the name of one. Pass for example loss='mse', or "
-                "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
-            )
+        if self.loss is None and not is_compiled(self.model) and not _makes_something(self.model):
+            raise ModelError(missing_loss())
+        if self.metrics is None:
+            return
         if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):
             raise ModelError(
                 f"metrics={self.metrics!r}: expected a list of Keras metrics or names of them."
@@ -139,11 +154,17 @@ class ModelSpec:
                 raise ModelError(_not_a_model(self.model))
             builder, sample = sample, sample()
         if isinstance(sample, keras.Model):
-            bound = keras3.bind(sample, builder, self.loss, self.metrics, input_spec)
+            bind, library = keras3.bind, keras
         elif legacy.is_model(sample):
-            bound = legacy.bind(sample, builder, self.loss, self.metrics, input_spec)
+            bind, library = legacy.bind, importlib.import_module("tf_keras")
         else:
             raise ModelError(_not_a_model(sample))
+        refuse_overrides(sample, library)
+        compiled = compiled_of(sample)
+        loss = loss_of(sample, compiled) if self.loss is None else self.loss
+        metrics = metrics_of(sample, compiled, library) if self.metrics is None else self.metrics
+        bound = bind(sample, builder, loss, metrics, input_spec)
+        bound.loss, bound.compiled = loss, compiled
         bound.source = sample
         bound.input_spec = input_spec
         return bound

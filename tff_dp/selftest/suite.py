@@ -75,6 +75,7 @@ def self_test(
       ArgumentError: An argument is outside its bound, or the mechanism is one that has no self-test.
       StackError: TFF cannot be imported.
     """
+    thorough = _checks.flag("thorough", thorough)
     _checks.instance("plan", plan, PrivacyPlan, "Without a plan there is nothing to test.")
     if not algorithms:
         raise ArgumentError(
@@ -83,16 +84,15 @@ def self_test(
     for name in algorithms:
         _checks.one_of("algorithms", name, ALGORITHMS)
     samples = _checks.integer("samples", samples, "[1000, 10000000]")
-    if not isinstance(plan.mechanism, DistributedMechanism | RecordGaussianMechanism):
-        law_of(plan.update_mechanism)
-    _check_plan(plan)
-    return checks_of(
-        plan, build=build, algorithms=algorithms, samples=samples, thorough=bool(thorough)
-    )
+    check_plan(plan)
+    return checks_of(plan, build=build, algorithms=algorithms, samples=samples, thorough=thorough)
 
 
-def _check_plan(plan: PrivacyPlan) -> None:
+def check_plan(plan: PrivacyPlan) -> None:
+    """Raises ArgumentError if a plan has no self-test."""
     mechanism = plan.mechanism
+    if not isinstance(mechanism, DistributedMechanism | RecordGaussianMechanism):
+        law_of(plan.update_mechanism)
     if isinstance(mechanism, PerLayerGaussianMechanism) and len(mechanism.clip_norms) != TENSORS:
         raise ArgumentError(
             f"clip_norms={mechanism.clip_norms!r} does not fit the self-test, whose model has {TENSORS} "

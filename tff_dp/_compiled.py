@@ -1,0 +1,238 @@
+"""From a compiled Keras model to the clients' optimizer, and from a trained model to a compiled one."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp.algorithms import Algorithm, FedAvg
+from tff_dp.errors import ArgumentError, ModelError
+from tff_dp.mechanisms import RecordGaussianMechanism
+from tff_dp.model import BoundModel
+from tff_dp.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi
+from tff_dp.plan import NoPrivacy, PrivacyPlan
+
+# By name of the Keras optimizer: what is made of its configuration. TFF's update rules are the same:
+# momentum keeps lr * accumulator in one place of two, Adam's epsilon is added outside the root and after
+# the bias correction, Adagrad's below the root.
+_OPTIMIZERS: dict[str, Callable[[dict[str, Any]], Optimizer]] = {
+    "SGD": lambda c: SGD(learning_rate=c["learning_rate"], momentum=c["momentum"]),
+    "Adam": lambda c: Adam(
+        learning_rate=c["learning_rate"],
+        beta_1=c["beta_1"],
+        beta_2=c["beta_2"],
+        epsilon=c["epsilon"],
+    ),
+    "Adagrad": lambda c: Adagrad(
+        learning_rate=c["learning_rate"],
+        initial_preconditioner=c["initial_accumulator_value"],
+        epsilon=c["epsilon"],
+    ),
+}
+_OWN = {
+    "SGD": {"momentum"},
+    "Adam": {"beta_1", "beta_2", "epsilon"},
+    "Adagrad": {"initial_accumulator_value", "epsilon"},
+}
+# What says nothing of the steps: names, how Keras runs them, and details of what is off.
+_SILENT = {
+    "name",
+    "learning_rate",
+    "jit_compile",
+    "is_legacy_optimizer",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+}
+_REMEDY = (
+    "Pass algorithm=, such as algorithm=tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1)), "
+    "which takes its place."
+)
+
+
+def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
+    """Returns the algorithm given, or one by which clients have the optimizer of a compiled model.
+
+    Args:
+      bound: The model.
+      algorithm: What the caller gave, or None.
+
+    Raises:
+      ModelError: The model was compiled with an optimizer whose steps cannot be honored.
+    """
+    if algorithm is not None:
+        return algorithm
+    if bound.compiled is None or bound.compiled.optimizer is None:
+        return FedAvg()
+    return FedAvg(client_optimizer=_from_keras(bound, bound.compiled.optimizer))
+
+
+def _from_keras(bound: BoundModel, given: Any) -> Optimizer:
+    keras = _keras_of(bound)
+    optimizer = keras.optimizers.get(given) if isinstance(given, str | dict) else given
+    kind = type(optimizer)
+    name = kind.__name__
+    is_known = name in _OPTIMIZERS and kind is getattr(keras.optimizers, name)
+    called = name if is_known or name not in _OPTIMIZERS else f"{kind.__module__}.{name}"
+    what = f"The model {bound.source.name!r} was compiled with the optimizer {called}"
+    if not is_known:
+        known = ", ".join(_OPTIMIZERS)
+        raise ModelError(
+            f"{what}, which clients cannot have: expected Keras's own {known}. {_REMEDY}"
+        )
+    config = optimizer.get_config()
+    rate = config["learning_rate"]
+    if not isinstance(rate, int | float | np.floating):
+        raise ModelError(
+            f"{what}, whose learning rate is no number but a schedule or a function, and clients begin "
+            f"anew in each round: expected a number. {_REMEDY}"
+        )
+    for key, value in config.items():
+        if key in _SILENT | _OWN[name] or value is None or value is False or value == 0:
+            continue
+        raise ModelError(f"{what} with {key}={value!r}, which clients cannot have. {_REMEDY}")
+    config["learning_rate"] = float(
+        str(np.float32(rate))
+    )  # 0.1, which Keras gives as 0.10000000149
+    try:
+        return _OPTIMIZERS[name](config)
+    except ArgumentError as error:
+        raise ModelError(f"{what}, which clients cannot have: {error} {_REMEDY}") from None
+
+
+def check_released(
+    bound: BoundModel,
+    privacy: PrivacyPlan | NoPrivacy,
+    release_metrics: bool | None,
+    *,
+    given: bool,
+) -> None:
+    """Refuses metrics that no round will show, unless the caller has said so.
+
+    Args:
+      bound: The model.
+      privacy: The plan, or none.
+      release_metrics: As the caller gave it; False says that none are to be shown.
+      given: Whether the metrics are arguments; those of a compiled model are warned of.
+
+    Raises:
+      ArgumentError: A metric that was given is not released.
+    """
+    if not isinstance(privacy, PrivacyPlan) or release_metrics is not None:
+        return
+    own = {metric.name for metric in privacy.metrics}
+    missing = [metric.name for metric in bound.metrics if metric.name not in own]
+    if not missing:
+        return
+    message = _unreleased(missing, privacy)
+    if given:
+        raise ArgumentError(f"metrics holds {message}")
+    warnings.warn(f"The model was compiled with {message}", UserWarning, stacklevel=3)
+
+
+def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
+    listed = ", ".join(map(repr, names))
+    text = (
+        f"{listed}, which no round under this privacy plan releases. Pass release_metrics=False to say "
+        "that this is meant: the trained model is compiled with its metrics, and its evaluate() gives "
+        "them on data that may be used for it."
+    )
+    if isinstance(plan.mechanism, RecordGaussianMechanism):
+        return text
+    return (
+        f"{text} To have them after each round, make the plan with metrics=(tff_dp.PrivateMetric("
+        f"name={names[0]!r}, largest=...), ...), which have noise and a share of the budget; or pass "
+        "release_metrics=True, which releases plain sums outside any epsilon."
+    )
+
+
+def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
+    """Returns a function that compiles a trained model with what it was trained with.
+
+    Everything that can fail is done here, before training.
+
+    Args:
+      bound: The model.
+      algorithm: By which it is trained.
+
+    Raises:
+      ModelError: A metric cannot be copied.
+    """
+    from tff_dp.model.metrics import copy_metric  # which imports TensorFlow
+
+    keras = _keras_of(bound)
+    base = keras.Model
+    arguments = {
+        "optimizer": _to_keras(bound, algorithm, keras),
+        "loss": bound.loss,
+        "metrics": [copy_metric(metric) for metric in bound.metrics],
+        **(bound.compiled.hints if bound.compiled is not None else {}),
+    }
+
+    def compile_model(model: Any) -> None:
+        try:
+            base.compile(model, **arguments)  # a subclass's own may take other arguments
+            model.optimizer.build(model.trainable_variables)
+            _leave_out_of_files(model, keras)
+        except Exception as error:  # whatever it is, it must not cost the trained model
+            warnings.warn(
+                f"The trained model could not be compiled: {error} Compile it before its evaluate() or "
+                "fit().",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    return compile_model
+
+
+def _leave_out_of_files(model: Any, keras: Any) -> None:
+    """Has files of a model hold nothing of `compile`, unless Keras can read it from them.
+
+    A loss may be a function that Keras cannot find again, or no object that it can write; the file of
+    such a model could not be loaded, or not even be written.
+    """
+    ours = model._compile_config
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of functions without a name, which are left out
+            keras.saving.deserialize_keras_object(model.get_compile_config())
+    except Exception:  # there are many ways
+
+        def get_compile_config() -> Any:
+            same = model._compile_config is ours
+            return None if same else type(model).get_compile_config(model)
+
+        model.get_compile_config = get_compile_config
+
+
+def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
+    """Returns a new Keras optimizer that takes the steps of the clients, or those of FedSGD's server."""
+    given: Optimizer = getattr(algorithm, "client_optimizer", algorithm.server_optimizer)
+    if isinstance(given, SGD):
+        return keras.optimizers.SGD(learning_rate=given.learning_rate, momentum=given.momentum)
+    if isinstance(given, Adagrad):
+        return keras.optimizers.Adagrad(
+            learning_rate=given.learning_rate,
+            initial_accumulator_value=given.initial_preconditioner,
+            epsilon=given.epsilon,
+        )
+    if isinstance(
+        given, Adam | Yogi
+    ):  # Yogi, which Keras lacks, differs in the second moment alone
+        return keras.optimizers.Adam(
+            learning_rate=given.learning_rate,
+            beta_1=given.beta_1,
+            beta_2=given.beta_2,
+            epsilon=given.epsilon,
+        )
+    return keras.optimizers.SGD()  # a class of the caller's own
+
+
+def _keras_of(bound: BoundModel) -> Any:
+    legacy = any(
+        kind.__module__.partition(".")[0] == "tf_keras" for kind in type(bound.source).__mro__
+    )
+    return importlib.import_module("tf_keras" if legacy else "keras")

@@ -1,0 +1,228 @@
+"""What is wrong with a command line, all of it at once, before anything that takes time is imported."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+
+from tff_dp.cli.options import MECHANISMS, OF_MECHANISMS, OF_SAMPLINGS
+from tff_dp.errors import ArgumentError
+
+# What selftest takes where nothing is given. A thousand clients, a hundred a round: where adaptive
+# clipping has room, too.
+_DEFAULTS = {"noise_multiplier": 1.0, "clip_norm": 1.0, "rounds": 100}
+_POPULATION, _COHORT = 1000, 100
+_OF_THE_PLAN = (
+    *("mechanism", "sampling", *_DEFAULTS, "delta", "population", "sampling_rate", "cohort"),
+    *("adjacency", "records", *OF_MECHANISMS, *OF_SAMPLINGS),
+)
+_OWN = {"separated": ("min_separation", "max_participations"), "cyclic": ("cycle",)}
+# What the library calls the values of options.
+_NAMES = {
+    "initial_clip_norm": "clip_norm",
+    "size": "cohort",
+    "rate": "sampling_rate",
+    **{name: name for name in ("target_epsilon", *_OF_THE_PLAN)},
+}
+
+
+def check(options: argparse.Namespace) -> None:
+    """Checks that the options of rounds go together, and fills in what has a default.
+
+    Args:
+      options: Those of epsilon, calibrate or selftest; `mechanism` and `sampling` get their defaults,
+        and for selftest whatever else describes a plan.
+
+    Raises:
+      ArgumentError: Options are missing, do not belong to the others or contradict them. All of them
+        are named.
+    """
+    if options.command == "selftest" and options.plan is not None:
+        _check_alone(options)
+        return
+    options.mechanism = options.mechanism or "gaussian"
+    of_records = options.mechanism == "dp-sgd"
+    given_sampling = options.sampling
+    options.sampling = given_sampling or ("full" if of_records else "poisson")
+    if options.command == "selftest":
+        _fill(options)
+    wrong = [*_foreign(options, given_sampling), *_contradictory(options)]
+    if options.command == "calibrate":
+        wrong += _not_one_open(options)
+    absent = list(_missing(options))
+    if absent:
+        wrong.append(
+            f"missing for {options.command}: {'; '.join(absent)}. "
+            f"See tff-dp {options.command} --help."
+        )
+    if wrong:
+        raise ArgumentError(" ".join(wrong))
+
+
+def open_option(options: argparse.Namespace) -> str:
+    """Returns the one option that a calibration is to find, after `check`."""
+    return _open(options)[0]
+
+
+def _open(options: argparse.Namespace) -> list[str]:
+    by_cohort = options.mechanism != "dp-sgd" and options.sampling in ("poisson", "fixed")
+    no_cohort = (options.sampling_rate, options.cohort) == (None, None)
+    found = {
+        "--noise-multiplier": options.noise_multiplier is None,
+        "--rounds": options.rounds is None,
+        "--cohort": by_cohort and no_cohort,
+    }
+    return [name for name, is_open in found.items() if is_open]
+
+
+def _not_one_open(options: argparse.Namespace) -> Iterator[str]:
+    """Yields a sentence unless a calibration has exactly one number to find."""
+    found = _open(options)
+    if len(found) == 1:
+        return
+    expected = "--noise-multiplier, --rounds, and --cohort or --sampling-rate"
+    if options.mechanism == "dp-sgd" or options.sampling not in ("poisson", "fixed"):
+        expected = "--noise-multiplier and --rounds"
+    what = f"{', '.join(found)} are" if found else "nothing is"
+    yield f"{what} left open: expected exactly one of {expected}, which is then found."
+
+
+def in_flags(message: str, options: argparse.Namespace) -> str:
+    """Returns an error's message about an argument of the library as one about the option."""
+    name, equals, rest = message.partition("=")
+    option = _NAMES.get(name, "")
+    if not equals or getattr(options, option, None) is None:
+        return message
+    return f"{_flag(option)}={rest}"
+
+
+def _check_alone(options: argparse.Namespace) -> None:
+    """Refuses options that describe a plan beside a file that has one."""
+    given = [_flag(name) for name in _OF_THE_PLAN if getattr(options, name) is not None]
+    if given:
+        raise ArgumentError(
+            f"--plan={options.plan!r} with {', '.join(given)}: the plan in the file has all of this "
+            "already. Leave out the file or the other options."
+        )
+
+
+def _fill(options: argparse.Namespace) -> None:
+    for name, value in _DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.mechanism == "dp-sgd":  # its clients are those of --records
+        return
+    if options.population is None:
+        options.population = _POPULATION
+    if options.sampling != "full" and options.cohort is None and options.sampling_rate is None:
+        options.cohort = min(_COHORT, options.population)
+
+
+def _foreign(options: argparse.Namespace, given_sampling: str | None) -> Iterator[str]:
+    """Yields sentences about options that mean nothing beside the others."""
+    mechanism, sampling = f"--mechanism {options.mechanism}", f"--sampling {options.sampling}"
+    kind = MECHANISMS[options.mechanism]
+    yield from _do_not_belong(
+        options, set(OF_MECHANISMS) - {*kind.needed, *kind.optional}, mechanism
+    )
+    if options.mechanism == "dp-sgd":
+        of_clients = ["population", "sampling_rate", "cohort", *OF_SAMPLINGS]
+        of_clients += ["sampling"] if given_sampling not in (None, "full") else []
+        why = "whose clients are those of --records and take part in every round"
+        yield from _do_not_belong(options, of_clients, f"{mechanism}, {why}")
+        return
+    foreign = set(OF_SAMPLINGS) - set(_OWN.get(options.sampling, ()))
+    yield from _do_not_belong(options, ["records"], mechanism)
+    yield from _do_not_belong(options, foreign, sampling)
+    if options.sampling == "separated":
+        yield from _do_not_belong(options, ["sampling_rate"], sampling)
+
+
+def _do_not_belong(options: argparse.Namespace, names: Iterable[str], what: str) -> Iterator[str]:
+    given = [
+        f"{_flag(name)} {_shown(getattr(options, name))}"
+        for name in sorted(names)
+        if getattr(options, name) is not None
+    ]
+    if given:
+        one = len(given) == 1
+        yield (
+            f"{', '.join(given)} {'does' if one else 'do'} not belong to {what}: leave "
+            f"{'it' if one else 'them'} out, or take what {'it belongs' if one else 'they belong'} to."
+        )
+
+
+def _contradictory(options: argparse.Namespace) -> Iterator[str]:
+    """Yields sentences about options that say different things about who takes part."""
+    if options.mechanism == "dp-sgd":
+        return
+    rate, cohort = options.sampling_rate, options.cohort
+    if options.sampling == "full":
+        given = [
+            f"{_flag(name)} {value}"
+            for name, value, whole in (
+                ("sampling_rate", rate, 1.0),
+                ("cohort", cohort, options.population),
+            )
+            if value not in (None, whole)
+        ]
+        if given:
+            yield (
+                f"--sampling full with {' and '.join(given)}: every client takes part in every round. "
+                f"Leave {'it' if len(given) == 1 else 'both'} out, or say how a cohort is drawn."
+            )
+    if options.sampling == "fixed" and rate is not None:
+        yield (
+            f"--sampling fixed with --sampling-rate {rate}: expected --population and --cohort alone, "
+            "since cohorts of one size have no rate."
+        )
+    if options.sampling in ("poisson", "cyclic") and None not in (rate, cohort):
+        yield (
+            f"--sampling-rate {rate} and --cohort {cohort}: expected exactly one of them under "
+            f"--sampling {options.sampling}; a cohort comes with --population."
+        )
+
+
+def _missing(options: argparse.Namespace) -> Iterator[str]:
+    """Yields what is needed and not there, each with what needs it."""
+
+    def absent(*names: str) -> list[str]:
+        return [name for name in names if getattr(options, name) is None]
+
+    if options.command == "epsilon":
+        yield from map(_flag, absent("noise_multiplier", "rounds"))
+    if options.command == "calibrate":
+        yield from map(_flag, absent("target_epsilon"))
+    mechanism, sampling = f"(--mechanism {options.mechanism})", f"(--sampling {options.sampling})"
+    needed = MECHANISMS[options.mechanism].needed
+    if options.mechanism == "dp-sgd":
+        needed = ("records", *needed)
+    yield from (f"{_flag(name)} {mechanism}" for name in absent(*needed))
+    if options.mechanism == "dp-sgd":
+        return  # delta is that of the records
+    open_cohort = options.command == "calibrate" and "--cohort" in _open(options)
+    needs: list[str] = []
+    if options.sampling in ("fixed", "separated"):
+        needs = ["population"] if open_cohort else ["population", "cohort"]
+        needs += ["min_separation"] if options.sampling == "separated" else []
+    elif options.sampling == "cyclic":
+        needs = ["cycle", "population"]
+    elif options.sampling == "poisson" and (options.cohort is not None or open_cohort):
+        needs = ["population"]
+    by = sampling if options.sampling != "poisson" else "(--cohort)"
+    by = "(for a cohort to be found)" if open_cohort else by
+    yield from (f"{_flag(name)} {by}" for name in absent(*needs))
+    by_coins = options.sampling in ("poisson", "cyclic") and not open_cohort
+    if by_coins and len(absent("sampling_rate", "cohort")) == 2:
+        cohort = "--cohort with --population" if options.population is None else "--cohort"
+        yield f"--sampling-rate, or {cohort} {sampling}"
+    if len(absent("delta", "population")) == 2 and "population" not in needs:
+        yield "--delta, or --population for the recommended one"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,186 @@
+"""What a compiled Keras model brings along, and what of it federated training cannot honor.
+
+`model.compile(optimizer, loss, metrics)` says how a model is trained. Loss and metrics are taken from
+there where none are given. What `compile` or a subclass says beyond that, and what would change the
+training, is refused by name: a round is no call of the model's own `fit`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tff_dp.errors import ModelError
+
+# The methods by which subclasses say how a step is computed, or what is measured in it. Keras's `fit`,
+# the loop around the steps, is replaced as a whole by rounds.
+_STEPS = (
+    "train_step",
+    "compute_loss",
+    "stateless_compute_loss",
+    "compute_metrics",
+    "make_train_function",
+)
+
+
+class Compiled(NamedTuple):
+    """The arguments of a model's `compile`.
+
+    Attributes:
+      optimizer: A Keras optimizer, its name, or None.
+      loss: As it was given; None where there is none.
+      loss_weights: As they were given.
+      metrics: As they were given.
+      weighted_metrics: As they were given.
+      hints: What changes how Keras runs steps and not what they compute.
+    """
+
+    optimizer: Any
+    loss: Any
+    loss_weights: Any
+    metrics: Any
+    weighted_metrics: Any
+    hints: Mapping[str, Any]
+
+
+def is_compiled(model: Any) -> bool:
+    """Returns whether a value is a model of either Keras that was compiled."""
+    held = getattr(model, "_compile_config", None)  # both have it; neither says so in public
+    compiled = getattr(model, "compiled", False) or getattr(model, "_is_compiled", False)
+    return bool(compiled) and isinstance(getattr(held, "config", None), Mapping)
+
+
+def compiled_of(model: Any) -> Compiled | None:
+    """Returns what a model was compiled with, or None where it was not.
+
+    Raises:
+      ModelError: It is to run eagerly.
+    """
+    if not is_compiled(model):
+        return None
+    config = model._compile_config.config
+    if config.get("run_eagerly"):
+        raise ModelError(
+            f"The model {model.name!r} was compiled with run_eagerly=True, which cannot be honored: "
+            "federated training runs graphs, in which Python code of layers runs once. Compile it with "
+            "run_eagerly=False."
+        )
+    hints = {name: config.get(name) for name in ("steps_per_execution", "jit_compile")}
+    return Compiled(
+        optimizer=config.get("optimizer"),
+        loss=config.get("loss"),
+        loss_weights=config.get("loss_weights"),
+        metrics=config.get("metrics"),
+        weighted_metrics=config.get("weighted_metrics"),
+        hints={name: value for name, value in hints.items() if value is not None},
+    )
+
+
+def loss_of(model: Any, compiled: Compiled | None) -> Any:
+    """Returns the loss that a model was compiled with, the only one of it.
+
+    Raises:
+      ModelError: There is none, or it is weighted.
+    """
+    if compiled is None:
+        raise ModelError(missing_loss())
+    loss = compiled.loss
+    if isinstance(loss, list | tuple | dict) and len(loss) == 1:
+        (loss,) = loss.values() if isinstance(loss, dict) else loss
+    if loss is None or (isinstance(loss, list | tuple | dict) and not loss):
+        raise ModelError(
+            f"The model {model.name!r} was compiled without a loss: expected loss= of compile, or of "
+            "this call, such as loss='mse'. Losses that layers add count beside it."
+        )
+    if any(weight != 1 for weight in _leaves(compiled.loss_weights)):
+        raise ModelError(
+            f"The model {model.name!r} was compiled with loss_weights={compiled.loss_weights!r}, which "
+            "cannot be honored: expected none. Put the weights into a loss function, and pass it as loss."
+        )
+    return loss
+
+
+def missing_loss() -> str:
+    """Returns the message of a loss that is nowhere."""
+    return (
+        "loss=None: expected a Keras loss or the name of one. Pass for example loss='mse', or "
+        "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), or compile the model with "
+        "a loss."
+    )
+
+
+def metrics_of(model: Any, compiled: Compiled | None, keras: Any) -> Sequence[Any]:
+    """Returns the metrics that a model was compiled with, in one list.
+
+    Args:
+      model: A model of either Keras.
+      compiled: What it was compiled with, or None.
+      keras: The Keras that it is of, which makes metrics of functions.
+
+    Raises:
+      ModelError: They are weighted, or are given for each of several outputs.
+    """
+    if compiled is None:
+        return ()
+    if list(_leaves(compiled.weighted_metrics)):
+        raise ModelError(
+            f"The model {model.name!r} was compiled with weighted_metrics="
+            f"{compiled.weighted_metrics!r}, which cannot be honored: examples have no weights in "
+            "federated training. Compile it with metrics= in place of weighted_metrics=."
+        )
+    given = compiled.metrics
+    nested = isinstance(given, Mapping) or any(
+        isinstance(part, list | tuple | Mapping)
+        for part in given or ()
+        if not isinstance(given, str)
+    )
+    if nested and len(getattr(model, "outputs", None) or ()) > 1:
+        raise ModelError(
+            f"The model {model.name!r} was compiled with metrics={given!r}, for each of its outputs, "
+            "which cannot be honored. Pass metrics= of this call: metrics=[] for none."
+        )
+    return [
+        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__.strip("<>"))
+        if inspect.isfunction(metric)
+        else metric
+        for metric in _leaves(given)
+    ]
+
+
+def refuse_overrides(model: Any, keras: Any) -> None:
+    """Refuses a model whose class, or which itself, computes a training step in a way of its own.
+
+    Args:
+      model: A model of either Keras.
+      keras: The Keras that it is of.
+
+    Raises:
+      ModelError: It does; the message names the methods.
+    """
+    kind = type(model)
+    found = [
+        name
+        for name in _STEPS
+        if name in vars(model) or getattr(kind, name, None) is not getattr(keras.Model, name, None)
+    ]
+    if found:
+        raise ModelError(
+            f"The model {model.name!r} ({kind.__name__}) overrides {' and '.join(found)}, which cannot "
+            "be honored: federated training computes its steps from the model's call, its loss and the "
+            "losses that its layers add. Put what the override computes into a loss function (loss=), "
+            "into add_loss of a layer, or into a layer; for another optimizer pass algorithm=."
+        )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yields the parts of nested lists and dictionaries, without None."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple | np.ndarray):
+        for part in value:
+            yield from _leaves(part)
+    elif value is not None:
+        yield value

@@ -1,0 +1,67 @@
+"""What a model's weights must be before training: there, trainable, and finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tff_dp.errors import ModelError
+from tff_dp.model.spec import BoundModel
+
+
+def check_weights(model: BoundModel) -> None:
+    """Refuses a model that training cannot change, or whose weights are no numbers to begin with.
+
+    Infinities in weights that are not trained may be a layer's own, such as a mask that is added to
+    scores.
+
+    Args:
+      model: The model, bound to data.
+
+    Raises:
+      ModelError: No weight is trainable, a trainable one is NaN or infinite, or another one is NaN.
+    """
+    trainable, non_trainable = model.initial_weights
+    name = getattr(model.source, "name", "model")
+    if not sum(int(np.size(weight)) for weight in trainable):
+        held = sum(int(np.size(weight)) for weight in non_trainable)
+        raise ModelError(_nothing_to_train(name, held))
+    variables = getattr(model.source, "trainable_variables", ())
+    for position, weight in enumerate(trainable):
+        variable = variables[position] if position < len(variables) else None
+        path = getattr(variable, "path", None) or getattr(variable, "name", str(position))
+        what = f"The trainable weight {path!r} of the model {name!r}"
+        _check(what, weight, np.isfinite, "a finite number")
+    for weight in non_trainable:
+        what = f"A non-trainable weight of shape {list(np.shape(weight))} of the model {name!r}"
+        _check(what, weight, lambda values: ~np.isnan(values), "a number")
+
+
+def _nothing_to_train(name: str, held: int) -> str:
+    what = (
+        f"all of its {held} weights are frozen. Set trainable=True for the layers that are to be trained"
+        if held
+        else "it has no weights at all. Give it a layer that has some, such as Dense"
+    )
+    return (
+        f"The model {name!r} has no trainable weights: {what}. Nothing would be trained, and the epsilon "
+        "of the rounds would be spent on it."
+    )
+
+
+def _check(what: str, weight: Any, is_right: Callable[[Any], Any], expected: str) -> None:
+    values = np.asarray(weight)
+    if values.dtype.kind in "biuSUO":
+        return
+    if values.dtype.kind not in "fc":
+        values = values.astype(np.float32)  # bfloat16 and others that are not NumPy's own
+    right = is_right(values)
+    if not right.all():
+        where = tuple(int(index) for index in np.argwhere(~right)[0])
+        raise ModelError(
+            f"{what} is {values[where]} at index {list(where)}: expected {expected} everywhere. Every "
+            "client's update would be no number, and every round would be charged for nothing. Load the "
+            "model's weights anew, or initialize them."
+        )
