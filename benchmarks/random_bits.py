@@ -78,7 +78,7 @@ def draws(count: int) -> Any:
 def in_context(source: str, run: Callable[[], Any], **settings: Any) -> Callable[[], Any]:
     """Returns a function that runs in a context of its own, which is kept."""
     context = contextlib.ExitStack().enter_context(
-        execution.fast(strict=True, random_bits=source, **settings)
+        execution.fast(strict=True, random_bits=source, **({"xla": True} | settings))
     )
     stack = tff_dp.tff.framework.get_context_stack()
 
