@@ -173,23 +173,35 @@ def test_no_worker_outlives_an_exception_and_nothing_is_said_of_it_at_exit():
     process.stderr.close()
 
 
-FORKS = """child = os.fork()
-    if child == 0:
-        os.close(1)
-        os.close(2)
-        time.sleep(600)
-    print("child", child, flush=True)
-    os._exit(4)"""
+def test_no_worker_outlives_a_parent_that_leaves_without_a_word_whoever_imported_tff():
+    process, started = start("os._exit(4)", imported_before=True)
+    assert process.wait() == 4
+    assert all(wait_until_gone(worker) for worker in started)
+    read_to_the_end(process.stdout)
+    process.stdout.close()
 
 
-def test_no_worker_outlives_a_parent_that_leaves_without_a_word_and_a_child_behind():
-    process, started = start(FORKS, imported_before=True)
-    said = read_to_the_end(process.stdout)
-    child = int(said.split("child ")[1].split()[0])
+FORKS = """
+import os, subprocess, time
+from tff_dp import _workers
+watched = _workers.Watched(["/bin/sleep", "1000"], subprocess.DEVNULL, subprocess.DEVNULL)
+child = os.fork()
+if child == 0:
+    os.close(1)
+    time.sleep(600)
+print(watched.pid, child, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_child_that_its_parent_forks_does_not_keep_the_worker():
+    process = subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, text=True)
+    watched, child = map(int, read_to_the_end(process.stdout).split())
     try:
-        assert process.wait() == 4
-        assert pathlib.Path(f"/proc/{child}").exists()  # else the test shows nothing of it
-        assert all(wait_until_gone(worker) for worker in started)
+        assert process.wait() == 0
+        assert wait_until_gone(watched)
+        state = pathlib.Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        assert state == "S"  # else the test shows nothing
     finally:
         os.kill(child, signal.SIGKILL)
     process.stdout.close()
