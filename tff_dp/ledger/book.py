@@ -202,12 +202,13 @@ class Ledger:
             line, before = lines.chained(entry, before)
             texts.append(line)
         try:
-            lines.write(self._file, b"".join(texts))
-            found.plans |= fresh
-            found.add(plan_hash, name, rounds, run.coins)
-            found.charges += len(rounds)
-            found.last_hash = found.charge_hash = before
-            self._acknowledge()
+            with lines.uninterrupted():
+                lines.write(self._file, b"".join(texts))
+                found.plans |= fresh
+                found.add(plan_hash, name, rounds, run.coins)
+                found.charges += len(rounds)
+                found.last_hash = found.charge_hash = before
+                self._acknowledge()
         except OSError as error:
             self.close()  # what is on the disk is found out when it is opened again
             raise LedgerError(

@@ -9,6 +9,10 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from tff_dp import _checks
@@ -115,6 +119,27 @@ def read(file: int) -> bytes:
     with open(os.dup(file), "rb") as stream:
         stream.seek(0)
         return stream.read()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is left, so that what is on the disk is whole and known.
+
+    Python gives signals to its main thread alone. Where that has another handler, such as a program's
+    own, it is called afterwards; where Ctrl-C is ignored or ends the process at once, so it stays.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if held:
+            previous(*held[0])
 
 
 def write(file: int, content: bytes) -> None:
