@@ -55,6 +55,13 @@ def fit(clients=None, privacy=None, **changes):
     )
 
 
+@pytest.fixture
+def without_xla(tff):
+    """Compiling takes longer than it saves in a few rounds."""
+    with execution.fast(xla=False):
+        yield
+
+
 def test_training_without_privacy_finds_the_weights_and_says_there_is_no_guarantee():
     algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
     result = fit(rounds=30, algorithm=algorithm)
@@ -163,7 +170,7 @@ def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan():
         assert result.epsilon == plan(mechanism=mechanism).epsilon(2).epsilon
 
 
-def test_a_progress_bar_shows_no_more_than_the_plan_spends_and_stays(capsys):
+def test_a_progress_bar_shows_no_more_than_the_plan_spends_and_stays(without_xla, capsys):
     sampler = tff_dp.PoissonSampler(rate=0.5)  # whose quick accountant is not the best one
     private = plan(sampler=sampler).calibrated(4.0)
     assert private.quick_epsilon(5) > 4.0 >= private.epsilon().epsilon > 3.99
@@ -180,7 +187,7 @@ def test_a_progress_bar_shows_no_more_than_the_plan_spends_and_stays(capsys):
     assert result.history[0].epsilon == private.quick_epsilon(1) < result.epsilon
 
 
-def test_rounds_after_others_are_shown_with_what_all_of_them_spend(tff):
+def test_rounds_after_others_are_shown_with_what_all_of_them_spend(without_xla):
     first = fit(privacy=plan(), rounds=2)
     second = fit(privacy=plan(), spent_before=first, rounds=2)
     bounds = [record.epsilon for record in second.history]
@@ -210,7 +217,7 @@ def failing_at(monkeypatch, call: int, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("with_ledger", [False, True])
-def test_an_interrupt_gives_the_result_so_far(tff, tmp_path, monkeypatch, with_ledger):
+def test_an_interrupt_gives_the_result_so_far(without_xla, tmp_path, monkeypatch, with_ledger):
     path = tmp_path / "ledger.jsonl"
     changes = {"ledger": path} if with_ledger else {}
     failing_at(monkeypatch, 3, KeyboardInterrupt())
@@ -234,7 +241,7 @@ def test_an_interrupt_gives_the_result_so_far(tff, tmp_path, monkeypatch, with_l
         assert rest.epsilon == plan().epsilon((range(1, 4), range(1, 3))).epsilon
 
 
-def test_the_model_of_an_interrupted_run_is_that_of_its_rounds(tff, monkeypatch):
+def test_the_model_of_an_interrupted_run_is_that_of_its_rounds(without_xla, monkeypatch):
     failing_at(monkeypatch, 3, KeyboardInterrupt())
     interrupted = fit(rounds=5)
     monkeypatch.undo()
@@ -243,13 +250,13 @@ def test_the_model_of_an_interrupted_run_is_that_of_its_rounds(tff, monkeypatch)
         np.testing.assert_array_equal(one, two)
 
 
-def test_an_interrupt_before_the_first_round_has_ended_is_raised(tff, monkeypatch):
+def test_an_interrupt_before_the_first_round_has_ended_is_raised(without_xla, monkeypatch):
     failing_at(monkeypatch, 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         fit(privacy=plan())
 
 
-def test_another_interrupt_while_the_result_is_made_is_raised(tff, monkeypatch):
+def test_another_interrupt_while_the_result_is_made_is_raised(without_xla, monkeypatch):
     failing_at(monkeypatch, 3, KeyboardInterrupt())
 
     def again(*_):
@@ -261,7 +268,7 @@ def test_another_interrupt_while_the_result_is_made_is_raised(tff, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [tff_dp.ComputationError("client 2 fails.\nmore"), MemoryError()])
-def test_an_error_carries_the_result_so_far(tff, monkeypatch, error):
+def test_an_error_carries_the_result_so_far(without_xla, monkeypatch, error):
     failing_at(monkeypatch, 4, error)
     with pytest.raises(type(error)) as caught:
         fit(privacy=plan())
@@ -290,7 +297,7 @@ def test_an_error_in_the_first_round_says_what_was_charged_and_one_before_it_not
     assert caught.value.result is None
 
 
-def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(tff, monkeypatch):
+def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(without_xla, monkeypatch):
     from tff_dp import training
 
     original, calls = training.iterate, []
@@ -311,7 +318,7 @@ def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(tff, monkey
     assert "after 3 of 10 rounds; epsilon counts 3 more" in result.stopped
 
 
-def test_a_disk_that_fills_up_costs_no_round_that_was_run(tff, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_costs_no_round_that_was_run(without_xla, tmp_path, monkeypatch):
     path, real, charged = tmp_path / "ledger.jsonl", os.write, []
 
     def write(file, content):
@@ -348,10 +355,10 @@ plan = tff_dp.PrivacyPlan(
 )
 # Signals that come at any moment, from the first charge on: in a call of TensorFlow, in the ledger's
 # writes, between the two.
-for number in range(12):
+for number in range(6):
     path = f"{folder}/{number}.jsonl"
     model = keras.Sequential([keras.layers.Input([3]), keras.layers.Dense(1)])
-    begun = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
     real = tff_dp.Ledger.charge
     def charge(self, first, *rest, **named):
         if first > 2:
@@ -360,14 +367,17 @@ for number in range(12):
     tff_dp.Ledger.charge = charge
     def interrupt():
         begun.wait()
-        time.sleep(number * 0.0013)
+        time.sleep(number * 0.0023)
         os.kill(os.getpid(), signal.SIGINT)
+        while not ended.wait(30):  # Python drops what is raised while it collects garbage
+            os.kill(os.getpid(), signal.SIGINT)
     thread = threading.Thread(target=interrupt)
     thread.start()
     with tff_dp.execution.fast(xla=False):
         result = tff_dp.fit(
             model, clients, loss="mse", privacy=plan, ledger=path, rounds=[100_000, 255][number % 2]
         )
+    ended.set()
     thread.join()
     tff_dp.Ledger.charge = real
     assert "was interrupted after" in result.stopped, result.stopped
@@ -383,6 +393,7 @@ print("done")
 """
 
 
+@pytest.mark.heavy
 def test_signals_at_any_moment_lose_neither_model_nor_charge(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", INTERRUPTED, str(tmp_path)],

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.charges import Charges
 from tff_dp.errors import ArgumentError, ModelError
 
@@ -84,16 +84,39 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
       model: A Keras 3 or tf-keras model.
       path: Where to, in any form that the model's own `save` knows.
       records: As for `mark`.
+
+    Raises:
+      ArgumentError: `path` is no path, or cannot be written.
     """
+    _checks.instance(
+        "path", path, (str, os.PathLike), "Give the path of a file, such as model.keras."
+    )
     path = pathlib.Path(path)
     record = _sidecar(path)
-    fresh = record.with_name(record.name + ".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(_content(model, records))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, record)  # before the model: no crash leaves a new model beside an old record
-    model.save(path)
+    try:
+        _write(
+            record, _content(model, records)
+        )  # first: no crash leaves a new model and an old record
+        model.save(path)
+    except OSError as error:
+        raise ArgumentError(
+            f"path={str(path)!r} cannot be written: {error}. Make its folder, or room on the disk, or give "
+            "another path; the model is still there."
+        ) from error
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Replaces a file in one step."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:

@@ -83,7 +83,7 @@ class FitResult:
             `.privacy.json` after the name.
 
         Raises:
-          OSError: A file cannot be written.
+          ArgumentError: `path` is no path, or cannot be written.
         """
         provenance.save(self.model, path, [*self.other_data, self.charges])
 

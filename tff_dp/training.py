@@ -20,7 +20,7 @@ from tff_dp.charges import Charges
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
-from tff_dp.ledger import Ledger
+from tff_dp.ledger import Ledger, checked_path
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from
 from tff_dp.provenance import carried_by, groups_carried_by
@@ -100,8 +100,8 @@ def fit(
         `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
         has been trained then.
       ModelError: Also where the model was trained before, and nothing says how that is to be counted.
-      LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one; or it
-        can no longer be written, as on a full disk.
+      LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one; or no
+        file can be made there, such as in a folder that does not exist; or it can no longer be written, as on a full disk.
       ComputationError: A client's computation fails; the message names its position in the cohort. Or the
         noise would have random bits that others can guess: in an execution context other than that of
         `tff_dp.execution.fast`, or by an operation, which is named, that cannot be keyed. Nothing has
@@ -118,6 +118,8 @@ def fit(
             raise ArgumentError(
                 f"{name}={value!r} needs a PrivacyPlan: without one, no epsilon is spent. Leave it out."
             )
+    if ledger is not None:
+        checked_path("ledger", ledger)
     batch_size = check_batches(privacy, clients, batch_size, epochs)
     root = _seeds.root(seed)
     of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
@@ -300,15 +302,11 @@ def _within_budget(
             f"max_epsilon={max_epsilon!r} allows no round: {before.rounds} are charged, and one "
             "more would exceed it. Take a larger budget, or a plan with more noise."
         )
-    total = before.with_run(plan, allowed).spent().epsilon
-    return (
-        allowed,
-        total,
-        (
-            f"Training stopped after {allowed} of {wanted} rounds: the next one would have spent more than "
-            f"epsilon {max_epsilon:g}."
-        ),
+    why = (
+        f"Training stopped after {allowed} of {wanted} rounds: the next one would have spent more than "
+        f"epsilon {max_epsilon:g}."
     )
+    return allowed, before.with_run(plan, allowed).spent().epsilon, why
 
 
 def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float) -> int:

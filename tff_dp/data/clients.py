@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -307,8 +308,10 @@ class Clients:
           folder: Where to; must not exist or be empty. Its parents are made.
 
         Raises:
-          DataError: The folder has something in it.
+          ArgumentError: `folder` is no path.
+          DataError: The folder has something in it, is a file, or cannot be written.
         """
+        _checks.instance("folder", folder, (str, os.PathLike), "Give the path of a new folder.")
         _files.write(Path(folder), self._ids, self._offsets, self._x, self._y)
 
     @classmethod
@@ -324,8 +327,10 @@ class Clients:
           saved; it is not checked again, which would read the files.
 
         Raises:
+          ArgumentError: `folder` is no path.
           DataError: The folder is missing, incomplete, damaged, or of another format.
         """
+        _checks.instance("folder", folder, (str, os.PathLike), "Give the path of a folder.")
         ids, offsets, x, y = _files.read(Path(folder), mmap=mmap)
         return cls(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)
 

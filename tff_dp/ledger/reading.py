@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from tff_dp import _checks
 from tff_dp.accounting import EpsilonReport
 from tff_dp.charges import Charges
 from tff_dp.errors import LedgerError
@@ -45,7 +46,7 @@ def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonR
       The report: that of `Ledger.spent`, to the last bit.
 
     Raises:
-      ArgumentError: delta is outside its bound.
+      ArgumentError: delta is outside its bound, or `path` is no path.
       LedgerError: There is no ledger, or lines are missing or edited. A torn last line, which
         nobody has acted on, does not count.
     """
@@ -77,10 +78,11 @@ def summarize(path: str | os.PathLike[str], delta: float | None = None) -> Ledge
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Found, bool]:
+    _checks.instance("path", path, (str, os.PathLike), "Give the path of a ledger.")
     path = pathlib.Path(path)
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from error
     whole = content[: content.rfind(b"\n") + 1]
     return verified(path, whole, lines.read_head(path)), whole != content
