@@ -100,8 +100,8 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
         model.save(path)
     except OSError as error:
         raise ArgumentError(
-            f"path={str(path)!r} cannot be written: {error}. Make its folder, or room on the disk, or give "
-            "another path; the model is still there."
+            f"path={str(path)!r} cannot be written: {error}. Make its folder, or room on the "
+            "disk, or give another path; the model is still there."
         ) from error
 
 

@@ -20,7 +20,8 @@ from tff_dp.charges import Charges
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
-from tff_dp.ledger import Ledger, checked_path
+from tff_dp.ledger import Ledger
+from tff_dp.ledger.lines import checked_path
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import build_process, initialize_from
 from tff_dp.provenance import carried_by, groups_carried_by
@@ -101,7 +102,8 @@ def fit(
         has been trained then.
       ModelError: Also where the model was trained before, and nothing says how that is to be counted.
       LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one; or no
-        file can be made there, such as in a folder that does not exist; or it can no longer be written, as on a full disk.
+        file can be made there, such as in a folder that does not exist; or it can no longer be written,
+        as on a full disk.
       ComputationError: A client's computation fails; the message names its position in the cohort. Or the
         noise would have random bits that others can guess: in an execution context other than that of
         `tff_dp.execution.fast`, or by an operation, which is named, that cannot be keyed. Nothing has

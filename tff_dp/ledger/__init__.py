@@ -18,7 +18,6 @@ continued.
 """
 
 from tff_dp.ledger.book import Ledger
-from tff_dp.ledger.lines import checked_path
 from tff_dp.ledger.reading import LedgerSummary, replay, summarize
 
-__all__ = ["Ledger", "LedgerSummary", "checked_path", "replay", "summarize"]
+__all__ = ["Ledger", "LedgerSummary", "replay", "summarize"]

@@ -123,8 +123,8 @@ def checked_path(name: str, path: Any) -> pathlib.Path:
 def cannot_be_opened(path: pathlib.Path, error: Exception) -> LedgerError:
     """Returns the error of a ledger that the operating system does not let be opened."""
     return LedgerError(
-        f"The ledger {str(path)!r} cannot be opened: {error}. Make room or repair what that says, or give "
-        "another path."
+        f"The ledger {str(path)!r} cannot be opened: {error}. Make room or repair what that says, "
+        "or give another path."
     )
 
 
