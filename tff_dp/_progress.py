@@ -35,7 +35,7 @@ def round_record(
     """
     epsilon = math.inf
     if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
-        epsilon = min(before.with_run(privacy, round_number).quick_epsilon(), total)
+        epsilon = float(min(before.with_run(privacy, round_number).quick_epsilon(), total))
     values = None
     if metrics is not None:
         train = metrics["client_work"]["train"] if "client_work" in metrics else {}

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from tff_dp import _checks
@@ -286,6 +285,6 @@ def _without_bound(report: EpsilonReport) -> EpsilonReport:
         report,
         epsilon=math.inf,
         accountant="exact",
-        values=MappingProxyType({"exact": math.inf}),
-        refused=MappingProxyType({}),
+        values={"exact": math.inf},
+        refused={},
     )

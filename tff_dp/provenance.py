@@ -185,14 +185,15 @@ def _parts(model: Any) -> Iterator[Any]:
 def _content(model: Any, records: Sequence[Charges]) -> str:
     record = {
         "tff_dp": _FORMAT,
-        "keras": "tf_keras" if _is_legacy(model) else "keras",
+        "keras": "tf_keras" if is_legacy(model) else "keras",
         "weights": _fingerprint(model),
         "records": [each.to_dict() for each in records],
     }
     return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
-def _is_legacy(model: Any) -> bool:
+def is_legacy(model: Any) -> bool:
+    """Returns whether a model is a tf-keras one."""
     return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__)
 
 

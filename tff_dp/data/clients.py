@@ -103,6 +103,10 @@ class Clients:
             f"Clients({self.num_clients} clients, {self.num_examples} examples, {sizes}, {fields})"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By the constructor, since arrays that have been pickled can be written to afterwards.
+        return _unpickled, (self._x, self._y, self._offsets, self._ids)
+
     def position(self, client_id: str | int) -> int:
         """Returns the position of the client of an id.
 
@@ -337,3 +341,7 @@ class Clients:
     def _rows(self, position: int) -> slice:
         position = _checks.integer("position", position, f"[0, {self.num_clients})")
         return slice(int(self._offsets[position]), int(self._offsets[position + 1]))
+
+
+def _unpickled(x: Fields, y: Fields, offsets: Array, ids: tuple[str, ...]) -> Clients:
+    return Clients(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)  # checked already
