@@ -366,7 +366,7 @@ def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
 def test_save_where_no_folder_can_be_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("keep")
     for folder in (tmp_path / "file" / "below", "/proc/clients", "a\0b", tmp_path / ("x" * 300)):
-        with pytest.raises(DataError, match="folder=.*cannot be written"):
+        with pytest.raises(DataError, match=r"folder=.*cannot be written"):
             three().save(folder)
     for folder in (1, None, b"clients"):
         with pytest.raises(ArgumentError, match="folder="):

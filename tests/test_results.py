@@ -97,8 +97,8 @@ def test_a_result_is_pickled_with_its_model_and_with_what_that_has_cost(tff, mak
                 assert getattr(again, field.name) == getattr(result, field.name), field.name
         assert again.statement() == result.statement()
         assert provenance.carried_by(again.model) == (result.charges,)
-        with pytest.raises(ModelError, match="was trained before"):
-            result_of(again.model)
+    with pytest.raises(ModelError, match="was trained before"):
+        result_of(again.model)
 
 
 @pytest.mark.heavy
@@ -142,7 +142,7 @@ def test_a_result_is_shown_in_one_line_however_many_rounds_it_has():
 def test_saving_where_nothing_can_be_written_is_one_clear_error(tff, tmp_path, monkeypatch):
     result = result_of(linear_model, rounds=1)
     for path in (tmp_path / "missing" / "model.keras", "/proc/model.keras"):
-        with pytest.raises(ArgumentError, match="path=.*cannot be written.*Make its folder"):
+        with pytest.raises(ArgumentError, match=r"path=.*cannot be written.*Make its folder"):
             result.save(path)
     for path in (1, None, b"model.keras"):
         with pytest.raises(ArgumentError, match=f"path={path!r} is outside"):

@@ -217,6 +217,24 @@ def tf_keras_is_legacy() -> bool:
 
 
 @contextlib.contextmanager
+def usable_tf_keras_models() -> Iterator[None]:
+    """Leaves the tf-keras models of this process as usable as they were, whatever graphs are made.
+
+    Whoever makes a tf-keras model within a graph, as TFF does when it builds a process, has tf-keras
+    exchange the base classes of all models for those of TensorFlow 1: `get_weights` of any model fails
+    from then on, until a model is made outside of a graph.
+    """
+    try:
+        yield
+    finally:
+        tf_keras = sys.modules.get("tf_keras")
+        if tf_keras is not None:
+            tf_keras.Sequential(
+                name="unused"
+            )  # with a name: the next model's own is numbered as before
+
+
+@contextlib.contextmanager
 def constants_for_eager_tensors() -> Iterator[None]:
     """Makes the function graph that is being traced embed eager tensors as constants.
 
