@@ -20,7 +20,7 @@ carries the result so far.
 
 from __future__ import annotations
 
-from typing import Any
+import typing
 
 
 class TffDpError(Exception):
@@ -31,7 +31,7 @@ class TffDpError(Exception):
         end, whose epsilon counts all that were charged. Else None.
     """
 
-    result: Any = None
+    result: typing.Any = None
 
 
 class ArgumentError(TffDpError, ValueError):
