@@ -115,8 +115,8 @@ class Run:
         with contextlib.suppress(Exception):  # the error itself is what has to be seen
             if not history and not self._charges(begun).runs:
                 return  # nothing has been trained, and nothing charged
-            first_line = (str(error).splitlines() or [""])[0][:200]
-            why = f"failed ({type(error).__name__}: {first_line.rstrip('.')})"
+            lines = [type(error).__name__, *str(error).splitlines()[:1]]
+            why = f"failed ({': '.join(lines)[:200].rstrip('.')})"
             error.result = self.result(state, history, begun, why)  # type: ignore[attr-defined]
             error.add_note(
                 f"{len(history)} of {self.wanted} rounds had been run. The attribute `result` of this "

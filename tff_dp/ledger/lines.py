@@ -147,7 +147,9 @@ def read_head(path: pathlib.Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise LedgerError(f"The head {head} of a ledger cannot be read: {error}.") from error
+        raise LedgerError(
+            f"The head {head} of a ledger cannot be read: {error}. {RESTORE}."
+        ) from error
     except (ValueError, KeyError, TypeError):
         raise LedgerError(f"The head {head} of a ledger is damaged. {RESTORE}.") from None
 
