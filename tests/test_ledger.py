@@ -354,9 +354,7 @@ def bad_paths(folder) -> dict:
 def test_where_no_ledger_can_be_is_said_and_left_alone(tmp_path):
     before = sorted(os.listdir("/proc/self/fd"))
     for path, error, message in bad_paths(tmp_path).values():
-        with pytest.raises(
-            error, match=f"path={'' if error is ArgumentError else '|ledger'}.*{message}"
-        ):
+        with pytest.raises(error, match=message):
             Ledger(path, make_plan())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "file", "loop"]
     assert sorted(os.listdir("/proc/self/fd")) == before
@@ -490,7 +488,9 @@ def test_training_charges_each_round_before_it_is_run_and_runs_add_up(tff, tmp_p
     assert seen == [1, 2, 3, 4, 5, 6]
     assert len(second.history) == 4
     assert second.epsilon == plan.epsilon(6).epsilon == replay(path).epsilon
-    assert [r.epsilon for r in second.history] == [plan.quick_epsilon(n) for n in range(3, 7)]
+    total = plan.epsilon(6).epsilon
+    bounds = [min(plan.quick_epsilon(n), total) for n in range(3, 7)]
+    assert [r.epsilon for r in second.history] == bounds
     with pytest.raises(AccountingError, match="the ledger has 6: expected at most the 6 rounds"):
         tff_dp.fit(model, clients, rounds=1, **arguments)
     assert replay(path).rounds == 6
