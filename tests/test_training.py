@@ -276,7 +276,7 @@ def test_an_error_carries_the_result_so_far(without_xla, monkeypatch, error):
     assert len(error.result.history) == 3
     assert error.result.epsilon == plan().epsilon(4).epsilon
     assert re.match(
-        rf"Training failed \({type(error).__name__}: .*\) after 3 of 5 rounds; epsilon counts 1 more",
+        rf"Training failed \({type(error).__name__}.*\) after 3 of 5 rounds; epsilon counts 1 more",
         error.result.stopped,
     )
     assert any("`result`" in note for note in error.__notes__)
