@@ -67,13 +67,13 @@ def once(name: str, way: str, rounds: int) -> None:
     assert tff
     clients, make = workload(name)
     times: list[float] = []
-    record = training._record  # `fit` calls it at the end of each round
+    record = training.round_record  # `fit` calls it at the end of each round
 
-    def timed(*arguments: Any) -> Any:
+    def timed(*arguments: Any, **named: Any) -> Any:
         times.append(time.perf_counter())
-        return record(*arguments)
+        return record(*arguments, **named)
 
-    vars(training)["_record"] = timed
+    vars(training)["round_record"] = timed
     stack = contextlib.ExitStack()
     if way == "stock TFF":
         stack.enter_context(execution.stock(unkeyed_noise=True))

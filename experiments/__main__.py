@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import pathlib
 import sys
+import tempfile
 import tomllib
 from typing import Any
 
@@ -115,13 +117,39 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def check_out(out: pathlib.Path) -> None:
+    """Refuses a folder for results that cannot be made or written. Leaves nothing there.
+
+    Args:
+      out: The folder; it and folders above it may be missing.
+
+    Raises:
+      ArgumentError: It is a file, or the folders that are there cannot be written.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            out.stat()
+        there = next(path for path in (out, *out.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"--out={str(out)!r} cannot be written: {error}. Give a folder that can be made or written."
+        ) from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs an experiment; returns the exit code: 0, 1 for a failed self-check, 2 for bad input."""
     options = parser().parse_args(arguments)
     try:
         settings = load_settings(options.name, options.config, options.overrides)
-        experiment = importlib.import_module(f"experiments.{options.name}")
         out = pathlib.Path(options.out or pathlib.Path("results") / options.name)
+        check_out(out)
+        from tff_dp import _compat
+
+        with _compat.quiet_import():
+            _compat.load_tff()
+        experiment = importlib.import_module(f"experiments.{options.name}")
         return int(experiment.main(settings, out))
     except TffDpError as error:
         print(f"error: {error}", file=sys.stderr)

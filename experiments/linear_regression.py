@@ -22,6 +22,7 @@ from experiments import _hsb82, _plots
 from tff_dp import _compat, _seeds, data, execution
 from tff_dp.accounting.report import format_epsilon
 from tff_dp.config import Config
+from tff_dp.errors import ArgumentError
 
 # With one full-batch step a client and round, alpha_i proportional to client size makes federated
 # averaging gradient descent on the pooled data: it must reach the closed form to this share of its norm,
@@ -83,6 +84,9 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
 
     Returns:
       0, or 1 where the federated result misses the closed-form solution.
+
+    Raises:
+      ArgumentError: A setting is outside its bound; or `out` could not be written.
     """
     tutorial = TutorialSettings.from_dict(settings["tutorial"])
     schools = SchoolSettings.from_dict(settings["schools"])
@@ -109,12 +113,18 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         f"alpha_i proportional to client size (allowed: {_CHECK_TOLERANCE:.1%}), and within "
         f"{distances['uniform']:.2%} with equal alpha_i (must be more)."
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.txt").write_text(table + "\n", encoding="utf-8")
-    (out / "results.json").write_text(_as_json(settings, rows, distances), encoding="utf-8")
-    plot = _plots.error_against_epsilon(
-        [_panel("tutorial", rows), _panel("schools", rows)], out / "error_against_epsilon.png"
-    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "table.txt").write_text(table + "\n", encoding="utf-8")
+        (out / "results.json").write_text(_as_json(settings, rows, distances), encoding="utf-8")
+        plot = _plots.error_against_epsilon(
+            [_panel("tutorial", rows), _panel("schools", rows)], out / "error_against_epsilon.png"
+        )
+    except OSError as error:
+        raise ArgumentError(
+            f"out={str(out)!r} could not be written: {error}. Make room on the disk, or give another "
+            "folder, and run it again; the table above is complete."
+        ) from error
     print(f"Table: {out / 'table.txt'}\nPlot:  {plot}")
     return 0 if passed else 1
 

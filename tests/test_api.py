@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 
 # Each module may import from its own layer downwards only. Errors and checks are at the bottom.
 LAYERS = [
-    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching"},
+    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching", "_workers"},
     {"config", "noise"},
     {"data", "model", "execution", "optimizers", "_proximal"},
     {"sampling", "mechanisms", "algorithms"},
@@ -26,8 +26,8 @@ LAYERS = [
     {"charges"},
     {"provenance"},
     {"ledger", "results", "_compiled", "_inputs", "_warm_start"},
-    {"process"},
-    {"_kept"},
+    {"process", "_progress"},
+    {"_kept", "_outcome"},
     {"training"},
     {"selftest"},
     {"cli"},
@@ -36,7 +36,9 @@ LAYERS = [
 SIBLINGS = {
     ("_checks", "errors"),
     ("_seeds", "_checks"),
+    ("_compat", "_workers"),
     ("_compat", "errors"),
+    ("_workers", "errors"),
     ("_seeds", "errors"),
 }
 

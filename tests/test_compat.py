@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.metadata
+import subprocess
 import sys
 
 import pytest
@@ -100,3 +101,32 @@ def test_the_iterator_over_data_sets_can_be_copied_and_gives_the_same_data(tff):
     assert sorted(map(len, copied.select(2))) == [1, 2]
     with pytest.raises(TypeError):  # if that works one day, the bridge can go
         copy.deepcopy(datasets[0])
+
+
+AFTER_A_FAILED_IMPORT = """
+import importlib
+for name in ("tensorflow_privacy", "tensorflow_federated", "tensorflow_federated"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        print("failed")
+from tff_dp import _compat, tff
+import tensorflow_federated, tensorflow_privacy
+assert tensorflow_federated is tff
+assert tff.__version__ and tff.learning.algorithms.build_fed_sgd and not hasattr(tff, "python")
+assert tensorflow_privacy.privacy.dp_query
+assert _compat.tf_keras_is_legacy()
+# Of each class there is one: what was imported first is not mixed with what was imported later.
+from tensorflow_federated.python.core.impl.types import computation_types
+assert tff.TensorType is computation_types.TensorType
+print("works")
+"""
+
+
+@pytest.mark.heavy
+def test_tff_can_be_imported_after_a_plain_import_has_failed():
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_A_FAILED_IMPORT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["failed"] * 3 + ["works"]

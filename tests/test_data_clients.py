@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -356,9 +358,37 @@ def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("tff_dp.data._files.json.dumps", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"folder=.*cannot be written: disk full.*Make room"):
         three().save(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_save_where_no_folder_can_be_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("keep")
+    for folder in (tmp_path / "file" / "below", "/proc/clients", "a\0b", tmp_path / ("x" * 300)):
+        with pytest.raises(DataError, match=r"folder=.*cannot be written"):
+            three().save(folder)
+    for folder in (1, None, b"clients"):
+        with pytest.raises(ArgumentError, match="folder="):
+            three().save(folder)
+        with pytest.raises(ArgumentError, match="folder="):
+            Clients.load(folder)
+    with pytest.raises(DataError, match="folder="):
+        Clients.load(tmp_path / "file")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("make", [three, named])
+def test_clients_can_be_pickled_and_stay_immutable(make):
+    clients = make()
+    for again in (pickle.loads(pickle.dumps(clients)), copy.deepcopy(clients)):
+        assert repr(again) == repr(clients)
+        assert again.ids == clients.ids
+        for part, own in zip(again.pooled(), clients.pooled(), strict=True):
+            np.testing.assert_equal(part, own)
+            for _, array in _fields.leaves("", part):
+                with pytest.raises(ValueError, match="read-only"):
+                    array[:] = 0
 
 
 def test_load_refuses_other_folders(tmp_path):

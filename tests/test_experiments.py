@@ -157,6 +157,45 @@ def test_bad_settings_end_the_command_with_one_line_and_code_2(tmp_path, overrid
     assert not out.exists()
 
 
+def unwritable(folder):
+    (folder / "file").write_text("mine")
+    return [folder / "file", folder / "file" / "below", "/proc/results", "/dev/null", "a\0b"]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_folder_for_results_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path, capsys, number
+):
+    out = unwritable(tmp_path)[number]
+    assert command.main(["linear_regression", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --out=")
+    assert "cannot be written" in said
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_can_be_made_is_taken_and_not_made_yet(tmp_path):
+    command.check_out(tmp_path / "new" / "folder")
+    command.check_out(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.heavy
+def test_results_that_cannot_be_written_in_the_end_are_one_error(tff, tmp_path, monkeypatch):
+    from experiments import linear_regression
+
+    (tmp_path / "results.json").mkdir()  # as good as a full disk
+    for name in ("_check_closed_form", "_run_tutorial", "_run_schools", "_table"):
+        found = {"examples": 0.0, "uniform": 1.0} if name == "_check_closed_form" else ""
+        monkeypatch.setattr(linear_regression, name, lambda *_, found=found: found)
+    monkeypatch.setattr(linear_regression, "_as_json", lambda *_: "{}")
+    settings = command.load_settings("linear_regression", None, SMALL)
+    with pytest.raises(ArgumentError, match=r"out=.*could not be written.*the table above"):
+        linear_regression.main(settings, tmp_path)
+
+
 def test_an_unknown_experiment_ends_the_command_with_the_known_ones():
     done = run("nonsense")
     assert done.returncode == 2

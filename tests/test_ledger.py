@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -320,6 +322,128 @@ def test_a_full_disk_stops_the_round_and_loses_no_charge(written, monkeypatch):
         book.charge(4)
 
 
+# --- Paths ---------------------------------------------------------------------------------------
+
+
+def bad_paths(folder) -> dict:
+    (folder / "file").write_text("mine")
+    os.symlink(folder / "loop", folder / "loop")
+    os.mkfifo(folder / "fifo")
+    return {
+        "folder": (folder, LedgerError, "is a folder: expected a file. Add a name"),
+        "empty": ("", LedgerError, "is a folder"),
+        "missing": (folder / "no" / "l", LedgerError, "no', which does not exist. Make the folder"),
+        "below a file": (folder / "file" / "l", LedgerError, "cannot be opened: .*Not a directory"),
+        "loop": (folder / "loop", LedgerError, "cannot be opened: .*symbolic links"),
+        "null": ("/dev/null", LedgerError, "is a device or a pipe, which keeps no charges"),
+        "full": ("/dev/full", LedgerError, "is a device or a pipe"),
+        "fifo": (folder / "fifo", LedgerError, "is a device or a pipe"),
+        "zero": ("a\0b", LedgerError, "cannot be opened: embedded null"),
+        "long": (folder / ("x" * 300), LedgerError, "cannot be opened: .*too long"),
+        "number": (
+            1,
+            ArgumentError,
+            "=1 is outside its bound: expected an instance of str or PathLike",
+        ),
+        "true": (True, ArgumentError, "=True is outside"),
+        "bytes": (b"ledger", ArgumentError, "=b'ledger' is outside"),
+        "float": (0.5, ArgumentError, "=0.5 is outside"),
+    }
+
+
+def test_where_no_ledger_can_be_is_said_and_left_alone(tmp_path):
+    before = sorted(os.listdir("/proc/self/fd"))
+    for path, error, message in bad_paths(tmp_path).values():
+        with pytest.raises(error, match=message):
+            Ledger(path, make_plan())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "file", "loop"]
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    for path in (1, None, b"ledger"):
+        with pytest.raises(ArgumentError, match="path="):
+            replay(path)
+    with pytest.raises(LedgerError, match="cannot be read"):
+        replay(tmp_path)
+
+
+def test_fit_refuses_such_a_path_before_it_does_anything(tmp_path, monkeypatch):
+    class UntouchedError(Exception):
+        pass
+
+    clients = tff_dp.data.from_arrays(
+        {c: (np.zeros([2, 3], np.float32), np.zeros([2, 1], np.float32)) for c in "abcd"}
+    )
+    monkeypatch.setattr(tff_dp.ModelSpec, "bind", lambda *_: (_ for _ in ()).throw(UntouchedError))
+    for path, error, message in bad_paths(tmp_path).values():
+        with pytest.raises(error, match=message):
+            tff_dp.fit(lambda: None, clients, loss="mse", privacy=full_plan(), ledger=path)
+    with pytest.raises(UntouchedError):
+        tff_dp.fit(lambda: None, clients, loss="mse", privacy=full_plan(), ledger=tmp_path / "good")
+
+
+def full(monkeypatch) -> None:
+    """Fills the disk."""
+
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+
+
+def test_opening_on_a_full_disk_says_so_and_a_whole_ledger_can_be_opened_there(
+    written, tmp_path, monkeypatch
+):
+    path, heads = written
+    full(monkeypatch)
+    with Ledger(path, make_plan()) as book:  # which has nothing to write
+        assert book.charges == 3
+        with pytest.raises(LedgerError, match=r"could not be written.*No space left"):
+            book.charge(4)
+    with pytest.raises(LedgerError, match=r"cannot be opened: .*No space left.*Make room"):
+        Ledger(tmp_path / "new.jsonl", make_plan())
+    path.with_name(path.name + ".head").write_bytes(heads[2])  # which has to be brought up to date
+    with pytest.raises(LedgerError, match=r"cannot be opened: .*No space left"):
+        Ledger(path, make_plan())
+    monkeypatch.undo()
+    for each in (path, tmp_path / "new.jsonl"):
+        with Ledger(each, make_plan()) as book:
+            book.charge(1)
+    assert replay(path).rounds == 4
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_a_signal_in_the_middle_of_a_write_waits_for_the_end_of_it(
+    tmp_path, monkeypatch, in_main_thread
+):
+    path, real, seen = tmp_path / "ledger.jsonl", os.write, []
+    handler = lambda *_: seen.append(replay(path).rounds)  # noqa: E731
+    before = signal.signal(signal.SIGINT, handler)
+
+    def write(file, content):
+        size = real(file, content[: len(content) // 2 + 1])
+        if b'"round":2' in content and in_main_thread:
+            os.kill(os.getpid(), signal.SIGINT)
+        return size
+
+    def charge(book):
+        book.charge(1)
+        monkeypatch.setattr(os, "write", write)
+        book.charge(2)
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGINT) is handler
+
+    try:
+        with Ledger(path, make_plan()) as book:
+            if in_main_thread:
+                charge(book)
+            else:
+                with concurrent.futures.ThreadPoolExecutor() as pool:
+                    pool.submit(charge, book).result()
+            assert book.charges == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ([2] if in_main_thread else [])
+
+
 # --- Training ------------------------------------------------------------------------------------
 
 
@@ -364,7 +488,9 @@ def test_training_charges_each_round_before_it_is_run_and_runs_add_up(tff, tmp_p
     assert seen == [1, 2, 3, 4, 5, 6]
     assert len(second.history) == 4
     assert second.epsilon == plan.epsilon(6).epsilon == replay(path).epsilon
-    assert [r.epsilon for r in second.history] == [plan.quick_epsilon(n) for n in range(3, 7)]
+    total = plan.epsilon(6).epsilon
+    bounds = [min(plan.quick_epsilon(n), total) for n in range(3, 7)]
+    assert [r.epsilon for r in second.history] == bounds
     with pytest.raises(AccountingError, match="the ledger has 6: expected at most the 6 rounds"):
         tff_dp.fit(model, clients, rounds=1, **arguments)
     assert replay(path).rounds == 6

@@ -336,3 +336,19 @@ def test_every_optimizer_checks_its_rate(kind, rate):
     with pytest.raises(ArgumentError) as caught:
         kind(learning_rate=rate)
     assert str(caught.value).startswith(f"learning_rate={rate!r} is outside its bound: expected ")
+
+
+def test_a_tf_keras_model_is_as_usable_after_its_process_was_built_or_refused(tff, clients):
+    import tf_keras
+
+    model = tf_keras.Sequential([tf_keras.layers.Input([FEATURES]), tf_keras.layers.Dense(1)])
+    before = [weight.copy() for weight in model.get_weights()]
+    legacy = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
+    build_process(legacy, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
+    for weight, own in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, own)
+    number = int(f"{tf_keras.Sequential().name}_0".split("_")[1])
+    with pytest.raises(ArgumentError, match="algorithm=None"):
+        build_process(legacy, algorithm=None, privacy=tff_dp.NoPrivacy())
+    assert tf_keras.Sequential().name == f"sequential_{number + 1}"
+    model.set_weights(before)

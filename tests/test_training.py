@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -49,6 +53,13 @@ def fit(clients=None, privacy=None, **changes):
     return tff_dp.fit(
         model, clients or make_clients(), privacy=privacy or tff_dp.NoPrivacy(), **values
     )
+
+
+@pytest.fixture
+def without_xla(tff):
+    """Compiling takes longer than it saves in a few rounds."""
+    with execution.fast(xla=False):
+        yield
 
 
 def test_training_without_privacy_finds_the_weights_and_says_there_is_no_guarantee():
@@ -159,9 +170,239 @@ def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan():
         assert result.epsilon == plan(mechanism=mechanism).epsilon(2).epsilon
 
 
-def test_a_progress_bar_shows_epsilon(capsys):
-    fit(privacy=plan(), rounds=2, progress=True)
-    assert "epsilon <=" in capsys.readouterr().err
+def test_a_progress_bar_shows_no_more_than_the_plan_spends_and_stays(without_xla, capsys):
+    sampler = tff_dp.PoissonSampler(rate=0.5)  # whose quick accountant is not the best one
+    private = plan(sampler=sampler).calibrated(4.0)
+    assert private.quick_epsilon(5) > 4.0 >= private.epsilon().epsilon > 3.99
+    result = fit(privacy=private, progress=True)
+    bar = capsys.readouterr().err
+    found = [
+        tuple(map(float, pair)) for pair in re.findall(r"epsilon <= ([\d.]+) of ([\d.]+)", bar)
+    ]
+    assert found[-1] == (4.0, 4.0)
+    assert all(epsilon <= of == 4.0 for epsilon, of in found)
+    assert bar.endswith("\n")  # what is cleared ends with a return of the carriage
+    assert "5/5" in bar.rsplit("\r", 1)[1]
+    assert result.history[-1].epsilon == result.epsilon
+    assert result.history[0].epsilon == private.quick_epsilon(1) < result.epsilon
+
+
+def test_rounds_after_others_are_shown_with_what_all_of_them_spend(without_xla):
+    first = fit(privacy=plan(), rounds=2)
+    second = fit(privacy=plan(), spent_before=first, rounds=2)
+    bounds = [record.epsilon for record in second.history]
+    assert bounds[-1] == second.epsilon == second.charges.spent().epsilon
+    for bound, rounds in zip(bounds, (1, 2), strict=True):
+        assert bound >= plan().epsilon((range(1, 3), range(1, rounds + 1))).epsilon
+
+
+# --- What comes in between -----------------------------------------------------------------------
+
+
+def weights_of(result) -> list[np.ndarray]:
+    return [np.asarray(weight) for weight in result.model.get_weights()]
+
+
+def failing_at(monkeypatch, call: int, error: BaseException) -> None:
+    """Lets the data of a round raise an error: the call's number counts from 1."""
+    original, calls = tff_dp.Clients.cohort, []
+
+    def cohort(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise error
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(tff_dp.Clients, "cohort", cohort)
+
+
+@pytest.mark.parametrize("with_ledger", [False, True])
+def test_an_interrupt_gives_the_result_so_far(without_xla, tmp_path, monkeypatch, with_ledger):
+    path = tmp_path / "ledger.jsonl"
+    changes = {"ledger": path} if with_ledger else {}
+    failing_at(monkeypatch, 3, KeyboardInterrupt())
+    result = fit(privacy=plan(), seed=None, **changes)
+    assert [record.round_number for record in result.history] == [1, 2]
+    assert result.charges.rounds == 3
+    # Not that of two rounds: the third one may have been seen.
+    assert result.epsilon == plan().epsilon(3).epsilon > plan().epsilon(2).epsilon
+    sentence = (
+        "Training was interrupted after 2 of 5 rounds; epsilon counts 1 more, which had been begun."
+    )
+    assert result.stopped == sentence
+    assert sentence in result.statement()
+    assert all(np.any(weight) for weight in weights_of(result))
+    assert tff_dp.provenance.carried_by(result.model) == (result.charges,)
+    if with_ledger:
+        assert tff_dp.ledger.replay(path).epsilon == result.epsilon
+        monkeypatch.undo()
+        rest = fit(privacy=plan(), model=result.model, seed=None, ledger=path)  # goes on with it
+        assert len(rest.history) == 2
+        assert rest.epsilon == plan().epsilon((range(1, 4), range(1, 3))).epsilon
+
+
+def test_the_model_of_an_interrupted_run_is_that_of_its_rounds(without_xla, monkeypatch):
+    failing_at(monkeypatch, 3, KeyboardInterrupt())
+    interrupted = fit(rounds=5)
+    monkeypatch.undo()
+    assert interrupted.stopped == "Training was interrupted after 2 of 5 rounds."
+    for one, two in zip(weights_of(interrupted), weights_of(fit(rounds=2)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_an_interrupt_before_the_first_round_has_ended_is_raised(without_xla, monkeypatch):
+    failing_at(monkeypatch, 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        fit(privacy=plan())
+
+
+def test_another_interrupt_while_the_result_is_made_is_raised(without_xla, monkeypatch):
+    failing_at(monkeypatch, 3, KeyboardInterrupt())
+
+    def again(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["tff_dp._outcome"], "model_weights", again)
+    with pytest.raises(KeyboardInterrupt):
+        fit(privacy=plan())
+
+
+@pytest.mark.parametrize("error", [tff_dp.ComputationError("client 2 fails.\nmore"), MemoryError()])
+def test_an_error_carries_the_result_so_far(without_xla, monkeypatch, error):
+    failing_at(monkeypatch, 4, error)
+    with pytest.raises(type(error)) as caught:
+        fit(privacy=plan())
+    assert caught.value is error
+    assert len(error.result.history) == 3
+    assert error.result.epsilon == plan().epsilon(4).epsilon
+    assert re.match(
+        rf"Training failed \({type(error).__name__}.*\) after 3 of 5 rounds; epsilon counts 1 more",
+        error.result.stopped,
+    )
+    assert any("`result`" in note for note in error.__notes__)
+
+
+def test_an_error_in_the_first_round_says_what_was_charged_and_one_before_it_nothing(
+    tff, monkeypatch
+):
+    error = tff_dp.ComputationError("fails")
+    failing_at(monkeypatch, 1, error)
+    with pytest.raises(tff_dp.ComputationError):
+        fit(privacy=plan())
+    assert error.result.history == ()
+    assert error.result.epsilon == plan().epsilon(1).epsilon
+    np.testing.assert_array_equal(weights_of(error.result)[0], np.zeros([FEATURES, 1]))
+    with pytest.raises(tff_dp.ArgumentError) as caught:
+        fit(privacy=plan(), rounds=6)
+    assert caught.value.result is None
+
+
+def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(without_xla, monkeypatch):
+    from tff_dp import training
+
+    original, calls = training.iterate, []
+
+    def iterate(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(training, "_FUSED", 3)
+    monkeypatch.setattr(training, "_FUSED_FROM", 6)
+    monkeypatch.setattr(training, "iterate", iterate)
+    private = plan(rounds=10)
+    result = fit(privacy=private)
+    assert len(result.history) == 3
+    assert result.epsilon == private.epsilon(6).epsilon
+    assert "after 3 of 10 rounds; epsilon counts 3 more" in result.stopped
+
+
+def test_a_disk_that_fills_up_costs_no_round_that_was_run(without_xla, tmp_path, monkeypatch):
+    path, real, charged = tmp_path / "ledger.jsonl", os.write, []
+
+    def write(file, content):
+        if b'"round":4' in content:
+            charged.append(file)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, content)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(tff_dp.LedgerError, match="could not be written") as caught:
+        fit(privacy=plan(), ledger=path)
+    monkeypatch.undo()
+    assert charged
+    result = caught.value.result
+    assert len(result.history) == result.charges.rounds == 3  # round 4 was neither charged nor run
+    assert result.epsilon == plan().epsilon(3).epsilon == tff_dp.ledger.replay(path).epsilon
+    assert "LedgerError" in result.stopped
+    assert "which had been begun" not in result.stopped
+    rest = fit(privacy=plan(), model=result.model, ledger=path, seed=None)
+    assert len(rest.history) == 2
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import numpy as np, keras, tff_dp
+folder = sys.argv[1]
+rng = np.random.default_rng(0)
+clients = tff_dp.data.from_arrays(
+    {f"c{i}": (rng.normal(size=(8, 3)).astype("float32"), np.ones([8, 1], "float32")) for i in range(4)}
+)
+plan = tff_dp.PrivacyPlan(
+    mechanism=tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=300.0), population=4,
+    sampler=tff_dp.FullParticipation(), rounds=100_000, delta=1e-5,
+)
+# Signals that come at any moment, from the first charge on: in a call of TensorFlow, in the ledger's
+# writes, between the two.
+for number in range(6):
+    path = f"{folder}/{number}.jsonl"
+    model = keras.Sequential([keras.layers.Input([3]), keras.layers.Dense(1)])
+    begun, ended = threading.Event(), threading.Event()
+    real = tff_dp.Ledger.charge
+    def charge(self, first, *rest, **named):
+        if first > 2:
+            begun.set()
+        return real(self, first, *rest, **named)
+    tff_dp.Ledger.charge = charge
+    def interrupt():
+        begun.wait()
+        time.sleep(number * 0.0023)
+        os.kill(os.getpid(), signal.SIGINT)
+        while not ended.wait(30):  # Python drops what is raised while it collects garbage
+            os.kill(os.getpid(), signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with tff_dp.execution.fast(xla=False):
+        result = tff_dp.fit(
+            model, clients, loss="mse", privacy=plan, ledger=path, rounds=[100_000, 255][number % 2]
+        )
+    ended.set()
+    thread.join()
+    tff_dp.Ledger.charge = real
+    assert "was interrupted after" in result.stopped, result.stopped
+    summary = tff_dp.ledger.summarize(path)
+    assert not summary.torn
+    assert summary.charges == result.charges
+    assert summary.spent.epsilon == result.epsilon
+    assert 0 <= result.charges.rounds - len(result.history) <= 64
+    assert all(np.isfinite(weight).all() for weight in result.model.get_weights())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    print(len(result.history), result.charges.rounds, flush=True)
+print("done")
+"""
+
+
+@pytest.mark.heavy
+def test_signals_at_any_moment_lose_neither_model_nor_charge(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", INTERRUPTED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "done"
 
 
 def sparse(rng, size):

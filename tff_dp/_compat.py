@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+from tff_dp import _workers
 from tff_dp.errors import StackError
 
 
@@ -119,8 +120,10 @@ def load_tff() -> Any:
     """
     loaded = sys.modules.get("tensorflow_federated")
     if loaded is not None and hasattr(loaded, "__version__"):
+        _workers.let_them_end(loaded, renew_default=False)
         return loaded
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    _forget_half_imported()
     try:
         with _placeholders():
             import tensorflow_federated
@@ -133,7 +136,22 @@ def load_tff() -> Any:
         ) from error
     _allow_deep_protos()
     _let_data_sources_be_copied(tensorflow_federated)
+    _workers.let_them_end(tensorflow_federated, renew_default=True)
     return tensorflow_federated
+
+
+def _forget_half_imported() -> None:
+    """Removes what an import of TFF that failed has left in `sys.modules`.
+
+    A plain `import tensorflow_federated` fails on the packages that the placeholders stand for. Python
+    then drops the package itself and keeps the submodules that had been imported by then. A later import
+    finds those, does not bind them in the new package, and ends with "name 'python' is not defined".
+    """
+    for package in ("tensorflow_federated", "tensorflow_privacy"):
+        if package in sys.modules:  # whole, or being imported by another thread
+            continue
+        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+            del sys.modules[name]
 
 
 def _let_data_sources_be_copied(tff: Any) -> None:
@@ -196,6 +214,24 @@ def tf_keras_is_legacy() -> bool:
     import tensorflow as tf
 
     return bool(tf.keras.Model.__module__.startswith("tf_keras"))
+
+
+@contextlib.contextmanager
+def usable_tf_keras_models() -> Iterator[None]:
+    """Leaves the tf-keras models of this process as usable as they were, whatever graphs are made.
+
+    Whoever makes a tf-keras model within a graph, as TFF does when it builds a process, has tf-keras
+    exchange the base classes of all models for those of TensorFlow 1: `get_weights` of any model fails
+    from then on, until a model is made outside of a graph.
+    """
+    try:
+        yield
+    finally:
+        tf_keras = sys.modules.get("tf_keras")
+        if tf_keras is not None:
+            tf_keras.Sequential(
+                name="unused"
+            )  # with a name: the next model's own is numbered as before
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from tff_dp import _checks
@@ -162,6 +161,20 @@ class Charges:
             found[run.run] = run
         return Charges(runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded)
 
+    def with_run(self, plan: PrivacyPlan, rounds: int, coins: str | None = None) -> Charges:
+        """Returns these charges and those of a new run.
+
+        Args:
+          plan: Of the run.
+          rounds: How many it has, from 1 on; >= 1.
+          coins: As for `ChargedRun`.
+
+        Raises:
+          ArgumentError: The plan cannot be counted together with these; or a run has the same coins.
+        """
+        run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run(), coins=coins)
+        return self | Charges(runs=(run,))
+
     def covers(self, other: Charges) -> bool:
         """Returns whether every charge of `other` is one of these."""
         found = {run.run: run for run in self.runs}
@@ -299,6 +312,6 @@ def _without_bound(report: EpsilonReport) -> EpsilonReport:
         report,
         epsilon=math.inf,
         accountant="exact",
-        values=MappingProxyType({"exact": math.inf}),
-        refused=MappingProxyType({}),
+        values={"exact": math.inf},
+        refused={},
     )

@@ -14,14 +14,24 @@ Exception
 ```
 
 Every message names the argument or the object at fault, its value, the bound and the remedy. Whatever
-raises one of these has changed nothing.
+raises one of these has changed nothing, but for `fit` once rounds have been charged: what it raises then
+carries the result so far.
 """
 
 from __future__ import annotations
 
+import typing
+
 
 class TffDpError(Exception):
-    """Base of every exception that tff_dp raises on purpose."""
+    """Base of every exception that tff_dp raises on purpose.
+
+    Attributes:
+      result: Where `fit` fails after it has charged rounds: the `FitResult` of those that came to their
+        end, whose epsilon counts all that were charged. Else None.
+    """
+
+    result: typing.Any = None
 
 
 class ArgumentError(TffDpError, ValueError):

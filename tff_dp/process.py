@@ -21,6 +21,7 @@ from tff_dp.plan import NoPrivacy, PrivacyPlan
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
+@_compat.usable_tf_keras_models()
 def build_process(
     model: BoundModel, *, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy
 ) -> Any:

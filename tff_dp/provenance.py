@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_dp import _compat
+from tff_dp import _checks, _compat
 from tff_dp.charges import Charges
 from tff_dp.errors import ArgumentError, ModelError
 
@@ -86,19 +86,41 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
       path: Where to, in any form that the model's own `save` knows. Of Keras 3, a `.keras` file alone
         holds what the model was compiled with.
       records: As for `mark`.
+
+    Raises:
+      ArgumentError: `path` is no path, or cannot be written.
     """
+    _checks.instance(
+        "path", path, (str, os.PathLike), "Give the path of a file, such as model.keras."
+    )
     path = pathlib.Path(path)
     record = _sidecar(path)
-    fresh = record.with_name(record.name + ".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(_content(model, records))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, record)  # before the model: no crash leaves a new model beside an old record
-    if path.suffix == ".keras" or (_is_legacy(model) and model.get_compile_config() is not None):
-        model.save(path)
-    else:  # Keras 3 writes to other formats what it cannot read, such as the name of a loss
-        model.save(path, include_optimizer=False)
+    try:
+        # First: no crash leaves a new model beside an old record.
+        _write(record, _content(model, records))
+        if path.suffix == ".keras" or (is_legacy(model) and model.get_compile_config() is not None):
+            model.save(path)
+        else:  # Keras 3 writes to other formats what it cannot read, such as the name of a loss
+            model.save(path, include_optimizer=False)
+    except OSError as error:
+        raise ArgumentError(
+            f"path={str(path)!r} cannot be written: {error}. Make its folder, or room on the "
+            "disk, or give another path; the model is still there."
+        ) from error
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Replaces a file in one step."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
@@ -188,14 +210,15 @@ def _parts(model: Any) -> Iterator[Any]:
 def _content(model: Any, records: Sequence[Charges]) -> str:
     record = {
         "tff_dp": _FORMAT,
-        "keras": "tf_keras" if _is_legacy(model) else "keras",
+        "keras": "tf_keras" if is_legacy(model) else "keras",
         "weights": _fingerprint(model),
         "records": [each.to_dict() for each in records],
     }
     return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
-def _is_legacy(model: Any) -> bool:
+def is_legacy(model: Any) -> bool:
+    """Returns whether a model is a tf-keras one."""
     return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from tff_dp import _checks, provenance
+from tff_dp import _checks, _compat, provenance
 from tff_dp.accounting import EpsilonReport
 from tff_dp.accounting.report import format_epsilon, format_lower
 from tff_dp.charges import Charges
@@ -40,9 +41,11 @@ class RoundRecord:
         _checks.flag("metrics_private", self.metrics_private)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FitResult:
     """A trained model and what it has cost.
+
+    It can be pickled, if its model can; the model carries what it has cost afterwards, too.
 
     Attributes:
       model: The trained Keras model, of the kind that came in.
@@ -82,6 +85,21 @@ class FitResult:
         _checks.flag("seeded", self.seeded)
         _checks.flag("noise_seeded", self.noise_seeded)
 
+    def __repr__(self) -> str:
+        name = getattr(self.model, "name", "")
+        parts = [
+            f"model=<{type(self.model).__name__} {name}>",
+            f"rounds={len(self.history)}",
+            f"epsilon={self.epsilon!r}",
+            *([f"delta={self.spent.delta!r}"] if self.spent else []),
+            *([f"stopped={self.stopped!r}"] if self.stopped else []),
+        ]
+        return f"FitResult({', '.join(parts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The bytes are read once TFF has been imported, which a tf-keras model would prevent.
+        return _unpickled, (provenance.is_legacy(self.model), pickle.dumps(self.__dict__))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model, and beside it what it has spent, for `tff_dp.load_model`.
 
@@ -90,7 +108,7 @@ class FitResult:
             `.privacy.json` after the name.
 
         Raises:
-          OSError: A file cannot be written.
+          ArgumentError: `path` is no path, or cannot be written.
         """
         provenance.save(self.model, path, [*self.other_data, self.charges])
 
@@ -217,3 +235,11 @@ class FitResult:
             "It holds against everybody but the record's own client; how many records a client has is "
             "public, and a person's several records are not protected together."
         )
+
+
+def _unpickled(legacy: bool, state: bytes) -> FitResult:
+    if legacy:
+        _compat.load_tff()
+    result = FitResult(**pickle.loads(state))
+    provenance.mark(result.model, [*result.other_data, result.charges])
+    return result

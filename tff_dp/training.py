@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import math
 import os
@@ -14,19 +13,21 @@ from tff_dp import _checks, _seeds
 from tff_dp._compiled import algorithm_of, check_released, compiler
 from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
 from tff_dp._kept import process_for
-from tff_dp._warm_start import charged_before, elsewhere
+from tff_dp._outcome import Run
+from tff_dp._progress import progress_bar, round_record
+from tff_dp._warm_start import charged_before
 from tff_dp.accounting import calibrate_rounds
-from tff_dp.accounting.report import format_epsilon
 from tff_dp.algorithms import Algorithm
-from tff_dp.charges import ChargedRun, Charges, new_run
+from tff_dp.charges import Charges
 from tff_dp.data import Clients, Cohort
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, expecting, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
+from tff_dp.ledger.lines import checked_path
 from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
-from tff_dp.process import initialize_from, model_weights
-from tff_dp.provenance import carried_by, groups_carried_by, mark
+from tff_dp.process import initialize_from
+from tff_dp.provenance import carried_by, groups_carried_by
 from tff_dp.results import NO_NOISE, FitResult, RoundRecord
 from tff_dp.sampling import FullParticipation
 
@@ -102,6 +103,11 @@ def fit(
       that it was trained with, and with the clients' optimizer (Adam for Yogi, which Keras lacks; the
       server's for FedSGD), all of them new: its `evaluate` and `fit` work at once.
 
+      Ctrl-C ends training early: the result then has the rounds that have been run, `stopped` says so,
+      and epsilon counts the round (without a progress bar up to 64 of them) that was interrupted, too.
+      `KeyboardInterrupt` is raised where no round has been run yet, and by another Ctrl-C while the
+      result is being made.
+
     Raises:
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
         `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
@@ -109,7 +115,9 @@ def fit(
       ModelError: Also where the model was trained before, and nothing says how that is to be counted;
         where nothing of it is trainable; and where it was compiled, or overrides steps of training, in a
         way that cannot be honored.
-      LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one.
+      LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one; or no
+        file can be made there, such as in a folder that does not exist; or it can no longer be written,
+        as on a full disk.
       ComputationError: A client's computation fails; the message names its position in the cohort. Or the
         noise would have random bits that others can guess: in an execution context other than that of
         `tff_dp.execution.fast`, or by an operation, which is named, that cannot be keyed. Nothing has
@@ -130,6 +138,8 @@ def fit(
             raise ArgumentError(
                 f"{name}={value!r} needs a PrivacyPlan: without one, no epsilon is spent. Leave it out."
             )
+    if ledger is not None:
+        checked_path("ledger", ledger)
     batch_size = check_batches(privacy, clients, batch_size, epochs)
     root = _seeds.root(seed)
     of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
@@ -142,7 +152,6 @@ def fit(
     algorithm = algorithm_of(bound, algorithm)
     process, with_noise = process_for(bound, algorithm=algorithm, privacy=privacy)
     compile_model = compiler(bound, algorithm)
-    history: list[RoundRecord] = []
     carried, groups = carried_by(bound.source), groups_carried_by(bound.source)
 
     def draw(round_number: int) -> Cohort:
@@ -157,7 +166,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
         random_bits = _random_bits(process, privacy)  # before there is a ledger to charge
-        book, stopped, coins = None, None, None
+        book, stopped, coins, total = None, None, None, math.inf
         if ledger is not None and is_seeded():
             raise ArgumentError(
                 f"ledger={ledger!r} cannot hold rounds whose noise comes from a seed: nothing bounds "
@@ -176,7 +185,7 @@ def fit(
         )
         if isinstance(privacy, PrivacyPlan):
             left = privacy.rounds - _count(before.of(privacy))
-            wanted, stopped = _within_budget(
+            wanted, total, stopped = _within_budget(
                 privacy, before, wanted if rounds is not None else left, max_epsilon
             )
             if book is not None:
@@ -184,64 +193,67 @@ def fit(
             if seed is not None:  # coins of their own, should a run before have had the same seed
                 root = _seeds.later(root, before.rounds)
             coins = _coins(privacy, seed, root)
-            _after(before, privacy, wanted, coins)  # refuses those of an earlier run
-        bar = stack.enter_context(_progress_bar(wanted, progress))
-        noise_seeded = is_seeded()
+            before.with_run(privacy, wanted, coins)  # refuses those of an earlier run
+        run = Run(
+            process=process,
+            bound=bound,
+            compile_model=compile_model,
+            privacy=privacy,
+            wanted=wanted,
+            stopped=stopped,
+            before=before,
+            charged_before=book.charges if book is not None else before.rounds,
+            book=book,
+            coins=coins,
+            carried=carried,
+            disjoint_data=disjoint_data,
+            ids=clients.ids if of_records else None,
+            seeded=seed is not None,
+            noise_seeded=is_seeded(),
+            random_bits=random_bits,
+        )
+        history: list[RoundRecord] = []
         state = with_noise(initialize_from(process, bound.initial_weights))
         stack.enter_context(expecting(wanted))
-        for first, count in _chunks(wanted, fuse=not progress):
-            if book is not None:
-                book.charge(
-                    first, count, coins=coins
-                )  # before anything of these rounds can be seen
-            cohorts = [draw(number) for number in range(first, first + count)]
-            if count == 1:
-                output = process.next(state, cohorts[0])
-                state, outputs = output.state, [output.metrics]
-            else:
-                state, outputs = iterate(process.next, state, cohorts)
-            for number, measured in enumerate(outputs, first):
-                record = _record(number, privacy, before, measured if release else None, covered)
-                history.append(record)
-                bar(record)
-        trained = bound.to_keras(model_weights(process, state))
-        compile_model(trained)
-    if noise_seeded:
-        history = [
-            dataclasses.replace(record, epsilon=math.inf, metrics_private=False)
-            for record in history
-        ]
-    charges = before
-    if isinstance(privacy, PrivacyPlan):
-        this = _after(before, privacy, wanted, coins)
-        charges = book.all_charges if book is not None else this
-        charges = dataclasses.replace(charges, unbounded=before.unbounded or noise_seeded)
-    others = elsewhere(
-        carried,
-        charges,
-        private=isinstance(privacy, PrivacyPlan),
-        disjoint_data=disjoint_data,
-    )
-    mark(trained, [*others, charges])
-    spent, spent_by_client = None, None
-    if isinstance(privacy, PrivacyPlan) and not noise_seeded:
-        spent = charges.spent()
-        if of_records:
-            spent_by_client = dict(zip(clients.ids, charges.spent_by_unit(), strict=True))
-    return FitResult(
-        model=trained,
-        history=tuple(history),
-        epsilon=spent.epsilon if spent else math.inf,
-        spent=spent,
-        privacy=privacy,
-        charges=charges,
-        other_data=others,
-        seeded=seed is not None,
-        noise_seeded=noise_seeded,
-        stopped=stopped,
-        spent_by_client=spent_by_client,
-        random_bits=random_bits,
-    )
+        # What has been computed, in one value: an interrupt finds a state and a count that agree.
+        reached, begun = (state, 0), 0
+        try:
+            bar = stack.enter_context(progress_bar(wanted, total, progress))
+            for first, count in _chunks(wanted, fuse=not progress):
+                begun = first + count - 1
+                if book is not None:
+                    # Before anything of these rounds can be seen.
+                    book.charge(first, count, coins=coins)
+                cohorts = [draw(number) for number in range(first, begun + 1)]
+                if count == 1:
+                    output = process.next(state, cohorts[0])
+                    state, outputs = output.state, [output.metrics]
+                else:
+                    state, outputs = iterate(process.next, state, cohorts)
+                history += [
+                    round_record(
+                        number,
+                        privacy,
+                        before,
+                        measured if release else None,
+                        covered=covered,
+                        total=total,
+                    )
+                    for number, measured in enumerate(outputs, first)
+                ]
+                reached = state, begun
+                for record in history[-count:]:
+                    bar(record)
+        except KeyboardInterrupt:
+            state, done = reached
+            if not done:
+                raise  # nothing has been trained
+            return run.result(state, history[:done], begun, "was interrupted")
+        except Exception as error:
+            state, done = reached
+            run.attach_result(error, state, history[:done], begun)
+            raise
+        return run.result(state, history, wanted)
 
 
 def _random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
@@ -281,8 +293,8 @@ def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) ->
 
 def _within_budget(
     plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float | None
-) -> tuple[int, str | None]:
-    """Returns how many rounds may be run, and why not all that are wanted.
+) -> tuple[int, float, str | None]:
+    """Returns how many rounds may be run, what all will have spent then, and why not all that are wanted.
 
     Args:
       plan: The plan.
@@ -302,22 +314,25 @@ def _within_budget(
             f"{plan.rounds} rounds that the privacy plan covers, those that were charged twice included. "
             "Run fewer rounds, or make a plan for more of them; its noise or its epsilon will be larger."
         )
-    total = _after(before, plan, wanted).spent().epsilon  # refuses now what cannot be accounted for
+    total = (
+        before.with_run(plan, wanted).spent().epsilon
+    )  # refuses now what cannot be accounted for
     if max_epsilon is None:
-        return wanted, None
+        return wanted, total, None
     max_epsilon = _checks.real("max_epsilon", max_epsilon, "(0, 100]")
     if total <= max_epsilon:
-        return wanted, None
+        return wanted, total, None
     allowed = min(wanted, _most_rounds(plan, before, wanted, max_epsilon))
     if allowed < 1:
         raise AccountingError(
             f"max_epsilon={max_epsilon!r} allows no round: {before.rounds} are charged, and one "
             "more would exceed it. Take a larger budget, or a plan with more noise."
         )
-    return allowed, (
+    why = (
         f"Training stopped after {allowed} of {wanted} rounds: the next one would have spent more than "
         f"epsilon {max_epsilon:g}."
     )
+    return allowed, before.with_run(plan, allowed).spent().epsilon, why
 
 
 def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float) -> int:
@@ -336,17 +351,11 @@ def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: f
     low, high = 0, wanted  # low is within the budget or none, high is not
     while high - low > 1:
         middle = (low + high) // 2
-        if _after(before, plan, middle).spent().epsilon <= max_epsilon:
+        if before.with_run(plan, middle).spent().epsilon <= max_epsilon:
             low = middle
         else:
             high = middle
     return low
-
-
-def _after(before: Charges, plan: PrivacyPlan, rounds: int, coins: str | None = None) -> Charges:
-    """Returns what will have been spent after some rounds of a new run."""
-    run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run(), coins=coins)
-    return before | Charges(runs=(run,))
 
 
 def _coins(plan: PrivacyPlan, seed: int | None, root: int) -> str | None:
@@ -371,46 +380,3 @@ def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
         done = rounds % _FUSED
     yield from ((number, 1) for number in range(1, done + 1))
     yield from ((first, _FUSED) for first in range(done + 1, rounds + 1, _FUSED))
-
-
-def _record(
-    round_number: int,
-    privacy: PrivacyPlan | NoPrivacy,
-    before: Charges,
-    metrics: Any,
-    covered: bool,
-) -> RoundRecord:
-    epsilon = math.inf
-    if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
-        epsilon = _after(before, privacy, round_number).quick_epsilon()
-    values = None
-    if metrics is not None:
-        train = metrics["client_work"]["train"] if "client_work" in metrics else {}
-        values = {name: float(value) for name, value in train.items()}
-    return RoundRecord(
-        round_number=round_number,
-        epsilon=epsilon,
-        metrics=values,
-        metrics_private=covered and values is not None,
-    )
-
-
-@contextlib.contextmanager
-def _progress_bar(rounds: int, show: bool) -> Iterator[Any]:
-    if not show:
-        yield lambda record: None
-        return
-    import tqdm
-
-    with tqdm.tqdm(total=rounds, unit="round", leave=False) as bar:
-
-        def advance(record: RoundRecord) -> None:
-            parts = []
-            if not math.isinf(record.epsilon):
-                parts.append(f"epsilon <= {format_epsilon(record.epsilon, 2)}")
-            if record.metrics and "loss" in record.metrics:
-                parts.append(f"loss {record.metrics['loss']:.4g}")
-            bar.set_postfix_str(", ".join(parts), refresh=False)
-            bar.update()
-
-        yield advance

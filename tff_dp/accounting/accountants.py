@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import absl.logging
@@ -92,7 +91,7 @@ def _report(
     return dataclasses.replace(
         report,
         epsilon=report.epsilon + 2 * charge.gamma,
-        values=MappingProxyType({k: v + 2 * charge.gamma for k, v in report.values.items()}),
+        values={k: v + 2 * charge.gamma for k, v in report.values.items()},
         delta=delta,
         rounds=total,
         adjacency=one_round.adjacency,

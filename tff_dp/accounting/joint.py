@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import dp_accounting
@@ -111,7 +110,7 @@ def spend_jointly(
     return dataclasses.replace(
         report,
         epsilon=report.epsilon + 2 * gamma,
-        values=MappingProxyType({k: v + 2 * gamma for k, v in report.values.items()}),
+        values={k: v + 2 * gamma for k, v in report.values.items()},
         lower_bound=max((each for each in lower if each is not None), default=None),
         arithmetic_epsilon=2 * gamma,
         arithmetic_delta=delta - report.delta,

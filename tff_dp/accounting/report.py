@@ -6,9 +6,24 @@ import dataclasses
 import decimal
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 
 from tff_dp.sampling import Adjacency
+
+_T = TypeVar("_T")
+
+
+class ReadOnlyDict(dict[str, _T]):
+    """A dictionary that does not change. Unlike a `mappingproxy`, it can be copied and pickled."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("a report does not change: make a dict of this to have one that does")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +57,16 @@ class EpsilonReport:
     lower_bound: float | None = None
     arithmetic_epsilon: float = 0.0
     arithmetic_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        # Accountants compute with NumPy, whose numbers are shown and written as such.
+        for name in ("epsilon", "delta", "lower_bound", "arithmetic_epsilon", "arithmetic_delta"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))
+        object.__setattr__(self, "rounds", int(self.rounds))
+        values = ReadOnlyDict({name: float(value) for name, value in self.values.items()})
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "refused", ReadOnlyDict(self.refused))
 
     def __str__(self) -> str:
         others = ", ".join(f"{k} {format_epsilon(v)}" for k, v in self.values.items())
@@ -90,8 +115,8 @@ def smallest_of(
     return EpsilonReport(
         epsilon=values[accountant],
         accountant=accountant,
-        values=MappingProxyType(dict(values)),
-        refused=MappingProxyType(dict(refused)),
+        values=values,
+        refused=refused,
         delta=delta,
         rounds=rounds,
         adjacency=adjacency,
@@ -114,7 +139,7 @@ def without_guarantee(report: EpsilonReport, draws: int) -> EpsilonReport:
         report,
         epsilon=math.inf,
         accountant="arithmetic",
-        values=MappingProxyType({"arithmetic": math.inf}),
-        refused=MappingProxyType({"arithmetic": reason}),
+        values={"arithmetic": math.inf},
+        refused={"arithmetic": reason},
         lower_bound=None,
     )

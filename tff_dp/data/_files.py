@@ -30,8 +30,20 @@ def write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fiel
       y: Targets.
 
     Raises:
-      DataError: The folder has something in it, or is a file.
+      DataError: The folder has something in it, is a file, or cannot be written.
     """
+    try:
+        _write(folder, ids, offsets, x, y)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"folder={str(folder)!r} cannot be written: {error}. Make room on the disk, or give another "
+            "folder; nothing has been left there."
+        ) from error
+
+
+def _write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fields) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"folder={str(folder)!r} is not empty: expected a new or an empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)

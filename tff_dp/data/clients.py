@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -103,6 +104,10 @@ class Clients:
         return (
             f"Clients({self.num_clients} clients, {self.num_examples} examples, {sizes}, {fields})"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By the constructor, since arrays that have been pickled can be written to afterwards.
+        return _unpickled, (self._x, self._y, self._offsets, self._ids)
 
     def position(self, client_id: str | int) -> int:
         """Returns the position of the client of an id.
@@ -312,8 +317,10 @@ class Clients:
           folder: Where to; must not exist or be empty. Its parents are made.
 
         Raises:
-          DataError: The folder has something in it.
+          ArgumentError: `folder` is no path.
+          DataError: The folder has something in it, is a file, or cannot be written.
         """
+        _checks.instance("folder", folder, (str, os.PathLike), "Give the path of a new folder.")
         _files.write(Path(folder), self._ids, self._offsets, self._x, self._y)
 
     @classmethod
@@ -329,12 +336,18 @@ class Clients:
           saved; it is not checked again, which would read the files.
 
         Raises:
+          ArgumentError: `folder` is no path.
           DataError: The folder is missing, incomplete, damaged, or of another format.
         """
         mmap = _checks.flag("mmap", mmap)
+        _checks.instance("folder", folder, (str, os.PathLike), "Give the path of a folder.")
         ids, offsets, x, y = _files.read(Path(folder), mmap=mmap)
         return cls(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)
 
     def _rows(self, position: int) -> slice:
         position = _checks.integer("position", position, f"[0, {self.num_clients})")
         return slice(int(self._offsets[position]), int(self._offsets[position + 1]))
+
+
+def _unpickled(x: Fields, y: Fields, offsets: Array, ids: tuple[str, ...]) -> Clients:
+    return Clients(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)  # checked already

@@ -102,7 +102,8 @@ def _several(
     columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
     counts = (len(arguments), len(some[0].fields), 1, len(fed))
 
-    def several(_: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+    def several(first: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+        del first  # the first round's key is among `roots`
         state, fields, (roots,), fed, rest = tracing.split(flat, counts)
         tables = dict(zip(names, rest, strict=True))
         final, others, status = wholes.several(

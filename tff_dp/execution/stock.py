@@ -1,102 +1,21 @@
 """Stock TFF, with a worker process that ends when it should.
 
-TFF 0.87 runs every computation in `worker_binary`, a process of its own that it starts and forgets: it
-outlives Python, and keeps inherited pipes open, so that a shell pipeline behind it never ends. Here the
-worker is a child of a shell that reads from a pipe whose other end this process holds: when this
-process ends, however it ends, `kill -9` included, the pipe closes and the shell ends the worker.
+`tff_dp._workers` has the worker: a process in which TFF 0.87 runs every computation.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import importlib.util
 import os
-import pathlib
-import subprocess
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from tff_dp import _checks, _compat
-from tff_dp.errors import ComputationError, StackError
+from tff_dp import _checks, _compat, _workers
+from tff_dp.errors import ComputationError
 from tff_dp.execution import noise
 
-# $0 is the worker, $@ its arguments. The shell must ignore the terminal's interrupt: Ctrl-C ends a
-# round, not the worker. `read` returns at end of file, that is, when the parent is gone.
-_WATCHDOG = """
-trap '' INT
-"$0" "$@" </dev/null & worker=$!
-read -r _
-kill -9 "$worker"
-wait "$worker"
-"""
-_POLL_SECONDS = 0.05
-_START_SECONDS = 60.0
 _managed: weakref.WeakSet[Any] = weakref.WeakSet()  # the contexts that `stock` has made
-_LARGEST_MESSAGE = 2 * 1000 * 1000 * 1000  # bytes
-
-
-class _Worker:
-    """One `worker_binary` under its watchdog, and the channel to it."""
-
-    def __init__(self, log: pathlib.Path | None) -> None:
-        import grpc
-        import portpicker
-
-        port = portpicker.pick_unused_port()
-        with open(log or os.devnull, "ab") as sink:
-            self._watchdog = subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHDOG, str(_binary()), f"--port={port}"],
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,  # the terminal's signals are for the parent alone
-            )
-        options = [
-            (f"grpc.max_{kind}_length", _LARGEST_MESSAGE)
-            for kind in ("message", "receive_message", "send_message")
-        ]
-        self._channel = grpc.insecure_channel(f"localhost:{port}", options)
-        self.stub = _remote_stub(self._channel)
-        atexit.register(self.close)
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.stub.is_ready:
-            if time.monotonic() > deadline or self._watchdog.poll() is not None:
-                self.close()
-                raise StackError(
-                    f"TFF's worker did not answer within {_START_SECONDS:.0f} seconds. Run again with "
-                    "execution.stock(log='worker.log') and read that file."
-                )
-            time.sleep(_POLL_SECONDS)
-
-    def close(self) -> None:
-        atexit.unregister(self.close)
-        self._channel.close()
-        if self._watchdog.stdin is not None and not self._watchdog.stdin.closed:
-            self._watchdog.stdin.close()
-        self._watchdog.wait()
-
-
-def _binary() -> pathlib.Path:
-    spec = importlib.util.find_spec("tensorflow_federated")
-    if spec is None or spec.origin is None:
-        raise StackError("tensorflow_federated is not installed; see docs/stack.md.")
-    binary = pathlib.Path(spec.origin).parent / "data" / "worker_binary"
-    if not binary.is_file():
-        raise StackError(
-            f"TFF's worker is missing at {binary}: install tensorflow-federated again."
-        )
-    return binary
-
-
-def _remote_stub(channel: Any) -> Any:
-    from tensorflow_federated.python.core.impl.executors import remote_executor_grpc_stub
-
-    return remote_executor_grpc_stub.RemoteExecutorGrpcStub(channel)
 
 
 def _compiled(comp: Any, secure_sums: bool) -> Any:
@@ -109,7 +28,7 @@ def _compiled(comp: Any, secure_sums: bool) -> Any:
     return compiler.desugar_and_transform_to_native(comp)
 
 
-def _context(worker: _Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
+def _context(worker: _workers.Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
     """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
     from tensorflow_federated.python.core.environments.tensorflow_frontend import (
         tensorflow_computation,
@@ -181,7 +100,12 @@ def stock(
     _checks.flag("unkeyed_noise", unkeyed_noise)
     _checks.flag("secure_sums", secure_sums)
     tff = _compat.load_tff()
-    worker = _Worker(pathlib.Path(log) if log is not None else None)
+    with open(os.devnull if log is None else log, "ab") as sink:
+        worker = _workers.Worker(
+            sink,
+            sink,
+            remedy="Run again with execution.stock(log='worker.log') and read that file.",
+        )
     try:
         worker.wait_until_ready()
         context = _context(worker, unkeyed_noise, secure_sums)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import pathlib
 import warnings
 from types import TracebackType
 from typing import Any, Self
@@ -32,24 +31,29 @@ class Ledger:
       dropped: What was dropped when the ledger was opened, or None.
 
     Raises:
+      ArgumentError: `path` is no path, or `plan` no plan.
       LedgerError: Another process has it open; it is of plans that cannot be counted together with
-        this one; or lines are missing, torn or edited. The message says what to do; nothing has
-        been changed then.
+        this one; or lines are missing, torn or edited. Or no file can be made or written there: in a
+        folder that does not exist, in place of a folder or a device, or on a full disk. The message
+        says what to do; nothing has been changed then.
     """
 
     def __init__(self, path: str | os.PathLike[str], plan: PrivacyPlan) -> None:
         _checks.instance("plan", plan, PrivacyPlan, "Only a privacy plan spends anything.")
-        self._path = pathlib.Path(path)
+        self._path = lines.checked_path("path", path)
         self._plan = plan
         self._found = Found()
+        self._file = -1
         self.dropped: str | None = None
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
+            self._file = os.open(self._path, flags, 0o600)
             self._lock()
             self._open()
-        except BaseException:
-            os.close(self._file)
-            self._file = -1
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise lines.cannot_be_opened(self._path, error) from error
             raise
 
     @property
@@ -202,12 +206,13 @@ class Ledger:
             line, before = lines.chained(entry, before)
             texts.append(line)
         try:
-            lines.write(self._file, b"".join(texts))
-            found.plans |= fresh
-            found.add(plan_hash, name, rounds, run.coins)
-            found.charges += len(rounds)
-            found.last_hash = found.charge_hash = before
-            self._acknowledge()
+            with lines.uninterrupted():
+                lines.write(self._file, b"".join(texts))
+                found.plans |= fresh
+                found.add(plan_hash, name, rounds, run.coins)
+                found.charges += len(rounds)
+                found.last_hash = found.charge_hash = before
+                self._acknowledge()
         except OSError as error:
             self.close()  # what is on the disk is found out when it is opened again
             raise LedgerError(
@@ -258,7 +263,8 @@ class Ledger:
             os.fsync(self._file)
             number = whole.count(b"\n") + 1
             self._report(f"the torn line {number}, whose round had not been run")
-        self._acknowledge()
+        if acknowledged != {"charges": self.charges, "hash": self._found.charge_hash}:
+            self._acknowledge()
 
     def _begin(self, torn: bytes) -> None:
         line, last_hash = lines.chained(lines.plan_line(self._plan), lines.START)

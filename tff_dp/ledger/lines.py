@@ -9,6 +9,11 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from tff_dp import _checks
@@ -71,6 +76,58 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+def checked_path(name: str, path: Any) -> pathlib.Path:
+    """Returns the path of a ledger, if there is one or one can be made there. Changes nothing.
+
+    Args:
+      name: Of the argument.
+      path: Its value.
+
+    Raises:
+      ArgumentError: It is no path; a number would be taken for an open file.
+      LedgerError: There can be no ledger.
+    """
+    _checks.instance(
+        name, path, (str, os.PathLike), "Give the path of a file, as a string or a Path."
+    )
+    found = pathlib.Path(path)
+    where = f"{name}={os.fspath(path)!r}"
+    try:
+        mode = found.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise LedgerError(
+                f"{where} is a folder: expected a file. Add a name, such as ledger.jsonl."
+            )
+        if not stat.S_ISREG(mode):
+            raise LedgerError(
+                f"{where} is a device or a pipe, which keeps no charges: expected a file. Give the path "
+                "of a ledger, or one at which there is no file yet."
+            )
+    except FileNotFoundError:
+        if not found.parent.is_dir():
+            raise LedgerError(
+                f"{where} is in the folder {str(found.parent)!r}, which does not exist. Make the folder, "
+                "or give another path."
+            ) from None
+    except (OSError, ValueError) as error:
+        raise cannot_be_opened(found, error) from None
+    for part, what in ((found, "the file"), (found.parent, "its folder")):
+        if part.exists() and not os.access(part, os.W_OK):
+            raise LedgerError(
+                f"{where} cannot be written: there is no permission to write {what}. Change it, or give "
+                "another path."
+            )
+    return found
+
+
+def cannot_be_opened(path: pathlib.Path, error: Exception) -> LedgerError:
+    """Returns the error of a ledger that the operating system does not let be opened."""
+    return LedgerError(
+        f"The ledger {str(path)!r} cannot be opened: {error}. Make room or repair what that says, "
+        "or give another path."
+    )
+
+
 def head_path(path: pathlib.Path) -> pathlib.Path:
     """Returns where the head of a ledger is."""
     return path.with_name(path.name + ".head")
@@ -89,6 +146,10 @@ def read_head(path: pathlib.Path) -> dict[str, Any] | None:
                 "hash": str(found["hash"])}  # fmt: skip
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise LedgerError(
+            f"The head {head} of a ledger cannot be read: {error}. {RESTORE}."
+        ) from error
     except (ValueError, KeyError, TypeError):
         raise LedgerError(f"The head {head} of a ledger is damaged. {RESTORE}.") from None
 
@@ -115,6 +176,27 @@ def read(file: int) -> bytes:
     with open(os.dup(file), "rb") as stream:
         stream.seek(0)
         return stream.read()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is left, so that what is on the disk is whole and known.
+
+    Python gives signals to its main thread alone. Where that has another handler, such as a program's
+    own, it is called afterwards; where Ctrl-C is ignored or ends the process at once, so it stays.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if held:
+            previous(*held[0])
 
 
 def write(file: int, content: bytes) -> None:

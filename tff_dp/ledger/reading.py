@@ -49,7 +49,7 @@ def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonR
       The report: that of `Ledger.spent`, to the last bit.
 
     Raises:
-      ArgumentError: delta is outside its bound.
+      ArgumentError: delta is outside its bound, or `path` is no path.
       LedgerError: There is no ledger, or lines are missing or edited. A torn last line, which
         nobody has acted on, does not count.
     """
@@ -81,10 +81,11 @@ def summarize(path: str | os.PathLike[str], delta: float | None = None) -> Ledge
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Found, bool]:
+    _checks.instance("path", path, (str, os.PathLike), "Give the path of a ledger.")
     path = pathlib.Path(path)
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from error
     whole = content[: content.rfind(b"\n") + 1]
     return verified(path, whole, lines.read_head(path)), whole != content
