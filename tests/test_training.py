@@ -311,11 +311,11 @@ def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(without_xla
     monkeypatch.setattr(training, "_FUSED", 3)
     monkeypatch.setattr(training, "_FUSED_FROM", 6)
     monkeypatch.setattr(training, "iterate", iterate)
-    private = plan(rounds=10)
+    private = plan(rounds=9)
     result = fit(privacy=private)
     assert len(result.history) == 3
     assert result.epsilon == private.epsilon(6).epsilon
-    assert "after 3 of 10 rounds; epsilon counts 3 more" in result.stopped
+    assert "after 3 of 9 rounds; epsilon counts 3 more" in result.stopped
 
 
 def test_a_disk_that_fills_up_costs_no_round_that_was_run(without_xla, tmp_path, monkeypatch):
