@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tff_dp import _checks, _seeds
-from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
+from tff_dp._inputs import as_spec, check_batches, check_indices, check_labels, check_privacy
 from tff_dp._warm_start import charged_before, elsewhere
 from tff_dp.accounting import calibrate_rounds
 from tff_dp.accounting.report import format_epsilon
@@ -120,7 +120,8 @@ def fit(
     release, covered = _released(privacy, release_metrics)
 
     bound = spec.bind(clients.element_spec())
-    check_labels(spec.loss, bound, clients)
+    check_labels(bound, clients)
+    check_indices(bound, clients)
     process = build_process(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history: list[RoundRecord] = []
     carried, groups = carried_by(bound.source), groups_carried_by(bound.source)

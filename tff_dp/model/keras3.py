@@ -26,7 +26,11 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes, describe
+from tff_dp.model import trial
+from tff_dp.model.labels import describe
+from tff_dp.model.layers import inputs_of, random_inputs, refuse_lookups
+from tff_dp.model.losses import resolve_loss
+from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
 
 _SEED_STATE = "seed_generator_state"
 
@@ -59,6 +63,7 @@ class _Keras3Model(BoundModel):
                 "KERAS_BACKEND=tensorflow before Keras is imported."
             )
         self._input_spec = input_spec
+        refuse_lookups(sample, keras)
         # A model that was handed in is copied: neither building nor training may change it. Where Keras
         # cannot copy it, the model itself is trained, as by its own `fit`.
         _build(sample, input_spec[0])
@@ -73,19 +78,20 @@ class _Keras3Model(BoundModel):
             tuple(v.numpy() for v in model.trainable_variables),
             tuple(v.numpy() for v in model.non_trainable_weights),
         )
-        predict, has_added_losses, self.output_shape = _trace(
-            model, self.initial_weights, input_spec
+        predict, has_added_losses, outputs = _trace(model, self.initial_weights, input_spec)
+        found = resolve_loss(
+            loss, keras, input_spec[1], outputs, getattr(model, "output_names", None)
         )
-        loss_fn = metrics_lib.resolve_loss(loss, keras, legacy=False)
-        batch_loss = _with_added_losses(loss_fn) if has_added_losses else loss_fn
+        self.terms = found.terms
+        batch_loss = _with_added_losses(found.value) if has_added_losses else found.value
         self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
             metrics_fns=metrics_lib.functional_metrics(
                 metrics_lib.resolve_metrics(metrics, loss, keras),
-                self.output_shape,
                 input_spec[1],
+                outputs,
                 has_added_losses,
             ),
             input_spec=input_spec,
@@ -137,10 +143,7 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
     """
     if not _is_recorded(sample):
         return lambda: sample
-    rng = np.random.default_rng(0)
-    x = tf.nest.map_structure(
-        lambda s: tf.cast(rng.normal(size=[2, *(d or 3 for d in s.shape[1:])]), s.dtype), x_spec
-    )
+    x = random_inputs(x_spec)
     try:
         copy = keras.models.clone_model(sample)
         _build(copy, x_spec)
@@ -182,13 +185,12 @@ def _set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
 def _build(model: keras.Model, x_spec: Any) -> None:
     if model.built:
         return
-    zeros = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), x_spec)
     try:
-        model(zeros)
+        model(trial.zeros(x_spec, 1))
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is {describe(x_spec)}: "
-            f"{error}"
+            f"{trial.reason(error)}{inputs_of(model, x_spec)}"
         ) from error
 
 
@@ -240,8 +242,8 @@ def _fresh_state(variable: Any) -> tf.Tensor:
 
 def _trace(
     model: keras.Model, weights: ModelWeights, input_spec: tuple[Any, Any]
-) -> tuple[Any, bool, tuple[int | None, ...] | None]:
-    """Returns the prediction function for TFF, whether layers add losses, and the output's shape."""
+) -> tuple[Any, bool, Any]:
+    """Returns the prediction function for TFF, whether layers add losses, and the outputs' spec."""
     found: dict[str, Any] = {"changed": [], "losses": False}
 
     @tf.function
@@ -258,7 +260,8 @@ def _trace(
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is "
-            f"{describe(input_spec[0])}, in training: {error}"
+            f"{describe(input_spec[0])}, in training: {trial.reason(error)}"
+            f"{inputs_of(model, input_spec[0])}"
         ) from error
     if found["changed"]:
         raise ModelError(_changed_state(model, found["changed"]))
@@ -272,9 +275,10 @@ def _trace(
         outputs, losses, _ = _call(model, model_weights, x, training)
         return (outputs, tf.add_n([tf.reduce_sum(v) for v in losses])) if has_losses else outputs
 
-    outputs = concrete.structured_outputs
-    shape = tuple(outputs.shape[1:]) if isinstance(outputs, tf.Tensor | tf.TensorSpec) else None
-    return predict, has_losses, shape
+    outputs = tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
+    )
+    return predict, has_losses, outputs
 
 
 def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:
