@@ -140,9 +140,9 @@ def _term(
     where = "y" if output is None else f"y[{output!r}]"
     if function is not None and isinstance(labels, Mapping):
         raise ModelError(
-            f"{where} has the fields {_listed(labels)}, and loss={loss_name(loss)!r} compares the model's "
-            "one output with one array: expected y as an array. Take the field out of the dictionary, or "
-            "give a function of (labels, predictions), which gets all of them."
+            f"{where} has the fields {_listed(labels)}, and loss={loss_name(loss)!r} compares the one "
+            "output of the model with one array: expected y as an array. Take the field out of the "
+            "dictionary, or give a function of (labels, predictions), which gets all of them."
         )
     if function is not None and labels.dtype == tf.string:
         raise ModelError(
@@ -150,13 +150,16 @@ def _term(
             "are numbers. Number the classes: names, numbers = np.unique(labels, return_inverse=True), "
             "with the same names for all clients."
         )
+    if function is not None:
+        aligned = trial.on_shapes(
+            lambda a, b: to_one_rank(a, b, legacy=legacy), labels, predictions
+        )
+        check_shapes(function, loss_name(loss), where, *aligned)
     if not isinstance(found, keras.losses.Loss):
         found = _as_object(found, keras)
 
     def value(labels: Any, predictions: Any) -> Any:
         labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
-        if function is not None:
-            check_shapes(function, loss_name(loss), where, labels, predictions)
         if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
             kinds = labels.dtype, predictions.dtype
             if all(k.is_floating for k in kinds) or all(k.is_integer for k in kinds):

@@ -31,7 +31,7 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
     resolved = []
     for metric in metrics:
         found = metric
-        if metric in ("accuracy", "acc"):
+        if isinstance(metric, str) and metric.lower() in ("accuracy", "acc"):
             found = _accuracy(loss, keras)
         elif isinstance(metric, str):
             try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.errors import ModelError, TffDpError
+from tff_dp.errors import ModelError
 
 _SIZES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
 _LONGEST = 300  # characters of another library's message
@@ -21,6 +21,11 @@ def batch_size(*specs: Any) -> int:
     """Returns a size for a batch that no other dimension has, so that nothing fits it by chance."""
     taken = {size for spec in tf.nest.flatten(specs) for size in spec.shape[1:]}
     return next(size for size in _SIZES if size not in taken) if taken else _SIZES[0]
+
+
+def on_shapes(function: Callable[..., Any], *specs: Any) -> Any:
+    """Returns the specs of what a function of tensors gives for tensors of these specs."""
+    return tf.function(function, autograph=False).get_concrete_function(*specs).structured_outputs
 
 
 def of_loss(value: Callable[[Any, Any], Any], told: str, labels: Any, predictions: Any) -> None:
@@ -46,8 +51,6 @@ def of_loss(value: Callable[[Any, Any], Any], told: str, labels: Any, prediction
 
     try:
         loss, _ = tf.function(traced).get_concrete_function(*sized).structured_outputs
-    except TffDpError:
-        raise
     except Exception as error:
         raise ModelError(f"{told}: {reason(error)}") from error
     if loss.shape.rank != 0 or not loss.dtype.is_floating:
