@@ -181,7 +181,9 @@ def forms_of(module, name):
         ([8], [8, 1, 1]),
     ],
 )
-def test_labels_and_predictions_come_to_the_rank_to_which_keras_brings_them(tff, labels, predictions):
+def test_labels_and_predictions_come_to_the_rank_to_which_keras_brings_them(
+    tff, labels, predictions
+):
     from keras.src.losses.loss import squeeze_or_expand_to_same_rank
     from tf_keras.src.engine.compile_utils import match_dtype_and_rank
     from tf_keras.src.utils.losses_utils import squeeze_or_expand_dimensions
@@ -192,7 +194,10 @@ def test_labels_and_predictions_come_to_the_rank_to_which_keras_brings_them(tff,
     got = to_one_rank(y, p, legacy=True)
     y, p, _ = match_dtype_and_rank(y, p, None)
     p, y = squeeze_or_expand_dimensions(p, y)
-    if labels == [8] and predictions == [8, 5]:  # tf-keras makes class numbers [n, 1] as well: its losses take both
+    if labels == [8] and predictions == [
+        8,
+        5,
+    ]:  # tf-keras makes class numbers [n, 1] as well: its losses take both
         assert (got[0].shape, y.shape) == ([8], [8, 1])
         return
     assert [t.shape for t in got] == [y.shape, p.shape]
@@ -211,7 +216,9 @@ def test_every_loss_is_that_of_keras(k, kind):
             for y in arrays[:1] if isinstance(form, str) else arrays:
                 what = f"{form!r} {y.shape}"
                 refusal = None
-                if "eneralized" in name and y.ndim == 2:  # whose one-hot labels Keras would broadcast
+                if (
+                    "eneralized" in name and y.ndim == 2
+                ):  # whose one-hot labels Keras would broadcast
                     refusal = DataError, r"y has shape \[1\] .*expects y of shape \[\]"
                 elif name == "categorical_generalized_cross_entropy":  # which has a third argument
                     refusal = ModelError, "missing 1 required positional argument: 'q'"
@@ -246,7 +253,7 @@ def own_metrics(k, metrics, model, x, y):
     predictions = tf.TensorSpec([None, *model.output_shape[1:]], tf.float32)
     batches = [(y[rows], model(x[rows])) for rows in (slice(0, 3), slice(3, None))]
     if k is keras:
-        initialize, update, finalize = functional_metrics(metrics, spec_of(y), predictions, False)
+        initialize, update, finalize = functional_metrics(metrics, spec_of(y), predictions)
         state = initialize()
         for labels, predicted in batches:
             state = update(state, labels, Batch(predicted))
@@ -318,11 +325,13 @@ def test_every_metric_is_that_of_keras(k, kind):
 
 
 def test_metrics_that_cannot_be_are_refused():
-    model, x = model_of(keras, [CLASSES])
     one_hot = tf.TensorSpec([None, CLASSES], tf.float32)
     for metric, message in (
         (keras.metrics.F1Score(), r"'f1_score' \(F1Score\) gives an array of shape \[3\].*macro"),
-        (keras.metrics.MeanMetricWrapper(lambda y, p: y[:, :2] - p, name="off"), r"'off' cannot comp"),
+        (
+            keras.metrics.MeanMetricWrapper(lambda y, p: y[:, :2] - p, name="off"),
+            r"'off' cannot comp",
+        ),
     ):
         with pytest.raises(ModelError, match=message):
             tried(metric, one_hot, one_hot, legacy=False)

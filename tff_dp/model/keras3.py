@@ -8,7 +8,8 @@ what a functional model is; three things need care:
   anew, from TensorFlow's own random numbers.
 - Moving statistics (batch normalization) are non-trainable state that training changes, which a
   functional model drops. A layer with such state is refused by name.
-- Losses that layers add (regularisers) are returned beside the predictions, and added to the loss.
+- Losses that layers add (regularisers), and masks of padded outputs, are returned beside the
+  predictions: the loss needs them.
 """
 
 from __future__ import annotations
@@ -78,12 +79,12 @@ class _Keras3Model(BoundModel):
             tuple(v.numpy() for v in model.trainable_variables),
             tuple(v.numpy() for v in model.non_trainable_weights),
         )
-        predict, has_added_losses, outputs = _trace(model, self.initial_weights, input_spec)
+        predict, has_extras, outputs = _trace(model, self.initial_weights, input_spec)
         found = resolve_loss(
             loss, keras, input_spec[1], outputs, getattr(model, "output_names", None)
         )
         self.terms = found.terms
-        batch_loss = _with_added_losses(found.value) if has_added_losses else found.value
+        batch_loss = _with_extras(found.value) if has_extras else found.value
         self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
@@ -92,7 +93,7 @@ class _Keras3Model(BoundModel):
                 metrics_lib.resolve_metrics(metrics, loss, keras),
                 input_spec[1],
                 outputs,
-                has_added_losses,
+                _outputs if has_extras else lambda predictions: predictions,
             ),
             input_spec=input_spec,
         )
@@ -145,12 +146,16 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
         return lambda: sample
     x = random_inputs(x_spec)
     try:
+        expected = tf.nest.flatten(sample(x))
+    except Exception:  # random x may be what the model cannot take; if no x is, tracing tells
+        return lambda: keras.models.clone_model(sample)
+    try:
         copy = keras.models.clone_model(sample)
         _build(copy, x_spec)
         _set_weights(copy, sample.get_weights())
         same = all(
             np.allclose(a, b, atol=1e-5, equal_nan=True)
-            for a, b in zip(tf.nest.flatten(sample(x)), tf.nest.flatten(copy(x)), strict=True)
+            for a, b in zip(expected, tf.nest.flatten(copy(x)), strict=True)
         )
     except (NotImplementedError, TypeError, ValueError):
         same = False
@@ -243,13 +248,17 @@ def _fresh_state(variable: Any) -> tf.Tensor:
 def _trace(
     model: keras.Model, weights: ModelWeights, input_spec: tuple[Any, Any]
 ) -> tuple[Any, bool, Any]:
-    """Returns the prediction function for TFF, whether layers add losses, and the outputs' spec."""
-    found: dict[str, Any] = {"changed": [], "losses": False}
+    """Returns the prediction function for TFF, whether it gives extras, and the outputs' spec.
+
+    Extras are what a loss needs beside the outputs: the sum of the losses that layers add, and the mask
+    that comes with the outputs where the examples are padded.
+    """
+    found: dict[str, Any] = {"changed": [], "losses": False, "mask": False}
 
     @tf.function
     def probe(weights: Any, x: Any) -> Any:
         outputs, losses, found["changed"] = _call(model, weights, x, training=True)
-        found["losses"] = bool(losses)
+        found["losses"], found["mask"] = bool(losses), _mask(outputs) is not None
         return outputs
 
     specs = tf.nest.map_structure(lambda w: tf.TensorSpec(w.shape, w.dtype), tuple(weights))
@@ -268,17 +277,24 @@ def _trace(
     captured = OrderedDict.fromkeys(v.name for v in concrete.variables)
     if captured:
         raise ModelError(_foreign_state(model, captured))
-    has_losses = found["losses"]
+    has_extras = found["losses"] or found["mask"]
 
     @tf.function
     def predict(model_weights: Any, x: Any, training: bool = True) -> Any:
         outputs, losses, _ = _call(model, model_weights, x, training)
-        return (outputs, tf.add_n([tf.reduce_sum(v) for v in losses])) if has_losses else outputs
+        if not has_extras:
+            return outputs
+        extras = OrderedDict()
+        if found["losses"]:
+            extras["added"] = tf.add_n([tf.reduce_sum(v) for v in losses])
+        if found["mask"]:
+            extras["mask"] = _mask(outputs)
+        return outputs, extras
 
     outputs = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
     )
-    return predict, has_losses, outputs
+    return predict, has_extras, outputs
 
 
 def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:
@@ -313,9 +329,24 @@ def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
     )
 
 
-def _with_added_losses(loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def total(label: Any, output: tuple[Any, Any]) -> Any:
-        predictions, added = output
-        return loss_fn(label, predictions) + tf.cast(added, tf.float32)
+def _mask(outputs: Any) -> Any:
+    """Returns which of the outputs count, where layers such as `Masking` say so of the one output."""
+    return getattr(outputs, "_keras_mask", None)
+
+
+def _outputs(predictions: tuple[Any, Any]) -> Any:
+    """Returns the model's outputs without the extras, with their mask, which a graph has lost."""
+    outputs, extras = predictions
+    if "mask" in extras:
+        outputs = tf.identity(outputs)
+        outputs._keras_mask = extras["mask"]
+    return outputs
+
+
+def _with_extras(loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def total(label: Any, predictions: tuple[Any, Any]) -> Any:
+        loss = loss_fn(label, _outputs(predictions))
+        added = predictions[1].get("added")
+        return loss if added is None else loss + tf.cast(added, tf.float32)
 
     return total

@@ -61,6 +61,8 @@ def random_inputs(x_spec: Any) -> Any:
         shape = [2, *(size or 3 for size in spec.shape[1:])]
         if spec.dtype == tf.string:
             return tf.constant(rng.choice(["a", "b"], size=shape))
+        if spec.dtype.is_integer:  # rows that an embedding has
+            return tf.cast(rng.integers(0, 2, size=shape), spec.dtype)
         return tf.cast(rng.normal(size=shape), spec.dtype)
 
     return tf.nest.map_structure(of, x_spec)

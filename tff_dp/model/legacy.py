@@ -197,12 +197,26 @@ def _check_call(model: Any, x_spec: Any) -> Any:
     """Builds a model, refuses it where it cannot be called on the data, and returns its outputs' spec."""
     try:
         _build(model, x_spec)
-        concrete = tf.function(lambda x: model(x), autograph=False).get_concrete_function(x_spec)
+        masked: list[bool] = []
+
+        def call(x: Any) -> Any:
+            outputs = model(x)
+            masked.extend(hasattr(t, "_keras_mask") for t in tf.nest.flatten(outputs))
+            return outputs
+
+        concrete = tf.function(call, autograph=False).get_concrete_function(x_spec)
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is "
             f"{describe(x_spec)}: {trial.reason(error)}{inputs_of(model, x_spec)}"
         ) from error
+    if any(masked):
+        raise ModelError(
+            f"The outputs of the tf-keras model {model.name!r} have a mask (as of Masking, or of "
+            "Embedding with mask_zero=True), which TFF's converter loses: the loss would count what is "
+            "padding. Make the model with Keras 3; or without the mask, with a loss of your own that "
+            "leaves the padding out."
+        )
     return tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
     )

@@ -70,6 +70,8 @@ def resolve_loss(
     legacy = keras.__name__ == "tf_keras"
     names = _output_names(predictions, output_names)
     several = isinstance(predictions, Mapping | list | tuple)
+    if isinstance(loss, Mapping | list | tuple) and not loss:
+        raise ModelError(f"loss={loss!r} is empty: expected a loss, or one for each output.")
     if not several and isinstance(loss, Mapping | list | tuple) and len(loss) == 1:
         loss = next(iter(loss.values() if isinstance(loss, Mapping) else loss))
     if isinstance(loss, Mapping | list | tuple):
@@ -82,17 +84,21 @@ def resolve_loss(
         return BatchLoss(one, (term,))
 
     assert names is not None
+    one_array = not isinstance(labels, Mapping)
+
+    def parts(labels: Any, predictions: Any, name: str) -> tuple[Any, Any]:
+        return labels if one_array else labels[name], _part(predictions, names, name)
+
     values, terms = {}, []
     for name, of_output in losses.items():
-        part = _part(predictions, names, name)
-        values[name], term = _term(of_output, name, keras, labels[name], part, legacy)
-        _try(values[name], of_output, term, labels[name], part)
+        field = None if one_array else name
+        compared = parts(labels, predictions, name)
+        values[name], term = _term(of_output, field, keras, *compared, legacy)
+        _try(values[name], of_output, term, *compared)
         terms.append(term)
 
     def total(labels: Any, predictions: Any) -> Any:
-        found = [
-            value(labels[name], _part(predictions, names, name)) for name, value in values.items()
-        ]
+        found = [value(*parts(labels, predictions, name)) for name, value in values.items()]
         return tf.add_n([tf.cast(value, found[0].dtype) for value in found])
 
     return BatchLoss(total, tuple(terms))
@@ -159,11 +165,14 @@ def _term(
         found = _as_object(found, keras)
 
     def value(labels: Any, predictions: Any) -> Any:
+        mask = getattr(predictions, "_keras_mask", None)
         labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
         if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
             kinds = labels.dtype, predictions.dtype
             if all(k.is_floating for k in kinds) or all(k.is_integer for k in kinds):
                 labels = tf.cast(labels, predictions.dtype)
+        if mask is not None:  # what Keras leaves out of the mean
+            predictions._keras_mask = mask
         result = found(labels, predictions)
         return result if getattr(found, "reduction", None) == "sum" else tf.reduce_mean(result)
 
@@ -192,7 +201,13 @@ def _try(
         f"loss={loss_name(loss)!r} cannot compare y, which is {describe(labels)}, with the "
         f"predictions{where}, which are {describe(predictions)}"
     )
-    trial.of_loss(value, told, labels, predictions)
+    hint = ""
+    if term.function is None and any(s.dtype.is_integer for s in tf.nest.flatten(labels)):
+        hint = (
+            " Keras 3 gives labels to a loss as float32, where whole numbers are needed: "
+            "tf.cast(labels, tf.int32) makes them so again."
+        )
+    trial.of_loss(value, told, labels, predictions, hint)
     if term.function is None and trial.mixes_by_broadcast(value, labels, predictions):
         raise ModelError(
             f"{told}: it would broadcast them, and compare the labels of each example with the "
@@ -225,6 +240,8 @@ def _by_output(given: Any, loss: Any, names: Sequence[str] | None, labels: Any) 
     if not losses:
         raise ModelError(f"loss={given!r} is no loss: expected one for some of {_listed(names)}.")
     fields = list(labels) if isinstance(labels, Mapping) else None
+    if fields is None and len(names) == 1:
+        return losses
     if fields is None or set(losses) - set(fields) or set(fields) - set(names):
         have = "is one array" if fields is None else f"has the fields {_listed(fields)}"
         raise ModelError(

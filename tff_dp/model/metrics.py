@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -41,7 +42,7 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
         if callable(found) and not isinstance(
             found, type | keras.metrics.Metric | keras.losses.Loss
         ):
-            name = metric if isinstance(metric, str) else loss_name(metric)
+            name = re.sub(r"[^\w.-]", "", loss_name(metric))  # "<lambda>" is no name in a graph
             if not type(found).__module__.startswith(("keras.", "tf_keras.")):
                 found = keras.metrics.MeanMetricWrapper(found, name=name)
         if not isinstance(found, keras.metrics.Metric):
@@ -51,6 +52,12 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
             )
         resolved.append(found)
     names = [metric.name for metric in resolved]
+    for name in names:
+        if not re.fullmatch(r"[\w./-]+", name, re.ASCII):
+            raise ModelError(
+                f"metrics holds a metric named {name!r}: expected a name of letters, digits and "
+                "underscores, which TensorFlow takes."
+            )
     for position, name in enumerate(names):
         if name in RESERVED or name in names[:position]:
             raise ModelError(
@@ -79,7 +86,10 @@ def _accuracy(loss: Any, keras: ModuleType) -> Any:
 
 
 def functional_metrics(
-    metrics: Sequence[Any], labels: Any, predictions: Any, has_added_losses: bool
+    metrics: Sequence[Any],
+    labels: Any,
+    predictions: Any,
+    outputs_of: Callable[[Any], Any] = lambda predictions: predictions,
 ) -> tuple[Any, Any, Any]:
     """Returns Keras 3 metrics as TFF's functional metrics, with the loss and the count of examples.
 
@@ -89,7 +99,7 @@ def functional_metrics(
       metrics: Keras 3 metric objects; they are not changed.
       labels: The spec of y.
       predictions: The spec of the model's outputs.
-      has_added_losses: Whether predictions come as (predictions, added loss).
+      outputs_of: Gives the model's outputs, given what the functional model predicts.
 
     Returns:
       TFF's (initialize, update, finalize).
@@ -113,9 +123,8 @@ def functional_metrics(
     @tf.function
     def update(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
         del sample_weight  # TFF passes none
-        predictions = batch_output.predictions
-        if has_added_losses:
-            predictions = predictions[0]
+        predictions = outputs_of(batch_output.predictions)
+        mask = getattr(predictions, "_keras_mask", None)
         examples = tf.cast(batch_output.num_examples, tf.float32)
         total, weight = state["loss"]
         new = OrderedDict(
@@ -123,6 +132,8 @@ def functional_metrics(
             num_examples=(state["num_examples"][0] + batch_output.num_examples,),
         )
         labels, predictions = to_one_rank(labels, predictions, legacy=False)
+        if mask is not None:
+            predictions._keras_mask = mask
         for metric in metrics:
             new[metric.name] = tuple(
                 metric.stateless_update_state(list(state[metric.name]), labels, predictions)
@@ -182,6 +193,8 @@ def tried(metric: Any, labels: Any, predictions: Any, *, legacy: bool) -> Any:
         f"predictions, which are {describe(predictions)}"
     )
     size = trial.batch_size(labels, predictions)
+    made = len(copy.variables)
+    late = legacy and not _builds_late(copy)
     try:
         copy.update_state(
             *to_one_rank(trial.zeros(labels, size), trial.zeros(predictions, size), legacy=legacy)
@@ -189,6 +202,12 @@ def tried(metric: Any, labels: Any, predictions: Any, *, legacy: bool) -> Any:
         result = copy.result()
     except Exception as error:
         raise ModelError(f"{told}: {trial.reason(error)}{_remedy(predictions)}") from error
+    if late and len(copy.variables) != made:
+        raise ModelError(
+            f"The metric {metric.name!r} ({type(metric).__name__}) makes its variables at its first "
+            "update, which TFF's converter of tf-keras models cannot: give the metric the number of "
+            "labels, such as AUC(multi_label=True, num_labels=3), or make the model with Keras 3."
+        )
     shape = getattr(result, "shape", None)
     if shape is None or any(size != 1 for size in shape):
         given = (

@@ -14,6 +14,9 @@ from tff_dp.errors import ModelError
 _SIZES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
 _LONGEST = 300  # characters of another library's message
 _TRACE = re.compile(r'^\s*File ".*", line \d+')
+_NOISE = re.compile(
+    r"\x1b\[\d*m|\{\{.*?\}\} ?|\s*\[Op:\w+\]( name:)?\s*$|Exception encountered when calling \S+ ?"
+)
 _NAMED = re.compile(r"^\s*[\w.]*(?:Error|Exception): ")
 
 
@@ -28,7 +31,9 @@ def on_shapes(function: Callable[..., Any], *specs: Any) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(*specs).structured_outputs
 
 
-def of_loss(value: Callable[[Any, Any], Any], told: str, labels: Any, predictions: Any) -> None:
+def of_loss(
+    value: Callable[[Any, Any], Any], told: str, labels: Any, predictions: Any, hint: str = ""
+) -> None:
     """Traces a batch's loss and its gradient by the predictions.
 
     Args:
@@ -36,6 +41,7 @@ def of_loss(value: Callable[[Any, Any], Any], told: str, labels: Any, prediction
       told: What errors begin with.
       labels: Their spec.
       predictions: Likewise.
+      hint: What errors end with where the loss fails.
 
     Raises:
       ModelError: It fails, or is not one number.
@@ -52,7 +58,7 @@ def of_loss(value: Callable[[Any, Any], Any], told: str, labels: Any, prediction
     try:
         loss, _ = tf.function(traced).get_concrete_function(*sized).structured_outputs
     except Exception as error:
-        raise ModelError(f"{told}: {reason(error)}") from error
+        raise ModelError(f"{told}: {reason(error)}{hint}") from error
     if loss.shape.rank != 0 or not loss.dtype.is_floating:
         raise ModelError(
             f"{told}: it gives {loss.dtype.name}{list(loss.shape)}, where one floating-point number is "
@@ -108,8 +114,7 @@ def reason(error: BaseException) -> str:
             break
         if not _TRACE.match(line):
             kept.append(line)
-    text = " ".join(" ".join(kept).split())
-    text = re.sub(r"\{\{.*?\}\} ?|\s*\[Op:\w+\]( name:)?\s*$", "", text)
+    text = _NOISE.sub("", " ".join(" ".join(kept).split()))
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3].rstrip()}..."
     return text or type(error).__name__
 
