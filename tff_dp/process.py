@@ -11,7 +11,7 @@ from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator, private_metrics, weighted_mean
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.dp_sgd import build_client_work, refuse_coupled
-from tff_dp.errors import ArgumentError, ModelError
+from tff_dp.errors import ArgumentError, ModelError, TffDpError
 from tff_dp.execution import current_or_fast
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelWeights
@@ -99,6 +99,28 @@ def build_process(
         model_aggregator=aggregator,
         metrics_aggregator=released,
     )
+
+
+def build_or_explain(
+    model: BoundModel, *, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy
+) -> Any:
+    """Returns `build_process` of the same arguments, with an error of ours for what fails in it.
+
+    Raises:
+      ArgumentError: As `build_process`.
+      ModelError: Also where TensorFlow or TFF cannot make a graph of the model's training.
+    """
+    try:
+        return build_process(model, algorithm=algorithm, privacy=privacy)
+    except TffDpError:
+        raise
+    except Exception as error:  # whatever the model's layers, Keras, TensorFlow or TFF raise
+        from tff_dp.model.trial import reason
+
+        raise ModelError(
+            f"model={model.source!r} cannot be trained: {reason(error)} Nothing was charged. Keras's "
+            "own fit on a few examples may tell more."
+        ) from error
 
 
 def _parameters(model: BoundModel) -> int:

@@ -18,18 +18,11 @@ from tff_dp.accounting.report import format_epsilon
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.data import Clients, Cohort
-from tff_dp.errors import (
-    AccountingError,
-    ArgumentError,
-    ComputationError,
-    ModelError,
-    TffDpError,
-)
+from tff_dp.errors import AccountingError, ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, is_seeded, iterate, noise_bits
 from tff_dp.ledger import Ledger
-from tff_dp.model import BoundModel
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
-from tff_dp.process import build_process, initialize_from, model_weights
+from tff_dp.process import build_or_explain, initialize_from, model_weights
 from tff_dp.provenance import carried_by, groups_carried_by, mark
 from tff_dp.results import NO_NOISE, FitResult, RoundRecord
 from tff_dp.sampling import FullParticipation
@@ -129,7 +122,7 @@ def fit(
     bound = spec.bind(clients.element_spec())
     check_labels(bound, clients)
     check_indices(bound, clients)
-    process = _process(bound, algorithm or FedAvg(), privacy)
+    process = build_or_explain(bound, algorithm=algorithm or FedAvg(), privacy=privacy)
     history: list[RoundRecord] = []
     carried, groups = carried_by(bound.source), groups_carried_by(bound.source)
 
@@ -228,25 +221,6 @@ def fit(
         spent_by_client=spent_by_client,
         random_bits=random_bits,
     )
-
-
-def _process(model: BoundModel, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy) -> Any:
-    """Returns the learning process.
-
-    Raises:
-      ModelError: Also where TensorFlow or TFF cannot make a graph of the model's training.
-    """
-    try:
-        return build_process(model, algorithm=algorithm, privacy=privacy)
-    except TffDpError:
-        raise
-    except Exception as error:
-        from tff_dp.model.trial import reason
-
-        raise ModelError(
-            f"model={model.source!r} cannot be trained: {reason(error)} Nothing was charged. Keras's "
-            "own fit on a few examples may tell more."
-        ) from error
 
 
 def _random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:

@@ -29,7 +29,7 @@ from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
 from tff_dp.model.labels import describe
-from tff_dp.model.layers import inputs_of, random_inputs, refuse_lookups
+from tff_dp.model.layers import check_strings, inputs_of, random_inputs, refuse_lookups
 from tff_dp.model.losses import resolve_loss
 from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
 
@@ -68,6 +68,7 @@ class _Keras3Model(BoundModel):
         # A model that was handed in is copied: neither building nor training may change it. Where Keras
         # cannot copy it, the model itself is trained, as by its own `fit`.
         _build(sample, input_spec[0])
+        check_strings(sample, input_spec[0])
         self._make = builder or _copier(sample, input_spec[0])
         model = sample if builder else self._make()
         _build(model, input_spec[0])

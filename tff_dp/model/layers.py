@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp.errors import ModelError
+from tff_dp.model.labels import describe
+from tff_dp.model.trial import reason
 
 _LOOKUPS = ("TextVectorization", "StringLookup", "IntegerLookup")
 
@@ -66,6 +68,27 @@ def random_inputs(x_spec: Any) -> Any:
         return tf.cast(rng.normal(size=shape), spec.dtype)
 
     return tf.nest.map_structure(of, x_spec)
+
+
+def check_strings(model: Any, x_spec: Any) -> None:
+    """Refuses x that holds strings where a model takes numbers: only running it shows that.
+
+    Args:
+      model: A built model of either Keras.
+      x_spec: The spec of a batch of x.
+
+    Raises:
+      ModelError: The model cannot be called on strings.
+    """
+    if not any(spec.dtype == tf.string for spec in tf.nest.flatten(x_spec)):
+        return
+    try:
+        model(random_inputs(x_spec))
+    except Exception as error:
+        raise ModelError(
+            f"The model {model.name!r} cannot be called on the data, whose x is {describe(x_spec)}: "
+            f"{reason(error)}. Make numbers of the strings first, or hash them with Hashing."
+        ) from error
 
 
 def inputs_of(model: Any, x_spec: Any) -> str:

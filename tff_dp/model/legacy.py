@@ -22,7 +22,7 @@ from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
 from tff_dp.model.labels import describe
-from tff_dp.model.layers import inputs_of, refuse_lookups
+from tff_dp.model.layers import check_strings, inputs_of, refuse_lookups
 from tff_dp.model.losses import resolve_loss
 from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
 
@@ -70,6 +70,7 @@ class _LegacyModel(BoundModel):
         refuse_lookups(sample, tf_keras)
         _warn_of_moving_statistics(sample)
         outputs = _check_call(sample, input_spec[0])
+        check_strings(sample, input_spec[0])
         self._check_clone(sample, builder)
         self.compute_dtypes = compute_dtypes(sample)
         labels = input_spec[1]

@@ -80,7 +80,7 @@ def resolve_loss(
         losses = _by_output(loss, dict.fromkeys(names or (), loss), names, labels)
     else:
         one, term = _term(loss, None, keras, labels, predictions, legacy)
-        _try(one, loss, term, labels, predictions)
+        _try(one, term, labels, predictions, legacy)
         return BatchLoss(one, (term,))
 
     assert names is not None
@@ -94,7 +94,7 @@ def resolve_loss(
         field = None if one_array else name
         compared = parts(labels, predictions, name)
         values[name], term = _term(of_output, field, keras, *compared, legacy)
-        _try(values[name], of_output, term, *compared)
+        _try(values[name], term, *compared, legacy)
         terms.append(term)
 
     def total(labels: Any, predictions: Any) -> Any:
@@ -150,7 +150,7 @@ def _term(
             "output of the model with one array: expected y as an array. Take the field out of the "
             "dictionary, or give a function of (labels, predictions), which gets all of them."
         )
-    if function is not None and labels.dtype == tf.string:
+    if any(spec.dtype == tf.string for spec in tf.nest.flatten(labels)):
         raise ModelError(
             f"{where} holds strings, and loss={loss_name(loss)!r} compares numbers: expected labels that "
             "are numbers. Number the classes: names, numbers = np.unique(labels, return_inverse=True), "
@@ -168,7 +168,7 @@ def _term(
         mask = getattr(predictions, "_keras_mask", None)
         labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
         if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
-            kinds = labels.dtype, predictions.dtype
+            kinds = tf.as_dtype(labels.dtype), tf.as_dtype(predictions.dtype)
             if all(k.is_floating for k in kinds) or all(k.is_integer for k in kinds):
                 labels = tf.cast(labels, predictions.dtype)
         if mask is not None:  # what Keras leaves out of the mean
@@ -193,12 +193,12 @@ def _as_object(function: Callable[[Any, Any], Any], keras: ModuleType) -> Any:
 
 
 def _try(
-    value: Callable[[Any, Any], Any], loss: Any, term: Term, labels: Any, predictions: Any
+    value: Callable[[Any, Any], Any], term: Term, labels: Any, predictions: Any, legacy: bool
 ) -> None:
     """Computes a loss and its gradient on the shapes alone, and refuses what fails."""
     where = "" if term.output is None else f" of the output {term.output!r}"
     told = (
-        f"loss={loss_name(loss)!r} cannot compare y, which is {describe(labels)}, with the "
+        f"loss={loss_name(term.loss)!r} cannot compare y, which is {describe(labels)}, with the "
         f"predictions{where}, which are {describe(predictions)}"
     )
     hint = ""
@@ -208,7 +208,12 @@ def _try(
             "tf.cast(labels, tf.int32) makes them so again."
         )
     trial.of_loss(value, told, labels, predictions, hint)
-    if term.function is None and trial.mixes_by_broadcast(value, labels, predictions):
+    aligned = labels, predictions
+    if term.shape is not None and not isinstance(labels, Mapping):
+        aligned = trial.on_shapes(
+            lambda a, b: to_one_rank(a, b, legacy=legacy), labels, predictions
+        )
+    if term.function is None and trial.mixes_by_broadcast(value, *aligned):
         raise ModelError(
             f"{told}: it would broadcast them, and compare the labels of each example with the "
             "predictions of all others. Give y the rank of the predictions, such as [examples, 1], or "
