@@ -554,6 +554,29 @@ def hashed(k):
     )
 
 
+@by_keras
+def test_tensors_compare_by_value_as_in_keras(k):
+    class Positive(k.layers.Layer):
+        def call(self, x):
+            return x * tf.cast((x > 0) == (x != 0), x.dtype)  # what is not negative
+
+    def of_zeros(y, predictions):
+        return tf.cast(y == 0, tf.float32) * (predictions - 3) ** 2
+
+    model = dense(k)
+    model = k.Sequential([*model.layers, Positive()])
+    model.build([None, 4])
+    model.set_weights([np.zeros([4, 1], np.float32), np.ones(1, np.float32)])
+    y = np.where(np.arange(len(X)) < 10, 0, LINE).astype(np.float32)
+    share = lambda y, predictions: tf.cast(y == 0, tf.float32)  # noqa: E731
+    result = run(model, X, y, loss=of_zeros, metrics=[share])
+    metrics = result.history[0].metrics
+    assert metrics["loss"] == pytest.approx(10 / 40 * 4)
+    assert metrics["lambda"] == pytest.approx(10 / 40)
+    # The gradient by the bias is a quarter of 2 * (1 - 3).
+    np.testing.assert_allclose(result.model.get_weights()[1], [1 + RATE], rtol=1e-5)
+
+
 def test_several_inputs_in_a_list_are_pointed_to_a_dictionary():
     for x in ([X[:, :1], X[:, 1:]], [X, X]):
         with pytest.raises(DataError, match="several inputs or outputs as a dictionary"):

@@ -220,6 +220,7 @@ def _call(
     ]
     with (
         _compat.constants_for_eager_tensors(),
+        _compat.equality_by_value(),
         keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
     ):
         before = {id(v): scope.get_current_value(v) for v in kept}

@@ -314,7 +314,8 @@ def _functional(
                 tuple(part[position] for position in positions)
                 for part, positions in zip(model_weights, order, strict=True)
             )
-            return converted.predict_on_batch(weights, x, training)
+            with _compat.equality_by_value():
+                return converted.predict_on_batch(weights, x, training)
 
         model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(initial_weights),

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import check_shapes, describe, loss_name, to_one_rank
@@ -150,6 +151,12 @@ def _term(
             "output of the model with one array: expected y as an array. Take the field out of the "
             "dictionary, or give a function of (labels, predictions), which gets all of them."
         )
+    if function is not None and not hasattr(predictions, "dtype"):
+        raise ModelError(
+            f"The model's outputs are nested ({describe(predictions)} is one of them), and "
+            f"loss={loss_name(loss)!r} is for each output: expected outputs in one list or dictionary. "
+            "Flatten them, or give a function of (labels, predictions), which gets all of them."
+        )
     if any(spec.dtype == tf.string for spec in tf.nest.flatten(labels)):
         raise ModelError(
             f"{where} holds strings, and loss={loss_name(loss)!r} compares numbers: expected labels that "
@@ -160,6 +167,7 @@ def _term(
         aligned = trial.on_shapes(
             lambda a, b: to_one_rank(a, b, legacy=legacy), labels, predictions
         )
+        aligned = aligned[0], _classes_last(aligned[1], found)
         check_shapes(function, loss_name(loss), where, *aligned)
     if not isinstance(found, keras.losses.Loss):
         found = _as_object(found, keras)
@@ -173,11 +181,23 @@ def _term(
                 labels = tf.cast(labels, predictions.dtype)
         if mask is not None:  # what Keras leaves out of the mean
             predictions._keras_mask = mask
-        result = found(labels, predictions)
+        with _compat.equality_by_value():
+            result = found(labels, predictions)
         return result if getattr(found, "reduction", None) == "sum" else tf.reduce_mean(result)
 
+    if function is not None:
+        predictions = _classes_last(predictions, found)
     shape = getattr(predictions, "shape", None)
     return value, Term(loss, function, output, None if shape is None else tuple(shape[1:]))
+
+
+def _classes_last(predictions: Any, loss: Any) -> Any:
+    """Returns the spec of predictions with the dimension last in which a sparse loss has the classes."""
+    axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    if not isinstance(axis, int) or axis == -1 or "Sparse" not in type(loss).__name__:
+        return predictions
+    sizes = list(predictions.shape)
+    return tf.TensorSpec([*sizes[:axis], *sizes[axis:][1:], sizes[axis]], predictions.dtype)
 
 
 def _as_object(function: Callable[[Any, Any], Any], keras: ModuleType) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import describe, loss_name, to_one_rank
@@ -134,18 +135,21 @@ def functional_metrics(
         labels, predictions = to_one_rank(labels, predictions, legacy=False)
         if mask is not None:
             predictions._keras_mask = mask
-        for metric in metrics:
-            new[metric.name] = tuple(
-                metric.stateless_update_state(list(state[metric.name]), labels, predictions)
-            )
+        with _compat.equality_by_value():
+            for metric in metrics:
+                new[metric.name] = tuple(
+                    metric.stateless_update_state(list(state[metric.name]), labels, predictions)
+                )
         return new
 
     @tf.function
     def finalize(state: Any) -> OrderedDict[str, Any]:
         total, weight = state["loss"]
         values = OrderedDict(loss=total / weight, num_examples=state["num_examples"][0])
-        for metric in metrics:
-            values[metric.name] = tf.reshape(metric.stateless_result(list(state[metric.name])), [])
+        with _compat.equality_by_value():
+            for metric in metrics:
+                result = metric.stateless_result(list(state[metric.name]))
+                values[metric.name] = tf.reshape(result, [])
         return values
 
     return initialize, update, finalize
@@ -167,11 +171,16 @@ def legacy_metric(metric: Any, labels: Any, predictions: Any) -> Any:
 
     def update_state(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true, y_pred = to_one_rank(y_true, y_pred, legacy=True)
-        return update(y_true, y_pred, sample_weight=sample_weight)
+        with _compat.equality_by_value():
+            return update(y_true, y_pred, sample_weight=sample_weight)
+
+    def one_number() -> Any:
+        with _compat.equality_by_value():
+            return tf.reshape(result(), [])
 
     # On the object, as tf-keras itself does it: another class would be another metric to TFF.
     copy.update_state = update_state
-    copy.result = lambda: tf.reshape(result(), [])
+    copy.result = one_number
     return copy
 
 
