@@ -354,6 +354,14 @@ REFUSED = {
         (),
         r"has 3 losses: expected one for each of the 2 outputs 'left', 'right'",
     ),
+    "loss of another output": (
+        dense,
+        X,
+        LINE,
+        {"wrong": "mse"},
+        (),
+        r"loss=\{'wrong'.*has one, or",
+    ),
     "no loss": (dense, X, LINE, {}, (), r"loss=\{\} is empty"),
     "F1Score": (
         lambda k: dense(k, 3, "softmax"),

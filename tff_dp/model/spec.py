@@ -95,7 +95,7 @@ class ModelSpec:
         (labels, predictions). For several outputs also a list or dictionary of these by output. Labels
         are brought to the rank of the predictions first, as Keras does it.
       metrics: Metrics of the same Keras: objects, functions, or names, "accuracy" among them. Each gives
-        one number.
+        one number. docs/keras.md says which are supported.
 
     Raises:
       ModelError: The model is of no Keras kind, or loss or metrics are missing or of another Keras.
