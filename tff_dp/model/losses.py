@@ -73,8 +73,8 @@ def resolve_loss(
     several = isinstance(predictions, Mapping | list | tuple)
     if isinstance(loss, Mapping | list | tuple) and not loss:
         raise ModelError(f"loss={loss!r} is empty: expected a loss, or one for each output.")
-    if not several and isinstance(loss, Mapping) and list(loss) == list(output_names or loss):
-        loss = next(iter(loss.values())) if len(loss) == 1 else loss
+    if not several and isinstance(loss, Mapping) and list(loss) == list(output_names or ()):
+        loss = next(iter(loss.values()))
     elif not several and isinstance(loss, list | tuple) and len(loss) == 1:
         loss = loss[0]
     if isinstance(loss, Mapping | list | tuple):
