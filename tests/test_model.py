@@ -650,11 +650,12 @@ WRONG = {
     "metric of other shapes": (
         lambda: {
             "metrics": ["mae"],
+            "loss": lambda y, predictions: tf.reduce_mean(predictions),
             "y": tf.TensorSpec([None, 3], tf.float32),
             "model": two_wide(),
         },
-        r"'mean_absolute_error' cannot compare labels of shape \[None, 3\] with predictions of "
-        r"shape \[None, 2\]",
+        r"'mean_absolute_error' cannot compare y, which is float32\[None, 3\], with the predictions, "
+        r"which are float32\[None, 2\]",
     ),
     "x of another shape": (
         lambda: {"x": tf.TensorSpec([None, 5], tf.float32)},

@@ -235,6 +235,36 @@ def usable_tf_keras_models() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def equality_by_value() -> Iterator[None]:
+    """Makes == and != compare tensors by value, as they do in eager code and in Keras's own training.
+
+    TFF traces in a graph of TensorFlow 1, in which they compare by identity: `y != 0`, in a loss function
+    say, is then True for whatever y holds. To be used around Keras's and the user's own code.
+    """
+    import tensorflow as tf
+
+    if tf.compat.v1.executing_eagerly_outside_functions():
+        yield
+        return
+    equal, unequal = tf.Tensor.__eq__, tf.Tensor.__ne__
+
+    def by_value(operation: Any, where_none: bool) -> Any:
+        def compare(self: Any, other: Any) -> Any:
+            if other is None:
+                return where_none
+            return operation(x=self, y=other, incompatible_shape_error=False)
+
+        return compare
+
+    tf.Tensor.__eq__ = by_value(tf.raw_ops.Equal, False)
+    tf.Tensor.__ne__ = by_value(tf.raw_ops.NotEqual, True)
+    try:
+        yield
+    finally:
+        tf.Tensor.__eq__, tf.Tensor.__ne__ = equal, unequal
+
+
+@contextlib.contextmanager
 def constants_for_eager_tensors() -> Iterator[None]:
     """Makes the function graph that is being traced embed eager tensors as constants.
 

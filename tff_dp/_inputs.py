@@ -11,8 +11,10 @@ from tff_dp import _checks
 from tff_dp.data import Clients
 from tff_dp.errors import ArgumentError, DataError
 from tff_dp.mechanisms import RecordGaussianMechanism
-from tff_dp.model import BoundModel, ModelSpec
+from tff_dp.model import BoundModel, ModelSpec, loss_name
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+
+_AT_ONCE = 4096  # examples whose indices are read at once
 
 
 def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
@@ -83,42 +85,59 @@ def check_batches(
     return int(clients.sizes.max())  # a client reads its records as one batch, and draws from them
 
 
-def check_labels(loss: Any, model: BoundModel, clients: Clients) -> None:
-    """Refuses labels that TensorFlow would take without a word: NaN losses, zeros, broadcasts.
+def check_labels(model: BoundModel, clients: Clients) -> None:
+    """Refuses labels that TensorFlow would take without a word: NaN losses, zeros.
 
     Raises:
-      DataError: Labels are outside the model's range, or of another shape than its outputs.
+      DataError: Labels are outside the range of their loss.
     """
-    name = (loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)) or ""
-    name = name.replace("_", "").lower()
-    _, labels = clients.pooled()
-    shape = model.output_shape
-    if shape is None or isinstance(labels, dict):
+    _, fields = clients.pooled()
+    for term in model.terms:
+        name = loss_name(term.loss).replace("_", "").lower()
+        labels = fields[term.output] if term.output is not None else fields
+        if isinstance(labels, dict) or term.shape is None:
+            continue
+        where = "y" if term.output is None else f"y[{term.output!r}]"
+        if "sparsecategorical" in name:
+            _check_whole(where, labels, term.loss, clients)
+            outputs = int(term.shape[-1] or 0)
+            _check_range(
+                where, labels, 0, outputs - 1, f"the {outputs} outputs of the model", clients
+            )
+        elif "binarycrossentropy" in name:
+            _check_range(where, labels, 0, 1, "a binary crossentropy", clients)
+
+
+def check_indices(model: BoundModel, clients: Clients) -> None:
+    """Refuses inputs that a model's embeddings have no row for.
+
+    Raises:
+      DataError: There is one.
+    """
+    reader = model.index_reader(clients.element_spec()[0])
+    if reader is None:
         return
-    if "sparsecategorical" in name:
-        _check_whole(labels, loss, clients)
-        _check_range(
-            labels, 0, int(shape[-1] or 0) - 1, f"the {shape[-1]} outputs of the model", clients
-        )
-        return
-    if "binarycrossentropy" in name:
-        _check_range(labels, 0, 1, "a binary crossentropy", clients)
-    label_shape = tuple(labels.shape[1:])
-    known = tuple(size for size in shape if size is not None)
-    if "crossentropy" in name or not name or len(known) != len(shape):
-        return
-    if _squeezed(label_shape) != _squeezed(known):
-        raise DataError(
-            f"y has shape {list(label_shape)} for one example, and the model predicts {list(shape)}: "
-            f"loss={loss!r} would compare every value with every other. Give y the model's shape."
-        )
+    x, _ = clients.pooled()
+
+    def wrong(rows: slice) -> Any:
+        batch = {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
+        return next((r for r in reader(batch) if r.low < 0 or r.high >= r.rows), None)
+
+    for first in range(0, clients.num_examples, _AT_ONCE):
+        if wrong(slice(first, min(first + _AT_ONCE, clients.num_examples))) is None:
+            continue
+        for row in range(first, clients.num_examples):
+            found = wrong(slice(row, row + 1))
+            if found is not None:
+                value = found.low if found.low < 0 else found.high
+                raise DataError(
+                    f"x of client {_client_of(row, clients)!r} holds the index {value} for the layer "
+                    f"{found.layer!r} (Embedding), which has input_dim={found.rows}: expected whole "
+                    f"numbers in [0, {found.rows - 1}]. Raise input_dim, or renumber the inputs from 0."
+                )
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:-1] if shape and shape[-1] == 1 else shape
-
-
-def _check_whole(labels: np.ndarray, loss: Any, clients: Clients) -> None:
+def _check_whole(where: str, labels: np.ndarray, loss: Any, clients: Clients) -> None:
     """Refuses fractional labels, which TensorFlow would cut off: 1.7 would count as class 1."""
     if labels.dtype.kind != "f":
         return
@@ -127,23 +146,27 @@ def _check_whole(labels: np.ndarray, loss: Any, clients: Clients) -> None:
     if not fractional.any():
         return
     example, place = (int(index) for index in np.argwhere(fractional)[0])
-    client = clients.ids[int(np.searchsorted(np.cumsum(clients.sizes), example, side="right"))]
     raise DataError(
-        f"y of client {client!r} holds the label {flat[example, place]}: expected whole numbers, the "
-        f"classes, for loss={loss!r}. For real targets use loss='mse'; for probabilities of the classes, "
-        "categorical_crossentropy."
+        f"{where} of client {_client_of(example, clients)!r} holds the label {flat[example, place]}: "
+        f"expected whole numbers, the classes, for loss={loss!r}. For real targets use loss='mse'; for "
+        "probabilities of the classes, categorical_crossentropy."
     )
 
 
-def _check_range(labels: np.ndarray, low: int, high: int, why: str, clients: Clients) -> None:
+def _check_range(
+    where: str, labels: np.ndarray, low: int, high: int, why: str, clients: Clients
+) -> None:
     flat = labels.reshape(len(labels), -1)
     wrong = ((flat < low) | (flat > high)).any(axis=1)
     if not wrong.any():
         return
     example = int(np.argmax(wrong))
-    client = clients.ids[int(np.searchsorted(np.cumsum(clients.sizes), example, side="right"))]
     value = flat[example][(flat[example] < low) | (flat[example] > high)][0]
     raise DataError(
-        f"y of client {client!r} holds the label {value}: expected labels in [{low}, {high}] for {why}. "
-        "Renumber the labels from 0, or give the model more outputs."
+        f"{where} of client {_client_of(example, clients)!r} holds the label {value}: expected labels in "
+        f"[{low}, {high}] for {why}. Renumber the labels from 0, or give the model more outputs."
     )
+
+
+def _client_of(row: int, clients: Clients) -> str:
+    return clients.ids[int(np.searchsorted(np.cumsum(clients.sizes), row, side="right"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator, private_metrics, weighted_mean
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
 from tff_dp.dp_sgd import build_client_work, refuse_coupled
-from tff_dp.errors import ArgumentError, ModelError
+from tff_dp.errors import ArgumentError, ModelError, TffDpError
 from tff_dp.execution import current_or_fast
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelWeights
@@ -21,7 +23,6 @@ from tff_dp.plan import NoPrivacy, PrivacyPlan
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-@_compat.usable_tf_keras_models()
 def build_process(
     model: BoundModel, *, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy
 ) -> Any:
@@ -54,6 +55,7 @@ def build_process(
     return compose(model, algorithm, privacy)
 
 
+@_compat.usable_tf_keras_models()
 def compose(
     model: BoundModel,
     algorithm: Algorithm,
@@ -123,6 +125,29 @@ def compose(
         model_aggregator=aggregator,
         metrics_aggregator=released,
     )
+
+
+@contextlib.contextmanager
+def explained(model: BoundModel) -> Iterator[None]:
+    """Gives an error of ours for what fails when a model's process is made.
+
+    Args:
+      model: The model.
+
+    Raises:
+      ModelError: TensorFlow or TFF cannot make a graph of the model's training.
+    """
+    try:
+        yield
+    except TffDpError:
+        raise
+    except Exception as error:  # whatever the model's layers, Keras, TensorFlow or TFF raise
+        from tff_dp.model.trial import reason
+
+        raise ModelError(
+            f"model={model.source!r} cannot be trained: {reason(error)} Nothing was charged. Keras's "
+            "own fit on a few examples may tell more."
+        ) from error
 
 
 def parameters(model: BoundModel) -> int:

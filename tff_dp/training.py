@@ -11,7 +11,7 @@ from typing import Any
 
 from tff_dp import _checks, _seeds
 from tff_dp._compiled import algorithm_of, check_released, compiler
-from tff_dp._inputs import as_spec, check_batches, check_labels, check_privacy
+from tff_dp._inputs import as_spec, check_batches, check_indices, check_labels, check_privacy
 from tff_dp._kept import process_for
 from tff_dp._outcome import Run
 from tff_dp._progress import progress_bar, round_record
@@ -26,7 +26,7 @@ from tff_dp.ledger import Ledger
 from tff_dp.ledger.lines import checked_path
 from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
-from tff_dp.process import initialize_from
+from tff_dp.process import explained, initialize_from
 from tff_dp.provenance import carried_by, groups_carried_by
 from tff_dp.results import NO_NOISE, FitResult, RoundRecord
 from tff_dp.sampling import FullParticipation
@@ -147,10 +147,12 @@ def fit(
 
     bound = spec.bind(clients.element_spec())
     check_weights(bound)
-    check_labels(bound.loss, bound, clients)
+    check_labels(bound, clients)
+    check_indices(bound, clients)
     check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
     algorithm = algorithm_of(bound, algorithm)
-    process, with_noise = process_for(bound, algorithm=algorithm, privacy=privacy)
+    with explained(bound):
+        process, with_noise = process_for(bound, algorithm=algorithm, privacy=privacy)
     compile_model = compiler(bound, algorithm)
     carried, groups = carried_by(bound.source), groups_carried_by(bound.source)
 

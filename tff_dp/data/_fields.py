@@ -100,7 +100,8 @@ def as_array(label: str, value: Any) -> Array:
         array = np.asarray(value)
     except ValueError as error:
         raise DataError(
-            f"{label} is no regular array: {error}. Pad its rows to one shape."
+            f"{label} is no regular array: {error}. Pad its rows to one shape; give several inputs or "
+            "outputs as a dictionary of arrays by name."
         ) from None
     return _strings(label, array) if array.dtype == object else array
 
@@ -168,7 +169,8 @@ def count_examples(x: Fields, y: Fields, where: str = "") -> int:
         if len(array) != len(reference):
             raise DataError(
                 f"{where}{label} has {len(array)} examples where {first} has {len(reference)}. "
-                "Give every field one entry an example."
+                "Give every field one entry an example, and several inputs or outputs as a dictionary "
+                "of arrays by name."
             )
     return len(reference)
 

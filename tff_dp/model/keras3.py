@@ -8,7 +8,8 @@ what a functional model is; three things need care:
   anew, from TensorFlow's own random numbers.
 - Moving statistics (batch normalization) are non-trainable state that training changes, which a
   functional model drops. A layer with such state is refused by name.
-- Losses that layers add (regularisers) are returned beside the predictions, and added to the loss.
+- Losses that layers add (regularisers), and masks of padded outputs, are returned beside the
+  predictions: the loss needs them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes, describe
+from tff_dp.model import trial
+from tff_dp.model.labels import describe
+from tff_dp.model.layers import check_strings, inputs_of, random_inputs, refuse_lookups
+from tff_dp.model.losses import resolve_loss
+from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
 
 _SEED_STATE = "seed_generator_state"
 
@@ -59,9 +64,11 @@ class _Keras3Model(BoundModel):
                 "KERAS_BACKEND=tensorflow before Keras is imported."
             )
         self._input_spec = input_spec
+        refuse_lookups(sample, keras)
         # A model that was handed in is copied: neither building nor training may change it. Where Keras
         # cannot copy it, the model itself is trained, as by its own `fit`.
         _build(sample, input_spec[0])
+        check_strings(sample, input_spec[0])
         self._make = builder or _copier(sample, input_spec[0])
         model = sample if builder else self._make()
         _build(model, input_spec[0])
@@ -73,21 +80,22 @@ class _Keras3Model(BoundModel):
             tuple(v.numpy() for v in model.trainable_variables),
             tuple(v.numpy() for v in model.non_trainable_weights),
         )
-        predict, has_added_losses, self.output_shape = _trace(
-            model, self.initial_weights, input_spec
+        predict, has_extras, outputs = _trace(model, self.initial_weights, input_spec)
+        found = resolve_loss(
+            loss, keras, input_spec[1], outputs, getattr(model, "output_names", None)
         )
+        self.terms = found.terms
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
-        loss_fn = metrics_lib.resolve_loss(loss, keras, legacy=False)
-        batch_loss = _with_added_losses(loss_fn) if has_added_losses else loss_fn
+        batch_loss = _with_extras(found.value) if has_extras else found.value
         self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
             metrics_fns=metrics_lib.functional_metrics(
                 self.metrics,
-                self.output_shape,
                 input_spec[1],
-                has_added_losses,
+                outputs,
+                _outputs if has_extras else lambda predictions: predictions,
             ),
             input_spec=input_spec,
         )
@@ -138,17 +146,18 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
     """
     if not _is_recorded(sample):
         return lambda: sample
-    rng = np.random.default_rng(0)
-    x = tf.nest.map_structure(
-        lambda s: tf.cast(rng.normal(size=[2, *(d or 3 for d in s.shape[1:])]), s.dtype), x_spec
-    )
+    x = random_inputs(x_spec)
+    try:
+        expected = tf.nest.flatten(sample(x))
+    except Exception:  # random x may be what the model cannot take; if no x is, tracing tells
+        return lambda: keras.models.clone_model(sample)
     try:
         copy = _clone(sample)
         _build(copy, x_spec)
         _set_weights(copy, sample.get_weights())
         same = all(
             np.allclose(a, b, atol=1e-5, equal_nan=True)
-            for a, b in zip(tf.nest.flatten(sample(x)), tf.nest.flatten(copy(x)), strict=True)
+            for a, b in zip(expected, tf.nest.flatten(copy(x)), strict=True)
         )
     except (NotImplementedError, TypeError, ValueError):
         same = False
@@ -197,13 +206,12 @@ def _set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
 def _build(model: keras.Model, x_spec: Any) -> None:
     if model.built:
         return
-    zeros = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), x_spec)
     try:
-        model(zeros)
+        model(trial.zeros(x_spec, 1))
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is {describe(x_spec)}: "
-            f"{error}"
+            f"{trial.reason(error)}{inputs_of(model, x_spec)}"
         ) from error
 
 
@@ -227,6 +235,7 @@ def _call(
     ]
     with (
         _compat.constants_for_eager_tensors(),
+        _compat.equality_by_value(),
         keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
     ):
         before = {id(v): scope.get_current_value(v) for v in kept}
@@ -255,14 +264,18 @@ def _fresh_state(variable: Any) -> tf.Tensor:
 
 def _trace(
     model: keras.Model, weights: ModelWeights, input_spec: tuple[Any, Any]
-) -> tuple[Any, bool, tuple[int | None, ...] | None]:
-    """Returns the prediction function for TFF, whether layers add losses, and the output's shape."""
-    found: dict[str, Any] = {"changed": [], "losses": False}
+) -> tuple[Any, bool, Any]:
+    """Returns the prediction function for TFF, whether it gives extras, and the outputs' spec.
+
+    Extras are what a loss needs beside the outputs: the sum of the losses that layers add, and the mask
+    that comes with the outputs where the examples are padded.
+    """
+    found: dict[str, Any] = {"changed": [], "losses": False, "mask": False}
 
     @tf.function
     def probe(weights: Any, x: Any) -> Any:
         outputs, losses, found["changed"] = _call(model, weights, x, training=True)
-        found["losses"] = bool(losses)
+        found["losses"], found["mask"] = bool(losses), _mask(outputs) is not None
         return outputs
 
     specs = tf.nest.map_structure(lambda w: tf.TensorSpec(w.shape, w.dtype), tuple(weights))
@@ -273,23 +286,32 @@ def _trace(
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is "
-            f"{describe(input_spec[0])}, in training: {error}"
+            f"{describe(input_spec[0])}, in training: {trial.reason(error)}"
+            f"{inputs_of(model, input_spec[0])}"
         ) from error
     if found["changed"]:
         raise ModelError(_changed_state(model, found["changed"]))
     captured = OrderedDict.fromkeys(v.name for v in concrete.variables)
     if captured:
         raise ModelError(_foreign_state(model, captured))
-    has_losses = found["losses"]
+    has_extras = found["losses"] or found["mask"]
 
     @tf.function
     def predict(model_weights: Any, x: Any, training: bool = True) -> Any:
         outputs, losses, _ = _call(model, model_weights, x, training)
-        return (outputs, tf.add_n([tf.reduce_sum(v) for v in losses])) if has_losses else outputs
+        if not has_extras:
+            return outputs
+        extras = OrderedDict()
+        if found["losses"]:
+            extras["added"] = tf.add_n([tf.reduce_sum(v) for v in losses])
+        if found["mask"]:
+            extras["mask"] = _mask(outputs)
+        return outputs, extras
 
-    outputs = concrete.structured_outputs
-    shape = tuple(outputs.shape[1:]) if isinstance(outputs, tf.Tensor | tf.TensorSpec) else None
-    return predict, has_losses, shape
+    outputs = tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
+    )
+    return predict, has_extras, outputs
 
 
 def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:
@@ -324,9 +346,24 @@ def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
     )
 
 
-def _with_added_losses(loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def total(label: Any, output: tuple[Any, Any]) -> Any:
-        predictions, added = output
-        return loss_fn(label, predictions) + tf.cast(added, tf.float32)
+def _mask(outputs: Any) -> Any:
+    """Returns which of the outputs count, where layers such as `Masking` say so of the one output."""
+    return getattr(outputs, "_keras_mask", None)
+
+
+def _outputs(predictions: tuple[Any, Any]) -> Any:
+    """Returns the model's outputs without the extras, with their mask, which a graph has lost."""
+    outputs, extras = predictions
+    if "mask" in extras:
+        outputs = tf.identity(outputs)
+        outputs._keras_mask = extras["mask"]
+    return outputs
+
+
+def _with_extras(loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def total(label: Any, predictions: tuple[Any, Any]) -> Any:
+        loss = loss_fn(label, _outputs(predictions))
+        added = predictions[1].get("added")
+        return loss if added is None else loss + tf.cast(added, tf.float32)
 
     return total

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,11 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes, describe
+from tff_dp.model import trial
+from tff_dp.model.labels import describe
+from tff_dp.model.layers import check_strings, inputs_of, refuse_lookups
+from tff_dp.model.losses import resolve_loss
+from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
 
 
 def is_model(value: Any) -> bool:
@@ -65,27 +69,36 @@ class _LegacyModel(BoundModel):
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
         _restore_classes(sample)
+        refuse_lookups(sample, tf_keras)
         _warn_of_moving_statistics(sample)
-        _check_call(sample, input_spec[0])
+        outputs = _check_call(sample, input_spec[0])
+        check_strings(sample, input_spec[0])
         self._check_clone(sample, builder)
         self.compute_dtypes = compute_dtypes(sample)
-        loss_object = _loss_object(loss)
+        labels = input_spec[1]
+        found = resolve_loss(loss, tf_keras, labels, outputs, getattr(sample, "output_names", None))
+        self.terms = found.terms
+        loss_object = _loss_object(found.value)
         self.metrics = metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
+        for metric in metric_objects:
+            metrics_lib.tried(metric, labels, outputs, legacy=True)
+        makers = OrderedDict(
+            (metric.name, functools.partial(metrics_lib.legacy_metric, metric, labels, outputs))
+            for metric in metric_objects
+        )
         self.initial_weights = ModelWeights(
             tuple(v.numpy() for v in sample.trainable_variables),
             tuple(v.numpy() for v in sample.non_trainable_variables),
         )
-        outputs = getattr(sample, "output_shape", None)
-        self.output_shape = tuple(outputs[1:]) if isinstance(outputs, tuple) else None
         functional = None
         if not sample.losses and not _has_changing_state(sample):
             functional = _functional(
-                sample, builder, self.initial_weights, loss_object, metric_objects, input_spec
+                sample, builder, self.initial_weights, loss_object, makers, input_spec
             )
         if functional is not None:
             self.tff_model = functional
         else:
-            self.tff_model = self._variable_based(loss_object, metric_objects)
+            self.tff_model = self._variable_based(loss_object, makers)
             if sample.losses:
                 self._check_losses(sample)
         _restore_classes(sample)
@@ -115,7 +128,9 @@ class _LegacyModel(BoundModel):
                 "kernel_regularizer. For activity_regularizer or add_loss, make the model with Keras 3."
             ) from error
 
-    def _variable_based(self, loss: Any, metrics: Sequence[Any]) -> Callable[[], Any]:
+    def _variable_based(
+        self, loss: Any, metrics: Mapping[str, Callable[[], Any]]
+    ) -> Callable[[], Any]:
         tff = _compat.load_tff()
 
         def model_fn() -> Any:
@@ -125,7 +140,7 @@ class _LegacyModel(BoundModel):
                 model,
                 loss=loss,
                 input_spec=self._input_spec,
-                metrics=[_copy(metric) for metric in metrics],
+                metrics=list(metrics.values()),
             )
 
         return model_fn
@@ -189,19 +204,36 @@ def _warn_of_moving_statistics(model: Any) -> None:
 
 def _build(model: Any, x_spec: Any) -> None:
     if not model.built:
-        model(tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), x_spec))
+        model(trial.zeros(x_spec, 1))
 
 
-def _check_call(model: Any, x_spec: Any) -> None:
-    """Builds a model, and refuses it where it cannot be called on the data."""
+def _check_call(model: Any, x_spec: Any) -> Any:
+    """Builds a model, refuses it where it cannot be called on the data, and returns its outputs' spec."""
     try:
         _build(model, x_spec)
-        tf.function(lambda x: model(x), autograph=False).get_concrete_function(x_spec)
+        masked: list[bool] = []
+
+        def call(x: Any) -> Any:
+            outputs = model(x)
+            masked.extend(hasattr(t, "_keras_mask") for t in tf.nest.flatten(outputs))
+            return outputs
+
+        concrete = tf.function(call, autograph=False).get_concrete_function(x_spec)
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is "
-            f"{describe(x_spec)}: {error}"
+            f"{describe(x_spec)}: {trial.reason(error)}{inputs_of(model, x_spec)}"
         ) from error
+    if any(masked):
+        raise ModelError(
+            f"The outputs of the tf-keras model {model.name!r} have a mask (as of Masking, or of "
+            "Embedding with mask_zero=True), which TFF's converter loses: the loss would count what is "
+            "padding. Make the model with Keras 3; or without the mask, with a loss of your own that "
+            "leaves the padding out."
+        )
+    return tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
+    )
 
 
 def _clone(model: Any) -> Any:
@@ -214,10 +246,6 @@ def _clone(model: Any) -> Any:
             f"The model {model.name!r} ({type(model).__name__}) cannot be copied: "
             f"{str(error).splitlines()[0]} Pass a function that makes it, such as model=build_model."
         ) from None
-
-
-def _copy(metric: Any) -> Any:
-    return metrics_lib.copy_metric(metric)
 
 
 def _has_changing_state(model: Any) -> bool:
@@ -233,21 +261,17 @@ def _has_changing_state(model: Any) -> bool:
     )
 
 
-def _loss_object(loss: Any) -> Any:
-    """Returns a `tf.keras.losses.Loss`, which TFF's converters insist on."""
+def _loss_object(value: Callable[[Any, Any], Any]) -> Any:
+    """Returns a batch's loss as a `tf.keras.losses.Loss`, which TFF's converters insist on."""
     import tf_keras
 
-    if isinstance(loss, tf_keras.losses.Loss):
-        return loss
-    function = metrics_lib.resolve_loss(loss, tf_keras, legacy=True)
-
-    class FunctionLoss(tf_keras.losses.Loss):  # type: ignore[misc]
-        """A loss function by name, as an object."""
+    class BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
+        """The mean over the batch."""
 
         def call(self, y_true: Any, y_pred: Any) -> Any:
-            return function(y_true, y_pred)
+            return value(y_true, y_pred)
 
-    return FunctionLoss(name="loss")
+    return BatchLoss(name="loss")
 
 
 def _functional(
@@ -255,7 +279,7 @@ def _functional(
     builder: Callable[[], Any] | None,
     initial_weights: ModelWeights,
     loss: Any,
-    metrics: Sequence[Any],
+    metrics: Mapping[str, Callable[[], Any]],
     input_spec: tuple[Any, Any],
 ) -> Any | None:
     """Returns TFF's functional model, or None where its converter cannot represent the model.
@@ -279,8 +303,7 @@ def _functional(
         loss=lambda: Loss(name="loss"),
         num_examples=lambda: tff.learning.metrics.NumExamplesCounter(name="num_examples"),
     )
-    for metric in metrics:
-        constructors[metric.name] = functools.partial(_copy, metric)
+    constructors.update(metrics)
 
     def marked() -> Any:
         model = builder() if builder else _clone(sample)
@@ -304,7 +327,8 @@ def _functional(
                 tuple(part[position] for position in positions)
                 for part, positions in zip(model_weights, order, strict=True)
             )
-            return converted.predict_on_batch(weights, x, training)
+            with _compat.equality_by_value():
+                return converted.predict_on_batch(weights, x, training)
 
         model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(initial_weights),

@@ -1,66 +1,29 @@
-"""Losses and metrics of a Keras model, in the forms that TFF's models take."""
+"""Metrics of a Keras model, in the forms that TFF's models take."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
 
+from tff_dp import _compat
 from tff_dp.errors import ModelError
+from tff_dp.model import trial
+from tff_dp.model.labels import describe, loss_name, to_one_rank
 
 RESERVED = ("loss", "num_examples")
-
-
-def resolve_loss(loss: Any, keras: ModuleType, *, legacy: bool) -> Callable[[Any, Any], Any]:
-    """Returns a function of (labels, predictions) that gives one number, the mean over the batch.
-
-    Args:
-      loss: A loss object, a name, or a function.
-      keras: The Keras that the model is of.
-      legacy: Whether that is tf-keras, for messages.
-
-    Raises:
-      ModelError: The loss is unknown, or of the other Keras.
-    """
-    kind = "tf-keras" if legacy else "Keras 3"
-    found = loss
-    if isinstance(loss, str):
-        try:
-            found = keras.losses.get(loss)
-        except ValueError:
-            raise ModelError(
-                f"loss={loss!r} is unknown to {kind}: expected a name in keras.losses, such as 'mse' or "
-                "'sparse_categorical_crossentropy'."
-            ) from None
-    if isinstance(found, type):
-        raise ModelError(
-            f"loss={loss!r} is a class: expected a loss object, such as {found.__name__}(), or its name."
-        )
-    if not callable(found) or (
-        type(found).__module__.startswith(("keras.", "tf_keras."))
-        and hasattr(found, "get_config")
-        and not isinstance(found, keras.losses.Loss)
-    ):
-        raise ModelError(
-            f"loss={loss!r} does not fit a {kind} model: expected a loss of {kind}, or its name."
-        )
-
-    def mean_loss(labels: Any, predictions: Any) -> Any:
-        return tf.reduce_mean(found(labels, predictions))
-
-    if getattr(found, "reduction", None) == "sum":
-        return lambda labels, predictions: found(labels, predictions)
-    return mean_loss
 
 
 def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> list[Any]:
     """Returns metric objects with distinct names.
 
     Args:
-      metrics: Objects, or names. "accuracy" means the accuracy that goes with the loss.
+      metrics: Objects, functions or names. "accuracy" means the accuracy that goes with the loss.
       loss: The loss as the user gave it.
       keras: The Keras that the model is of.
 
@@ -70,22 +33,32 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
     resolved = []
     for metric in metrics:
         found = metric
-        if metric in ("accuracy", "acc"):
+        if isinstance(metric, str) and metric.lower() in ("accuracy", "acc"):
             found = _accuracy(loss, keras)
         elif isinstance(metric, str):
             try:
                 found = keras.metrics.get(metric)
-            except ValueError:
+            except (TypeError, ValueError):  # TypeError: a metric whose constructor needs arguments
                 found = None
-            if found is not None and not isinstance(found, keras.metrics.Metric):
-                found = keras.metrics.MeanMetricWrapper(found, name=metric)
+        if callable(found) and not isinstance(
+            found, type | keras.metrics.Metric | keras.losses.Loss
+        ):
+            name = re.sub(r"[^\w.-]", "", loss_name(metric))  # "<lambda>" is no name in a graph
+            if not type(found).__module__.startswith(("keras.", "tf_keras.")):
+                found = keras.metrics.MeanMetricWrapper(found, name=name)
         if not isinstance(found, keras.metrics.Metric):
             raise ModelError(
                 f"metrics holds {metric!r}: expected a metric of {keras.__name__}, or a name in "
-                f"{keras.__name__}.metrics."
+                f"{keras.__name__}.metrics of one whose constructor needs no arguments."
             )
         resolved.append(found)
     names = [metric.name for metric in resolved]
+    for name in names:
+        if not re.fullmatch(r"[\w./-]+", name, re.ASCII):
+            raise ModelError(
+                f"metrics holds a metric named {name!r}: expected a name of letters, digits and "
+                "underscores, which TensorFlow takes."
+            )
     for position, name in enumerate(names):
         if name in RESERVED or name in names[:position]:
             raise ModelError(
@@ -97,7 +70,7 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
 
 
 def _accuracy(loss: Any, keras: ModuleType) -> Any:
-    name = loss if isinstance(loss, str) else type(loss).__name__
+    name = loss_name(loss)
     squeezed = name.replace("_", "").lower()
     if "sparsecategorical" in squeezed:
         return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
@@ -115,9 +88,9 @@ def _accuracy(loss: Any, keras: ModuleType) -> Any:
 
 def functional_metrics(
     metrics: Sequence[Any],
-    output_shape: tuple[int | None, ...] | None,
-    y_spec: Any,
-    has_added_losses: bool,
+    labels: Any,
+    predictions: Any,
+    outputs_of: Callable[[Any], Any] = lambda predictions: predictions,
 ) -> tuple[Any, Any, Any]:
     """Returns Keras 3 metrics as TFF's functional metrics, with the loss and the count of examples.
 
@@ -125,17 +98,17 @@ def functional_metrics(
 
     Args:
       metrics: Keras 3 metric objects; they are not changed.
-      output_shape: Shape of the predictions for one example, None where it is not one tensor.
-      y_spec: The labels' spec.
-      has_added_losses: Whether predictions come as (predictions, added loss).
+      labels: The spec of y.
+      predictions: The spec of the model's outputs.
+      outputs_of: Gives the model's outputs, given what the functional model predicts.
 
     Returns:
       TFF's (initialize, update, finalize).
 
     Raises:
-      ModelError: A metric cannot be computed from these labels and predictions.
+      ModelError: A metric cannot be computed from these labels and predictions, or is no number.
     """
-    metrics = [_built(metric, output_shape, y_spec) for metric in metrics]
+    metrics = [tried(metric, labels, predictions, legacy=False) for metric in metrics]
 
     @tf.function
     def initialize() -> OrderedDict[str, Any]:
@@ -151,30 +124,124 @@ def functional_metrics(
     @tf.function
     def update(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
         del sample_weight  # TFF passes none
-        predictions = batch_output.predictions
-        if has_added_losses:
-            predictions = predictions[0]
+        predictions = outputs_of(batch_output.predictions)
+        mask = getattr(predictions, "_keras_mask", None)
         examples = tf.cast(batch_output.num_examples, tf.float32)
         total, weight = state["loss"]
         new = OrderedDict(
             loss=(total + tf.cast(batch_output.loss, tf.float32) * examples, weight + examples),
             num_examples=(state["num_examples"][0] + batch_output.num_examples,),
         )
-        for metric in metrics:
-            new[metric.name] = tuple(
-                metric.stateless_update_state(list(state[metric.name]), labels, predictions)
-            )
+        labels, predictions = to_one_rank(labels, predictions, legacy=False)
+        if mask is not None:
+            predictions._keras_mask = mask
+        with _compat.equality_by_value():
+            for metric in metrics:
+                new[metric.name] = tuple(
+                    metric.stateless_update_state(list(state[metric.name]), labels, predictions)
+                )
         return new
 
     @tf.function
     def finalize(state: Any) -> OrderedDict[str, Any]:
         total, weight = state["loss"]
         values = OrderedDict(loss=total / weight, num_examples=state["num_examples"][0])
-        for metric in metrics:
-            values[metric.name] = metric.stateless_result(list(state[metric.name]))
+        with _compat.equality_by_value():
+            for metric in metrics:
+                result = metric.stateless_result(list(state[metric.name]))
+                values[metric.name] = tf.reshape(result, [])
         return values
 
     return initialize, update, finalize
+
+
+def legacy_metric(metric: Any, labels: Any, predictions: Any) -> Any:
+    """Returns a copy of a tf-keras metric that brings labels and predictions to one rank.
+
+    Args:
+      metric: A metric of tf-keras; it is not changed.
+      labels: The spec of y.
+      predictions: The spec of the model's outputs.
+    """
+    copy = copy_metric(metric)
+    if _builds_late(copy):  # TFF has to see the variables before the first update
+        batch = to_one_rank(trial.zeros(labels, 1), trial.zeros(predictions, 1), legacy=True)
+        copy.build(*(tf.TensorShape([None, *tensor.shape[1:]]) for tensor in batch))
+    update, result = copy.update_state, copy.result
+
+    def update_state(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        y_true, y_pred = to_one_rank(y_true, y_pred, legacy=True)
+        with _compat.equality_by_value():
+            return update(y_true, y_pred, sample_weight=sample_weight)
+
+    def one_number() -> Any:
+        with _compat.equality_by_value():
+            return tf.reshape(result(), [])
+
+    # On the object, as tf-keras itself does it: another class would be another metric to TFF.
+    copy.update_state = update_state
+    copy.result = one_number
+    return copy
+
+
+def tried(metric: Any, labels: Any, predictions: Any, *, legacy: bool) -> Any:
+    """Returns a copy of a metric that has been tried on the shapes, with its variables made.
+
+    Args:
+      metric: A metric of either Keras.
+      labels: The spec of y.
+      predictions: The spec of the model's outputs.
+      legacy: Whether it is of tf-keras.
+
+    Raises:
+      ModelError: It fails, its variables change their shapes, or it is not one number.
+    """
+    copy = copy_metric(metric)
+    told = (
+        f"The metric {metric.name!r} cannot compare y, which is {describe(labels)}, with the "
+        f"predictions, which are {describe(predictions)}"
+    )
+    size = trial.batch_size(labels, predictions)
+    made = len(copy.variables)
+    late = legacy and not _builds_late(copy)
+    try:
+        copy.update_state(
+            *to_one_rank(trial.zeros(labels, size), trial.zeros(predictions, size), legacy=legacy)
+        )
+        result = copy.result()
+    except Exception as error:
+        raise ModelError(f"{told}: {trial.reason(error)}{_remedy(predictions)}") from error
+    if late and len(copy.variables) != made:
+        raise ModelError(
+            f"The metric {metric.name!r} ({type(metric).__name__}) makes its variables at its first "
+            "update, which TFF's converter of tf-keras models cannot: give the metric the number of "
+            "labels, such as AUC(multi_label=True, num_labels=3), or make the model with Keras 3."
+        )
+    shape = getattr(result, "shape", None)
+    if shape is None or any(size != 1 for size in shape):
+        given = (
+            f"a {type(result).__name__}" if shape is None else f"an array of shape {list(shape)}"
+        )
+        raise ModelError(
+            f"The metric {metric.name!r} ({type(metric).__name__}) gives {given}: expected one number. "
+            "A metric with an average has one for all classes, such as F1Score(average='macro'); else "
+            "give a metric for each class, or evaluate the trained model."
+        )
+    copy.reset_state()
+    return copy
+
+
+def _remedy(predictions: Any) -> str:
+    if not isinstance(predictions, Mapping | list | tuple):
+        return ""
+    return (
+        " With several outputs, a metric gets all labels and all predictions: give a metric class of "
+        "your own that takes one of them."
+    )
+
+
+def _builds_late(metric: Any) -> bool:
+    return "y_pred_shape" in inspect.signature(metric.build).parameters
 
 
 def copy_metric(metric: Any) -> Any:
@@ -183,29 +250,14 @@ def copy_metric(metric: Any) -> Any:
     Raises:
       ModelError: Its configuration does not say how it was made.
     """
+    if type(metric).__name__ == "MeanMetricWrapper" and hasattr(metric, "_fn_kwargs"):
+        # Of a function, which need not be registered.
+        return type(metric)(metric._fn, name=metric.name, dtype=metric.dtype, **metric._fn_kwargs)
     try:
         return type(metric).from_config(metric.get_config())
     except Exception as error:
         raise ModelError(
             f"The metric {metric.name!r} ({type(metric).__name__}) cannot be copied, as every client's "
-            f"must be: {error} Give its class a get_config() with all arguments of its constructor, and "
-            "register functions with keras.saving.register_keras_serializable."
+            f"must be: {trial.reason(error)} Give its class a get_config() with all arguments of its "
+            "constructor, and register functions with keras.saving.register_keras_serializable."
         ) from error
-
-
-def _built(metric: Any, output_shape: tuple[int | None, ...] | None, y_spec: Any) -> Any:
-    """Returns a copy of a metric with its variables made: some make them at their first update."""
-    copy = copy_metric(metric)
-    if output_shape is None or not isinstance(y_spec, tf.TensorSpec) or None in output_shape:
-        return copy
-    try:
-        copy.update_state(
-            tf.zeros([1, *y_spec.shape[1:]], y_spec.dtype), tf.zeros([1, *output_shape])
-        )
-    except Exception as error:
-        raise ModelError(
-            f"The metric {metric.name!r} cannot compare labels of shape {list(y_spec.shape)} with "
-            f"predictions of shape {[None, *output_shape]}: {error}"
-        ) from error
-    copy.reset_state()
-    return copy

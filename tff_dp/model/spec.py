@@ -7,8 +7,8 @@ import dataclasses
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from tff_dp.model.compiled import (
     missing_loss,
     refuse_overrides,
 )
+
+if TYPE_CHECKING:
+    from tff_dp.model.losses import Term
 
 
 class ModelWeights(NamedTuple):
@@ -45,7 +48,7 @@ class BoundModel(abc.ABC):
       tff_model: A `tff.learning.models.FunctionalModel`, or a zero-argument function that makes a
         `tff.learning.models.VariableModel`.
       initial_weights: The weights that training starts from.
-      output_shape: Shape of the predictions for one example, or None where it is not one tensor.
+      terms: What the loss adds up, with the shapes that it compares.
       compute_dtypes: Names of the types in which the layers compute, such as "float32".
       source: The Keras model that came in, or what the function that came in made.
       input_spec: (x, y) of a batch, which it is bound to.
@@ -56,7 +59,7 @@ class BoundModel(abc.ABC):
 
     tff_model: Any
     initial_weights: ModelWeights
-    output_shape: tuple[int | None, ...] | None
+    terms: tuple[Term, ...]
     compute_dtypes: frozenset[str]
     source: Any = None
     loss: Any = None
@@ -78,6 +81,18 @@ class BoundModel(abc.ABC):
         from tff_dp.model import fingerprint
 
         return fingerprint.of_step(self.tff_model, self.input_spec) if self.is_functional else None
+
+    def index_reader(self, x_spec: Any) -> Callable[[Any], Any] | None:
+        """Returns a function that finds the indices of the model's embeddings; see `layers`."""
+        import keras
+
+        from tff_dp.model import layers
+
+        if isinstance(self.source, keras.Model):
+            return layers.index_reader(self.source, keras, x_spec)
+        import tf_keras
+
+        return layers.index_reader(self.source, tf_keras, x_spec)
 
     @abc.abstractmethod
     def to_keras(self, weights: ModelWeights) -> Any:
@@ -104,10 +119,13 @@ class ModelSpec:
     Args:
       model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
         without arguments that makes one.
-      loss: A loss of the same Keras: an object, or a name that its `losses.get` knows. Under Keras 3
-        also a function of (labels, predictions). None for the one that the model was compiled with.
-      metrics: Metrics of the same Keras: objects, or names, "accuracy" among them. None for those that
-        the model was compiled with, if it was.
+      loss: A loss of the same Keras: an object, a name that its `losses.get` knows, or a function of
+        (labels, predictions). For several outputs also a list or dictionary of these by output. Labels
+        are brought to the rank of the predictions first, as Keras does it. None for the one that the
+        model was compiled with.
+      metrics: Metrics of the same Keras: objects, functions, or names, "accuracy" among them. Each gives
+        one number. docs/keras.md says which are supported. None for those that the model was compiled
+        with, if it was.
 
     Raises:
       ModelError: The model is of no Keras kind, or loss or metrics are missing or of another Keras.
@@ -138,7 +156,9 @@ class ModelSpec:
           The model in TFF's terms.
 
         Raises:
-          ModelError: The model cannot be wrapped; the message names the layer and the remedy.
+          ModelError: The model cannot be wrapped, or the loss or a metric cannot be computed; the message
+            names the layer, loss or metric and the remedy.
+          DataError: The loss would broadcast labels and predictions.
           StackError: TFF cannot be imported.
         """
         _compat.load_tff()
@@ -190,13 +210,6 @@ def compute_dtypes(model: Any) -> frozenset[str]:
             stacklevel=6,
         )
     return frozenset(found.values())
-
-
-def describe(spec: Any) -> str:
-    """Returns types and shapes of a structure of `tf.TensorSpec`, for messages."""
-    if isinstance(spec, Mapping):
-        return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in spec.items()) + "}"
-    return f"{spec.dtype.name}{list(spec.shape)}"
 
 
 def _makes_something(value: Any) -> bool:

@@ -1,0 +1,295 @@
+"""Losses of a Keras model, in the form that TFF's models take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+
+from tff_dp import _compat
+from tff_dp.errors import ModelError
+from tff_dp.model import trial
+from tff_dp.model.labels import check_shapes, describe, loss_name, to_one_rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """The loss of one output, or one loss of all outputs.
+
+    Attributes:
+      loss: As the user gave it.
+      function: The name of Keras's function that computes it, such as "mean_squared_error"; None for
+        losses of the user's own.
+      output: The output's name in y and in the predictions where they have several fields, else None.
+      shape: The shape of what is predicted for one example, None where that is not one tensor.
+    """
+
+    loss: Any
+    function: str | None
+    output: str | None
+    shape: tuple[int | None, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLoss:
+    """The loss of a batch: a function of (labels, predictions), and what it adds up."""
+
+    value: Callable[[Any, Any], Any]
+    terms: tuple[Term, ...]
+
+
+def resolve_loss(
+    loss: Any,
+    keras: ModuleType,
+    labels: Any,
+    predictions: Any,
+    output_names: Sequence[str] | None = None,
+) -> BatchLoss:
+    """Finds a loss, and makes sure that it takes the labels and the predictions.
+
+    Keras's own losses are computed for each output and added up, as Keras does it. A loss of the user's
+    own gets all labels and all predictions, unless it comes in a list or dictionary by output.
+
+    Args:
+      loss: A loss object, a name, or a function of (labels, predictions); or a list or dictionary of
+        them by output, in which None stands for no loss.
+      keras: The Keras that the model is of.
+      labels: The spec of y: a `tf.TensorSpec`, or a dictionary of them.
+      predictions: The spec of the model's outputs: one, or a list or dictionary of them.
+      output_names: The outputs' names, in order, where the predictions are a list.
+
+    Returns:
+      The loss; its value is one number, the mean over the batch.
+
+    Raises:
+      ModelError: The loss is unknown, of the other Keras, or fails.
+      DataError: It would broadcast labels and predictions.
+    """
+    legacy = keras.__name__ == "tf_keras"
+    names = _output_names(predictions, output_names)
+    several = isinstance(predictions, Mapping | list | tuple)
+    if isinstance(loss, Mapping | list | tuple) and not loss:
+        raise ModelError(f"loss={loss!r} is empty: expected a loss, or one for each output.")
+    if not several and isinstance(loss, Mapping) and list(loss) == list(output_names or ()):
+        loss = next(iter(loss.values()))
+    elif not several and isinstance(loss, list | tuple) and len(loss) == 1:
+        loss = loss[0]
+    if isinstance(loss, Mapping | list | tuple):
+        losses = _by_output(loss, loss, names, labels)
+    elif several and _resolved(loss, keras)[1] is not None:  # Keras's own
+        losses = _by_output(loss, dict.fromkeys(names or (), loss), names, labels)
+    else:
+        one, term = _term(loss, None, keras, labels, predictions, legacy)
+        _try(one, term, labels, predictions, legacy)
+        return BatchLoss(one, (term,))
+
+    assert names is not None
+    one_array = not isinstance(labels, Mapping)
+
+    def parts(labels: Any, predictions: Any, name: str) -> tuple[Any, Any]:
+        return labels if one_array else labels[name], _part(predictions, names, name)
+
+    values, terms = {}, []
+    for name, of_output in losses.items():
+        field = None if one_array else name
+        compared = parts(labels, predictions, name)
+        values[name], term = _term(of_output, field, keras, *compared, legacy)
+        _try(values[name], term, *compared, legacy)
+        terms.append(term)
+
+    def total(labels: Any, predictions: Any) -> Any:
+        found = [value(*parts(labels, predictions, name)) for name, value in values.items()]
+        return tf.add_n([tf.cast(value, found[0].dtype) for value in found])
+
+    return BatchLoss(total, tuple(terms))
+
+
+def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | None]:
+    """Returns a loss as something to call, and the name of Keras's function if it is Keras's own."""
+    kind = "tf-keras" if keras.__name__ == "tf_keras" else "Keras 3"
+    found = loss
+    if isinstance(loss, str):
+        try:
+            found = keras.losses.get(loss)
+        except ValueError:
+            found = None
+        if found is None or isinstance(found, type):
+            raise ModelError(
+                f"loss={loss!r} is unknown to {kind}: expected a name in keras.losses, such as 'mse' or "
+                "'sparse_categorical_crossentropy'."
+            )
+    if isinstance(found, type):
+        raise ModelError(
+            f"loss={loss!r} is a class: expected a loss object, such as {found.__name__}(), or its name."
+        )
+    of_keras = type(found).__module__.startswith(("keras.", "tf_keras."))
+    if (
+        not callable(found)
+        or isinstance(found, keras.metrics.Metric)
+        or (of_keras and hasattr(found, "get_config") and not isinstance(found, keras.losses.Loss))
+    ):
+        raise ModelError(
+            f"loss={loss!r} does not fit a {kind} model: expected a loss of {kind}, or its name."
+        )
+    function = getattr(found, "fn", None) if of_keras else found
+    module = getattr(function, "__module__", None) or ""
+    if not module.startswith((f"{keras.__name__}.src.losses", f"{keras.__name__}.losses")):
+        return found, None
+    return found, getattr(function, "__name__", None)
+
+
+def _term(
+    loss: Any, output: str | None, keras: ModuleType, labels: Any, predictions: Any, legacy: bool
+) -> tuple[Callable[[Any, Any], Any], Term]:
+    """Returns the loss of a batch for one output, and checks the shapes."""
+    found, function = _resolved(loss, keras)
+    where = "y" if output is None else f"y[{output!r}]"
+    if function is not None and isinstance(labels, Mapping):
+        raise ModelError(
+            f"{where} has the fields {_listed(labels)}, and loss={loss_name(loss)!r} compares the one "
+            "output of the model with one array: expected y as an array. Take the field out of the "
+            "dictionary, or give a function of (labels, predictions), which gets all of them."
+        )
+    if function is not None and not hasattr(predictions, "dtype"):
+        raise ModelError(
+            f"The model's outputs are nested ({describe(predictions)} is one of them), and "
+            f"loss={loss_name(loss)!r} is for each output: expected outputs in one list or dictionary. "
+            "Flatten them, or give a function of (labels, predictions), which gets all of them."
+        )
+    if any(spec.dtype == tf.string for spec in tf.nest.flatten(labels)):
+        raise ModelError(
+            f"{where} holds strings, and loss={loss_name(loss)!r} compares numbers: expected labels that "
+            "are numbers. Number the classes: names, numbers = np.unique(labels, return_inverse=True), "
+            "with the same names for all clients."
+        )
+    if function is not None:
+        aligned = trial.on_shapes(
+            lambda a, b: to_one_rank(a, b, legacy=legacy), labels, predictions
+        )
+        aligned = aligned[0], _classes_last(aligned[1], found)
+        check_shapes(function, loss_name(loss), where, *aligned)
+    if not isinstance(found, keras.losses.Loss):
+        found = _as_object(found, keras)
+
+    def value(labels: Any, predictions: Any) -> Any:
+        mask = getattr(predictions, "_keras_mask", None)
+        labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
+        if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
+            kinds = tf.as_dtype(labels.dtype), tf.as_dtype(predictions.dtype)
+            if all(k.is_floating for k in kinds) or all(k.is_integer for k in kinds):
+                labels = tf.cast(labels, predictions.dtype)
+        if mask is not None:  # what Keras leaves out of the mean
+            predictions._keras_mask = mask
+        with _compat.equality_by_value():
+            result = found(labels, predictions)
+        return result if getattr(found, "reduction", None) == "sum" else tf.reduce_mean(result)
+
+    if function is not None:
+        predictions = _classes_last(predictions, found)
+    shape = getattr(predictions, "shape", None)
+    return value, Term(loss, function, output, None if shape is None else tuple(shape[1:]))
+
+
+def _classes_last(predictions: Any, loss: Any) -> Any:
+    """Returns the spec of predictions with the dimension last in which a sparse loss has the classes."""
+    axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    if not isinstance(axis, int) or axis == -1 or "Sparse" not in type(loss).__name__:
+        return predictions
+    sizes = list(predictions.shape)
+    return tf.TensorSpec([*sizes[:axis], *sizes[axis:][1:], sizes[axis]], predictions.dtype)
+
+
+def _as_object(function: Callable[[Any, Any], Any], keras: ModuleType) -> Any:
+    """Returns a function as a loss object: Keras's casts, and the mean over the batch."""
+
+    class FunctionLoss(keras.losses.Loss):  # type: ignore[misc, name-defined]
+        """A loss function as an object."""
+
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return function(y_true, y_pred)
+
+    return FunctionLoss(name="loss")
+
+
+def _try(
+    value: Callable[[Any, Any], Any], term: Term, labels: Any, predictions: Any, legacy: bool
+) -> None:
+    """Computes a loss and its gradient on the shapes alone, and refuses what fails."""
+    where = "" if term.output is None else f" of the output {term.output!r}"
+    told = (
+        f"loss={loss_name(term.loss)!r} cannot compare y, which is {describe(labels)}, with the "
+        f"predictions{where}, which are {describe(predictions)}"
+    )
+    hint = ""
+    if term.function is None and any(s.dtype.is_integer for s in tf.nest.flatten(labels)):
+        hint = (
+            " Keras 3 gives labels to a loss as float32, where whole numbers are needed: "
+            "tf.cast(labels, tf.int32) makes them so again."
+        )
+    trial.of_loss(value, told, labels, predictions, hint)
+    aligned = labels, predictions
+    if term.shape is not None and not isinstance(labels, Mapping):
+        aligned = trial.on_shapes(
+            lambda a, b: to_one_rank(a, b, legacy=legacy), labels, predictions
+        )
+    if term.function is None and trial.mixes_by_broadcast(value, *aligned):
+        raise ModelError(
+            f"{told}: it would broadcast them, and compare the labels of each example with the "
+            "predictions of all others. Give y the rank of the predictions, such as [examples, 1], or "
+            "reshape it in the function."
+        )
+
+
+def _by_output(given: Any, loss: Any, names: Sequence[str] | None, labels: Any) -> dict[str, Any]:
+    """Returns the losses by the outputs' names, without those that are None."""
+    if names is None:
+        raise ModelError(
+            f"loss={given!r} is for each output, and the model has one, or has several without names: "
+            "expected one loss, a function of (labels, predictions), or a model whose outputs are a "
+            "dictionary."
+        )
+    if not isinstance(loss, Mapping):
+        if len(loss) != len(names):
+            raise ModelError(
+                f"loss={given!r} has {len(loss)} losses: expected one for each of the {len(names)} "
+                f"outputs {_listed(names)}."
+            )
+        loss = dict(zip(names, loss, strict=True))
+    unknown = [name for name in loss if name not in names]
+    if unknown:
+        raise ModelError(
+            f"loss={given!r} names an output {unknown[0]!r}: expected some of {_listed(names)}."
+        )
+    losses = {name: loss[name] for name in names if loss.get(name) is not None}
+    if not losses:
+        raise ModelError(f"loss={given!r} is no loss: expected one for some of {_listed(names)}.")
+    fields = list(labels) if isinstance(labels, Mapping) else None
+    if fields is None and len(names) == 1:
+        return losses
+    if fields is None or set(losses) - set(fields) or set(fields) - set(names):
+        have = "is one array" if fields is None else f"has the fields {_listed(fields)}"
+        raise ModelError(
+            f"y {have}, and loss={given!r} compares each of the outputs {_listed(losses)} with labels of "
+            "its own: expected y as a dictionary of arrays with the outputs' names. For anything else, "
+            "give a function of (labels, predictions), which gets all of both."
+        )
+    return losses
+
+
+def _output_names(predictions: Any, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(predictions, Mapping):
+        return tuple(predictions)
+    if not isinstance(predictions, list | tuple) or names is None or len(names) != len(predictions):
+        return None
+    return tuple(names)
+
+
+def _part(predictions: Any, names: Sequence[str], name: str) -> Any:
+    return predictions[name if isinstance(predictions, Mapping) else list(names).index(name)]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(name) for name in names)
