@@ -268,3 +268,28 @@ def test_rounds_are_the_same_however_long_compiling_takes(tff, monkeypatch):
             model(), even, loss="mse", privacy=tff_dp.NoPrivacy(), rounds=20, batch_size=32, seed=1
         )
     np.testing.assert_allclose(weights_of(plain), found[0], rtol=2e-5, atol=1e-6)
+
+
+def test_rounds_that_are_expected_are_so_within_the_block_alone(tff):
+    with execution.fast() as context:
+        with execution.expecting(500):
+            assert context.settings.expected == 500
+            with execution.expecting(7):
+                assert context.settings.expected == 7
+            assert context.settings.expected == 500
+        assert context.settings.expected is None
+        with (
+            pytest.raises(tff_dp.ArgumentError, match=r"rounds=0 .*\[1, inf\)"),
+            execution.expecting(0),
+        ):
+            pass
+    with execution.stock(), execution.expecting(3):
+        pass
+
+
+def test_the_account_says_from_when_on_xla_is_used(clients):
+    bound = tff_dp.ModelSpec(model=model(), loss="mse").bind(clients.element_spec())
+    process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
+    for xla, told in ((None, True), (True, False), (False, False)):
+        with execution.fast(xla=xla):
+            assert (f"trained on {repaying.USED_FROM}" in execution.explain(process.next)) == told
