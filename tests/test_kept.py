@@ -226,6 +226,26 @@ def test_kinds_that_are_few_in_a_cohort_are_never_begun():
         assert trained.due(None) is None
 
 
+@pytest.mark.parametrize("parts", [1, 8])
+def test_a_round_that_repays_it_alone_does_not_wait_for_another(parts):
+    """A cohort that comes in parts is compiled for in the midst of its first round."""
+    trained = repaying.Trained(at_once=False)
+    trained.meets()
+    each = (1 << 15) // parts
+    assert [trained.uses("kind", each, each) for _ in range(parts)][-1]
+
+
+def test_what_comes_in_parts_counts_as_a_whole():
+    trained = repaying.Trained(at_once=False)
+    for _ in range(3):
+        trained.meets()
+        assert not any(trained.uses("kind", 500, 500) for _ in range(4))
+    assert repaying.Trained(at_once=False).due(10) is None  # which has met nothing
+    assert trained.due(8) is None  # 16,000 batches in all
+    assert trained.due(10) == "kind"
+    assert trained.due(10) is None  # begun once
+
+
 def test_whoever_asks_for_xla_has_it_at_once():
     trained = repaying.Trained(at_once=True)
     trained.meets()
@@ -237,7 +257,7 @@ def test_rounds_are_the_same_however_long_compiling_takes(tff, monkeypatch):
     """Which graph runs a round is a matter of counts, and XLA's graph gives what its rounds need."""
     monkeypatch.setattr(repaying, "USED_FROM", 60)
     monkeypatch.setattr(repaying, "_BEGUN_FROM", 30)
-    monkeypatch.setattr(repaying, "_WORTH", 1)
+    monkeypatch.setattr(repaying, "_WORTH", 50)
     asked: list[bool] = []
     call = tracing.Graphs.call
 

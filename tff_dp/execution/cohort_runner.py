@@ -246,6 +246,7 @@ class RoundRunner:
         ):
             shape = shape_of(block, how, settings.places)
             carry = self._clients(root, common, carry, block, shape)
+        self.due(data, how, settings)  # what is due is compiled when it comes next
         return self._finish(root, fed, state, carry)
 
     def due(self, data: Any, how: rules.How, settings: Settings) -> blocks.Block | None:

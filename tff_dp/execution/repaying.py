@@ -18,7 +18,9 @@ from collections.abc import Hashable
 USED_FROM = 1 << 13
 """Batches that clients of a kind have trained on, after which XLA's graph is used."""
 _BEGUN_FROM = 1 << 12  # after which it is begun, where the number of rounds is not known
-_WORTH = 1 << 14  # batches in all rounds, below which it is not begun where that number is known
+_WORTH = 1 << 14
+"""Batches in all rounds, below which it is not begun where their number is known; as many in one round
+repay the compilation within the round, which then does not wait for anything."""
 _AFTER = 3  # rounds that come without anything beside them
 _SHARE = (
     0.5  # of a cohort's batches: a graph for a few clients costs a call, which eats up its gain
@@ -37,15 +39,15 @@ class Trained:
         self._at_once = at_once
         self._batches: collections.Counter[Hashable] = collections.Counter()
         self._rounds = 0
+        self._in_round: collections.Counter[Hashable] = collections.Counter()  # as far as it is met
         self._begun: set[Hashable] = set()
         self._used: set[Hashable] = set()
-        self._largest: tuple[Hashable, int] | None = (
-            None  # of the last cohort that is worth a graph
-        )
+        self._largest: Hashable | None = None  # kind of the last cohort that is worth a graph
 
     def meets(self, rounds: int = 1) -> None:
         """Notes that rounds of a cohort begin, whose kinds `uses` is asked about next."""
         self._rounds += rounds
+        self._in_round.clear()
         self._largest = None
 
     def uses(self, kind: Hashable, batches: int, of: int, rounds: int = 1) -> bool:
@@ -53,23 +55,25 @@ class Trained:
 
         Args:
           kind: What a graph of static shapes holds.
-          batches: What they train on in a round.
-          of: What the whole cohort trains on in a round.
+          batches: What they train on in a round, or in the part of it that is met.
+          of: What the whole cohort, or that part of it, trains on.
           rounds: How many rounds are alike.
         """
         before = self._batches[kind]
         self._batches[kind] += batches * rounds
+        self._in_round[kind] += batches
         if kind in self._used:
             return True
-        enough = before >= USED_FROM and batches >= _SHARE * of
+        large = batches > 0 and batches >= _SHARE * of
+        enough = large and before >= USED_FROM
         if self._at_once:
             enough = enough or len(self._used) < _KINDS_AT_ONCE
         else:
-            enough = enough and kind in self._begun
+            enough = (enough and kind in self._begun) or (large and self._in_round[kind] >= _WORTH)
         if enough:
             self._used.add(kind)
-        elif batches and batches >= _SHARE * of:
-            self._largest = kind, batches
+        elif large:
+            self._largest = kind
         return enough
 
     def used(self, kind: Hashable) -> bool:
@@ -84,12 +88,12 @@ class Trained:
         """
         if self._at_once or self._largest is None or self._rounds < _AFTER:
             return None
-        kind, batches = self._largest
+        kind = self._largest
         if kind in self._begun:
             return None
         if expected is None and self._batches[kind] < _BEGUN_FROM:
             return None
-        if expected is not None and expected * batches < _WORTH:
+        if expected is not None and expected * self._in_round[kind] < _WORTH:
             return None
         self._begun.add(kind)
         return kind
