@@ -8,8 +8,13 @@ of what has been traced, until Python ends.
 from __future__ import annotations
 
 import collections
+import dataclasses
+import enum
+import threading
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from tff_dp.aggregation import scale_structure, with_scale
 from tff_dp.algorithms import Algorithm
@@ -18,8 +23,13 @@ from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import compose, parameters
 
 _MOST = 4  # processes
-_MOST_PARAMETERS = 1 << 26  # of the models of all of them: a process holds its model
+_MOST_WEIGHTS = 1 << 26  # of the models of all of them: a process holds its model
 _kept: collections.OrderedDict[Any, tuple[Any, int]] = collections.OrderedDict()
+_lock = threading.Lock()
+
+
+class _ForeignError(Exception):
+    """What a process depends on is not all known by values."""
 
 
 def process_for(
@@ -27,8 +37,9 @@ def process_for(
 ) -> tuple[Any, Callable[[Any], Any]]:
     """Returns a process as `build_process` composes it, one that is kept if there is one.
 
-    It is known by the graph of the model's training step, the algorithm and the plan. Under a plan whose
-    noise multiplier can be apart from the graph, it is in the process's state.
+    It is known by the graph of the model's training step, the names and types of the data, the algorithm
+    and the plan. Under a plan whose noise multiplier can be apart from the graph, that is in the
+    process's state.
 
     Args:
       model: As for `build_process`.
@@ -55,19 +66,59 @@ def process_for(
         aggregator = with_scale(state.aggregator, plan.update_mechanism)
         return state._replace(aggregator=aggregator)
 
-    fingerprint = model.fingerprint()
-    if fingerprint is None:
-        return compose(model, algorithm, privacy, scaled=scaled), with_noise
-    graph: Any = privacy
-    if plan is not None and scaled:
-        plan.check_dimension(parameters(model))
-        graph = structure, plan.clients_per_round
-    key = fingerprint, type(algorithm), algorithm, graph
-    if key not in _kept:
-        process = compose(model, algorithm, privacy, scaled=scaled)
-        _kept[key] = process, parameters(model)
-    _kept.move_to_end(key)
-    process, _ = _kept[key]
-    while len(_kept) > _MOST or sum(count for _, count in _kept.values()) > _MOST_PARAMETERS:
-        _kept.popitem(last=False)
-    return process, with_noise
+    with _lock:
+        key = _key(model, algorithm, privacy, structure)
+        if key is None:
+            return compose(model, algorithm, privacy, scaled=scaled), with_noise
+        if plan is not None:
+            plan.check_dimension(parameters(model))
+        if key not in _kept:
+            process = compose(model, algorithm, privacy, scaled=scaled)
+            weights = sum(int(np.size(w)) for part in model.initial_weights for w in part)
+            _kept[key] = process, weights
+        _kept.move_to_end(key)
+        process, _ = _kept[key]
+        while len(_kept) > _MOST or sum(count for _, count in _kept.values()) > _MOST_WEIGHTS:
+            _kept.popitem(last=False)
+        return process, with_noise
+
+
+def _key(
+    model: BoundModel, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy, structure: Any
+) -> Any:
+    """Returns what a process is known by; None for one that is not kept."""
+    try:
+        parts = [_value(algorithm)]
+        if isinstance(privacy, PrivacyPlan) and structure is not None:
+            parts.append((_value(structure), _value(privacy.clients_per_round)))
+        else:
+            parts.append(_value(privacy))
+    except _ForeignError:
+        return None
+    digests = [model.fingerprint()]
+    if isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD:
+        digests.append(model.fingerprint(examples=1))  # clients take the gradients one by one
+    if None in digests:
+        return None
+    return (*digests, repr(model.input_spec), *parts)
+
+
+def _value(value: Any) -> Any:
+    """Returns a value by type and content: 1 and 1.0 may make other graphs.
+
+    Raises:
+      _ForeignError: It is, or holds, an object of somebody's own class, whose content says nothing.
+    """
+    kind = type(value)
+    if dataclasses.is_dataclass(value) and kind.__module__.startswith("tff_dp."):
+        fields = [
+            (field.name, _value(getattr(value, field.name))) for field in dataclasses.fields(value)
+        ]
+        return (kind, *fields)
+    if isinstance(value, tuple):
+        return (kind, *map(_value, value))
+    if value is None or isinstance(value, enum.Enum) or kind in (bool, int, float, str):
+        return kind, repr(value)
+    if isinstance(value, np.generic):
+        return kind, value.tobytes()
+    raise _ForeignError

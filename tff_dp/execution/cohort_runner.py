@@ -237,7 +237,7 @@ class RoundRunner:
             coming = self.due(data, how, settings)
             if coming is not None:
                 whole = self._whole(root, fed, state, coming, how, settings.places)
-                self.graphs.begin(**whole)
+                self.graphs.begin(**whole, scope=settings.places.scope)
             return results, [who, check]
         common, carry = self._begin(root, state)
         # The next block is prepared while one trains.
@@ -262,7 +262,13 @@ class RoundRunner:
         if not how.xla:
             return None
         kind = settings.trained(self).due(settings.expected)
-        if kind is None or arrays_of(data) is None:
+        if kind is None:
+            return None
+        if (
+            not self.parts.server_xla_obstacle
+        ):  # known before, whatever the other thread finds first
+            probing.find_server_obstacle(self.parts, self.state_specs, self._carry_specs)
+        if arrays_of(data) is None:
             return None  # data sets are read once, and compiled for when they come next
         only = self._cut(data, how, settings, lambda other, *_: bool(other == kind))
         block, more = next(only, None), next(only, None)

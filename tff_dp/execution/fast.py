@@ -171,6 +171,8 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
 def expecting(rounds: int) -> Iterator[None]:
     """Says how many rounds are to come, by which XLA compiles at once, or not at all.
 
+    The block is a run of its own: what was trained before does not count (docs/execution.md).
+
     Args:
       rounds: That will be run in the block, in the context in effect; >= 1.
 
@@ -182,11 +184,8 @@ def expecting(rounds: int) -> Iterator[None]:
     if settings is None:  # stock TFF
         yield
         return
-    before, settings.expected = settings.expected, rounds
-    try:
+    with settings.run_of(rounds):
         yield
-    finally:
-        settings.expected = before
 
 
 def make_context(

@@ -50,6 +50,7 @@ def iterate(
     if shape is None:
         return None
     arguments = runner.parts.programs["prepare"].tensors(state)
+    calls = settings.calls
     drawn = [(settings.root(), runner.words(settings)) for _ in cohorts]
     roots = tf.constant(np.stack([root for root, _ in drawn]))
     made = [own for _, own in drawn if own is not None]
@@ -60,14 +61,15 @@ def iterate(
         )
     except (tf.errors.OpError, tracing.CannotTraceError):
         # Whatever is wrong shows again, and is named, when the rounds are called one by one.
-        runner.fusable = False
+        runner.fusable, settings.calls = False, calls
         return None
     coming = runner.due(cohorts[0], how, settings)
     if coming is not None:
         alike = [coming] * len(cohorts)
         shape = _common_shape(runner, alike, how, settings)
         if shape is not None:
-            runner.graphs.begin(**_several(runner, alike, shape, arguments, roots, fed))
+            asked = _several(runner, alike, shape, arguments, roots, fed)
+            runner.graphs.begin(**asked, scope=settings.places.scope)
     failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
     return _unfused(runner, arguments, results, len(cohorts))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,20 @@ class Settings:
         self._trained: weakref.WeakKeyDictionary[Any, repaying.Trained] = (
             weakref.WeakKeyDictionary()
         )
+
+    @contextlib.contextmanager
+    def run_of(self, rounds: int) -> Iterator[None]:
+        """Makes the calls of the block a run of so many rounds, which counts on its own.
+
+        Otherwise two runs of one seed in one context would differ in their last digits, by which of them
+        finds XLA's graphs in use.
+        """
+        before = self.expected, self._trained
+        self.expected, self._trained = rounds, weakref.WeakKeyDictionary()
+        try:
+            yield
+        finally:
+            self.expected, self._trained = before
 
     @property
     def compiles_at_once(self) -> bool:

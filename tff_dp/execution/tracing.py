@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from tff_dp.execution import program
 _MOST_GRAPHS = (
     32  # of one computation: cohorts of other shapes take the places of those used longest ago
 )
+_MOST_COMING = 4
 
 
 def specs_of(part: program.Program) -> list[tf.TensorSpec]:
@@ -48,7 +51,7 @@ class Graphs:
 
     def __init__(self) -> None:
         self._graphs: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
-        self._coming: dict[Hashable, Future[Any]] = {}
+        self._coming: dict[Hashable, tuple[int, Future[Any]]] = {}  # with the process's id
         # Programs note what they find while they are written: one graph at a time.
         self._writing = threading.Lock()
 
@@ -78,9 +81,10 @@ class Graphs:
           CannotTraceError: The function cannot be traced.
         """
         whole = _whole_key(key, specs, inputs)
-        coming = self._coming.pop(whole, None)
-        # What went wrong beside the rounds goes wrong here again, and is dealt with.
-        if coming is not None and coming.exception() is None:
+        made_by, coming = self._coming.pop(whole, (None, None))
+        # What went wrong beside the rounds goes wrong here again, and is dealt with. A forked child has
+        # no such thread.
+        if coming is not None and made_by == os.getpid() and coming.exception() is None:
             self._keep(whole, coming.result())
         graph = self._graphs.get(whole)
         if graph is None:
@@ -98,6 +102,7 @@ class Graphs:
         inputs: Sequence[tf.Tensor],
         *,
         in_turn: bool = False,
+        scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         """Traces and calls a graph beside whatever else this process does, so that XLA compiles it.
 
@@ -109,17 +114,24 @@ class Graphs:
           specs: As for `call`.
           inputs: Of the types and shapes that will be given; what comes out is thrown away.
           in_turn: As for `call`.
+          scope: Makes the context that `call` is called in, which is the thread's own: of a device.
         """
         whole = _whole_key(key, specs, inputs)
         if whole in self._graphs or whole in self._coming:
             return
 
         def make() -> Any:
-            graph = self._written(function, specs, inputs)
-            _called(graph, inputs, in_turn=in_turn)
+            with scope():
+                graph = self._written(function, specs, inputs)
+                _called(graph, inputs, in_turn=in_turn)
             return graph
 
-        self._coming[whole] = _pool().submit(make)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # there are no threads when Python ends: not beside, then
+            self._coming[whole] = os.getpid(), _pool().submit(make)
+        while len(self._coming) > _MOST_COMING:  # rounds of these have not come
+            self._coming.pop(next(iter(self._coming)))
 
     def _written(
         self,
@@ -164,3 +176,6 @@ def _called(graph: Any, inputs: Sequence[tf.Tensor], *, in_turn: bool) -> list[t
 def _pool() -> ThreadPoolExecutor:
     """Returns the thread that compiles beside the rounds: one, which leaves the other cores to them."""
     return ThreadPoolExecutor(1, thread_name_prefix="tff_dp-compiling")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)

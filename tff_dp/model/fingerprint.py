@@ -16,7 +16,7 @@ import tensorflow as tf
 _LABELS = frozenset({"_gradient_op_type", "_class", "_output_shapes"})
 
 
-def of_step(model: Any, input_spec: tuple[Any, Any]) -> str | None:
+def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None) -> str | None:
     """Returns a digest of what a model's training step computes, apart from the values of its weights.
 
     The step is the predictions in training, the loss, its gradient by the trainable weights, and the
@@ -25,6 +25,7 @@ def of_step(model: Any, input_spec: tuple[Any, Any]) -> str | None:
     Args:
       model: A `tff.learning.models.FunctionalModel`.
       input_spec: (x, y) of a batch.
+      examples: In the batch; None for any number.
 
     Returns:
       The digest; None where the graph reads what is outside of it, or cannot be traced so.
@@ -38,8 +39,8 @@ def of_step(model: Any, input_spec: tuple[Any, Any]) -> str | None:
             tape.watch(trainable)
             predictions = model.predict_on_batch((trainable, non_trainable), x, training=True)
             loss = model.loss(predictions, y)
-        examples = tf.shape(tf.nest.flatten(y)[0])[0]
-        output = batch_output(loss=loss, predictions=predictions, num_examples=examples)
+        count = tf.shape(tf.nest.flatten(y)[0])[0]
+        output = batch_output(loss=loss, predictions=predictions, num_examples=count)
         state = model.initialize_metrics_state()
         found = model.finalize_metrics(model.update_metrics_state(state, y, output))
         return predictions, loss, tape.gradient(loss, trainable), found
@@ -47,9 +48,12 @@ def of_step(model: Any, input_spec: tuple[Any, Any]) -> str | None:
     weights = tf.nest.map_structure(
         lambda w: tf.TensorSpec(w.shape, w.dtype), tuple(map(tuple, model.initial_weights))
     )
+    batch = tf.nest.map_structure(
+        lambda s: tf.TensorSpec([examples, *s.shape[1:]], s.dtype), input_spec
+    )
     try:
         with tf.Graph().as_default():  # outside of which TFF's converter of tf-keras refuses
-            traced = tf.function(step, autograph=False).get_concrete_function(*weights, *input_spec)
+            traced = tf.function(step, autograph=False).get_concrete_function(*weights, *batch)
     except Exception:  # whatever is wrong shows, and is named, when the process is built
         return None
     if traced.captured_inputs:

@@ -103,6 +103,13 @@ class _LegacyModel(BoundModel):
                 self._check_losses(sample)
         _restore_classes(sample)
 
+    def fingerprint(self, examples: int | None = None) -> str | None:
+        try:
+            with _compat.usable_tf_keras_models():
+                return super().fingerprint(examples)
+        finally:
+            _restore_classes(self.source)
+
     def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
         """Refuses an instance whose copy would not have its variables."""
         if builder is None:

@@ -72,15 +72,20 @@ class BoundModel(abc.ABC):
         """Whether the graph has no variables (a `FunctionalModel`)."""
         return not callable(self.tff_model)
 
-    def fingerprint(self) -> str | None:
+    def fingerprint(self, examples: int | None = None) -> str | None:
         """Returns a digest of what a training step computes, apart from the values of the weights.
 
         None where that is not known: of a model that is not functional, or whose graph reads what is
         outside of it.
+
+        Args:
+          examples: In the step's batch; None for any number.
         """
         from tff_dp.model import fingerprint
 
-        return fingerprint.of_step(self.tff_model, self.input_spec) if self.is_functional else None
+        if not self.is_functional:
+            return None
+        return fingerprint.of_step(self.tff_model, self.input_spec, examples)
 
     def index_reader(self, x_spec: Any) -> Callable[[Any], Any] | None:
         """Returns a function that finds the indices of the model's embeddings; see `layers`."""
