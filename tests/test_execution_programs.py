@@ -148,9 +148,13 @@ def test_the_noise_of_programs_is_fresh_without_a_seed(tff, training, tmp_path):
 
 def test_the_example_of_the_documentation_runs(tff, tmp_path, monkeypatch, capsys):
     text = (pathlib.Path(__file__).parents[1] / "docs" / "execution.md").read_text()
-    (example,) = [e for e in re.findall(r"```python\n(.*?)```", text, re.S) if "asyncio" in e]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)  # one after another, as a page's do
+    last = next(place for place, block in enumerate(blocks) if "asyncio" in block)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "docs/execution.md", "exec"), {})
+    names: dict[str, object] = {}
+    for block in blocks[: last + 1]:
+        capsys.readouterr()
+        exec(compile(block, "docs/execution.md", "exec"), names)
     losses = ast.literal_eval(re.sub(r"np\.float32\((.*?)\)", r"\1", capsys.readouterr().out))
     assert list(losses) == list(range(1, 11))
     assert losses[10] < losses[1] / 10
