@@ -79,20 +79,21 @@ def compose(
     _checks.instance(
         "privacy", privacy, (PrivacyPlan, NoPrivacy), "To train without privacy, pass NoPrivacy()."
     )
-    check_weights(model)
     tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
+    of_records = plan is not None and isinstance(plan.mechanism, RecordGaussianMechanism)
+    weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
+    if plan and not of_records and weighting != "uniform":
+        raise ArgumentError(
+            f"weighting={weighting!r} breaks the sensitivity bound of differential privacy: "
+            "expected 'uniform' or None. A client with many examples would move a weighted mean by "
+            "more than the clip norm; leave weighting out."
+        )
+    check_weights(model)
     if plan and isinstance(plan.mechanism, RecordGaussianMechanism):
         return _record_level(model, algorithm, plan, plan.mechanism)
-    weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
     aggregator = None
     if plan:
-        if weighting != "uniform":
-            raise ArgumentError(
-                f"weighting={weighting!r} breaks the sensitivity bound of differential privacy: "
-                "expected 'uniform' or None. A client with many examples would move a weighted mean by "
-                "more than the clip norm; leave weighting out."
-            )
         plan.check_dimension(parameters(model))
         aggregator = build_aggregator(
             plan.update_mechanism, plan.clients_per_round, plan.rounds, scaled=scaled
