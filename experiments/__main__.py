@@ -145,10 +145,6 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(options.name, options.config, options.overrides)
         out = pathlib.Path(options.out or pathlib.Path("results") / options.name)
         check_out(out)
-        from tff_dp import _compat
-
-        with _compat.quiet_import():
-            _compat.load_tff()
         experiment = importlib.import_module(f"experiments.{options.name}")
         return int(experiment.main(settings, out))
     except TffDpError as error:

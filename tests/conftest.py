@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -17,6 +18,15 @@ def no_worker_is_left():
     from test_execution_stock import workers
 
     assert not workers(os.getpid())
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_kept():
+    """A process of a test that plants a defect must not serve another test, nor hide the defect."""
+    yield
+    kept = sys.modules.get("tff_dp._kept")
+    if kept is not None:
+        kept._kept.clear()
 
 
 @pytest.fixture(scope="session")

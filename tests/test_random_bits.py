@@ -435,14 +435,14 @@ def test_fit_refuses_a_mechanism_that_draws_otherwise_before_it_charges(
 ):
     import tensorflow as tf
 
-    def gaussian(shape, stddev):
-        del stddev
+    def gaussian(shape, *scale):
+        del scale
         if defect == "no scope":
             return tf.cast(tf.random.normal(shape), tf.int64)
         with tf.name_scope(SCOPE):
             return tf.cast(tf.random.gamma(shape, 1.0), tf.int64)
 
-    monkeypatch.setattr("tff_dp.noise.gaussian", gaussian)
+    monkeypatch.setattr("tff_dp.noise.scaled_gaussian", gaussian)
     ledger = tmp_path / "ledger.jsonl"
     why = "holds no noise" if defect == "no scope" else "RandomGamma"
     with pytest.raises(ComputationError, match=rf"{why}.*No round was charged"):
