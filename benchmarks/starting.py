@@ -91,6 +91,8 @@ def once(name: str, way: str, rounds: int) -> None:
 
 
 def _loop(clients: Any, model: Any, rounds: int, times: list[float]) -> None:
+    import numpy as np
+
     from tff_dp import FedAvg, ModelSpec
     from tff_dp.process import build_process, initialize_from
 
@@ -98,9 +100,11 @@ def _loop(clients: Any, model: Any, rounds: int, times: list[float]) -> None:
     bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
     process = build_process(bound, algorithm=FedAvg(), privacy=privacy)
     state = initialize_from(process, bound.initial_weights)
+    rng = np.random.default_rng(0)
     for number in range(1, rounds + 1):
         chosen = privacy.draw_cohort(number, population=clients.num_clients, seed=1)
-        state = process.next(state, clients.cohort(chosen, batch_size=16, shuffle=True)).state
+        cohort = clients.cohort(chosen, batch_size=16, shuffle=True, rng=rng)
+        state = process.next(state, cohort).state
         times.append(time.perf_counter())
 
 
