@@ -376,9 +376,10 @@ def _chunks(rounds: int, fuse: bool) -> Iterator[tuple[int, int]]:
 
     Fused rounds cost a compilation once and save a millisecond each, which only many rounds repay.
     """
-    done = rounds
+    size, done = _FUSED, rounds
     if fuse and rounds >= _FUSED_FROM:
-        # The odd ones first: later ones may run by a graph of XLA's, which would be made for these alone.
-        done = rounds % _FUSED
+        # XLA makes a graph for each size of call: one size, with next to nothing left over.
+        size = min(range(_FUSED, _FUSED // 2, -1), key=lambda each: rounds % each)
+        done = rounds % size
     yield from ((number, 1) for number in range(1, done + 1))
-    yield from ((first, _FUSED) for first in range(done + 1, rounds + 1, _FUSED))
+    yield from ((first, size) for first in range(done + 1, rounds + 1, size))

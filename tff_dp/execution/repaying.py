@@ -15,9 +15,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Hashable
 
-USED_FROM = 1 << 13
+USED_FROM = 1 << 12
 """Batches that clients of a kind have trained on, after which XLA's graph is used."""
-_BEGUN_FROM = 1 << 12  # after which it is begun, where the number of rounds is not known
+_BEGUN_FROM = 1 << 11  # after which it is begun, where the number of rounds is not known
 _WORTH = 1 << 14
 """Batches in all rounds, below which it is not begun where their number is known; as many in one round
 repay the compilation within the round, which then does not wait for anything."""
