@@ -285,6 +285,8 @@ class RoundRunner:
     ) -> dict[str, Any]:
         """Returns what `Graphs` takes for a round of one block as one graph."""
         shape = shape_of(block, how, places)
+        if shape.xla:
+            self.graphs.settle()
         columns = _columns(block)
         counts = (len(state), len(fed), len(block.fields))
 

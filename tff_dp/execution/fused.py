@@ -63,6 +63,9 @@ def iterate(
         # Whatever is wrong shows again, and is named, when the rounds are called one by one.
         runner.fusable, settings.calls = False, calls
         return None
+    failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
+    unfused = _unfused(runner, arguments, results, len(cohorts))
+    # Last: one graph is written at a time, and those above come first.
     coming = runner.due(cohorts[0], how, settings)
     if coming is not None:
         alike = [coming] * len(cohorts)
@@ -70,8 +73,7 @@ def iterate(
         if shape is not None:
             asked = _several(runner, alike, shape, arguments, roots, fed)
             runner.graphs.begin(**asked, scope=settings.places.scope)
-    failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
-    return _unfused(runner, arguments, results, len(cohorts))
+    return unfused
 
 
 def _common_shape(
@@ -87,6 +89,8 @@ def _common_shape(
     if len(shapes) != 1 or not same:
         return None
     (shape,) = shapes
+    if shape.xla:
+        runner.graphs.settle()
     return None if shape.xla and runner.parts.server_xla_obstacle else shape
 
 

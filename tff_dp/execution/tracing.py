@@ -133,6 +133,12 @@ class Graphs:
         while len(self._coming) > _MOST_COMING:  # rounds of these have not come
             self._coming.pop(next(iter(self._coming)))
 
+    def settle(self) -> None:
+        """Waits for what has been begun: writing a graph also finds out what XLA cannot compile."""
+        for made_by, coming in list(self._coming.values()):
+            if made_by == os.getpid():
+                coming.exception()
+
     def _written(
         self,
         function: Callable[..., Any],
