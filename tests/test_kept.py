@@ -333,10 +333,10 @@ def test_rounds_are_the_same_however_long_compiling_takes(tff, monkeypatch):
     asked: list[bool] = []
     call = tracing.Graphs.call
 
-    def noted(self, key, *args, **kwargs):
-        if isinstance(key, tuple) and key[0] == "whole":
-            asked.append(key[1].xla)
-        return call(self, key, *args, **kwargs)
+    def noted(self, wanted):
+        if wanted.name[0] == "whole":
+            asked.append(wanted.name[1].xla)
+        return call(self, wanted)
 
     monkeypatch.setattr(tracing.Graphs, "call", noted)
     rng = np.random.default_rng(1)

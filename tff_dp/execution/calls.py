@@ -97,7 +97,7 @@ class Calls:
             return self._parts.add(carry, results, [tf.constant(-1), tf.constant(0)], at, root)
 
         specs = [_POSITION, *self._carry_specs, *self._result_specs]
-        return self._graphs.call("add", add, specs, [root, at, *carry, *results])
+        return self._graphs.call(tracing.Wanted("add", add, specs, [root, at, *carry, *results]))
 
     def _write(
         self,
@@ -126,7 +126,9 @@ class Calls:
 
         specs = [_POSITION, *tracing.specs_of(self._parts.work), *self._carry_specs]
         key = tuple(repr(spec) for spec in element_specs)
-        return self._graphs.call(("call", key), call, specs, [root, at, *inputs, *carry])
+        return self._graphs.call(
+            tracing.Wanted(("call", key), call, specs, [root, at, *inputs, *carry])
+        )
 
 
 def _element_spec(leaf: Any) -> Any:

@@ -233,11 +233,11 @@ class RoundRunner:
         first, second = next(cut, None), next(cut, None)
         if first is not None and second is None:
             whole = self._whole(root, fed, state, first, how, settings.places)
-            who, check, *results = self.graphs.call(**whole)
+            who, check, *results = self.graphs.call(whole)
             coming = self.due(data, how, settings)
             if coming is not None:
                 whole = self._whole(root, fed, state, coming, how, settings.places)
-                self.graphs.begin(**whole, scope=settings.places.scope)
+                self.graphs.begin(whole, settings.places.scope)
             return results, [who, check]
         common, carry = self._begin(root, state)
         # The next block is prepared while one trains.
@@ -282,8 +282,8 @@ class RoundRunner:
         block: blocks.Block,
         how: rules.How,
         places: devices.Places,
-    ) -> dict[str, Any]:
-        """Returns what `Graphs` takes for a round of one block as one graph."""
+    ) -> tracing.Wanted:
+        """Returns the graph of a round of one block."""
         shape = shape_of(block, how, places)
         if shape.xla:
             self.graphs.settle()
@@ -297,13 +297,13 @@ class RoundRunner:
             results, status = wholes.whole(self.parts, shape, tables, fields, state, root, words)
             return [*status, *results]
 
-        return {
-            "key": ("whole", shape, tuple(columns), bool(fed)),
-            "function": whole,
-            "specs": [*self.state_specs, *_specs_of(fed)],
-            "inputs": [root, *state, *fed, *block.fields, *columns.values()],
-            "in_turn": wholes.is_compiled(self.parts, shape) and not places.on_gpu,
-        }
+        return tracing.Wanted(
+            ("whole", shape, tuple(columns), bool(fed)),
+            whole,
+            [*self.state_specs, *_specs_of(fed)],
+            [root, *state, *fed, *block.fields, *columns.values()],
+            in_turn=wholes.is_compiled(self.parts, shape) and not places.on_gpu,
+        )
 
     def _begin(
         self, root: tf.Tensor, state: list[tf.Tensor]
@@ -314,7 +314,7 @@ class RoundRunner:
             common, carry = self.parts.begin(list(state), root)
             return [*carry, *common]
 
-        outputs = self.graphs.call("begin", begin, self.state_specs, [root, *state])
+        outputs = self.graphs.call(tracing.Wanted("begin", begin, self.state_specs, [root, *state]))
         return outputs[carried:], outputs[:carried]
 
     def _clients(
@@ -334,10 +334,12 @@ class RoundRunner:
             return groups.clients(self.parts, shape, tables, fields, common, carry, root)
 
         return self.graphs.call(
-            ("clients", shape, tuple(columns)),
-            clients,
-            [*self._common_specs, *self._carry_specs],
-            [root, *common, *carry, *block.fields, *columns.values()],
+            tracing.Wanted(
+                ("clients", shape, tuple(columns)),
+                clients,
+                [*self._common_specs, *self._carry_specs],
+                [root, *common, *carry, *block.fields, *columns.values()],
+            )
         )
 
     def _finish(
@@ -357,7 +359,7 @@ class RoundRunner:
 
         specs = [*self.state_specs, *_specs_of(fed), *self._carry_specs]
         who, check, *results = self.graphs.call(
-            ("finish", bool(fed)), finish, specs, [root, *state, *fed, *carry]
+            tracing.Wanted(("finish", bool(fed)), finish, specs, [root, *state, *fed, *carry])
         )
         return results, [who, check]
 

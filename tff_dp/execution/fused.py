@@ -57,7 +57,7 @@ def iterate(
     fed = [tf.constant(np.stack(made))] if made else []
     try:
         who, check, *results = runner.graphs.call(
-            **_several(runner, some, shape, arguments, roots, fed)
+            _several(runner, some, shape, arguments, roots, fed)
         )
     except (tf.errors.OpError, tracing.CannotTraceError):
         # Whatever is wrong shows again, and is named, when the rounds are called one by one.
@@ -71,8 +71,8 @@ def iterate(
         alike = [coming] * len(cohorts)
         shape = _common_shape(runner, alike, how, settings)
         if shape is not None:
-            asked = _several(runner, alike, shape, arguments, roots, fed)
-            runner.graphs.begin(**asked, scope=settings.places.scope)
+            wanted = _several(runner, alike, shape, arguments, roots, fed)
+            runner.graphs.begin(wanted, settings.places.scope)
     return unfused
 
 
@@ -101,8 +101,8 @@ def _several(
     arguments: list[tf.Tensor],
     roots: tf.Tensor,
     fed: list[tf.Tensor],
-) -> dict[str, Any]:
-    """Returns what `Graphs` takes for rounds of one block each as one graph."""
+) -> tracing.Wanted:
+    """Returns the graph of rounds of one block each."""
     names = list(some[0].table.columns)
     tables = [block.table.columns for block in some]
     columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
@@ -117,12 +117,12 @@ def _several(
         )
         return [*status, *final, *others]
 
-    return {
-        "key": ("several", shape, tuple(names), bool(fed)),
-        "function": several,
-        "specs": runner.state_specs,
-        "inputs": [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
-    }
+    return tracing.Wanted(
+        ("several", shape, tuple(names), bool(fed)),
+        several,
+        runner.state_specs,
+        [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
+    )
 
 
 def _unfused(
@@ -156,7 +156,7 @@ def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
         return [tf.constant("") if text is None else text for text in texts]
 
     root = tf.zeros([2], tf.uint64)
-    found = runner.graphs.call("texts", write, runner.state_specs, [root, *state])
+    found = runner.graphs.call(tracing.Wanted("texts", write, runner.state_specs, [root, *state]))
     return [tensor.numpy() for tensor in found]
 
 

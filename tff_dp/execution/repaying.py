@@ -22,9 +22,7 @@ _WORTH = 1 << 14
 """Batches in all rounds, below which it is not begun where their number is known; as many in one round
 repay the compilation within the round, which then does not wait for anything."""
 _AFTER = 3  # rounds that come without anything beside them
-_SHARE = (
-    0.5  # of a cohort's batches: a graph for a few clients costs a call, which eats up its gain
-)
+_SHARE = 0.5  # of a cohort's batches: for a few clients, the call of a graph eats up its gain
 _KINDS_AT_ONCE = 2  # kinds that are compiled when they are first met, where XLA was asked for
 
 

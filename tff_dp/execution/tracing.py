@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import os
 import threading
@@ -46,6 +47,50 @@ class CannotTraceError(Exception):
     """A graph cannot be written: an operation in it has no counterpart there."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Wanted:
+    """A graph that is wanted, and what it is called with.
+
+    Attributes:
+      name: What it is for, beside the types of the loose inputs; hashable.
+      function: From (root key, tensors) to tensors.
+      specs: Of the first tensors; the others, which are loose, may have any leading size.
+      inputs: The root key and the tensors.
+      in_turn: Whether the calling thread runs the operations one after another: right for a graph with
+        one operation that counts, since waking another thread takes longer than a small round.
+    """
+
+    name: Hashable
+    function: Callable[..., Any]
+    specs: Sequence[tf.TensorSpec]
+    inputs: Sequence[tf.Tensor]
+    in_turn: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """What its graph is kept by."""
+        return self.name, tuple((tensor.dtype, tensor.shape[1:]) for tensor in self._loose)
+
+    def write(self) -> Any:
+        """Traces its graph."""
+        last = [
+            tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype)
+            for t in self._loose
+        ]
+        return concrete(self.function, [*self.specs, *last])
+
+    def called(self, graph: Any) -> list[tf.Tensor]:
+        """Returns what its graph gives, flat."""
+        if not self.in_turn:
+            return list(_compat.call_flat(graph, self.inputs))
+        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+            return list(_compat.call_flat(graph, self.inputs))
+
+    @property
+    def _loose(self) -> Sequence[tf.Tensor]:
+        return self.inputs[1 + len(self.specs) :]
+
+
 class Graphs:
     """The graphs of one computation, by what they are for."""
 
@@ -55,53 +100,29 @@ class Graphs:
         # Programs note what they find while they are written: one graph at a time.
         self._writing = threading.Lock()
 
-    def call(
-        self,
-        key: Hashable,
-        function: Callable[..., Any],
-        specs: Sequence[tf.TensorSpec],
-        inputs: Sequence[tf.Tensor],
-        *,
-        in_turn: bool = False,
-    ) -> list[tf.Tensor]:
-        """Calls a graph, tracing it first if it is new.
-
-        Args:
-          key: What it is for, beside the types of the loose inputs.
-          function: From (root key, tensors) to tensors.
-          specs: Of the first tensors; the others may have any leading size.
-          inputs: The root key and the tensors.
-          in_turn: Whether this thread runs the operations one after another: right for a graph with
-            one operation that counts, since waking another thread takes longer than a small round.
-
-        Returns:
-          What the function returns, flat.
+    def call(self, wanted: Wanted) -> list[tf.Tensor]:
+        """Calls a graph, tracing it first if it is new; returns what its function returns, flat.
 
         Raises:
           CannotTraceError: The function cannot be traced.
         """
-        whole = _whole_key(key, specs, inputs)
-        made_by, coming = self._coming.pop(whole, (None, None))
+        key = wanted.key
+        made_by, coming = self._coming.pop(key, (None, None))
         # What went wrong beside the rounds goes wrong here again, and is dealt with. A forked child has
         # no such thread.
         if coming is not None and made_by == os.getpid() and coming.exception() is None:
-            self._keep(whole, coming.result())
-        graph = self._graphs.get(whole)
+            self._keep(key, coming.result())
+        graph = self._graphs.get(key)
         if graph is None:
-            graph = self._written(function, specs, inputs)
-            self._keep(whole, graph)
+            graph = self._written(wanted)
+            self._keep(key, graph)
         else:
-            self._graphs.move_to_end(whole)
-        return _called(graph, inputs, in_turn=in_turn)
+            self._graphs.move_to_end(key)
+        return wanted.called(graph)
 
     def begin(
         self,
-        key: Hashable,
-        function: Callable[..., Any],
-        specs: Sequence[tf.TensorSpec],
-        inputs: Sequence[tf.Tensor],
-        *,
-        in_turn: bool = False,
+        wanted: Wanted,
         scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         """Traces and calls a graph beside whatever else this process does, so that XLA compiles it.
@@ -109,27 +130,23 @@ class Graphs:
         The first `call` of the graph waits for that. Python ends only once it is done.
 
         Args:
-          key: As for `call`.
-          function: As for `call`.
-          specs: As for `call`.
-          inputs: Of the types and shapes that will be given; what comes out is thrown away.
-          in_turn: As for `call`.
+          wanted: The graph. Its inputs have the types and shapes that will be given; what comes out is
+            thrown away.
           scope: Makes the context that `call` is called in, which is the thread's own: of a device.
         """
-        whole = _whole_key(key, specs, inputs)
-        if whole in self._graphs or whole in self._coming:
+        key = wanted.key
+        if key in self._graphs or key in self._coming:
             return
 
         def make() -> Any:
             with scope():
-                graph = self._written(function, specs, inputs)
-                _called(graph, inputs, in_turn=in_turn)
+                graph = self._written(wanted)
+                wanted.called(graph)
             return graph
 
-        with contextlib.suppress(
-            RuntimeError
-        ):  # there are no threads when Python ends: not beside, then
-            self._coming[whole] = os.getpid(), _pool().submit(make)
+        # There are no threads when Python ends: then nothing is compiled beside the rounds.
+        with contextlib.suppress(RuntimeError):
+            self._coming[key] = os.getpid(), _pool().submit(make)
         while len(self._coming) > _MOST_COMING:  # rounds of these have not come
             self._coming.pop(next(iter(self._coming)))
 
@@ -139,43 +156,17 @@ class Graphs:
             if made_by == os.getpid():
                 coming.exception()
 
-    def _written(
-        self,
-        function: Callable[..., Any],
-        specs: Sequence[tf.TensorSpec],
-        inputs: Sequence[tf.Tensor],
-    ) -> Any:
-        last = [
-            tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype)
-            for t in _loose(specs, inputs)
-        ]
+    def _written(self, wanted: Wanted) -> Any:
         try:
             with self._writing:
-                return concrete(function, [*specs, *last])
+                return wanted.write()
         except Exception as error:  # TensorFlow raises many kinds
             raise CannotTraceError(str(error)) from error
 
-    def _keep(self, whole: Hashable, graph: Any) -> None:
-        self._graphs[whole] = graph
+    def _keep(self, key: Hashable, graph: Any) -> None:
+        self._graphs[key] = graph
         if len(self._graphs) > _MOST_GRAPHS:
             self._graphs.popitem(last=False)
-
-
-def _loose(specs: Sequence[tf.TensorSpec], inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-    return inputs[1 + len(specs) :]
-
-
-def _whole_key(
-    key: Hashable, specs: Sequence[tf.TensorSpec], inputs: Sequence[tf.Tensor]
-) -> Hashable:
-    return key, tuple((tensor.dtype, tensor.shape[1:]) for tensor in _loose(specs, inputs))
-
-
-def _called(graph: Any, inputs: Sequence[tf.Tensor], *, in_turn: bool) -> list[tf.Tensor]:
-    if not in_turn:
-        return list(_compat.call_flat(graph, inputs))
-    with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
-        return list(_compat.call_flat(graph, inputs))
 
 
 @functools.cache
