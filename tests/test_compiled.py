@@ -138,7 +138,7 @@ def test_a_compiled_model_is_copied_whatever_it_was_compiled_with(kind):
     bound = bound_of(model)
     assert [metric.name for metric in bound.metrics] == ["mean_absolute_error"]
     unnamed = linear(kind, optimizer="sgd", loss="mse", metrics=[lambda a, b: pinball(a, b)])
-    names = [metric.name for metric in metrics_of(unnamed, compiled_of(unnamed), kind)]
+    names = [metric.name for metric in bound_of(unnamed).metrics]
     assert names == ["lambda"]  # without signs that TensorFlow refuses in names
     weights = type(bound.initial_weights)(
         tuple(weight + 1 for weight in bound.initial_weights.trainable), ()
@@ -287,7 +287,7 @@ def test_losses_and_metrics_of_several_outputs(kind):
     compiled = compiled_of(model)
     assert loss_of(model, compiled) == ["mse", "mae"]  # which the model's form takes or refuses
     with pytest.raises(ModelError, match=r"for each of its outputs.*metrics=\[\] for none"):
-        metrics_of(model, compiled, kind)
+        metrics_of(model, compiled)
 
 
 def subclasses(k):

@@ -7,7 +7,6 @@ training, is refused by name: a round is no call of the model's own `fit`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,13 +111,12 @@ def missing_loss() -> str:
     )
 
 
-def metrics_of(model: Any, compiled: Compiled | None, keras: Any) -> Sequence[Any]:
+def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
     """Returns the metrics that a model was compiled with, in one list.
 
     Args:
       model: A model of either Keras.
       compiled: What it was compiled with, or None.
-      keras: The Keras that it is of, which makes metrics of functions.
 
     Raises:
       ModelError: They are weighted, or are given for each of several outputs.
@@ -142,12 +140,7 @@ def metrics_of(model: Any, compiled: Compiled | None, keras: Any) -> Sequence[An
             f"The model {model.name!r} was compiled with metrics={given!r}, for each of its outputs, "
             "which cannot be honored. Pass metrics= of this call: metrics=[] for none."
         )
-    return [
-        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__.strip("<>"))
-        if inspect.isfunction(metric)
-        else metric
-        for metric in _leaves(given)
-    ]
+    return list(_leaves(given))
 
 
 def refuse_overrides(model: Any, keras: Any) -> None:

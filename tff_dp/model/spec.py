@@ -187,7 +187,7 @@ class ModelSpec:
         refuse_overrides(sample, library)
         compiled = compiled_of(sample)
         loss = loss_of(sample, compiled) if self.loss is None else self.loss
-        metrics = metrics_of(sample, compiled, library) if self.metrics is None else self.metrics
+        metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
         bound = bind(sample, builder, loss, metrics, input_spec)
         bound.loss, bound.compiled = loss, compiled
         bound.source = sample
