@@ -316,9 +316,7 @@ def _within_budget(
             f"{plan.rounds} rounds that the privacy plan covers, those that were charged twice included. "
             "Run fewer rounds, or make a plan for more of them; its noise or its epsilon will be larger."
         )
-    total = (
-        before.with_run(plan, wanted).spent().epsilon
-    )  # refuses now what cannot be accounted for
+    total = before.with_run(plan, wanted).spent().epsilon  # refuses what cannot be accounted for
     if max_epsilon is None:
         return wanted, total, None
     max_epsilon = _checks.real("max_epsilon", max_epsilon, "(0, 100]")
