@@ -15,7 +15,7 @@ import pytest
 def no_worker_is_left():
     """No test runs TFF's default context, whose worker process outlives Python."""
     yield
-    from test_execution_stock import workers
+    from tests.execution.test_stock import workers
 
     assert not workers(os.getpid())
 
@@ -24,7 +24,7 @@ def no_worker_is_left():
 def no_process_is_kept():
     """A process of a test that plants a defect must not serve another test, nor hide the defect."""
     yield
-    kept = sys.modules.get("tff_dp._kept")
+    kept = sys.modules.get("tff_dp.training.kept_processes")
     if kept is not None:
         kept._kept.clear()
 

@@ -48,7 +48,7 @@ _HOMES = {
     "FedOpt": "algorithms",
     "FedProx": "algorithms",
     "FedSGD": "algorithms",
-    "FitResult": "results",
+    "FitResult": "training.results",
     "FixedSizeSampler": "sampling",
     "FullParticipation": "sampling",
     "GaussianMechanism": "mechanisms",
@@ -173,7 +173,6 @@ if TYPE_CHECKING:
     from tff_dp.plan import NoPrivacy, PrivacyPlan
     from tff_dp.process import build_process
     from tff_dp.provenance import load_model
-    from tff_dp.results import FitResult
     from tff_dp.sampling import (
         Adjacency,
         CyclicPoissonSampler,
@@ -184,6 +183,7 @@ if TYPE_CHECKING:
     )
     from tff_dp.selftest import SelfTestReport, self_test
     from tff_dp.training import fit
+    from tff_dp.training.results import FitResult
 
     tff: Any
 

@@ -15,12 +15,12 @@ import tempfile
 import time
 from typing import Any
 
-from fuzz import kinds
-from fuzz.cases import Case
-from fuzz.examining import Fault
-from fuzz.finding import Finding
+from tests.fuzz import kinds
+from tests.fuzz.cases import Case
+from tests.fuzz.examining import Fault
+from tests.fuzz.finding import Finding
 
-COMMAND = [sys.executable, "-P", "-m", "fuzz.worker"]
+COMMAND = [sys.executable, "-P", "-m", "tests.fuzz.worker"]
 _CASES_A_PROCESS = 150  # TensorFlow keeps what it has traced: a process gets slow and large
 _HANG_SECONDS = 400.0  # without a case's end
 
@@ -97,7 +97,7 @@ class Child:
     """A worker process.
 
     Args:
-      arguments: Of `fuzz.worker`.
+      arguments: Of `tests.fuzz.worker`.
     """
 
     def __init__(self, arguments: list[str]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fuzz import federated
-from fuzz.cases import Case, array_source, chosen
-from fuzz.learning import _SECURE as SECURE_SOURCE
+from tests.fuzz import federated
+from tests.fuzz.cases import Case, array_source, chosen
+from tests.fuzz.learning import _SECURE as SECURE_SOURCE
 
 # Types of a client's value: for each tensor a data type and a shape.
 _VALUES: dict[str, list[tuple[str, list[int]]]] = {

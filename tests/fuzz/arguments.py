@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fuzz import federated
-from fuzz.cases import Case, chosen
+from tests.fuzz import federated
+from tests.fuzz.cases import Case, chosen
 
 # A type, what a client makes of its value to be summed, and whether the value is a sequence.
 _TYPES: dict[str, tuple[str, str]] = {

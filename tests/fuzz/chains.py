@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fuzz import operations, prelude
-from fuzz.cases import chosen
+from tests.fuzz import operations, prelude
+from tests.fuzz.cases import chosen
 
 _LETTERS = {
     "f": tf.float32,

@@ -6,8 +6,8 @@ import collections
 import dataclasses
 from typing import Any
 
-from fuzz import comparing, kinds, known, running
-from fuzz.cases import Case
+from tests.fuzz import comparing, kinds, known, running
+from tests.fuzz.cases import Case
 
 _PERTURBED = 8  # runs of stock TFF on perturbed inputs, where results differ
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzz import chains
-from fuzz.cases import Case, array_source, chosen
+from tests.fuzz import chains
+from tests.fuzz.cases import Case, array_source, chosen
 
 HEADER = """\
 import collections

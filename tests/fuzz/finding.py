@@ -8,9 +8,9 @@ import pathlib
 import re
 from typing import Any
 
-from fuzz import kinds, running
-from fuzz.cases import Case
-from fuzz.examining import Fault
+from tests.fuzz import kinds, running
+from tests.fuzz.cases import Case
+from tests.fuzz.examining import Fault
 
 # What the programs around a case have in common: no name of an operation that tells cases apart.
 _COMMON = frozenset(

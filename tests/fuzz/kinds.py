@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fuzz import aggregators, arguments, federated, learning, running, sequences
-from fuzz.cases import Case, chosen
+from tests.fuzz import aggregators, arguments, federated, learning, running, sequences
+from tests.fuzz.cases import Case, chosen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzz import federated
-from fuzz.cases import Case, chosen
+from tests.fuzz import federated
+from tests.fuzz.cases import Case, chosen
 
 _FEATURES, _TOKENS, _WORDS, _CLASSES = 4, 5, 7, 3
 

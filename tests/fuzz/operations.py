@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from fuzz import prelude
+from tests.fuzz import prelude
 
 _ELEMENTWISE = """
 A:fd B:fd | A + B

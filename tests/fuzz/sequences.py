@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fuzz import chains, federated
-from fuzz.cases import Case, array_source, chosen
+from tests.fuzz import chains, federated
+from tests.fuzz.cases import Case, array_source, chosen
 
 # From a data set of vectors to another.
 _PIPELINES = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from fuzz import kinds
-from fuzz.cases import Case
-from fuzz.examining import Examiner, Fault
+from tests.fuzz import kinds
+from tests.fuzz.cases import Case
+from tests.fuzz.examining import Examiner, Fault
 
 _SECONDS = 90.0  # a case; what has been found by then is what is shown
 

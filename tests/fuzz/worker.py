@@ -1,7 +1,7 @@
 """Runs cases one after another, and writes a line of JSON for whatever happens.
 
-`python -m fuzz.worker SEED FIRST LAST STOP`: the cases of these numbers, until the time STOP (of
-`time.time`). A case of its own comes as text: `python -m fuzz.worker --this CASE`.
+`python -m tests.fuzz.worker SEED FIRST LAST STOP`: the cases of these numbers, until the time STOP (of
+`time.time`). A case of its own comes as text: `python -m tests.fuzz.worker --this CASE`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     _out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     hush()
-    from fuzz import examining
-    from fuzz.cases import Case
+    from tests.fuzz import examining
+    from tests.fuzz.cases import Case
 
     examiner = examining.Examiner()
     say("ready")
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> None:
 def _run(seed: int, numbers: range, stop: float, only: tuple[str, ...], examiner: Any) -> None:
     import dataclasses
 
-    from fuzz import kinds, shrinking
-    from fuzz.finding import Finding
+    from tests.fuzz import kinds, shrinking
+    from tests.fuzz.finding import Finding
 
     known: list[Finding] = []
     for number in numbers:

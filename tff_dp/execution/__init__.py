@@ -3,11 +3,11 @@
 This package imports nothing of tff_dp beyond its lowest layer: it serves plain TFF users as well.
 """
 
-from tff_dp.execution.explaining import explain
-from tff_dp.execution.fast import current_or_fast, expecting, fast, install, is_seeded
-from tff_dp.execution.iterating import iterate
-from tff_dp.execution.noise import NoiseBits, noise_bits
-from tff_dp.execution.programs import federated_context
+from tff_dp.execution.context import current_or_fast, expecting, fast, install, is_seeded
+from tff_dp.execution.explanation import explain
+from tff_dp.execution.iteration import iterate
+from tff_dp.execution.marked_noise import NoiseBits, noise_bits
+from tff_dp.execution.program_context import federated_context
 from tff_dp.execution.stock import stock
 
 __all__ = [

@@ -21,7 +21,7 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp._arrays import CohortArrays, arrays_of
 from tff_dp.errors import ArgumentTypeError
-from tff_dp.execution import failures
+from tff_dp.execution.round import failures
 
 _REMEDY = "Pass a value of that type: TFF converts none."
 _SHOWN = 60  # characters of a value in a message

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tff_dp.execution import cohorts, devices, randomness, repaying, words
+from tff_dp.execution import devices
+from tff_dp.execution.cohort import tables
+from tff_dp.execution.graph import random_words, randomness
+from tff_dp.execution.round import compile_policy
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,11 +38,11 @@ class Settings:
     places: devices.Places = dataclasses.field(default_factory=lambda: devices.choose("auto"))
     calls: int = 0
     expected: int | None = None
-    resident: cohorts.Resident = dataclasses.field(init=False)
+    resident: tables.Resident = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        self.resident = cohorts.Resident(self.places.resident_bytes)
-        self._trained: weakref.WeakKeyDictionary[Any, repaying.Trained] = (
+        self.resident = tables.Resident(self.places.resident_bytes)
+        self._trained: weakref.WeakKeyDictionary[Any, compile_policy.Trained] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -62,10 +65,10 @@ class Settings:
         """Whether XLA compiles clients when they are first met: if asked for, or on a GPU."""
         return bool(self.xla) or self.places.on_gpu
 
-    def trained(self, runner: Any) -> repaying.Trained:
+    def trained(self, runner: Any) -> compile_policy.Trained:
         """Returns what the clients of a computation have trained in this context."""
         if runner not in self._trained:
-            self._trained[runner] = repaying.Trained(self.compiles_at_once)
+            self._trained[runner] = compile_policy.Trained(self.compiles_at_once)
         return self._trained[runner]
 
     def root(self) -> np.ndarray:
@@ -75,4 +78,4 @@ class Settings:
 
     def words(self, count: int) -> np.ndarray:
         """Returns the random words of the call whose root key was last drawn, int64 [count]."""
-        return words.of_call(count, self.seed, self.calls)
+        return random_words.of_call(count, self.seed, self.calls)

@@ -1,6 +1,6 @@
 """Stock TFF, with a worker process that ends when it should.
 
-`tff_dp._workers` has the worker: a process in which TFF 0.87 runs every computation.
+`tff_dp._compat.worker_process` has the worker: a process in which TFF 0.87 runs every computation.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from tff_dp import _checks, _compat, _workers
+from tff_dp import _checks, _compat
+from tff_dp._compat import worker_process
 from tff_dp.errors import ComputationError
-from tff_dp.execution import noise
+from tff_dp.execution import marked_noise
 
 _managed: weakref.WeakSet[Any] = weakref.WeakSet()  # the contexts that `stock` has made
 
@@ -28,7 +29,7 @@ def _compiled(comp: Any, secure_sums: bool) -> Any:
     return compiler.desugar_and_transform_to_native(comp)
 
 
-def _context(worker: _workers.Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
+def _context(worker: worker_process.Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
     """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
     from tensorflow_federated.python.core.environments.tensorflow_frontend import (
         tensorflow_computation,
@@ -48,9 +49,9 @@ def _context(worker: _workers.Worker, unkeyed_noise: bool, secure_sums: bool) ->
         """See `stock`."""
 
         def invoke(self, comp: Any, arg: Any) -> Any:
-            if not unkeyed_noise and noise.is_marked(comp):
+            if not unkeyed_noise and marked_noise.is_marked(comp):
                 raise ComputationError(
-                    noise.refusal(
+                    marked_noise.refusal(
                         "stock TFF has TensorFlow seed random operations, with 32 bits or by the clock",
                         "Run it in tff_dp.execution.fast(); or, only to compare with stock TFF, in "
                         "tff_dp.execution.stock(unkeyed_noise=True).",
@@ -101,7 +102,7 @@ def stock(
     _checks.flag("secure_sums", secure_sums)
     tff = _compat.load_tff()
     with open(os.devnull if log is None else log, "ab") as sink:
-        worker = _workers.Worker(
+        worker = worker_process.Worker(
             sink,
             sink,
             remedy="Run again with execution.stock(log='worker.log') and read that file.",

@@ -230,10 +230,10 @@ class Aggregator:
 
     def round_of_words(self, state: Any, names: Sequence[str], word: int) -> Parts | None:
         """Returns the mean update if each random word of the noise were `word`; None if no one knows."""
-        from tff_dp.execution import feeding  # it imports TensorFlow
+        from tff_dp.execution.graph import noise_draws  # it imports TensorFlow
 
         updates = [self._updates[name] for name in names]
-        output = feeding.with_words(self._process.next, state, updates, word)
+        output = noise_draws.with_words(self._process.next, state, updates, word)
         return output and [np.asarray(part, float) for part in output.result]
 
 

@@ -133,16 +133,16 @@ def reach_check(
 
 
 def _draws(path: Path, *, by_clients: bool) -> Any:
-    from tff_dp.execution import feeding  # it imports TensorFlow
+    from tff_dp.execution.graph import noise_draws  # it imports TensorFlow
 
-    draws = feeding.draws_of(path.next)
+    draws = noise_draws.draws_of(path.next)
     return draws and [d for d in draws if by_clients or not d.by_client]
 
 
 def _known_seeds(path: Path) -> list[str]:
-    from tff_dp.execution import feeding
+    from tff_dp.execution.graph import noise_draws
 
-    return feeding.constant_seeds(path.next)
+    return noise_draws.constant_seeds(path.next)
 
 
 def seed_check() -> Check:

@@ -1,0 +1,177 @@
+"""Each known operation under XLA and side by side, against TensorFlow's own kernel for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support import operation_cases
+from tff_dp.execution.graph import emitter, operations, program, range_checks, xla_numerics
+
+CLIENTS = 3
+# Of a float's type: what a few operations' roundoff amounts to. TensorFlow's own kernels of two versions
+# differ by as much.
+TOLERANCE = {
+    "float16": 4e-3,
+    "bfloat16": 3e-2,
+    "float32": 5e-6,
+    "float64": 1e-11,
+    "complex64": 5e-6,
+}
+pytestmark = pytest.mark.filterwarnings("ignore:Using a while_loop:UserWarning")
+
+
+def test_every_operation_of_the_table_has_a_case_and_every_case_is_in_the_table():
+    tried = set(operation_cases.BY_OPERATION)
+    assert tried == (operations.FOR_XLA | operations.FOR_VMAP) - {"Timestamp"}
+
+
+@pytest.mark.parametrize("op", sorted(operations.KNOWN))
+def test_what_is_refused_has_its_name_and_a_reason(op):
+    for obstacle in (operations.xla_obstacle([op]), operations.vmap_obstacle([op])):
+        assert obstacle is None or (obstacle.startswith(f"operation {op} ") and len(obstacle) > 20)
+
+
+def test_an_operation_that_is_not_known_is_refused_and_the_first_by_name_is_told_of():
+    for obstacle in (operations.xla_obstacle, operations.vmap_obstacle):
+        assert "operation Foo is not known to give the same numbers" in obstacle(
+            ["Zoo", "Foo", "Add"]
+        )
+        assert obstacle([]) is None
+        assert obstacle(["Add", "While", "ReadVariableOp"]) is None
+
+
+def test_whatever_the_emitter_writes_in_a_way_of_its_own_is_known():
+    written = set(emitter._HANDLERS) | program._HANDLED | program._HARMLESS
+    for op in written:
+        refused = operations.xla_obstacle([op])
+        assert refused is None or op in operations.KNOWN, refused
+
+
+# --- The same numbers ---
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("op", sorted(set(operation_cases.BY_OPERATION) & operations.FOR_XLA))
+def test_xla_gives_the_numbers_of_the_kernel(op):
+    for case in operation_cases.BY_OPERATION[op]:
+        _compare_under_xla(case)
+
+
+def _compare_under_xla(case: operation_cases.Case) -> None:
+    def plain(inputs: Any) -> Any:
+        return [case.function(*arguments) for arguments in inputs]
+
+    def for_xla(inputs: Any, key: Any) -> Any:
+        return [rewritten(case.function, arguments, key) for arguments in inputs]
+
+    inputs = constants(case.inputs)
+    for actual, expected in zip(run_for_xla(for_xla, inputs), run(plain, inputs), strict=True):
+        assert_same(actual, expected, case)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("op", sorted(set(operation_cases.BY_OPERATION) & operations.FOR_VMAP))
+def test_clients_side_by_side_have_the_numbers_of_the_kernel(op):
+    for case in operation_cases.BY_OPERATION[op]:
+        for arguments in case.inputs if case.vectorized else ():
+            _compare_side_by_side(case, arguments)
+
+
+def _compare_side_by_side(case: operation_cases.Case, arguments: Sequence[Any]) -> None:
+    def alone(own: Any) -> Any:
+        return case.function(*own)
+
+    def together(stacks: Any) -> Any:
+        return tf.vectorized_map(alone, stacks)
+
+    clients = [[case.vary(argument, k) for argument in arguments] for k in range(CLIENTS)]
+    stacks = [_stacked(each) for each in zip(*clients, strict=True)]
+    actual = run(together, constants(stacks))
+    for k, own in enumerate(clients):
+        for part, expected in zip(actual, run(alone, constants(own)), strict=True):
+            assert_same(part[k], expected, case)
+
+
+def _stacked(arguments: Sequence[Any]) -> Any:
+    if isinstance(arguments[0], list):
+        return [np.stack(parts) for parts in zip(*arguments, strict=True)]
+    return np.stack(arguments)
+
+
+def constants(values: Any) -> Any:
+    return tf.nest.map_structure(tf.constant, _lists(values))
+
+
+def _lists(values: Any) -> Any:
+    return [_lists(value) for value in values] if isinstance(values, (list, tuple)) else values
+
+
+def run(function: Callable[..., Any], argument: Any) -> list[np.ndarray]:
+    traced = tf.function(function, autograph=False)
+    return [tensor.numpy() for tensor in tf.nest.flatten(traced(argument))]
+
+
+def run_for_xla(function: Callable[..., Any], argument: Any) -> list[np.ndarray]:
+    """Runs a function of (argument, key) as XLA compiles it, which must not know the key."""
+    traced = tf.function(function, jit_compile=True, autograph=False)
+    return [
+        tensor.numpy()
+        for tensor in tf.nest.flatten(traced(argument, tf.constant([5, 7], tf.uint64)))
+    ]
+
+
+def rewritten(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    key: Any,
+    checks: list[Any] | None = None,
+) -> list[Any]:
+    """Writes what a function writes as the emitter does for XLA, each product as before a step."""
+    flat = tf.nest.flatten(arguments)
+    with tf.Graph().as_default() as graph:
+        places = [tf.compat.v1.placeholder(value.dtype, value.shape) for value in flat]
+        results = tf.nest.flatten(function(*tf.nest.pack_sequence_as(arguments, places)))
+    values = {place.ref(): value for place, value in zip(places, flat, strict=True)}
+    for operation in graph.get_operations():
+        if operation.type == "Placeholder":
+            continue
+        inputs = [values[tensor.ref()] for tensor in operation.inputs]
+        check = range_checks.check(operation.node_def, inputs, range_checks.Limits())
+        if check is not None and checks is not None:
+            checks.append(check)
+        if operation.type in xla_numerics.RECTIFIERS and inputs[0].dtype.is_floating:
+            written = xla_numerics.rectified(operation.node_def, inputs, for_xla=True)
+        else:
+            written = xla_numerics.write(operation.node_def, inputs, key, steps=True)
+        if written is None:
+            attributes = {k: v for k, v in operation.node_def.attr.items() if not k.startswith("_")}
+            here = tf.compat.v1.get_default_graph()
+            written = here.create_op(operation.type, inputs, attrs=attributes).outputs
+        values |= {old.ref(): new for old, new in zip(operation.outputs, written, strict=True)}
+    return [values[result.ref()] for result in results]
+
+
+def assert_same(actual: np.ndarray, expected: np.ndarray, case: operation_cases.Case) -> None:
+    """Asserts that results are the same up to roundoff; types, shapes and what is not finite exactly."""
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    name = expected.dtype.name
+    if name not in TOLERANCE:
+        np.testing.assert_array_equal(actual, expected)
+        return
+    if name.startswith("complex"):
+        np.testing.assert_allclose(actual, expected, atol=TOLERANCE[name] * np.abs(expected).max())
+        return
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    special = ~np.isfinite(b)
+    np.testing.assert_array_equal(a[special], b[special])
+    a, b = a[~special], b[~special]
+    sizes = np.abs(b) if case.relative else np.abs(b).max(initial=0.0)
+    tolerance = 0.0 if case.exact else TOLERANCE[name] * case.scale * np.maximum(sizes, case.least)
+    # Kernels may flush what is smaller than the smallest normal number.
+    smallest = 2.0 ** (-14 if name == "float16" else -1022 if name == "float64" else -126)
+    assert (np.abs(a - b) <= tolerance + smallest).all(), (a - b, b)

@@ -1,0 +1,106 @@
+"""No client counts twice: rows of clients side by side, and rounds fused whose cohorts differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tree
+
+from tests.execution.test_modes import assert_close, cohort_of, linear  # noqa: F401
+from tff_dp import execution
+from tff_dp.execution import devices
+from tff_dp.execution.cohort import blocks, tables
+from tff_dp.execution.round import runner, strategies
+from tff_dp.process import initialize_from
+
+pytestmark = pytest.mark.heavy
+
+STRATEGIES = [("scan", True), ("scan", False), ("vmap", True), ("vmap", False), ("call", None)]
+
+
+@pytest.fixture(scope="module")
+def total(tff):
+    """Sums of clients' numbers, as whole numbers and as the sum of their squares."""
+
+    @tff.tensorflow.computation(np.int32)
+    def square(value):
+        return tf.cast(value, tf.int64) ** 2
+
+    @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
+    def total(numbers):
+        return tff.federated_sum(numbers), tff.federated_sum(tff.federated_map(square, numbers))
+
+    return total
+
+
+@pytest.mark.parametrize(("strategy", "xla"), STRATEGIES)
+@pytest.mark.parametrize("clients", [1, 63, 64, 65, 200])
+def test_each_client_of_tensors_counts_once(total, strategy, xla, clients):
+    numbers = [3 * number + 1 for number in range(clients)]
+    with execution.fast(strategy, xla=xla, strict=True):
+        found = total(numbers)
+    assert tuple(map(int, found)) == (sum(numbers), sum(number**2 for number in numbers))
+
+
+@pytest.mark.parametrize("clients", [128, 191, 200])
+def test_each_client_of_tensors_counts_once_on_several_places(total, monkeypatch, clients):
+    several = devices.Places(False, ("/CPU:0", "/CPU:0", "/CPU:0"), 1 << 28, None)
+    monkeypatch.setattr(devices, "choose", lambda device: several)
+    monkeypatch.setattr(runner, "_IN_PARALLEL_FROM", 16)
+    used = []
+    shape_of = runner.shape_of
+    monkeypatch.setattr(runner, "shape_of", lambda *a: (used.append(shape_of(*a)), used[-1])[1])
+    numbers = [3 * number + 1 for number in range(clients)]
+    with execution.fast("vmap", strict=True):
+        found = total(numbers)
+    assert any(len(shape.places) == 3 for shape in used)
+    assert tuple(map(int, found)) == (sum(numbers), sum(number**2 for number in numbers))
+
+
+def test_a_row_that_is_not_full_is_refused():
+    how = strategies.How("vmap", False, "")
+    places = devices.Places(False, ("",), 1 << 28, None)
+    for count in (65, 127, 200):
+        block = blocks.Block([], tables.Table(None, None, {}, count))
+        with pytest.raises(ValueError, match=f"{count} clients do not fill rows of 64"):
+            runner.shape_of(block, how, places)
+    for count in range(1, 300):
+        cut = [len(some) for some in tables.parts(np.arange(count), tables.WIDEST)]
+        assert sum(cut) == count
+        for some in cut:
+            block = blocks.Block([], tables.Table(None, None, {}, some))
+            assert some % runner.shape_of(block, how, places).side_by_side == 0
+
+
+@pytest.mark.parametrize(("strategy", "xla"), [("scan", False), ("scan", True), ("vmap", False)])
+@pytest.mark.parametrize("shuffled_first", [False, True])
+def test_rounds_of_which_some_are_shuffled_are_the_rounds_one_by_one(
+    linear,  # noqa: F811
+    strategy,
+    xla,
+    shuffled_first,
+):
+    bound, process, _ = linear
+    clients = cohort_of([8, 8, 8, 8])
+    rng = np.random.default_rng(5)
+    plain = clients.cohort([0, 3], batch_size=4)
+    shuffled = clients.cohort([1, 2], batch_size=4, shuffle=True, rng=rng)
+    rounds = [plain, shuffled, plain, shuffled]
+    if shuffled_first:
+        rounds.reverse()
+
+    def start():
+        return initialize_from(process, bound.initial_weights)
+
+    with execution.fast(strategy, xla=xla, seed=2, strict=True):
+        state, metrics = start(), []
+        for each in rounds:
+            output = process.next(state, each)
+            state = output.state
+            metrics.append(output.metrics)
+    with execution.fast(strategy, xla=xla, seed=2, strict=True):
+        fused, measured = execution.iterate(process.next, start(), rounds)
+    tree.assert_same_structure(measured, metrics)
+    assert_close(fused, state)
+    assert_close(measured, metrics)

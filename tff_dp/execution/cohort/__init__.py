@@ -1,0 +1,1 @@
+"""A cohort's data as tensors and tables, whatever they came as."""

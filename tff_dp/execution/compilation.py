@@ -1,0 +1,239 @@
+"""From a TFF computation to what runs it in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp import _compat
+from tff_dp.errors import ArgumentError
+from tff_dp.execution import marked_noise
+
+# From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
+# dictionary: TFF hashes a computation by serializing it, which takes longer than running a small one.
+_runners: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+
+@dataclasses.dataclass(eq=False)
+class NoForm:
+    """Why a computation does not run in this process.
+
+    Attributes:
+      reason: In words.
+      warned: Whether the user has been told.
+    """
+
+    reason: str
+    warned: bool = False
+
+
+def refused_on_stock(found: NoForm) -> str:
+    """Returns the message of a computation with a plan's noise that only stock TFF could run."""
+    return marked_noise.refusal(
+        "the computation has no form that runs in this process, and stock TFF has TensorFlow seed random "
+        f"operations, with 32 bits or by the clock; what stands in the way: {found.reason}",
+        "Change what stands in the way.",
+    )
+
+
+def noise_bits(comp: Any, settings: Any) -> marked_noise.NoiseBits:
+    """Returns where a computation's noise gets its random bits."""
+    found = runner_of(comp)
+    if not isinstance(found, NoForm):
+        told: marked_noise.NoiseBits = found.noise_bits(settings)
+        return told
+    if not marked_noise.is_marked(comp):
+        return marked_noise.NoiseBits(marked_noise.NONE, marked=False)
+    return marked_noise.NoiseBits(marked_noise.NONE, marked=True, obstacle=refused_on_stock(found))
+
+
+def runner_of(comp: Any) -> Any:
+    """Returns a function of (argument, settings) that runs a computation, or a `NoForm`."""
+    key = id(comp)
+    held = _runners.get(key)
+    if held is None or held[0]() is not comp:
+        found = _compile(comp)
+        held = weakref.ref(comp, lambda _: _runners.pop(key, None)), found
+        _runners[key] = held
+    return held[1]
+
+
+def _compile(comp: Any) -> Any:
+    from tensorflow_federated.python.core.backends import mapreduce
+    from tensorflow_federated.python.core.impl.types import type_analysis
+
+    from tff_dp.execution import unplaced, unplaced_runner
+
+    tff = _compat.load_tff()
+    parameter, result = comp.type_signature.parameter, comp.type_signature.result
+    try:
+        if type_analysis.contains(result, lambda part: isinstance(part, tff.SequenceType)):
+            return NoForm("it returns a sequence")
+        if not type_analysis.contains_federated_types(comp.type_signature):
+            graph = comp if unplaced.is_graph(comp) else unplaced.as_graph(comp)
+            return unplaced_runner.LocalRunner(graph, comp.type_signature)
+        if parameter is None and isinstance(result, tff.FederatedType):
+            initialize = mapreduce.get_state_initialization_computation(comp)
+            return unplaced_runner.LocalRunner(initialize, comp.type_signature)
+        if not unplaced.has_clients(comp):
+            return unplaced_runner.LocalRunner(unplaced.as_graph(comp), comp.type_signature)
+        return _Round(comp)
+    except Exception as error:  # TFF's compiler raises many kinds
+        return NoForm(f"{type(error).__name__}: {str(error)[:200]}")
+
+
+class _Round:
+    """A computation over clients, in the form (server state, clients' data) -> (state, output)."""
+
+    def __init__(self, comp: Any) -> None:
+        from tff_dp.execution import arguments, values
+        from tff_dp.execution.round import runner
+
+        parameter = comp.type_signature.parameter
+        self._names, types, server, clients = _placements(parameter)
+        self._whole = arguments.Argument("the argument", parameter)
+        named = [
+            arguments.Argument(name, part)
+            for name, part in zip(_told(self._names), types, strict=True)
+        ]
+        self._server = {i: named[i] for i in server}
+        self._clients = {i: named[i] for i in clients}
+        try:
+            form = _form_of(comp)
+            skip, self._wrapped = 0, False
+        except Exception:  # not of that form: a wrapper may be
+            if not self._clients:
+                raise
+            wrapped = _wrapper(comp, types, server, clients)
+            form = _form_of(wrapped)
+            self._wrapped = True
+            skip = values.count_tensors(form.prepare.type_signature.parameter)
+        self._runner = runner.RoundRunner(form, comp.type_signature.result, skip)
+
+    @property
+    def runner(self) -> Any:
+        """What runs it."""
+        return self._runner
+
+    def account(self, settings: Any) -> str:
+        """Returns in words how it runs."""
+        return str(self._runner.account(settings))
+
+    def noise_bits(self, settings: Any) -> marked_noise.NoiseBits:
+        """Returns where its noise gets its random bits."""
+        found: marked_noise.NoiseBits = self._runner.noise_bits(settings)
+        return found
+
+    def iterate(self, state: Any, cohorts: Sequence[Any], settings: Any) -> Any:
+        """Returns the state after rounds and their other results, or None if they cannot be one graph."""
+        if self._wrapped or list(self._server) != [0] or list(self._clients) != [1]:
+            return None
+        from tff_dp.execution.round import fused
+
+        flat = self._server[0].flat(state)
+        for cohort in cohorts:
+            self._clients[1].clients(cohort)
+        marked_noise.refuse(self.noise_bits(settings))
+        at_once = fused.most_at_once(self._runner, settings, len(cohorts))
+        if at_once < 2:
+            return None
+        outputs: list[Any] = []
+        for first in range(0, len(cohorts), at_once):
+            some = cohorts[first : first + at_once]
+            done = fused.iterate(self._runner, flat, some, settings)
+            if done is None and not outputs:
+                return None
+            if done is None:  # the rounds that are left do not fit a graph
+                return state, outputs
+            state, more = done
+            outputs += more
+            flat = self._server[0].flat(state)
+        return state, outputs
+
+    def __call__(self, arg: Any, settings: Any) -> Any:
+        parts = [arg] if self._names is None else self._whole.parts(arg)
+        state = [leaf for i, argument in self._server.items() for leaf in argument.flat(parts[i])]
+        if self._wrapped and not self._server:
+            state = [0]  # the wrapper's state, which is not used
+        data = [argument.clients(parts[i]) for i, argument in self._clients.items()]
+        return self._runner(state, data[0] if len(data) == 1 else self._zipped(data), settings)
+
+    def _zipped(self, data: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        counts = [len(part) for part in data]
+        if len(set(counts)) > 1:
+            names = _told(self._names)
+            told = ", ".join(
+                f"{names[i]} has {count}" for i, count in zip(self._clients, counts, strict=True)
+            )
+            raise ArgumentError(
+                f"The arguments differ in their clients: {told}. Pass as many entries in each."
+            )
+        return list(zip(*data, strict=True))
+
+
+def _told(names: Sequence[str | None] | None) -> list[str]:
+    """Returns how arguments are called in messages; None for the names of a single one."""
+    if names is None:
+        return ["the argument"]
+    return [name or f"argument {i}" for i, name in enumerate(names)]
+
+
+def _form_of(comp: Any) -> Any:
+    """Returns a computation's MapReduce form, its graphs as they were traced.
+
+    TFF would have TensorFlow optimize each graph, which takes most of the time and writes loops and
+    branches in the way of TensorFlow 1; graphs are optimized where they run anyway.
+    """
+    import tensorflow as tf
+    from tensorflow_federated.python.core.backends import mapreduce
+
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return mapreduce.get_map_reduce_form_for_computation(comp, grappler_config=config)
+
+
+def _placements(
+    parameter: Any,
+) -> tuple[list[str | None] | None, list[Any], list[int], list[int]]:
+    """Returns arguments' names (None for a single one), types, and who are the server's and clients'."""
+    from tensorflow_federated.python.common_libs import structure
+
+    tff = _compat.load_tff()
+    single = isinstance(parameter, tff.FederatedType)
+    named = [(None, parameter)] if single else list(structure.to_elements(parameter))
+    types = [part for _, part in named]
+    if not all(isinstance(part, tff.FederatedType) for part in types):
+        raise NotImplementedError("it has an argument without one placement")
+    server = [i for i, part in enumerate(types) if part.placement is tff.SERVER]
+    clients = [i for i in range(len(types)) if i not in server]
+    return None if single else [name for name, _ in named], types, server, clients
+
+
+def _wrapper(comp: Any, types: list[Any], server: list[int], clients: list[int]) -> Any:
+    """Returns a computation of MapReduce form: it passes the server's arguments on beside its results."""
+    tff = _compat.load_tff()
+    state_type = tff.FederatedType(
+        tff.StructType([types[i].member for i in server]) if server else np.int32, tff.SERVER
+    )
+    members = [types[i].member for i in clients]
+    data_type = tff.FederatedType(
+        members[0] if len(members) == 1 else tff.StructType(members), tff.CLIENTS
+    )
+
+    @tff.federated_computation(state_type, data_type)
+    def wrapped(state: Any, data: Any) -> Any:
+        given: list[Any] = [None] * len(types)
+        for place, i in enumerate(server):
+            given[i] = state[place]
+        for place, i in enumerate(clients):
+            given[i] = data if len(clients) == 1 else data[place]
+        result = comp(*given)
+        if not isinstance(comp.type_signature.result, tff.FederatedType):
+            result = tff.federated_zip(result)
+        return state, result
+
+    return wrapped

@@ -1,0 +1,268 @@
+"""TFF computations in this process's TensorFlow, instead of stock TFF's worker process.
+
+A round is split by TFF's own compiler into its MapReduce form: `prepare` (server), `work` (a client),
+`zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server), each one
+TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no serialization,
+no second process, and the device that TensorFlow has. Clipping lands in `work`, noise in the server's
+parts; their meaning is not touched.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from tff_dp import _checks, _compat
+from tff_dp.errors import ComputationError
+from tff_dp.execution import lock, marked_noise
+from tff_dp.execution.compilation import NoForm, runner_of
+from tff_dp.execution.stock import is_managed, stock
+
+_STRATEGIES = ("auto", "scan", "vmap", "call")
+_RANDOM_BITS = ("auto", "philox", "aes-ctr")
+
+
+@contextlib.contextmanager
+def fast(
+    strategy: str = "auto",
+    device: str = "auto",
+    *,
+    xla: bool | None = None,
+    strict: bool = False,
+    seed: int | None = None,
+    random_bits: str = "auto",
+) -> Iterator[Any]:
+    """Runs the TFF computations of a `with` block in this process.
+
+    Computations without clients, and computations over clients that have a MapReduce form
+    (or are of the form's kind but for the server's state) run here; any other falls back to stock TFF,
+    with one warning a computation that says why. `explain` tells how a computation runs.
+
+    Federated programs (`tff.learning.programs.train_model`, or what else calls
+    `tff.program.check_in_federated_context`) need a context whose calls return references. Here they
+    raise "Expected the current context to be a `tff.program.FederatedContext`"; `federated_context()`
+    runs them.
+
+    Args:
+      strategy: How a cohort runs: "scan" (one graph, clients one after another), "vmap" (one graph,
+        clients side by side), "call" (a graph call a client), or "auto" (docs/execution.md has the rule).
+        What cannot run by the strategy runs by "call".
+      device: "auto", "cpu" or "gpu": where graphs run.
+      xla: Whether XLA compiles the clients' part, from the first round on; None for the rule, by which
+        rounds on a CPU begin without it (docs/execution.md).
+      strict: Whether to raise instead of falling back to stock TFF.
+      seed: None for random numbers keyed from the operating system's entropy. A whole number in
+        [0, 2**128) makes every draw, noise included, repeatable: such a run is not private, and the
+        context says so (`is_seeded`).
+      random_bits: Where the noise of a privacy plan that a server draws gets its random words: "philox",
+        in the graph; or "aes-ctr", from AES-256 in counter mode by the package `cryptography`, keyed by
+        the operating system in each call, as an argument of the graph. Under "aes-ctr", a computation
+        with noise that it does not reach, such as noise that clients draw, is refused; "auto" takes
+        Philox for it, and where the package is missing. `explain` and the statement of a result say
+        which it was.
+
+    Yields:
+      The execution context, a `tff.framework.SyncContext`.
+
+    Raises:
+      ArgumentError: An argument is outside its bound.
+      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+      ArgumentTypeError: A computation is called with an argument of another type. Raised by the call.
+      ComputationError: A client's computation fails, with the client's name; or, with `strict`, a
+        computation has no form that runs here; or the noise of a privacy plan would have random bits that
+        others can guess. Raised by the call.
+    """
+    with contextlib.ExitStack() as stack:
+        context = make_context(
+            stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+        )
+        with _compat.load_tff().framework.get_context_stack().install(context):
+            yield context
+
+
+def install(
+    strategy: str = "auto",
+    device: str = "auto",
+    *,
+    xla: bool | None = None,
+    strict: bool = False,
+    seed: int | None = None,
+    random_bits: str = "auto",
+) -> Any:
+    """Makes the context of `fast` TFF's default for the rest of the process.
+
+    Federated programs, such as `tff.learning.programs.train_model`, need `federated_context()` instead.
+
+    Args:
+      strategy: See `fast`.
+      device: See `fast`.
+      xla: See `fast`.
+      strict: See `fast`.
+      seed: See `fast`.
+      random_bits: See `fast`.
+
+    Returns:
+      The execution context.
+
+    Raises:
+      ArgumentError: An argument is outside its bound.
+      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+    """
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    context = make_context(
+        stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+    )
+    _compat.load_tff().framework.set_default_context(context)
+    return context
+
+
+def is_seeded() -> bool:
+    """Returns whether the context in effect draws its random numbers from a seed: if so, not private."""
+    current = _compat.load_tff().framework.get_context_stack().current
+    return bool(getattr(current, "is_seeded", False))
+
+
+@contextlib.contextmanager
+def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
+    """Keeps the execution context that is installed, or runs the block under `fast()`.
+
+    The context that TFF installs when it is imported counts as none. In the block of `federated_context`,
+    whose calls return references, the same context is installed with calls that return values.
+
+    Args:
+      xla: See `fast`; only for a context that is made here.
+
+    Yields:
+      The execution context in effect.
+
+    Raises:
+      ComputationError: Calls in the context that is installed return no values, and it is not one of
+        `federated_context`.
+    """
+    _checks.optional_flag("xla", xla)
+    from tensorflow_federated.python.core.impl.execution_contexts import sync_execution_context
+
+    tff = _compat.load_tff()
+    current = tff.framework.get_context_stack().current
+    if isinstance(current, (tff.program.FederatedContext, tff.framework.AsyncContext)):
+        context = getattr(current, "synchronous", None)
+        if context is None:
+            raise ComputationError(
+                f"Calls in the context that is installed, {type(current).__name__}, return references or "
+                "coroutines, but values are needed here. Put `with tff_dp.execution.fast():` around the "
+                "call, or use tff_dp.execution.federated_context() for the program."
+            )
+        with tff.framework.get_context_stack().install(context):
+            yield context
+    elif is_managed(current) or not isinstance(
+        current, sync_execution_context.SyncExecutionContext
+    ):
+        yield current
+    else:
+        with fast(xla=xla) as context:
+            yield context
+
+
+@contextlib.contextmanager
+def expecting(rounds: int) -> Iterator[None]:
+    """Says how many rounds are to come, by which XLA compiles at once, or not at all.
+
+    The block is a run of its own: what was trained before does not count (docs/execution.md).
+
+    Args:
+      rounds: That will be run in the block, in the context in effect; >= 1.
+
+    Raises:
+      ArgumentError: The number is outside its bound.
+    """
+    rounds = _checks.integer("rounds", rounds, "[1, inf)")
+    settings = getattr(_compat.load_tff().framework.get_context_stack().current, "settings", None)
+    if settings is None:  # stock TFF
+        yield
+        return
+    with settings.run_of(rounds):
+        yield
+
+
+def make_context(
+    stack: contextlib.ExitStack,
+    strategy: str,
+    device: str,
+    *,
+    xla: bool | None,
+    strict: bool,
+    seed: int | None,
+    random_bits: str,
+) -> Any:
+    """Returns the context of `fast`; what it starts later is put onto the stack."""
+    xla = _checks.optional_flag("xla", xla)
+    strict = _checks.flag("strict", strict)
+    _checks.one_of("strategy", strategy, _STRATEGIES)
+    _checks.one_of("device", device, ("auto", "cpu", "gpu"))
+    if seed is not None:
+        seed = _checks.integer("seed", seed, f"[0, {2**128})", "Pass a non-negative whole number.")
+    _checks.one_of("random_bits", random_bits, _RANDOM_BITS)
+    tff = _compat.load_tff()
+    from tff_dp.execution import compilation, devices
+    from tff_dp.execution.round import noise_source
+    from tff_dp.execution.settings import Settings
+
+    noise_source.check(random_bits)
+    settings = Settings(
+        strategy=strategy,
+        xla=xla,
+        seed=seed,
+        random_bits=random_bits,
+        places=devices.choose(device),
+    )
+    fallback: list[Any] = []
+
+    class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined]
+        """See `fast`."""
+
+        is_seeded = seed is not None
+
+        @property
+        def settings(self) -> Any:
+            """How it runs computations."""
+            return settings
+
+        def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
+            """Returns where a computation's noise gets its random bits."""
+            with lock.lock:
+                return compilation.noise_bits(comp, settings)
+
+        def invoke(self, comp: Any, arg: Any) -> Any:
+            with lock.lock:
+                return self._invoke(comp, arg)
+
+        def _invoke(self, comp: Any, arg: Any) -> Any:
+            found = runner_of(comp)
+            if not isinstance(found, NoForm):
+                with settings.places.scope():
+                    return found(arg, settings)
+            what = f"A computation of type {str(comp.type_signature)[:100]}"
+            if strict:
+                raise ComputationError(
+                    f"{what} has no form that runs in this process: {found.reason}. strict=True "
+                    "refuses stock TFF; leave it out to allow it."
+                )
+            marked_noise.refuse(compilation.noise_bits(comp, settings))
+            if not found.warned:
+                found.warned = True
+                warnings.warn(
+                    f"{what} runs on stock TFF, because it has no form that runs in this process: "
+                    f"{found.reason}. Its random numbers are seeded by TensorFlow, with 32 bits, or by "
+                    "the clock.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            if not fallback:  # the worker starts only if something needs it
+                fallback.append(stack.enter_context(stock(install=False, secure_sums=True)))
+            return fallback[0].invoke(comp, arg)
+
+    return FastContext()

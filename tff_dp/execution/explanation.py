@@ -1,0 +1,59 @@
+"""Tells how computations run, and why."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from tff_dp import _compat
+from tff_dp.errors import ArgumentError
+from tff_dp.execution import compilation, lock, marked_noise
+
+_PARTS = ("initialize", "next", "get_model_weights", "set_model_weights")
+
+
+def explain(computation_or_process: Any) -> str:
+    """Returns a readable account of how a computation runs under the context in effect, and why.
+
+    Args:
+      computation_or_process: A `tff.Computation`, or a process with `initialize` and `next`.
+
+    Returns:
+      A few lines a computation. Outside `fast` (or `install`), as its defaults would run it.
+
+    Raises:
+      ArgumentError: It is neither.
+      StackError: TFF cannot be imported.
+    """
+    tff = _compat.load_tff()
+    given = computation_or_process
+    if isinstance(given, tff.Computation):
+        named = [("computation", given)]
+    else:
+        named = [(name, getattr(given, name, None)) for name in _PARTS]
+        named = [(name, c) for name, c in named if isinstance(c, tff.Computation)]
+    if not named:
+        raise ArgumentError(
+            f"computation_or_process={type(given).__name__}: expected a tff.Computation or a process "
+            "with initialize and next. Pass process, or process.next."
+        )
+    from tff_dp.execution.settings import Settings
+
+    current = tff.framework.get_context_stack().current
+    settings = getattr(current, "settings", None) or Settings()
+    with lock.lock:
+        accounts = [(name, _account(c, settings)) for name, c in named]
+    return "\n".join(f"{name}: {textwrap.indent(a, '  ').strip()}" for name, a in accounts)
+
+
+def _account(computation: Any, settings: Any) -> str:
+    found = compilation.runner_of(computation)
+    if isinstance(found, compilation.NoForm):
+        if marked_noise.is_marked(computation):
+            return f"not at all. {compilation.refused_on_stock(found)}"
+        return (
+            f"on stock TFF, because {found.reason}\n"
+            "randomness: not keyed; TensorFlow seeds each operation itself, with 32 bits, and TFF some "
+            "by the clock"
+        )
+    return str(found.account(settings))

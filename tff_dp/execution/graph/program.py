@@ -1,0 +1,378 @@
+"""TensorFlow computations as pure functions, written operation by operation into the graph at hand.
+
+A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
+arguments and results. A `Program` reads it once; `emit` writes it into whatever function is being traced,
+with everything in it made a function of its arguments, so that a whole cohort can be one graph, compiled
+by XLA or vectorized:
+
+- calls of functions are inlined, conditionals and loops are traced anew;
+- the reduction of a data set becomes a loop over batches that the caller provides;
+- variables become values that flow along (a variable-based model trains like a functional one);
+- branches that TFF's graphs write as `Switch` and `Merge` become selects;
+- random operations become functions of a key (`randomness`);
+- assertions become a number that says which one failed first, 0 for none.
+
+What cannot be expressed so is named by `obstacle`, and runs as imported (`graphs`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp import _compat
+from tff_dp.execution.graph import bodies, random_sources, randomness, resources
+from tff_dp.execution.graph.style import PLAIN, Style
+
+_HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
+_LOOPS = frozenset({"While", "StatelessWhile"})
+VARIABLES = frozenset(
+    {
+        "VarHandleOp",
+        "ReadVariableOp",
+        "AssignVariableOp",
+        "AssignAddVariableOp",
+        "AssignSubVariableOp",
+        "VarIsInitializedOp",
+        "ResourceGather",
+    }
+)
+_CHECKS = frozenset({"Assert", "CheckNumerics"})
+_SILENT = frozenset({"NoOp", "Print", "PrintV2", "PreventGradient"})
+ITERATION = frozenset(
+    {
+        "AnonymousIteratorV3",
+        "MakeIterator",
+        "IteratorGetNextAsOptional",
+        "OptionalHasValue",
+        "OptionalGetValue",
+    }
+)
+_HANDLED = (
+    ITERATION | _CALLS | _BRANCHES | _LOOPS | VARIABLES | _CHECKS | _SILENT | randomness.OPERATIONS
+) | {"ReduceDataset", "Switch", "Merge", "Placeholder", "PlaceholderWithDefault"}
+# Stateless random operations whose definition calls them stateful, and the like.
+_HARMLESS = frozenset({"Timestamp", "TensorListReserve", "EmptyTensorList"})
+_SLOW_IN_XLA_ON_CPU = frozenset(
+    {
+        f"{kind}{part}"
+        for kind in ("Conv2D", "Conv3D", "DepthwiseConv2dNative")
+        for part in ("", "BackpropInput", "BackpropInputV2", "BackpropFilter")
+    }
+)
+# Cheap, and without errors or effects of their own: a branch of these may run though it is not taken.
+_PLAIN = frozenset(
+    {
+        "Abs",
+        "Add",
+        "AddN",
+        "AddV2",
+        "All",
+        "Any",
+        "BroadcastTo",
+        "Cast",
+        "Ceil",
+        "Const",
+        "DivNoNan",
+        "Equal",
+        "Exp",
+        "ExpandDims",
+        "Fill",
+        "Floor",
+        "Greater",
+        "GreaterEqual",
+        "Identity",
+        "IdentityN",
+        "Inv",
+        "IsFinite",
+        "IsInf",
+        "IsNan",
+        "L2Loss",
+        "Less",
+        "LessEqual",
+        "Log",
+        "Log1p",
+        "LogicalAnd",
+        "LogicalNot",
+        "LogicalOr",
+        "Max",
+        "Maximum",
+        "Mean",
+        "Min",
+        "Minimum",
+        "Mul",
+        "MulNoNan",
+        "Neg",
+        "NoOp",
+        "NotEqual",
+        "OnesLike",
+        "Pack",
+        "PartitionedCall",
+        "Prod",
+        "RealDiv",
+        "Reciprocal",
+        "Round",
+        "Rsqrt",
+        "Select",
+        "SelectV2",
+        "Shape",
+        "Sign",
+        "Size",
+        "Sqrt",
+        "Square",
+        "SquaredDifference",
+        "Squeeze",
+        "StatefulPartitionedCall",
+        "StopGradient",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "ZerosLike",
+    }
+)
+
+
+class Batches(Protocol):
+    """The batches of one client, as an argument of a program."""
+
+    @property
+    def limits(self) -> Sequence[tuple[int, int] | None]:
+        """The least and the largest number in each part of a batch, where they are known; or nothing."""
+
+    def reduce(
+        self,
+        step: Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor]], list[tf.Tensor]],
+        state: list[tf.Tensor],
+        shapes: list[tf.TensorShape],
+    ) -> list[tf.Tensor]:
+        """Returns the state after all batches.
+
+        Args:
+          step: From the number of the batch, the state and the batch's tensors to the next state.
+          state: Before the first batch.
+          shapes: Of the state, for whichever batch.
+        """
+
+    def count(self) -> tf.Tensor:
+        """Returns the number of batches."""
+
+    def take(self, number: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the batch of a number."""
+
+
+class Program:
+    """A TensorFlow computation that can be written into other graphs.
+
+    Args:
+      computation: A `tff.tensorflow.computation`.
+      checks: A list that programs share, so that their checks have numbers of one kind.
+
+    Attributes:
+      type_signature: The computation's TFF type.
+      arguments: The shapes and data types of the arguments, in order; variants stand for sequences.
+      obstacle: Why `emit` cannot write it, or None.
+      operations: The operations in it.
+      functions: The functions of its library by name.
+      checks: What its assertions say; the number that `emit` returns points here, from 1.
+    """
+
+    def __init__(self, computation: Any, checks: list[str] | None = None) -> None:
+        self.type_signature = computation.type_signature
+        graph, graph_def = graph_of(computation)
+        parameter = graph.parameter if graph.HasField("parameter") else None
+        feeds = list(bound_tensors(parameter)) if parameter is not None else []
+        fetches = list(bound_tensors(graph.result))
+        self._body = bodies.of_graph(graph_def, feeds, fetches)
+        self._token = graph.session_token_tensor_name.split(":")[0]
+        self._start = [(graph.initialize_op, bodies.AFTER)] if graph.initialize_op else []
+        self.functions = {f.signature.name: f for f in graph_def.library.function}
+        self._bodies: dict[str, bodies.Body] = {}
+        self._plain: dict[str, bool] = {}
+        self.checks: list[str] = [] if checks is None else checks
+        self.operations: frozenset[str] = frozenset()
+        self.obstacle: str | None = None
+        self._look_through()
+        nodes = [self._body.nodes[name] for name in self._body.arguments]
+        self.arguments = [
+            (tf.TensorShape(node.attr["shape"].shape), tf.as_dtype(node.attr["dtype"].type))
+            for node in nodes
+        ]
+        self._numpy_dtypes = [
+            None if dtype in (tf.variant, tf.string) else dtype.as_numpy_dtype
+            for _, dtype in self.arguments
+        ]
+
+    def tensors(self, values: Sequence[Any]) -> list[tf.Tensor]:
+        """Returns values as tensors of the arguments' types."""
+        return [
+            # A type that is asked for costs a conversion, whether or not it is needed.
+            tf.constant(value)
+            if isinstance(value, (np.ndarray, np.generic)) and value.dtype == as_numpy
+            else value
+            if isinstance(value, tf.Tensor) and value.dtype == dtype
+            else tf.convert_to_tensor(value, dtype)
+            for value, as_numpy, (_, dtype) in zip(
+                values, self._numpy_dtypes, self.arguments, strict=True
+            )
+        ]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the program draws random numbers."""
+        return bool(self.operations & randomness.OPERATIONS) or "Timestamp" in self.operations
+
+    @functools.cached_property
+    def provenance(self) -> random_sources.Provenance:
+        """Where its random bits come from."""
+        targets = [*self._start, *self._body.results]
+        return random_sources.of(self._body, self.functions, targets)
+
+    @functools.cached_property
+    def lasting(self) -> str | None:
+        """Which operation has contents that would outlast a run in this process, or None."""
+        return resources.of(self._body, self.functions, [*self._start, *self._body.results])
+
+    @property
+    def iterates(self) -> bool:
+        """Whether it takes batches from an iterator, whose shapes may not vary from step to step."""
+        return "IteratorGetNextAsOptional" in self.operations
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it has convolutions, which XLA compiles badly for CPUs."""
+        return bool(self.operations & _SLOW_IN_XLA_ON_CPU)
+
+    def body_of(self, function: str) -> bodies.Body:
+        """Returns the body of a function of the graph's library, or of the graph for `MAIN`."""
+        if function == random_sources.MAIN:
+            return self._body
+        if function not in self._bodies:
+            self._bodies[function] = bodies.of_function(self.functions[function], self.functions)
+        return self._bodies[function]
+
+    def is_plain(self, function: str) -> bool:
+        """Returns whether a function is so plain that it may run where its results are not wanted."""
+        if function not in self._plain:
+            body = self.body_of(function)
+            nodes = [body.nodes[name] for name in body.ordered([*body.results, *body.effects])]
+            self._plain[function] = all(
+                node.op in _PLAIN and all(self.is_plain(name) for name in functions_of(node))
+                for node in nodes
+            ) and all(argument.type not in _HANDLES for argument in self._arguments_of(function))
+        return self._plain[function]
+
+    def _arguments_of(self, function: str) -> Sequence[Any]:
+        signature = self.functions[function].signature
+        return [*signature.input_arg, *signature.output_arg]
+
+    def emit(
+        self,
+        arguments: Sequence[Any],
+        key: tf.Tensor,
+        only: Sequence[int] | None = None,
+        style: Style = PLAIN,
+        words: Any = None,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Writes the program into the graph that is being traced.
+
+        Args:
+          arguments: A tensor for each of the flattened parameter type, `Batches` for a sequence.
+          key: Of this call, uint64 [2].
+          only: Positions of the results that are wanted; all by default.
+          style: What becomes of the graph.
+          words: Where the noise of a plan gets its random words, as `words.Fed`; None for the key's.
+
+        Returns:
+          The results, and the number of the first check that failed, int32 [], 0 for none.
+
+        Raises:
+          NotImplementedError: Something in it cannot be written so; `ShapeVariesError` for a tensor
+            whose shape depends on values.
+        """
+        from tff_dp.execution.graph.emitter import Emitter
+
+        results = self._body.results
+        wanted = results if only is None else [results[position] for position in only]
+        emitter = Emitter(self, key, style, words)
+        bound = dict(zip(self._body.arguments, ([a] for a in arguments), strict=True))
+        bound[self._token] = [tf.constant("")]
+        values = emitter.run(self._body, bound, [*self._start, *wanted], ())
+        return values[len(self._start) :], emitter.failed
+
+    def check_number(self, message: str) -> int:
+        """Returns the number of a check, from 1."""
+        if message not in self.checks:
+            self.checks.append(message)
+        return self.checks.index(message) + 1
+
+    def _look_through(self) -> None:
+        """Finds what the program does, and what stands in the way of writing it elsewhere."""
+        operations: set[str] = set()
+        seen: set[str] = set()
+        pending = [(self._body, [*self._start, *self._body.results])]
+        while pending:
+            body, targets = pending.pop()
+            for name in body.ordered([*targets, *body.effects]):
+                node = body.nodes[name]
+                operations.add(node.op)
+                self.obstacle = self.obstacle or self._obstacle_at(node)
+                for function in functions_of(node):
+                    if function in self.functions and function not in seen:
+                        seen.add(function)
+                        called = self.body_of(function)
+                        pending.append((called, list(called.results)))
+        self.operations = frozenset(operations)
+
+    def _obstacle_at(self, node: Any) -> str | None:
+        if node.op in self.functions or node.op in _HANDLED:
+            return None
+        definition = bodies.op_def(node.op)
+        if definition is None:
+            return f"operation {node.op} is unknown to this TensorFlow"
+        if node.op in ("Enter", "Exit", "NextIteration", "LoopCond"):
+            return "it has a loop of TensorFlow 1"
+        if any(True for _ in functions_of(node)):
+            return f"operation {node.op} calls functions in a way of its own"
+        if node.op in _HARMLESS or node.op.startswith("Stateless"):
+            return None
+        if definition.is_stateful:
+            return f"operation {node.op} has state or effects"
+        if "Dataset" in node.op or "Iterator" in node.op:
+            return f"operation {node.op} works on the data set as a whole"
+        return None
+
+
+def graph_of(computation: Any) -> tuple[Any, Any]:
+    """Returns what a TensorFlow computation is serialized as: its bindings, and its `GraphDef`.
+
+    Raises:
+      TypeError: It is no TensorFlow computation.
+    """
+    proto = _compat.load_tff().framework.serialize_computation(computation)
+    if proto.WhichOneof("computation") != "tensorflow":
+        raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
+    graph_def = tf.compat.v1.GraphDef()
+    proto.tensorflow.graph_def.Unpack(graph_def)
+    return proto.tensorflow, graph_def
+
+
+def functions_of(node: Any) -> list[str]:
+    """Returns the names of the functions that a node calls."""
+    named = [f for value in node.attr.values() for f in (value.func, *value.list.func)]
+    return [f.name for f in named if f.name]
+
+
+def bound_tensors(binding: Any) -> list[str]:
+    """Returns the names of the tensors that a binding holds, in the order of the flattened type."""
+    kind = binding.WhichOneof("binding")
+    if kind == "tensor":
+        return [binding.tensor.tensor_name]
+    if kind == "sequence":
+        return [binding.sequence.variant_tensor_name]
+    return [name for element in binding.struct.element for name in bound_tensors(element)]

@@ -1,0 +1,234 @@
+"""Federated programs: computations that are called in coroutines and return references to values.
+
+`tff.program` and `tff.learning.programs` ask for a `tff.program.FederatedContext`. TFF's own one,
+`NativeFederatedContext`, takes an asynchronous execution context; the one here is `fast`'s, whose calls
+run one after another in a thread of their own, so that the event loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tff_dp import _checks, _compat
+from tff_dp.errors import ComputationError
+from tff_dp.execution import marked_noise
+from tff_dp.execution.context import make_context
+
+_LEFT = (
+    "The block of execution.federated_context() was left before this computation was run. Await its "
+    "values within the block: values = await tff.program.materialize_value(...)."
+)
+_NO_LOOP = (
+    "In the context of execution.federated_context(), computations are called in coroutines, and no "
+    "event loop is running. Call this one in the coroutine that asyncio.run is given, or call it under "
+    "execution.fast(), where calls return values."
+)
+
+
+@contextlib.contextmanager
+def federated_context(
+    strategy: str = "auto",
+    device: str = "auto",
+    *,
+    xla: bool | None = None,
+    strict: bool = False,
+    seed: int | None = None,
+    random_bits: str = "auto",
+    install: bool = True,
+) -> Iterator[Any]:
+    """Runs the federated programs of a `with` block in this process.
+
+    Programs are coroutines, such as `tff.learning.programs.train_model` and what is written with
+    `tff.program`; they refuse to run under `fast()`, `install()` and `stock()`, whose calls return
+    values. Here a call returns references at once, and their values are awaited
+    (`tff.program.materialize_value`), as with TFF's `tff.program.NativeFederatedContext`. What a
+    computation returns, how it draws random numbers and what is refused are as with `fast`.
+
+    Calls run one after another, in the order in which their arguments are ready, in one thread; the event
+    loop goes on meanwhile. A call that fails raises where its values are awaited. A call whose coroutine
+    is cancelled is not run, or, if it has begun, runs to its end, and its result is dropped. Leaving the
+    block waits for the call that is running and drops those that have not begun.
+
+    `fit`, `iterate` and whatever else of tff_dp returns values may be called in the block; they run in
+    this thread, and block the event loop as any function does that takes time. `train_model` charges no
+    ledger and knows no privacy plan: whoever trains a private process with it does the accounting.
+
+    Args:
+      strategy: See `fast`.
+      device: See `fast`.
+      xla: See `fast`.
+      strict: See `fast`.
+      seed: See `fast`. Calls take their keys in the order in which they run.
+      random_bits: See `fast`.
+      install: Whether the context that is yielded is in effect in the block, for the thread that
+        enters it; otherwise, it is in effect where it is installed (`tff.framework.set_default_context`).
+
+    Yields:
+      The context, a `tff.program.NativeFederatedContext`.
+
+    Raises:
+      ArgumentError: An argument is outside its bound.
+      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+      ComputationError: As with `fast`, raised where values are awaited; or a computation is called
+        outside of coroutines, or was not awaited within the block.
+    """
+    _checks.optional_flag("xla", xla)
+    _checks.flag("strict", strict)
+    _checks.flag("install", install)
+    tff = _compat.load_tff()
+    with contextlib.ExitStack() as resources:
+        context = make_context(
+            resources, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+        )
+        executor = ThreadPoolExecutor(1, thread_name_prefix="tff_dp-calls")
+        # After `resources`, and so before them: no call may lose its stock TFF while it runs.
+        with contextlib.closing(_Calls(executor)) as calls:
+            federated = _federated(context, calls)
+            if install:
+                with tff.framework.get_context_stack().install(federated):
+                    yield federated
+            else:
+                yield federated
+
+
+class _Calls:
+    """Calls of functions, one after another in a thread, for coroutines that wait for them."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+        self._closed = False
+
+    def close(self) -> None:
+        """Waits for the call that is running, and drops the others."""
+        self._closed = True
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def call(self, function: Any, *arguments: Any) -> Any:
+        """Returns what a function returns, or raises what it raises."""
+        if self._is_closed():
+            raise ComputationError(_LEFT)
+        future = self._executor.submit(function, *arguments)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            wanted = task is None or not task.cancelling()
+            if wanted and self._is_closed() and future.cancelled():
+                raise ComputationError(_LEFT) from None
+            raise
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+
+def _federated(context: Any, calls: _Calls) -> Any:
+    """Returns the federated context around one of `fast`."""
+    from tensorflow_federated.python.common_libs import structure
+    from tensorflow_federated.python.core.impl.types import type_conversions
+
+    tff = _compat.load_tff()
+
+    class AsyncFastContext(tff.framework.AsyncContext):  # type: ignore[misc, name-defined]
+        """The asynchronous version of `fast`'s context."""
+
+        async def invoke(self, comp: Any, arg: Any) -> Any:
+            if asyncio.iscoroutine(arg):
+                arg = await arg
+            return await calls.call(context.invoke, comp, arg)
+
+    class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[misc, name-defined]
+        """See `federated_context`."""
+
+        is_seeded = context.is_seeded
+
+        @property
+        def settings(self) -> Any:
+            """How it runs computations."""
+            return context.settings
+
+        @property
+        def synchronous(self) -> Any:
+            """The same context for calls that return values."""
+            return context
+
+        def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
+            """Returns where a computation's noise gets its random bits."""
+            found: marked_noise.NoiseBits = context.noise_bits(comp)
+            return found
+
+        def invoke(self, comp: Any, arg: Any) -> Any:
+            result_type = comp.type_signature.result
+            if not tff.program.contains_only_server_placed_data(result_type):
+                raise ValueError(
+                    "Expected the result type of `comp` to contain only structures, server-placed "
+                    f"values, or tensors, found {result_type}."
+                )
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                raise ComputationError(_NO_LOOP) from None
+            task = asyncio.create_task(self._invoke(comp, arg))
+            return type_conversions.type_to_py_container(references(task, result_type), result_type)
+
+        async def _invoke(self, comp: Any, arg: Any) -> Any:
+            if comp.type_signature.parameter is not None:
+                arg = await _materialized(arg, comp.type_signature.parameter)
+            return await self._context.invoke(comp, arg)
+
+    class Reference(tff.program.NativeValueReference):  # type: ignore[misc, name-defined]
+        """A part of what a task returns.
+
+        TFF makes a task for each part, and asyncio complains of each of them that nobody awaits once a
+        call has failed: a hundred tracebacks a round, after the one that counts.
+        """
+
+        def __init__(self, task: Any, type_signature: Any, path: tuple[int, ...]) -> None:
+            super().__init__(task, type_signature)
+            self._path = path
+
+        async def get_value(self) -> Any:
+            value = await self._task
+            for index in self._path:
+                value = structure.from_container(value)[index]
+            return value
+
+        def __eq__(self, other: object) -> bool:
+            if not isinstance(other, Reference):
+                return NotImplemented
+            return self._task is other._task and self._path == other._path
+
+    def references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
+        """Returns a structure of references to the parts of what a task returns."""
+        if isinstance(kind, tff.FederatedType):
+            return references(task, kind.member, path)
+        if not isinstance(kind, tff.StructType):
+            return Reference(task, kind, path)
+        parts = enumerate(structure.to_elements(kind))
+        return structure.Struct([(n, references(task, k, (*path, i))) for i, (n, k) in parts])
+
+    return FastFederatedContext(AsyncFastContext())
+
+
+async def _materialized(value: Any, value_type: Any) -> Any:
+    """Returns an argument with values in place of references; clients' data stay as they are.
+
+    Where each client has a structure, TFF takes the list of clients for one structure, and cuts it off at
+    the structure's length.
+    """
+    from tensorflow_federated.python.common_libs import structure
+    from tensorflow_federated.python.program import native_platform
+
+    tff = _compat.load_tff()
+    if isinstance(value_type, tff.FederatedType) and value_type.placement is tff.CLIENTS:
+        return value
+    if isinstance(value_type, tff.StructType):  # at the top: the arguments, or a structure of them
+        kinds = structure.to_elements(value_type)
+        parts = structure.from_container(value)
+        found = [_materialized(part, kind) for part, (_, kind) in zip(parts, kinds, strict=True)]
+        names = [name for name, _ in kinds]
+        return structure.Struct(zip(names, await asyncio.gather(*found), strict=True))
+    return await native_platform._materialize_structure_of_references(value, value_type)

@@ -1,0 +1,1 @@
+"""Rounds over a cohort: the server's part, the clients' part, and how both are run."""

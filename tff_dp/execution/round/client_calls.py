@@ -1,0 +1,139 @@
+"""The clients of a round by a graph call each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tff_dp.errors import ComputationError
+from tff_dp.execution import values
+from tff_dp.execution.cohort import batches
+from tff_dp.execution.graph import imported_graph, traced
+from tff_dp.execution.round import failures, programs
+
+_POSITION = tf.TensorSpec([], tf.int32)
+
+
+class Calls:
+    """Runs the clients of a round by a graph call each.
+
+    Args:
+      form: The round's MapReduce form.
+      parts: Its programs.
+      made: Where the graphs are kept.
+      data: The layout of a client's data.
+      carry_specs: Of the sums over clients and the status.
+    """
+
+    def __init__(
+        self,
+        form: Any,
+        parts: programs.RoundPrograms,
+        made: traced.Graphs,
+        data: values.Layout,
+        carry_specs: Sequence[tf.TensorSpec],
+    ) -> None:
+        self._form, self._parts, self._graphs, self._data = form, parts, made, data
+        self._carry_specs = carry_specs
+        self._result_specs = [
+            tf.TensorSpec(leaf.shape, leaf.dtype)
+            for leaf in values.leaves(parts.work.type_signature.result)
+        ]
+        self._imported: imported_graph.ImportedGraph | None = None
+        if parts.work.obstacle:  # whatever stands in the way of an import shows now
+            self._imported = imported_graph.ImportedGraph(form.work)
+
+    def run(
+        self,
+        root: tf.Tensor,
+        common: list[tf.Tensor],
+        carry: list[tf.Tensor],
+        data: Any,
+        *,
+        imported: bool,
+    ) -> list[tf.Tensor]:
+        """Runs a cohort.
+
+        Args:
+          root: The call's key.
+          common: What clients get from the server.
+          carry: Sums and status before.
+          data: The clients' data, a sequence with an entry a client.
+          imported: Whether the clients' part runs as it was imported.
+
+        Returns:
+          The carry after.
+
+        Raises:
+          CannotTraceError: The clients' part cannot be written anew.
+          ComputationError: A client's part failed.
+        """
+        one = self._import if imported else self._write
+        for position in range(len(data)):
+            try:
+                leaves = self._data.flatten(data[position])
+                carry = one(root, tf.constant(position), leaves, common, carry)
+            except traced.CannotTraceError:
+                raise
+            except Exception as error:  # TensorFlow's, or that of whoever made the data set
+                raise ComputationError(
+                    f"The computation of {failures.client(position, len(data))} failed: {error}"
+                ) from error
+        return carry
+
+    def _import(
+        self,
+        root: tf.Tensor,
+        at: tf.Tensor,
+        leaves: list[Any],
+        common: list[tf.Tensor],
+        carry: list[tf.Tensor],
+    ) -> list[tf.Tensor]:
+        if self._imported is None:
+            self._imported = imported_graph.ImportedGraph(self._form.work)
+        results = self._imported([*leaves, *common], self._parts.client_key(at, root))
+
+        def add(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            carry, results = traced.split(flat, [len(self._carry_specs)])
+            return self._parts.add(carry, results, [tf.constant(-1), tf.constant(0)], at, root)
+
+        specs = [_POSITION, *self._carry_specs, *self._result_specs]
+        return self._graphs.call(traced.Wanted("add", add, specs, [root, at, *carry, *results]))
+
+    def _write(
+        self,
+        root: tf.Tensor,
+        at: tf.Tensor,
+        leaves: list[Any],
+        common: list[tf.Tensor],
+        carry: list[tf.Tensor],
+    ) -> list[tf.Tensor]:
+        element_specs = [_element_spec(leaf) for leaf in leaves]
+        inputs = [
+            leaf if spec is None else imported_graph.as_variant(leaf)
+            for leaf, spec in zip(leaves, element_specs, strict=True)
+        ]
+        inputs = self._parts.work.tensors([*inputs, *common])
+        counts = (len(leaves), len(common))
+
+        def call(root: tf.Tensor, at: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            leaves, common, carry = traced.split(flat, counts)
+            arguments = [
+                leaf if spec is None else batches.Iterated(leaf, spec)
+                for leaf, spec in zip(leaves, element_specs, strict=True)
+            ]
+            results, status = self._parts.client(arguments, common, at, root)
+            return self._parts.add(carry, results, status, at, root)
+
+        specs = [_POSITION, *traced.specs_of(self._parts.work), *self._carry_specs]
+        key = tuple(repr(spec) for spec in element_specs)
+        return self._graphs.call(
+            traced.Wanted(("call", key), call, specs, [root, at, *inputs, *carry])
+        )
+
+
+def _element_spec(leaf: Any) -> Any:
+    """Returns the specification of a sequence's elements, or None for what is no sequence."""
+    return leaf.element_spec if isinstance(leaf, tf.data.Dataset) else None

@@ -1,0 +1,173 @@
+"""Runs several rounds that follow on each other as one graph call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp.execution import values
+from tff_dp.execution.cohort import blocks
+from tff_dp.execution.graph import random_words, traced
+from tff_dp.execution.round import client_loop, failures, strategies, whole_round
+from tff_dp.execution.round.runner import RoundRunner, shape_of
+from tff_dp.execution.settings import Settings
+
+
+def most_at_once(runner: RoundRunner, settings: Settings, rounds: int) -> int:
+    """Returns how many of some rounds one graph may hold: random words take memory."""
+    drawn = runner.parts.layout.count if runner.feeds(settings) else 0
+    size = drawn * random_words.WORD.itemsize
+    return min(rounds, random_words.MOST_FUSED // size) if size else rounds
+
+
+def iterate(
+    runner: RoundRunner, state: Sequence[Any], cohorts: Sequence[Any], settings: Settings
+) -> tuple[Any, list[Any]] | None:
+    """Runs rounds that follow on each other as one graph.
+
+    Args:
+      runner: Of the computation.
+      state: The server's part of the argument, flat.
+      cohorts: Each round's data, as arrays.
+      settings: How.
+
+    Returns:
+      The last state and each round's other results, or None if the rounds do not fit one graph.
+    """
+    how = runner.how(settings, cohorts[0]) if cohorts else None
+    if how is None or how.strategy == "call" or not runner.fusable:
+        return None
+    # All run as the first does: a graph that came into use in between would end the fusing.
+    cut = [
+        list(runner.cut(cohort, how, settings, 0 if i else len(cohorts)))
+        for i, cohort in enumerate(cohorts)
+    ]
+    if any(len(some) != 1 for some in cut):
+        return None
+    some = [block for (block,) in cut]
+    shape = _common_shape(runner, some, how, settings)
+    if shape is None:
+        return None
+    arguments = runner.parts.programs["prepare"].tensors(state)
+    calls = settings.calls
+    drawn = [(settings.root(), runner.words(settings)) for _ in cohorts]
+    roots = tf.constant(np.stack([root for root, _ in drawn]))
+    made = [own for _, own in drawn if own is not None]
+    fed = [tf.constant(np.stack(made))] if made else []
+    try:
+        who, check, *results = runner.graphs.call(
+            _several(runner, some, shape, arguments, roots, fed)
+        )
+    except (tf.errors.OpError, traced.CannotTraceError):
+        # Whatever is wrong shows again, and is named, when the rounds are called one by one.
+        runner.fusable, settings.calls = False, calls
+        return None
+    failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
+    unfused = _unfused(runner, arguments, results, len(cohorts))
+    # Last: one graph is written at a time, and those above come first.
+    coming = runner.due(cohorts[0], how, settings)
+    if coming is not None:
+        alike = [coming] * len(cohorts)
+        shape = _common_shape(runner, alike, how, settings)
+        if shape is not None:
+            wanted = _several(runner, alike, shape, arguments, roots, fed)
+            runner.graphs.begin(wanted, settings.places.scope)
+    return unfused
+
+
+def _common_shape(
+    runner: RoundRunner, some: Sequence[blocks.Block], how: strategies.How, settings: Settings
+) -> client_loop.Shape | None:
+    """Returns what the graph over rounds of one block each is made for, or None if none can be."""
+    shapes = {
+        dataclasses.replace(shape_of(block, how, settings.places), places=("",)) for block in some
+    }
+    same = all(a is b for other in some for a, b in zip(some[0].fields, other.fields, strict=True))
+    # Shuffled rounds look their rows up in a column more than others have.
+    same = same and len({tuple(block.table.columns) for block in some}) == 1
+    if len(shapes) != 1 or not same:
+        return None
+    (shape,) = shapes
+    if shape.xla:
+        runner.graphs.settle()
+    return None if shape.xla and runner.parts.server_xla_obstacle else shape
+
+
+def _several(
+    runner: RoundRunner,
+    some: Sequence[blocks.Block],
+    shape: client_loop.Shape,
+    arguments: list[tf.Tensor],
+    roots: tf.Tensor,
+    fed: list[tf.Tensor],
+) -> traced.Wanted:
+    """Returns the graph of rounds of one block each."""
+    names = list(some[0].table.columns)
+    tables = [block.table.columns for block in some]
+    columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
+    counts = (len(arguments), len(some[0].fields), 1, len(fed))
+
+    def several(first: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+        del first  # the first round's key is among `roots`
+        state, fields, (roots,), fed, rest = traced.split(flat, counts)
+        tables = dict(zip(names, rest, strict=True))
+        final, others, status = whole_round.several(
+            runner.parts, shape, tables, fields, state, roots, fed[0] if fed else None
+        )
+        return [*status, *final, *others]
+
+    return traced.Wanted(
+        ("several", shape, tuple(names), bool(fed)),
+        several,
+        runner.state_specs,
+        [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
+    )
+
+
+def _unfused(
+    runner: RoundRunner, state: list[tf.Tensor], results: list[tf.Tensor], rounds: int
+) -> tuple[Any, list[Any]]:
+    """Returns the last state and each round's other results, from a fused call's tensors."""
+    strings = [d == tf.string for d in runner.parts.result_dtypes]
+    texts = _texts(runner, state)
+    arrays = [tensor.numpy() for tensor in results]
+    kept = sum(tensor.dtype != tf.string for tensor in state)
+
+    def filled(numbers: Sequence[Any]) -> list[Any]:
+        rest = iter(numbers)
+        return [texts[i] if text else next(rest) for i, text in enumerate(strings)]
+
+    final = arrays[:kept]
+    outputs = [
+        runner.result.value(filled([*final, *(array[i] for array in arrays[kept:])]))
+        for i in range(rounds)
+    ]
+    parts = [values.fields_of(output) for output in outputs]
+    rest = [part[1] if len(part) == 2 else tuple(part[1:]) for part in parts]
+    return parts[-1][0], rest
+
+
+def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
+    """Returns the results that are strings at their places."""
+
+    def write(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+        texts = whole_round.texts(runner.parts, list(state), root)
+        return [tf.constant("") if text is None else text for text in texts]
+
+    root = tf.zeros([2], tf.uint64)
+    found = runner.graphs.call(traced.Wanted("texts", write, runner.state_specs, [root, *state]))
+    return [tensor.numpy() for tensor in found]
+
+
+def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns columns of several rounds as one array, the shorter ones filled up with zeros."""
+    if not np.ndim(columns[0]):
+        return np.array(columns, np.int32)
+    length = max(len(column) for column in columns)
+    return np.stack(
+        [np.concatenate([c, np.zeros([length - len(c), *c.shape[1:]], c.dtype)]) for c in columns]
+    )

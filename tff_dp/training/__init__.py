@@ -1,0 +1,5 @@
+"""Training: the round loop, and what is checked before it and made after it."""
+
+from tff_dp.training.loop import fit
+
+__all__ = ["fit"]
