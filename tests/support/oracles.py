@@ -505,15 +505,12 @@ def _inverted(
 def _few_rounds(
     q: float, z: float, rounds: int, delta: float, direction: Direction, noise: str
 ) -> float:
-    """The epsilon of one round, in high precision; or of two: the second one's delta, averaged."""
-    if rounds == 2:
-        losses, masses = _losses(q, z, direction, noise)
+    """The epsilon of one round, in high precision; or of two: the second one's delta, averaged.
 
-        def found(epsilon: float) -> float:
-            return float(masses @ _one_delta(epsilon - losses, q, z, direction, noise))
-
-        high = 2 * float(losses[masses > 0].max())
-    else:
+    Raises:
+      ArithmeticError: The average has not converged.
+    """
+    if rounds == 1:
 
         def found(epsilon: float) -> float:
             with mpmath.workdps(50):
@@ -525,6 +522,33 @@ def _few_rounds(
         high = 1.0
         while found(high) > delta and high < 1e3:
             high *= 2
+        return _solved(found, delta, high)
+    if noise == "laplace":
+        return _two_rounds(q, z, delta, direction, noise, 1)
+    # At a small rate, the second round's delta rises within about the rate around epsilon less the first
+    # round's loss, which can be narrow beside the distances of losses at the nodes.
+    before = math.nan
+    for finer in (1, 4, 16, 64, 256):
+        now = _two_rounds(q, z, delta, direction, noise, finer)
+        if math.isclose(now, before, rel_tol=1e-7, abs_tol=1e-13):
+            return now
+        before = now
+    raise ArithmeticError("the average over the first round's losses has not converged")
+
+
+def _two_rounds(
+    q: float, z: float, delta: float, direction: Direction, noise: str, finer: int
+) -> float:
+    losses, masses = _losses(q, z, direction, noise, finer)
+
+    def found(epsilon: float) -> float:
+        return float(masses @ _one_delta(epsilon - losses, q, z, direction, noise))
+
+    return _solved(found, delta, 2 * float(losses[masses > 0].max()))
+
+
+def _solved(found, delta: float, high: float) -> float:
+    """The epsilon at which a falling function is delta; 0 where it is not above delta at 0."""
     if found(0.0) <= delta:
         return 0.0
     return float(optimize.brentq(lambda e: found(e) - delta, 0.0, high, rtol=1e-12, xtol=1e-18))
@@ -533,21 +557,22 @@ def _few_rounds(
 def _one_delta(epsilon, q, z, direction, noise, lib=np):
     """One round's delta, by its definition: P(loss > epsilon) - e^epsilon Q(loss > epsilon)."""
     absent = 1 - q
-    growth = lib.expm1(epsilon)
+    # Not 1 + growth, which is 0 for an epsilon below -37.
+    factor, growth = lib.exp(epsilon), lib.expm1(epsilon)
     infinity = math.inf
 
     if direction == "replace":
         damping = lib.exp(-1 / (2 * z * z)) * q
         middle = absent * growth
-        size = lib.sqrt(middle * middle + 4 * (1 + growth) * damping * damping)
+        size = lib.sqrt(middle * middle + 4 * factor * damping * damping)
         # Of the two ways to write the root, the one without a difference.
         rising = (abs(middle) + size) / (2 * damping)
-        falling = 2 * (1 + growth) * damping / (abs(middle) + size)
+        falling = 2 * factor * damping / (abs(middle) + size)
         is_rising = middle >= 0
         cut = z * z * lib.log(is_rising * rising + (1 - is_rising) * falling)
     else:
         # The likelihood ratio of a client that takes part, at which the loss is epsilon.
-        shift = -growth / (1 + growth) if direction == "add" else growth
+        shift = lib.expm1(-epsilon) if direction == "add" else growth
         ratio = 1 + shift / q
         if lib is np:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -575,7 +600,7 @@ def _one_delta(epsilon, q, z, direction, noise, lib=np):
     if direction == "remove":
         found = q * there - (growth + q) * here
     elif direction == "add":
-        found = here * (1 - absent * (1 + growth)) - (1 + growth) * q * there
+        found = here * (1 - absent * factor) - factor * q * there
     else:
-        found = q * there - absent * growth * here - (1 + growth) * q * mass(-1)
+        found = q * there - absent * growth * here - factor * q * mass(-1)
     return np.maximum(found, 0.0) if lib is np else max(found, lib.mpf(0))
