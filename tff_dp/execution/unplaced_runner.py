@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tff_dp import _compat
 from tff_dp.execution import arguments, marked_noise, values
-from tff_dp.execution.graph import imported_graph, program, randomness, traced
+from tff_dp.execution.graph import emitter, imported_graph, program, randomness, traced
 from tff_dp.execution.round import failures, noise_source, programs
 from tff_dp.execution.settings import Settings
 
@@ -50,7 +50,7 @@ class LocalRunner:
         return noise_source.of_program(self._program, settings)
 
     def _emit(self, root: tf.Tensor, *arguments: tf.Tensor) -> list[tf.Tensor]:
-        results, failed = self._program.emit(arguments, randomness.fold(root, 0))
+        results, failed = emitter.emit(self._program, arguments, randomness.fold(root, 0))
         return [failed, *results]
 
     def __call__(self, arg: Any, settings: Settings) -> Any:

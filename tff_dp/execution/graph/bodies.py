@@ -50,6 +50,14 @@ class Body:
             needed = [source for source, _ in self.inputs[name] if source not in done]
             pending.extend((source, False) for source in reversed(needed))
 
+    def origin(self, reference: Reference) -> Reference:
+        """Returns the tensor that a chain of identities begins with."""
+        name, _ = reference
+        while name in self.nodes and self.nodes[name].op == "Identity":
+            reference = self.inputs[name][0]
+            name, _ = reference
+        return reference
+
 
 def of_graph(graph_def: Any, arguments: Iterable[str], results: Iterable[str]) -> Body:
     """Returns the body of a graph.

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp.execution import compilation, values
-from tff_dp.execution.graph import bodies, program, random_sources, randomness
+from tff_dp.execution.graph import bodies, emitter, program, random_sources, randomness
 
 # Of the uniform numbers that these are, or are made of, by the bytes of their type.
 _OF_SIZE = {2: 10, 4: 23, 8: 52}
@@ -195,7 +195,7 @@ def with_words(computation: Any, state: Any, clients: Sequence[Any], word: int) 
         key = tf.constant(_NO_KEY, tf.uint64)
 
         def emit(name: str, arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-            results, _ = programs[name].emit(arguments, key, words=words)
+            results, _ = emitter.emit(programs[name], arguments, key, words=words)
             return list(results)
 
         common, sums = emit("prepare", state), emit("zero", [])
