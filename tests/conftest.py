@@ -33,7 +33,7 @@ def no_process_is_kept():
 def tff():
     from tff_dp import _compat
 
-    return _compat.load_tff()
+    return _compat.tff.load()
 
 
 @pytest.fixture(scope="session")

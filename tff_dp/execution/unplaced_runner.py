@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution import arguments, marked_noise, values
 from tff_dp.execution.graph import emitter, imported_graph, program, randomness, traced
 from tff_dp.execution.round import failures, noise_source, programs
@@ -62,6 +62,6 @@ class LocalRunner:
             results = self._graph(given, key)
         else:
             inputs = [tf.constant(settings.root()), *self._program.tensors(given)]
-            failed, *results = _compat.call_flat(self._graph, inputs)
+            failed, *results = tf_compat.call_flat(self._graph, inputs)
             failures.raise_if_failed([programs.SERVER_FAILED, int(failed)], self._program.checks, 0)
         return self._result.value(results)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+import ml_dtypes  # which TensorFlow needs
 import numpy as np
 
 from tff_dp import execution
@@ -52,8 +53,6 @@ class Format:
     @property
     def dtype(self) -> np.dtype:
         """Its type in numpy."""
-        import ml_dtypes  # which TensorFlow needs
-
         return np.dtype(getattr(ml_dtypes, self.name, None) or self.name)
 
 
@@ -187,8 +186,6 @@ def holds(form: Format, mechanism: Mechanism) -> bool:
 def _format_check(
     aggregator: Aggregator, law: Law, mechanism: Mechanism, m: float, form: Format
 ) -> Check:
-    import ml_dtypes
-
     largest = float(ml_dtypes.finfo(form.dtype).max)  # type: ignore[no-untyped-call]
     shape = [TENSORS, _WIDTH]
     single = np.zeros(shape)

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution import compilation, values
 from tff_dp.execution.graph import bodies, emitter, program, random_sources, randomness
 
@@ -148,7 +149,7 @@ def _spread(written: program.Program, name: str, varies: dict[str, set[str]]) ->
 
 
 def _seeds_vary(written: program.Program, name: str, node: Any, varies: set[str]) -> bool:
-    definition = bodies.op_def(node.op)
+    definition = tf_compat.op_def(node.op)
     places = [i for i, a in enumerate(definition.input_arg) if a.name in ("seed", "key")]
     sources = written.body_of(name).inputs[node.name]
     return not places or any(sources[place][0] in varies for place in places)

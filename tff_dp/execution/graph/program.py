@@ -25,7 +25,10 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, random_sources, randomness, resources
+
+tff = _compat.tff.load()
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -297,7 +300,7 @@ class Program:
     def _obstacle_at(self, node: Any) -> str | None:
         if node.op in self.functions or node.op in _HANDLED:
             return None
-        definition = bodies.op_def(node.op)
+        definition = tf_compat.op_def(node.op)
         if definition is None:
             return f"operation {node.op} is unknown to this TensorFlow"
         if node.op in ("Enter", "Exit", "NextIteration", "LoopCond"):
@@ -319,7 +322,7 @@ def graph_of(computation: Any) -> tuple[Any, Any]:
     Raises:
       TypeError: It is no TensorFlow computation.
     """
-    proto = _compat.load_tff().framework.serialize_computation(computation)
+    proto = tff.framework.serialize_computation(computation)
     if proto.WhichOneof("computation") != "tensorflow":
         raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
     graph_def = tf.compat.v1.GraphDef()
