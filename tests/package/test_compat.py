@@ -111,9 +111,10 @@ for name in ("tensorflow_privacy", "tensorflow_federated", "tensorflow_federated
         importlib.import_module(name)
     except ImportError:
         print("failed")
-from tff_dp import _compat, tff
-import tensorflow_federated, tensorflow_privacy
-assert tensorflow_federated is tff
+import tff_dp
+import tensorflow_federated as tff, tensorflow_privacy
+from tff_dp import _compat
+assert tff_dp.tff is tff
 assert tff.__version__ and tff.learning.algorithms.build_fed_sgd and not hasattr(tff, "python")
 assert tensorflow_privacy.privacy.dp_query
 assert _compat.keras.tf_keras_is_legacy()

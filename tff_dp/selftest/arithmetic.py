@@ -16,8 +16,9 @@ from tff_dp import execution
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, Mechanism, PerLayerGaussianMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.selftest.laws import Law
-from tff_dp.selftest.probes import TENSORS, Aggregator, Path
+from tff_dp.selftest.probes import Aggregator, Path
 from tff_dp.selftest.report import Check
+from tff_dp.selftest.testable import TENSORS
 
 MANY_LOG, MANY_LOG_THOROUGH = (
     10,

@@ -16,9 +16,9 @@ from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
 from tff_dp.selftest import central, distributed, record
 from tff_dp.selftest.laws import law_of
-from tff_dp.selftest.probes import ALGORITHMS, TENSORS
+from tff_dp.selftest.probes import ALGORITHMS
 from tff_dp.selftest.report import Check, SelfTestReport
-from tff_dp.selftest.testable import check_plan
+from tff_dp.selftest.testable import TENSORS, check_plan
 
 PARTS = ("influence", "arithmetic", "provenance", "noise")
 """Of a self-test, in the order in which they run."""

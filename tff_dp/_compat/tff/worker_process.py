@@ -19,8 +19,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
-import portpicker  # type: ignore[import-untyped]
+import grpc
+import portpicker
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.executor_stacks import executor_factory
 
