@@ -54,7 +54,7 @@ def prepare() -> pathlib.Path | None:
     folder = _folder()
     flags = os.environ.get(_FLAGS, "")
     told = f"{_FLAG}={folder}"
-    if folder is None or (_FLAG in flags and told not in flags.split()):
+    if folder is None or (_FLAG in flags and told not in flags):
         return None
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def prepare() -> pathlib.Path | None:
             if told not in flags:
                 os.environ[_FLAGS] = f"{flags} {told}".strip()
             return folder
-    os.environ[_FLAGS] = " ".join(part for part in flags.split() if part != told)
+    os.environ[_FLAGS] = flags.replace(told, "").strip()
     return None
 
 

@@ -26,7 +26,7 @@ AES_CTR = (
 SEEDED = "a seed that was given to the execution context: not private"
 NONE = "no noise"
 _REMEDY = "Noise that others could guess protects nobody, so the computation was not run."
-# From a computation's id to a weak reference to it and whether it is marked; see `compiling`.
+# From a computation's id to a weak reference to it and whether it is marked; see `compilation`.
 _marked: dict[int, tuple[weakref.ref[Any], bool]] = {}
 
 

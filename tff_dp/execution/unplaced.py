@@ -43,7 +43,7 @@ def as_graph(comp: Any) -> Any:
         kinds.
     """
     config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True  # as in `compiling`
+    config.graph_options.rewrite_options.disable_meta_optimizer = True  # as in `compilation`
     block = _zipped(comp).to_building_block()
     graph = tff.backends.mapreduce.consolidate_and_extract_local_processing(block, config)
     return tff.framework.ConcreteComputation(

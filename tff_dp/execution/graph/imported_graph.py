@@ -2,7 +2,7 @@
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
 arguments and results. Here it is imported once and called like any TensorFlow function, hence on
-whatever device this process has. Its random operations are keyed, those that can be (`keying`).
+whatever device this process has. Its random operations are keyed, those that can be (`keyed_import`).
 """
 
 from __future__ import annotations
