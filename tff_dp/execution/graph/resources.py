@@ -15,7 +15,7 @@ import tensorflow as tf
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies
 
-# Variables start anew at each run: `resource_values` makes values of them, and `imported_graph` runs their
+# Variables start anew at each run: `resource_values` makes values of them; `imported_graph` runs their
 # initialization.
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2"})
 # Tables that take their contents once, when the graph is initialized, and refuse to take others.
