@@ -11,13 +11,17 @@ import pytest
 
 from tests.support.paths import ROOT
 
+SET_BY_IMPORTS = ("TF_USE_LEGACY_KERAS", "TF_XLA_FLAGS")
+
 
 def run(program: str, *path: pathlib.Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs a program in a process of its own, with folders in front of Python's path."""
     folders = os.pathsep.join(map(str, [*path, ROOT]))
+    # Without what importing TFF and tff_dp has set in this process.
+    clean = {k: v for k, v in os.environ.items() if k not in SET_BY_IMPORTS}
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": folders, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**clean, "PYTHONPATH": folders, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         check=False,
