@@ -3,7 +3,7 @@
 - `load` imports it; `finder` has a plain `import tensorflow_federated` do the same.
 - `placeholders` stand for three modules whose packages are dead or were left out.
 - `setup` mends what an import alone leaves broken.
-- `worker_process` is the process in which stock TFF runs computations.
+- `worker_process` is the process in which stock TFF runs computations, made of a `watched_process`.
 - `internals` has what is used of `tensorflow_federated.python`; importing it imports TFF.
 """
 
