@@ -8,10 +8,13 @@ TFF's federated averaging and this optimizer instead.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp import _compat
+
+tff = _compat.tff.load()
 
 
 def proximal(inner: Any, strength: float) -> Any:
@@ -25,43 +28,34 @@ def proximal(inner: Any, strength: float) -> Any:
       A `tff.learning.optimizers.Optimizer`. w_start are the weights of its first step: an optimizer is
       made anew for each client and round, so they are the global model's.
     """
-    return _proximal_class()(inner, strength)
+    return ProximalOptimizer(inner, strength)
 
 
-@functools.cache
-def _proximal_class() -> type:
-    """Returns the class; its base is known only once TFF is imported."""
-    import tensorflow as tf
+class ProximalOptimizer(tff.learning.optimizers.Optimizer):  # type: ignore[misc,name-defined]
+    """See `proximal`. The state holds the inner one, the start, and whether it is known yet."""
 
-    tff = _compat.load_tff()
+    def __init__(self, inner: Any, strength: float) -> None:
+        self._inner, self._strength = inner, strength
 
-    class ProximalOptimizer(tff.learning.optimizers.Optimizer):  # type: ignore[misc,name-defined]
-        """See `proximal`. The state holds the inner one, the start, and whether it is known yet."""
+    def initialize(self, specs: Any) -> Any:
+        start = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), specs)
+        return {"inner": self._inner.initialize(specs), "start": start, "started": False}
 
-        def __init__(self, inner: Any, strength: float) -> None:
-            self._inner, self._strength = inner, strength
+    def next(self, state: Any, weights: Any, gradients: Any) -> tuple[Any, Any]:
+        start = tf.nest.map_structure(
+            lambda known, now: tf.where(state["started"], known, now), state["start"], weights
+        )
+        gradients = tf.nest.map_structure(
+            lambda g, w, s: None if g is None else g + self._strength * (w - s),
+            gradients,
+            weights,
+            start,
+        )
+        inner, weights = self._inner.next(state["inner"], weights, gradients)
+        return {"inner": inner, "start": start, "started": True}, weights
 
-        def initialize(self, specs: Any) -> Any:
-            start = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), specs)
-            return {"inner": self._inner.initialize(specs), "start": start, "started": False}
+    def get_hparams(self, state: Any) -> Any:
+        return self._inner.get_hparams(state["inner"])
 
-        def next(self, state: Any, weights: Any, gradients: Any) -> tuple[Any, Any]:
-            start = tf.nest.map_structure(
-                lambda known, now: tf.where(state["started"], known, now), state["start"], weights
-            )
-            gradients = tf.nest.map_structure(
-                lambda g, w, s: None if g is None else g + self._strength * (w - s),
-                gradients,
-                weights,
-                start,
-            )
-            inner, weights = self._inner.next(state["inner"], weights, gradients)
-            return {"inner": inner, "start": start, "started": True}, weights
-
-        def get_hparams(self, state: Any) -> Any:
-            return self._inner.get_hparams(state["inner"])
-
-        def set_hparams(self, state: Any, hparams: Any) -> Any:
-            return {**state, "inner": self._inner.set_hparams(state["inner"], hparams)}
-
-    return ProximalOptimizer
+    def set_hparams(self, state: Any, hparams: Any) -> Any:
+        return {**state, "inner": self._inner.set_hparams(state["inner"], hparams)}

@@ -45,7 +45,7 @@ class SGD(Optimizer):
 
     def build(self) -> Any:
         """Returns `build_sgdm`."""
-        return _compat.load_tff().learning.optimizers.build_sgdm(
+        return _compat.tff.load().learning.optimizers.build_sgdm(
             self.learning_rate, self.momentum or None
         )
 
@@ -82,7 +82,7 @@ class Adam(_Moments):
 
     def build(self) -> Any:
         """Returns `build_adam`."""
-        return _compat.load_tff().learning.optimizers.build_adam(
+        return _compat.tff.load().learning.optimizers.build_adam(
             self.learning_rate, self.beta_1, self.beta_2, self.epsilon
         )
 
@@ -103,7 +103,7 @@ class Yogi(_Moments):
 
     def build(self) -> Any:
         """Returns `build_yogi`."""
-        return _compat.load_tff().learning.optimizers.build_yogi(
+        return _compat.tff.load().learning.optimizers.build_yogi(
             self.learning_rate, self.beta_1, self.beta_2, self.epsilon
         )
 
@@ -132,6 +132,6 @@ class Adagrad(Optimizer):
 
     def build(self) -> Any:
         """Returns `build_adagrad`."""
-        return _compat.load_tff().learning.optimizers.build_adagrad(
+        return _compat.tff.load().learning.optimizers.build_adagrad(
             self.learning_rate, self.initial_preconditioner, self.epsilon
         )

@@ -17,8 +17,11 @@ from tff_dp.errors import ArgumentError, ModelError, TffDpError
 from tff_dp.execution import current_or_fast
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelWeights
+from tff_dp.model.trial import reason
 from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+
+tff = _compat.tff.load()
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -55,7 +58,7 @@ def build_process(
     return compose(model, algorithm, privacy)
 
 
-@_compat.usable_tf_keras_models()
+@_compat.keras.usable_tf_keras_models()
 def compose(
     model: BoundModel,
     algorithm: Algorithm,
@@ -79,7 +82,6 @@ def compose(
     _checks.instance(
         "privacy", privacy, (PrivacyPlan, NoPrivacy), "To train without privacy, pass NoPrivacy()."
     )
-    tff = _compat.load_tff()
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     of_records = plan is not None and isinstance(plan.mechanism, RecordGaussianMechanism)
     weighting = getattr(algorithm, "weighting", None) or ("uniform" if plan else "examples")
@@ -143,8 +145,6 @@ def explained(model: BoundModel) -> Iterator[None]:
     except TffDpError:
         raise
     except Exception as error:  # whatever the model's layers, Keras, TensorFlow or TFF raise
-        from tff_dp.model.trial import reason
-
         raise ModelError(
             f"model={model.source!r} cannot be trained: {reason(error)} Nothing was charged. Keras's "
             "own fit on a few examples may tell more."
@@ -196,7 +196,6 @@ def _record_level(
             )
     refuse_coupled(model.tff_model)
     plan.check_dimension(parameters(model))
-    tff = _compat.load_tff()
     templates = tff.learning.templates
 
     @tff.tensorflow.computation

@@ -286,16 +286,69 @@ def test_the_cache_of_compiled_code_is_bounded_private_and_can_be_refused(tmp_pa
 
     monkeypatch.setenv("TF_XLA_FLAGS", "--other")
     monkeypatch.setenv("TFF_DP_CACHE", "")
-    assert _caching.keep_compiled() is None
+    assert _caching.tell_xla() is None
+    assert prepare() is None
     assert os.environ["TF_XLA_FLAGS"] == "--other"
     monkeypatch.setenv("TFF_DP_CACHE", str(tmp_path / "cache"))
-    folder = _caching.keep_compiled()
+    folder = _caching.tell_xla()
+    told = f"--other --tf_xla_persistent_cache_directory={folder}"
+    assert os.environ["TF_XLA_FLAGS"] == told
+    assert not folder.exists()
+    assert prepare() == folder
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert os.environ["TF_XLA_FLAGS"] == f"--other --tf_xla_persistent_cache_directory={folder}"
-    assert _caching.keep_compiled() is None  # the flag is set
+    assert os.environ["TF_XLA_FLAGS"] == told
+    assert _caching.tell_xla() is None  # the flag is set
+    # What is old is removed when the cache is used, not when it is named.
+    monkeypatch.setattr(_caching, "_MOST_BYTES", 150)
+    for number in range(3):
+        (folder / str(number)).write_bytes(b"x" * 100)
+        os.utime(folder / str(number), (number, number))
     monkeypatch.setenv("TF_XLA_FLAGS", "")
-    folder.chmod(0o777)  # others could put code there
-    assert _caching.keep_compiled() is None
+    assert _caching.tell_xla() == folder
+    assert len(list(folder.iterdir())) == 3
+    assert prepare() == folder
+    assert [path.name for path in folder.iterdir()] == ["2"]
+
+
+def prepare():
+    """Makes the cache ready as the first context of a process does."""
+    _caching.prepare.cache_clear()
+    return _caching.prepare()
+
+
+def test_code_that_others_could_have_written_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setenv("TFF_DP_CACHE", str(tmp_path / "cache"))
+    folder = _caching.tell_xla()
+    told = os.environ["TF_XLA_FLAGS"]
+    # Between the import and the first use, somebody else makes the folder.
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert prepare() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
+    assert _caching.tell_xla() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
+    folder.rmdir()
+    # A folder that would be made in one that others can write to is named once it has been made.
+    folder.parent.chmod(0o777)
+    assert _caching.tell_xla() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
+    assert prepare() == folder
+    assert os.environ["TF_XLA_FLAGS"] == told
+    # Another cache that the user has chosen stays as it is.
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/elsewhere")
+    assert _caching.tell_xla() is None
+    assert prepare() is None
+    assert os.environ["TF_XLA_FLAGS"] == "--tf_xla_persistent_cache_directory=/elsewhere"
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setenv("TFF_DP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert _caching.tell_xla() is None
+    assert prepare() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
 
 
 def test_runners_go_with_their_computations(tff):

@@ -972,7 +972,7 @@ def test_a_tf_keras_builder_of_another_architecture_each_time_is_refused(tff):
 
 
 def test_tf_keras_needs_tf_dot_keras_to_be_it(tff, monkeypatch):
-    monkeypatch.setattr("tff_dp._compat.tf_keras_is_legacy", lambda: False)
+    monkeypatch.setattr("tff_dp._compat.keras.tf_keras_is_legacy", lambda: False)
     with pytest.raises(ModelError, match=r"'old' is a tf-keras model.*TF_USE_LEGACY_KERAS=1"):
         ModelSpec(model=legacy_linear(), loss="mse").bind((X4, Y1))
 

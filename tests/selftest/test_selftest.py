@@ -32,7 +32,6 @@ from tff_dp.selftest import (
     Check,
     SelfTestReport,
     arithmetic,
-    command,
     influence,
     laws,
     noise,
@@ -858,7 +857,7 @@ def tested(monkeypatch) -> list[PrivacyPlan]:
         plans.append((plan, thorough) if thorough else plan)
         return a_report(plan.mechanism.noise_multiplier)
 
-    monkeypatch.setattr(command, "self_test", pretend)
+    monkeypatch.setattr(suite, "self_test", pretend)
     return plans
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from dp_accounting import pld, rdp
 
 from tff_dp import _checks
+from tff_dp._compat.dp_accounting import rdp_curve
 from tff_dp.accounting import loss_bounds
 from tff_dp.accounting.arithmetic import Arithmetic, charged
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
@@ -261,8 +262,7 @@ def _rdp_curve(
         raise AccountingError(_reason(error)) from None
     finally:
         absl.logging.set_verbosity(verbosity)
-    # Private attributes of a pinned version: one curve serves every number of rounds, since RDP adds up.
-    return np.asarray(accountant._orders), np.asarray(accountant._rdp)
+    return rdp_curve(accountant)  # which serves every number of rounds, since RDP adds up
 
 
 def rdp_epsilon(

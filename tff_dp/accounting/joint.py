@@ -11,10 +11,16 @@ from typing import Any, TypeAlias, TypeVar
 
 import dp_accounting
 import numpy as np
-from dp_accounting import pld, rdp
-from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
+from dp_accounting import rdp
 
 from tff_dp import _checks
+from tff_dp._compat.dp_accounting import (
+    AdjacencyType,
+    GaussianPrivacyLoss,
+    default_orders,
+    directions_of,
+    from_laplace_mechanism,
+)
 from tff_dp.accounting import accountants
 from tff_dp.accounting.accountants import spend
 from tff_dp.accounting.arithmetic import Arithmetic, charged
@@ -311,7 +317,7 @@ def _curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns orders, ascending, and a round's Rényi divergence at each."""
     if isinstance(one_round, DistributedRound):
-        at = np.asarray(orders or rdp.RdpAccountant()._orders, np.float64)
+        at = np.asarray(orders, np.float64) if orders else default_orders()
         return at, one_round.rdp(at)
     at, curve = accountants._rdp_curve(one_round, orders)
     return np.asarray(at, np.float64), curve
@@ -338,9 +344,12 @@ def _directions(
     rounds: tuple[IndependentRound, ...], interval: float
 ) -> tuple[JointComposition, ...]:
     distributions = [_distribution(one_round, interval) for one_round in rounds]
-    directions = [JointComposition([each._pmf_remove for each in distributions])]
-    if not all(each._symmetric for each in distributions):
-        directions.append(JointComposition([each._pmf_add for each in distributions]))
+    pairs = [directions_of(each) for each in distributions]
+    directions = [JointComposition([removal for removal, _ in pairs])]
+    if any(addition is not None for _, addition in pairs):
+        # Of a distribution whose directions are the same, the one serves for both.
+        additions = [removal if addition is None else addition for removal, addition in pairs]
+        directions.append(JointComposition(additions))
     return tuple(directions)
 
 
@@ -360,7 +369,7 @@ def _distribution(one_round: IndependentRound, interval: float) -> Any:
     rate = event.sampling_probability if sampled else 1.0
     if isinstance(one_round, LaplaceRound):
         _check_size(2 / z, interval)
-        return pld.privacy_loss_distribution.from_laplace_mechanism(
+        return from_laplace_mechanism(
             parameter=z, sampling_prob=rate, value_discretization_interval=interval
         )
     relation = one_round.adjacency.relation

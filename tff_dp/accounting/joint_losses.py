@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from dp_accounting.pld import pld_pmf
 from numpy.typing import NDArray
 from scipy import fft, signal
+
+from tff_dp._compat.dp_accounting import PLDPmf, numbers_of
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +51,7 @@ class JointComposition:
       pmfs: A direction's distribution of one round of each kind; pessimistic losses on one grid.
     """
 
-    def __init__(self, pmfs: Sequence[pld_pmf.PLDPmf]) -> None:
+    def __init__(self, pmfs: Sequence[PLDPmf]) -> None:
         self._parts = [_Part(pmf) for pmf in pmfs]
         self._interval = self._parts[0].interval
         distances = [distance for part in self._parts for distance in part.distances]
@@ -207,22 +208,21 @@ def _roundoff(
 class _Part:
     """One round's distribution, its points counted from the mean, which keeps exponents small."""
 
-    def __init__(self, pmf: pld_pmf.PLDPmf) -> None:
-        dense = pmf.to_dense_pmf()
-        # Private attributes of a pinned version: there is no public way to the numbers.
-        probabilities = np.maximum(dense._probs, 0)
+    def __init__(self, pmf: PLDPmf) -> None:
+        numbers = numbers_of(pmf)
+        probabilities = np.maximum(numbers.probabilities, 0)
         (kept,) = np.nonzero(probabilities >= _SMALLEST)
         inner = slice(int(kept[0]), int(kept[-1]) + 1)
         self.probabilities: Floats = probabilities[inner]
         total = float(self.probabilities.sum())
         dropped = float(probabilities[: inner.start].sum() + probabilities[inner.stop :].sum())
-        self.infinite: float = dense._infinity_mass + dropped
-        self.interval: float = dense._discretization
+        self.infinite: float = numbers.infinite + dropped
+        self.interval: float = numbers.interval
         size = len(self.probabilities)
         mean = float(np.sum(np.arange(size) * self.probabilities)) / total
         self.first = -round(mean)
         self.last = self.first + size - 1
-        self.shift: int = dense._lower_loss + inner.start - self.first  # from a point to its loss
+        self.shift: int = numbers.lowest + inner.start - self.first  # from a point to its loss
         self.distances = (
             max(mean, _LEAST_DISTANCE),
             max(size - 1 - mean, _LEAST_DISTANCE),

@@ -7,9 +7,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from dp_accounting.pld import pld_pmf
 from scipy import special
 
+from tff_dp._compat.dp_accounting import DensePLDPmf
 from tff_dp.accounting.pairs import TRUNCATIONS, Floats, Pair
 from tff_dp.accounting.privacy_loss import Composition
 
@@ -104,7 +104,7 @@ def clear_caches() -> None:
 @functools.lru_cache(maxsize=16)
 def _pessimistic(pair: Pair, interval: float, log_truncated: float) -> Composition:
     found = pair.cells(interval, log_truncated).pessimistic()
-    return Composition(pld_pmf.DensePLDPmf(interval, *found, True))
+    return Composition(DensePLDPmf(interval, *found, True))
 
 
 @functools.lru_cache(maxsize=16)
@@ -117,7 +117,7 @@ def _optimistic(pair: Pair, interval: float, log_truncated: float) -> Compositio
         offset = math.remainder(centre, interval)
         found = pair.cells(interval, log_truncated, offset).optimistic(centre)
         if found:
-            return Composition(pld_pmf.DensePLDPmf(interval, *found, 0.0, False), offset)
+            return Composition(DensePLDPmf(interval, *found, 0.0, False), offset)
     return None
 
 

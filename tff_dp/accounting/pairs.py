@@ -8,9 +8,10 @@ import math
 
 import numpy as np
 from dp_accounting import NeighboringRelation
-from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 from numpy.typing import NDArray
 from scipy import optimize, signal, special
+
+from tff_dp._compat.dp_accounting import AdjacencyType, GaussianPrivacyLoss
 
 Floats = NDArray[np.float64]
 

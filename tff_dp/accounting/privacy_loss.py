@@ -11,10 +11,15 @@ import math
 
 import numpy as np
 from dp_accounting import NeighboringRelation
-from dp_accounting.pld import pld_pmf
-from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from scipy import fft, signal
 
+from tff_dp._compat.dp_accounting import (
+    DensePLDPmf,
+    PLDPmf,
+    PrivacyLossDistribution,
+    directions_of,
+    numbers_of,
+)
 from tff_dp.accounting.pairs import TRUNCATIONS, Floats, Pair, gaussian_pairs
 
 
@@ -41,7 +46,7 @@ def distribution_of(
     """Returns the pessimistic distributions of a round's pairs, on a grid of their losses."""
     return PrivacyLossDistribution(
         *(
-            pld_pmf.DensePLDPmf(interval, *pair.cells(interval, log_truncated).pessimistic(), True)
+            DensePLDPmf(interval, *pair.cells(interval, log_truncated).pessimistic(), True)
             for pair in pairs
         )
     )
@@ -81,19 +86,18 @@ class Composition:
       offset: What each of its losses is more than the grid says.
     """
 
-    def __init__(self, pmf: pld_pmf.PLDPmf, offset: float = 0.0) -> None:
-        dense = pmf.to_dense_pmf()
-        # Private attributes of a pinned version: there is no public way to the numbers.
-        self._probabilities: Floats = dense._probs
-        self._interval: float = dense._discretization
-        self._infinite: float = dense._infinity_mass
+    def __init__(self, pmf: PLDPmf, offset: float = 0.0) -> None:
+        numbers = numbers_of(pmf)
+        self._probabilities: Floats = numbers.probabilities
+        self._interval = numbers.interval
+        self._infinite = numbers.infinite
         # Points are counted from the mean, which keeps the exponents small.
         size, total = len(self._probabilities), float(self._probabilities.sum())
         mean = float(np.sum(np.arange(size) * self._probabilities)) / total
         self._first = -round(mean)
         self._last = self._first + size - 1
         # From a point to its loss, in intervals.
-        self._shift: float = dense._lower_loss - self._first + offset / self._interval
+        self._shift: float = numbers.lowest - self._first + offset / self._interval
         above, log_above = _ladder(self._probabilities[::-1], size - 1 - mean)
         below, log_below = _ladder(self._probabilities, mean)
         self._orders = np.concatenate([-below[::-1], [0.0], above])
@@ -220,9 +224,8 @@ class Composition:
 @functools.lru_cache(maxsize=16)
 def compositions(distribution: PrivacyLossDistribution) -> tuple[Composition, ...]:
     """Returns the compositions of a distribution's directions, which share all rounds and deltas."""
-    directions = [distribution._pmf_remove]
-    if not distribution._symmetric:
-        directions.append(distribution._pmf_add)
+    removal, addition = directions_of(distribution)
+    directions = [removal] if addition is None else [removal, addition]
     return tuple(map(Composition, directions))
 
 

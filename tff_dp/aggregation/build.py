@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from tff_dp import _checks, _compat
+import dp_accounting
+import tensorflow as tf
+
+from tff_dp import _checks, _compat, noise
+from tff_dp.aggregation import queries
+from tff_dp.aggregation.correlated import BandedNoise, TreeNoise, banded_grid
 from tff_dp.aggregation.distributed import distributed_mean
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import (
@@ -23,6 +27,9 @@ from tff_dp.mechanisms import (
     TreeMechanism,
 )
 from tff_dp.mechanisms.strategy import banded_strategy
+from tff_dp.noise import Grid, uniforms_in_word
+
+tff = _compat.tff.load()
 
 Query = Callable[[Any], Any]  # from the `tf.TensorSpec`s of an update to a query
 
@@ -58,40 +65,31 @@ def build_aggregator(
         known = ", ".join(kind.__name__ for kind in _BUILDERS)
         raise ArgumentError(f"mechanism={mechanism!r} has no aggregator: expected one of {known}.")
     mechanism.check(m)
-    _compat.load_tff()
     if scaled:
         return _SCALED[type(mechanism)](mechanism, m, scaled=True)
     return _BUILDERS[type(mechanism)](mechanism, m, rounds)
 
 
-def _factory(query: Query) -> Any:
-    """Returns a factory that makes its query once it knows the tensors of an update."""
-    return _factory_class()(query)
+class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
+    """Makes its query once it knows the tensors of an update.
 
+    Args:
+      query: From the `tf.TensorSpec`s of an update to a query.
+    """
 
-@functools.cache
-def _factory_class() -> type:
-    """Returns the factory class; its base is known only once TFF is imported."""
-    tff = _compat.load_tff()
-    import tensorflow as tf
+    def __init__(self, query: Query) -> None:
+        self._query = query
 
-    class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
-        def __init__(self, query: Query) -> None:
-            self._query = query
-
-        def create(self, value_type: Any) -> Any:
-            specs = _compat.tensor_specs(value_type)
-            for spec in tf.nest.flatten(specs):
-                if not spec.dtype.is_floating:
-                    raise ArgumentError(
-                        f"a tensor of updates has dtype={spec.dtype.name!r}: expected a floating-point "
-                        "type. Keep what is not trained out of the update."
-                    )
-            return tff.aggregators.DifferentiallyPrivateFactory(self._query(specs)).create(
-                value_type
-            )
-
-    return GridSumFactory
+    def create(self, value_type: Any) -> Any:
+        """Returns the aggregation process of updates of a TFF type."""
+        specs = tff.types.type_to_tf_tensor_specs(value_type)
+        for spec in tf.nest.flatten(specs):
+            if not spec.dtype.is_floating:
+                raise ArgumentError(
+                    f"a tensor of updates has dtype={spec.dtype.name!r}: expected a floating-point "
+                    "type. Keep what is not trained out of the update."
+                )
+        return tff.aggregators.DifferentiallyPrivateFactory(self._query(specs)).create(value_type)
 
 
 def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
@@ -105,8 +103,6 @@ def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
     """
     if type(mechanism) not in _SCALED or mechanism.noise_multiplier == 0:
         return None
-    from tff_dp.noise import Grid, uniforms_in_word
-
     grid = Grid.of(mechanism.noise_multiplier)
     in_word = uniforms_in_word(mechanism.noise_multiplier * grid.steps)
     return (mechanism.with_noise(1.0), grid, in_word) if in_word else None
@@ -119,9 +115,6 @@ def with_scale(state: Any, mechanism: Mechanism) -> Any:
       state: The aggregator's.
       mechanism: Of the same `scale_structure` as the one that it was built of.
     """
-    from tff_dp.aggregation import queries
-    from tff_dp.noise import Grid
-
     z = mechanism.noise_multiplier
     values = queries.scale_state(z, Grid.of(z))
     return state._replace(
@@ -134,7 +127,6 @@ def _gaussian(
     mechanism: GaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
 ) -> Any:
     del rounds  # each has noise of its own
-    from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l2(update, mechanism.clip_norm, grid).parts
@@ -146,7 +138,6 @@ def _per_layer(
     mechanism: PerLayerGaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
 ) -> Any:
     del rounds
-    from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         if len(update) != len(mechanism.clip_norms):
@@ -164,7 +155,6 @@ def _per_layer(
 
 def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
     del rounds
-    from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l1(update, mechanism.clip_norm, grid).parts
@@ -182,11 +172,6 @@ def _independent(mechanism: Any, m: float, clip: Any, draw: Any, *, scaled: bool
       draw: From a shape and a scale in steps to noise.
       scaled: See `build_aggregator`; for Gaussian noise.
     """
-    import dp_accounting
-
-    from tff_dp.aggregation import queries
-    from tff_dp.noise import Grid
-
     z = float(mechanism.noise_multiplier)
     grid = Grid.of(z)
     is_laplace = isinstance(mechanism, LaplaceMechanism)
@@ -196,7 +181,7 @@ def _independent(mechanism: Any, m: float, clip: Any, draw: Any, *, scaled: bool
     )
     if scaled:
         process = queries.ScaledNoise(z, grid)
-    return _factory(
+    return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,
@@ -211,17 +196,12 @@ def _independent(mechanism: Any, m: float, clip: Any, draw: Any, *, scaled: bool
 
 def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> Any:
     del rounds
-    from tff_dp.aggregation import queries
-
-    return _factory(lambda specs: queries.AdaptiveClipQuery(specs, mechanism, m))
+    return GridSumFactory(lambda specs: queries.AdaptiveClipQuery(specs, mechanism, m))
 
 
 def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, rounds: int) -> Any:
     """Returns the factory of a mechanism whose clients noise their own update; the sum gets none."""
     del rounds
-    from tff_dp import noise
-    from tff_dp.aggregation import queries
-
     is_gaussian = isinstance(mechanism, LocalGaussianMechanism)
     clip, draw = (noise.clip_l2, noise.gaussian) if is_gaussian else (noise.clip_l1, noise.laplace)
     grid = noise.Grid.of(mechanism.noise_multiplier)
@@ -231,7 +211,7 @@ def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, 
         clipped = clip(update, mechanism.clip_norm, grid).parts
         return [part + draw(part.shape.as_list(), scale) for part in clipped]
 
-    return _factory(
+    return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,
@@ -244,9 +224,6 @@ def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, 
 
 
 def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
-    from tff_dp.aggregation.correlated import TreeNoise
-    from tff_dp.noise import Grid
-
     grid = Grid.of(mechanism.noise_multiplier)
     period = min(mechanism.restart_every or rounds, rounds)
     return _correlated(
@@ -255,8 +232,6 @@ def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
 
 
 def _banded(mechanism: BandedMechanism, m: float, rounds: int) -> Any:
-    from tff_dp.aggregation.correlated import BandedNoise, banded_grid
-
     grid = banded_grid(mechanism.noise_multiplier)
     coefficients = banded_strategy(mechanism.bands, rounds)
     return _correlated(
@@ -271,10 +246,7 @@ def _correlated(
 
     A round alone has no event: what a run costs depends on who takes part when.
     """
-    from tff_dp import noise
-    from tff_dp.aggregation import queries
-
-    return _factory(
+    return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _compat
+
+tff = _compat.tff.load()
 
 
 def weighted_mean(value_type: Any) -> Any:
@@ -25,13 +28,10 @@ def weighted_mean(value_type: Any) -> Any:
     Raises:
       StackError: TFF cannot be imported.
     """
-    tff = _compat.load_tff()
-    import tensorflow as tf
-
     narrow = {tf.float16, tf.bfloat16}
     factory = tff.aggregators.MeanFactory(no_nan_division=True)
     weight_type = tff.types.TensorType(np.float32)
-    specs = _compat.tensor_specs(value_type)
+    specs = tff.types.type_to_tf_tensor_specs(value_type)
     if not any(spec.dtype in narrow for spec in tf.nest.flatten(specs)):
         return factory.create(value_type, weight_type)
 

@@ -6,9 +6,14 @@ import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import PrivateMetric
+from tff_dp.noise import Grid, gaussian
+
+tff = _compat.tff.load()
 
 
 def private_metrics(
@@ -23,10 +28,6 @@ def private_metrics(
       noise_multiplier: z, the plan's.
       clients_per_round: m, the public expected number of clients: the means' denominator.
     """
-    tff = _compat.load_tff()
-    import tensorflow as tf
-
-    from tff_dp.noise import Grid, gaussian
 
     def grid_of(metric: PrivateMetric) -> Grid:
         return Grid.of(metric.stddev(noise_multiplier) / metric.largest)

@@ -1,7 +1,4 @@
-"""Sums of updates on a grid, with integer noise, as tensorflow-privacy's queries.
-
-TensorFlow Privacy can be imported once TFF has been: import this module after `_compat.load_tff`.
-"""
+"""Sums of updates on a grid, with integer noise, as tensorflow-privacy's queries."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from typing import Any, Protocol
 import dp_accounting
 import numpy as np
 import tensorflow as tf
-import tensorflow_privacy as tfp
 
 from tff_dp import noise
+from tff_dp._compat.tensorflow_privacy import SumAggregationDPQuery
 from tff_dp.noise import Grid
 
 Tensors = list[Any]  # int64, one for each tensor of an update
@@ -94,7 +91,7 @@ def scale_state(noise_multiplier: float, grid: Grid) -> tuple[np.float32, np.flo
 NO_NOISE = IndependentNoise(lambda shape: tf.zeros(shape, tf.int64))
 
 
-class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
+class GridSumQuery(SumAggregationDPQuery):  # type: ignore[misc]
     """The noised sum of clipped updates over a public denominator.
 
     On the client, an update is clipped and becomes whole numbers of grid steps. Their sum is exact. On
@@ -151,7 +148,7 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
         return mean, global_state, event
 
 
-class AdaptiveClipQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
+class AdaptiveClipQuery(SumAggregationDPQuery):  # type: ignore[misc]
     """A noised sum whose clip norm follows a quantile of the updates' norms; see the mechanism.
 
     A client's bit, whether its update was clipped, is -1/2 or 1/2, on a grid of its own.

@@ -34,7 +34,7 @@ def read(client: str, dataset: Any, x: Names, y: Names) -> tuple[Fields, Fields]
       DataError: The dataset is batched, infinite, not of dense tensors, or of examples of several
         shapes.
     """
-    import tensorflow as tf
+    import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
     where = f"client {client!r}"
     if not isinstance(dataset, tf.data.Dataset):
@@ -103,7 +103,7 @@ def _listed(element: Mapping[str, Any]) -> str:
 
 
 def _check_specs(where: str, specs: tuple[Any, ...]) -> None:
-    import tensorflow as tf
+    import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
     leaves = [
         leaf for name, spec in zip("xy", specs, strict=True) for leaf in _spec_leaves(name, spec)

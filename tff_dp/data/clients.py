@@ -159,7 +159,7 @@ class Clients:
           (x, y) of `tf.TensorSpec`, or dictionaries of them.
         """
         _checks.flag("batch", batch)
-        import tensorflow as tf
+        import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
         def spec(array: Array) -> Any:
             dtype = tf.string if array.dtype.kind in "SU" else tf.as_dtype(array.dtype)
@@ -194,7 +194,7 @@ class Clients:
           ArgumentError: An argument is outside its bound, or `rng` is missing.
         """
         _checks.flag("shuffle", shuffle)
-        import tensorflow as tf
+        import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
         batch_size = _checks.integer("batch_size", batch_size, "[1, inf)")
         epochs = _checks.integer(

@@ -75,7 +75,7 @@ class Cohort(Sequence[Any]):
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(len(self)))]
         position = range(len(self))[position]
-        import tensorflow as tf
+        import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
         arrays = self._arrays
         start, size = int(arrays.starts[position]), int(arrays.sizes[position])

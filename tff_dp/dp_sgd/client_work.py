@@ -17,9 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp import _checks, _compat
 from tff_dp.dp_sgd.gradients import sum_of_clipped
 from tff_dp.mechanisms import RecordGaussianMechanism
+from tff_dp.noise import Grid, gaussian
+from tff_dp.noise.words import SCOPE
+
+tff = _compat.tff.load()
 
 
 def build_client_work(
@@ -54,9 +60,6 @@ def build_client_work(
       StackError: TFF cannot be imported.
     """
     _checks.flag("weigh_by_examples", weigh_by_examples)
-    import tensorflow as tf
-
-    tff = _compat.load_tff()
     templates = tff.learning.templates
     trainable, non_trainable = (
         tuple(tf.TensorSpec(w.shape, w.dtype) for w in part) for part in model.initial_weights
@@ -112,8 +115,6 @@ def _read(dataset: Any, spec: Any) -> Any:
 
     The first row is no record: it stands in where there is none to take, as in an empty data set.
     """
-    import tensorflow as tf
-
     start = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), spec)
 
     def append(records: Any, batch: Any) -> Any:
@@ -134,10 +135,6 @@ def _take_steps(
     draw: Callable[[], tuple[Any, Any]],
 ) -> tuple[Any, ...]:
     """Returns the trainable weights after the round's steps."""
-    import tensorflow as tf
-
-    from tff_dp.noise import Grid, gaussian
-
     specs = tuple(tf.TensorSpec(weight.shape, weight.dtype) for weight in start)
     grid = Grid.of(mechanism.noise_multiplier)
     stddev = mechanism.noise_multiplier * grid.steps
@@ -177,10 +174,6 @@ def _poisson_batch(count: Any, among: Any, batch_size: int) -> tuple[Any, Any]:
     Returns:
       All rows, int32 [1 + count], those of the batch first; and how many those are, int64 [].
     """
-    import tensorflow as tf
-
-    from tff_dp.noise.words import SCOPE
-
     # Whole numbers, since a coin from a float32 in [0, 1) falls too often by up to 2^-23, which at low
     # rates is more than epsilon is computed to. With 64 bits, each value below 2^64 mod among has a
     # probability of ceil(2^64 / among) / 2^64: a coin falls too often by less than among / 2^64 of its

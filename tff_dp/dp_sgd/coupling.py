@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _compat
 from tff_dp.dp_sgd.gradients import gradient_of
 from tff_dp.errors import ModelError
-from tff_dp.execution import context
+from tff_dp.execution import fast
+
+tff = _compat.tff.load()
 
 _COUPLING = 0.05  # relative; rounding leaves 1e-6 in float32 and 1e-2 in bfloat16
 
@@ -29,8 +32,6 @@ def refuse_coupled(model: Any) -> None:
     Raises:
       ModelError: It does.
     """
-    import tensorflow as tf
-
     rng = np.random.default_rng(0)
 
     def example(spec: Any) -> Any:
@@ -66,9 +67,6 @@ def refuse_coupled(model: Any) -> None:
 
 def _gradient_of_pairs(model: Any, rng: np.random.Generator) -> Any:
     """Returns a function from two examples, batches of one, to the gradient of both as a batch."""
-    import tensorflow as tf
-
-    tff = _compat.load_tff()
     trainable, kept = (tuple(np.asarray(w) for w in part) for part in model.initial_weights)
     weights = tuple(w + rng.normal(scale=0.1, size=w.shape).astype(w.dtype) for w in trainable)
     specs = tf.nest.map_structure(
@@ -87,9 +85,7 @@ def _gradient_of_pairs(model: Any, rng: np.random.Generator) -> Any:
         return flat(tuple(batch))
 
     def of(a: Any, b: Any) -> Any:
-        with context(
-            device="cpu", seed=0
-        ):  # the first call of a context with a seed: the same draws
+        with fast(device="cpu", seed=0):  # the first call of a context with a seed: the same draws
             pair = tf.nest.map_structure(lambda u, v: np.concatenate([u, v]), a, b)
             return np.asarray(gradient(pair), np.float64)
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import tensorflow as tf
+
+from tff_dp import noise
+from tff_dp._compat.tff import internals
 from tff_dp.mechanisms import RecordGaussianMechanism
-
-if TYPE_CHECKING:
-    from tff_dp.noise import Grid
+from tff_dp.noise import Grid
 
 _AT_ONCE = 32  # examples whose gradients are in memory together
 
@@ -50,10 +52,6 @@ def sum_of_clipped(
     Returns:
       A tensor of steps for each weight, int64.
     """
-    import tensorflow as tf
-
-    from tff_dp import noise
-
     usual = mechanism.batch_size + 2 * math.sqrt(mechanism.batch_size)
     at_once = min(_AT_ONCE, math.ceil(usual))
 
@@ -84,16 +82,12 @@ def sum_of_clipped(
 
 def _added(total: Any, parts: Any) -> Any:
     """Returns a sum and the parts of some examples, int64 [examples, ...], as one sum."""
-    import tensorflow as tf
-
     # On CPUs, `tf.reduce_sum` over the first dimension takes five times as long for int64.
     return tf.add_n([total, *tf.unstack(parts)])
 
 
 def _of_each(function: Any, examples: Any, weights: tuple[Any, ...]) -> Sequence[Any]:
     """Returns a function of each example: vectorized, or one after another where that cannot be."""
-    import tensorflow as tf
-
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what cannot be vectorized is dumped, for pages
@@ -111,11 +105,7 @@ def gradient_of(
     model: Any, weights: tuple[Any, ...], kept: tuple[Any, ...], batch: tuple[Any, Any]
 ) -> tuple[Any, ...]:
     """Returns the gradient of a batch's loss in training, a tensor for each trainable weight."""
-    import tensorflow as tf
-
-    # The function itself and not its graph, whose loops (recurrent layers) cannot be vectorized. A
-    # private attribute of a pinned version.
-    predict = model._predict_on_batch_fn.python_function
+    predict = internals.predict_function(model)
     x, y = batch
     with tf.GradientTape() as tape:
         tape.watch(weights)

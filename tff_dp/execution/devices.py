@@ -7,6 +7,8 @@ import dataclasses
 import os
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp.errors import ArgumentError
 
 _MOST_THREADS = 8
@@ -31,8 +33,6 @@ class Places:
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which graphs are called on the default device."""
-        import tensorflow as tf
-
         return tf.device(self.default) if self.default else contextlib.nullcontext()
 
 
@@ -48,8 +48,6 @@ def choose(device: str) -> Places:
     Raises:
       ArgumentError: There is no GPU.
     """
-    import tensorflow as tf
-
     present = tf.config.list_physical_devices("GPU")
     gpus = present if device != "cpu" else []
     if device == "gpu" and not gpus:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ModelError
 
 # The methods by which subclasses say how a step is computed, or what is measured in it. Keras's `fit`,
@@ -47,9 +48,7 @@ class Compiled(NamedTuple):
 
 def is_compiled(model: Any) -> bool:
     """Returns whether a value is a model of either Keras that was compiled."""
-    held = getattr(model, "_compile_config", None)  # both have it; neither says so in public
-    compiled = getattr(model, "compiled", False) or getattr(model, "_is_compiled", False)
-    return bool(compiled) and isinstance(getattr(held, "config", None), Mapping)
+    return keras_compat.compile_arguments(model) is not None
 
 
 def compiled_of(model: Any) -> Compiled | None:
@@ -58,9 +57,9 @@ def compiled_of(model: Any) -> Compiled | None:
     Raises:
       ModelError: It is to run eagerly.
     """
-    if not is_compiled(model):
+    config = keras_compat.compile_arguments(model)
+    if config is None:
         return None
-    config = model._compile_config.config
     if config.get("run_eagerly"):
         raise ModelError(
             f"The model {model.name!r} was compiled with run_eagerly=True, which cannot be honored: "

@@ -12,6 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp import _compat
+
+tff = _compat.tff.load()
+
 # Made anew by each trace, and without a meaning for what is computed once gradients are traced, too.
 _LABELS = frozenset({"_gradient_op_type", "_class", "_output_shapes"})
 
@@ -30,9 +34,6 @@ def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None
     Returns:
       The digest; None where the graph reads what is outside of it, or cannot be traced so.
     """
-    from tff_dp import _compat
-
-    batch_output = _compat.load_tff().learning.models.BatchOutput
 
     def step(trainable: Any, non_trainable: Any, x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -40,7 +41,9 @@ def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None
             predictions = model.predict_on_batch((trainable, non_trainable), x, training=True)
             loss = model.loss(predictions, y)
         count = tf.shape(tf.nest.flatten(y)[0])[0]
-        output = batch_output(loss=loss, predictions=predictions, num_examples=count)
+        output = tff.learning.models.BatchOutput(
+            loss=loss, predictions=predictions, num_examples=count
+        )
         state = model.initialize_metrics_state()
         found = model.finalize_metrics(model.update_metrics_state(state, y, output))
         return predictions, loss, tape.gradient(loss, trainable), found

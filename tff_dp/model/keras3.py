@@ -25,13 +25,17 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
+from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
 from tff_dp.model.labels import describe
 from tff_dp.model.layers import check_strings, inputs_of, random_inputs, refuse_lookups
 from tff_dp.model.losses import resolve_loss
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
+
+tff = _compat.tff.load()
 
 _SEED_STATE = "seed_generator_state"
 
@@ -87,7 +91,7 @@ class _Keras3Model(BoundModel):
         self.terms = found.terms
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
         batch_loss = _with_extras(found.value) if has_extras else found.value
-        self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
+        self.tff_model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
@@ -185,9 +189,9 @@ def _is_recorded(model: keras.Model) -> bool:
     may then have another dropout rate, say, which no comparison of predictions shows.
     """
     kind = type(model)
-    if kind in (keras.Sequential, keras.Model) or kind.__module__.startswith("keras."):
+    if kind in (keras.Sequential, keras.Model) or keras_compat.is_defined_by_keras(kind):
         return all(_is_recorded(part) for part in model.layers if isinstance(part, keras.Model))
-    if not kind.get_config.__module__.startswith("keras."):
+    if not keras_compat.is_defined_by_keras(kind.get_config):
         return True  # the class has its own
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return all(
@@ -198,7 +202,7 @@ def _is_recorded(model: keras.Model) -> bool:
 
 def _set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
     model.set_weights(weights)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_compat.layers_of(model):
         if hasattr(layer, "finalize_state"):  # preprocessing layers derive tensors from weights
             layer.finalize_state()
 
@@ -234,8 +238,8 @@ def _call(
         *((v, _fresh_state(v)) for v in _other_state(model)),
     ]
     with (
-        _compat.constants_for_eager_tensors(),
-        _compat.equality_by_value(),
+        tf_compat.constants_for_eager_tensors(),
+        tf_compat.equality_by_value(),
         keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
     ):
         before = {id(v): scope.get_current_value(v) for v in kept}
@@ -334,9 +338,7 @@ def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:
 
 def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
     layers = OrderedDict.fromkeys(path.rsplit("/", 1)[0] for path in paths)
-    kinds = {
-        layer.path: type(layer).__name__ for layer in model._flatten_layers(include_self=False)
-    }
+    kinds = {layer.path: type(layer).__name__ for layer in keras_compat.layers_of(model)}
     names = ", ".join(f"{path!r} ({kinds.get(path, 'layer')})" for path in layers)
     return (
         f"The layer {names} of the model {model.name!r} changes non-trainable state in training "
@@ -348,7 +350,7 @@ def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
 
 def _mask(outputs: Any) -> Any:
     """Returns which of the outputs count, where layers such as `Masking` say so of the one output."""
-    return getattr(outputs, "_keras_mask", None)
+    return keras_compat.mask_of(outputs)
 
 
 def _outputs(predictions: tuple[Any, Any]) -> Any:
@@ -356,7 +358,7 @@ def _outputs(predictions: tuple[Any, Any]) -> Any:
     outputs, extras = predictions
     if "mask" in extras:
         outputs = tf.identity(outputs)
-        outputs._keras_mask = extras["mask"]
+        keras_compat.set_mask(outputs, extras["mask"])
     return outputs
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp.errors import DataError
 
 # Losses of Keras whose labels have another shape than predictions. All others compare value by value.
@@ -30,8 +32,6 @@ def to_one_rank(labels: Any, predictions: Any, *, legacy: bool) -> tuple[Any, An
     Source: Keras 3.15, `keras.src.losses.loss.squeeze_or_expand_to_same_rank`; tf-keras 2.21,
       `compile_utils.match_dtype_and_rank` and `losses_utils.squeeze_or_expand_dimensions`.
     """
-    import tensorflow as tf
-
     if not hasattr(labels, "shape") or not hasattr(predictions, "shape"):
         return labels, predictions
     ranks = len(labels.shape), len(predictions.shape)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ModelError
 from tff_dp.model.labels import describe
 from tff_dp.model.trial import reason
@@ -44,7 +45,7 @@ def refuse_lookups(model: Any, keras: ModuleType) -> None:
       ModelError: There is one.
     """
     kinds = tuple(getattr(keras.layers, name) for name in _LOOKUPS)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_compat.layers_of(model):
         if isinstance(layer, kinds):
             raise ModelError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) of the model {model.name!r} looks "
@@ -124,7 +125,7 @@ def index_reader(model: Any, keras: ModuleType, x_spec: Any) -> Callable[[Any], 
     """
     layers = [
         layer
-        for layer in model._flatten_layers(include_self=False)
+        for layer in keras_compat.layers_of(model)
         if isinstance(layer, keras.layers.Embedding)
     ]
     if not layers:

@@ -18,19 +18,22 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
+from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
 from tff_dp.model.labels import describe
 from tff_dp.model.layers import check_strings, inputs_of, refuse_lookups
 from tff_dp.model.losses import resolve_loss
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
+
+tff = _compat.tff.load()
+import tf_keras  # noqa: E402  # TFF cannot be imported once tf-keras has been used
 
 
 def is_model(value: Any) -> bool:
     """Returns whether a value is a tf-keras model."""
-    import tf_keras
-
     return isinstance(value, tf_keras.Model)
 
 
@@ -42,13 +45,47 @@ def bind(
     input_spec: tuple[Any, Any],
 ) -> BoundModel:
     """See `ModelSpec.bind`."""
-    if not _compat.tf_keras_is_legacy():
+    if not keras_compat.tf_keras_is_legacy():
         raise ModelError(
             f"The model {sample.name!r} is a tf-keras model, but `tf.keras` is Keras 3 in this process, "
             "which TFF's converter cannot use. Set TF_USE_LEGACY_KERAS=1, or import tff_dp.tff, before "
             "tf.keras is first used; or make the model with Keras 3."
         )
     return _LegacyModel(sample, builder, loss, metrics, input_spec)
+
+
+class _BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
+    """A loss that is one number for a batch, its mean.
+
+    Args:
+      value: From labels and predictions to that number.
+      name: As of any loss.
+    """
+
+    def __init__(self, value: Callable[[Any, Any], Any], name: str) -> None:
+        super().__init__(name=name)
+        self._value = value
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._value(y_true, y_pred)
+
+
+class _MeanLoss(tf_keras.metrics.Mean):  # type: ignore[misc]
+    """The mean loss over examples, as the variable-based converter reports it.
+
+    Args:
+      loss: Of a batch.
+      name: As of any metric.
+    """
+
+    def __init__(self, loss: Any, name: str) -> None:
+        super().__init__(name=name)
+        self._loss = loss
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        del sample_weight
+        examples = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
+        return super().update_state(self._loss(y_true, y_pred), sample_weight=examples)
 
 
 class _LegacyModel(BoundModel):
@@ -62,13 +99,11 @@ class _LegacyModel(BoundModel):
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
     ) -> None:
-        import tf_keras
-
         if builder is not None:
             builder = _uncompiled(builder)
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
-        _restore_classes(sample)
+        keras_compat.restore_classes(sample)
         refuse_lookups(sample, tf_keras)
         _warn_of_moving_statistics(sample)
         outputs = _check_call(sample, input_spec[0])
@@ -101,14 +136,14 @@ class _LegacyModel(BoundModel):
             self.tff_model = self._variable_based(loss_object, makers)
             if sample.losses:
                 self._check_losses(sample)
-        _restore_classes(sample)
+        keras_compat.restore_classes(sample)
 
     def fingerprint(self, examples: int | None = None) -> str | None:
         try:
-            with _compat.usable_tf_keras_models():
+            with keras_compat.usable_tf_keras_models():
                 return super().fingerprint(examples)
         finally:
-            _restore_classes(self.source)
+            keras_compat.restore_classes(self.source)
 
     def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
         """Refuses an instance whose copy would not have its variables."""
@@ -138,8 +173,6 @@ class _LegacyModel(BoundModel):
     def _variable_based(
         self, loss: Any, metrics: Mapping[str, Callable[[], Any]]
     ) -> Callable[[], Any]:
-        tff = _compat.load_tff()
-
         def model_fn() -> Any:
             model = self._make()
             _build(model, self._input_spec[0])  # TFF reads the variables before the first call
@@ -172,30 +205,16 @@ def _uncompiled(builder: Callable[[], Any]) -> Callable[[], Any]:
 
     def make() -> Any:
         model = builder()
-        model._is_compiled = False
+        keras_compat.count_as_uncompiled(model)
         return model
 
     return make
 
 
-def _restore_classes(model: Any) -> None:
-    """Makes a model usable again after TFF has made one of the same classes in a graph.
-
-    When tf-keras makes a layer in a `tf.Graph`, as TFF does, it swaps the bases of the layer's class for
-    those of TensorFlow 1, and every eager layer of that class is broken until another one is made
-    eagerly, which swaps them back.
-    """
-    for layer in model._flatten_layers():
-        object_type: Any = type(layer)
-        object_type.__new__(object_type)
-
-
 def _warn_of_moving_statistics(model: Any) -> None:
-    import tf_keras
-
     names = [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in keras_compat.layers_of(model, include_self=True)
         if isinstance(layer, tf_keras.layers.BatchNormalization) and layer.trainable
     ]
     if names:
@@ -222,7 +241,7 @@ def _check_call(model: Any, x_spec: Any) -> Any:
 
         def call(x: Any) -> Any:
             outputs = model(x)
-            masked.extend(hasattr(t, "_keras_mask") for t in tf.nest.flatten(outputs))
+            masked.extend(keras_compat.mask_of(t) is not None for t in tf.nest.flatten(outputs))
             return outputs
 
         concrete = tf.function(call, autograph=False).get_concrete_function(x_spec)
@@ -244,8 +263,6 @@ def _check_call(model: Any, x_spec: Any) -> Any:
 
 
 def _clone(model: Any) -> Any:
-    import tf_keras
-
     try:
         return tf_keras.models.clone_model(model)
     except (ValueError, RuntimeError, NotImplementedError) as error:
@@ -256,29 +273,19 @@ def _clone(model: Any) -> Any:
 
 
 def _has_changing_state(model: Any) -> bool:
-    import tf_keras
-
-    random_layer = tf_keras.__internal__.layers.BaseRandomLayer
+    random_layer = keras_compat.random_layer_class()
     return any(
         isinstance(layer, tf_keras.layers.BatchNormalization | random_layer)
         or getattr(layer, "dropout", 0)
         or getattr(layer, "recurrent_dropout", 0)
         or getattr(layer, "stateful", False)
-        for layer in model._flatten_layers(include_self=False)
+        for layer in keras_compat.layers_of(model)
     )
 
 
 def _loss_object(value: Callable[[Any, Any], Any]) -> Any:
     """Returns a batch's loss as a `tf.keras.losses.Loss`, which TFF's converters insist on."""
-    import tf_keras
-
-    class BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
-        """The mean over the batch."""
-
-        def call(self, y_true: Any, y_pred: Any) -> Any:
-            return value(y_true, y_pred)
-
-    return BatchLoss(name="loss")
+    return _BatchLoss(value, name="loss")
 
 
 def _functional(
@@ -294,20 +301,8 @@ def _functional(
     The converter takes weights in the order in which they are made, which is not the model's own where
     models are nested or branches are made out of order; the model returned takes its own order.
     """
-    import tf_keras
-
-    tff = _compat.load_tff()
-
-    class Loss(tf_keras.metrics.Mean):  # type: ignore[misc]
-        """The mean loss over examples, as the variable-based converter reports it."""
-
-        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-            del sample_weight
-            examples = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
-            return super().update_state(loss(y_true, y_pred), sample_weight=examples)
-
     constructors: OrderedDict[str, Callable[[], Any]] = OrderedDict(
-        loss=lambda: Loss(name="loss"),
+        loss=lambda: _MeanLoss(loss, name="loss"),
         num_examples=lambda: tff.learning.metrics.NumExamplesCounter(name="num_examples"),
     )
     constructors.update(metrics)
@@ -334,7 +329,7 @@ def _functional(
                 tuple(part[position] for position in positions)
                 for part, positions in zip(model_weights, order, strict=True)
             )
-            with _compat.equality_by_value():
+            with tf_compat.equality_by_value():
                 return converted.predict_on_batch(weights, x, training)
 
         model = tff.learning.models.FunctionalModel(

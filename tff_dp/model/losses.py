@@ -9,7 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import check_shapes, describe, loss_name, to_one_rank
@@ -125,7 +126,7 @@ def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | N
         raise ModelError(
             f"loss={loss!r} is a class: expected a loss object, such as {found.__name__}(), or its name."
         )
-    of_keras = type(found).__module__.startswith(("keras.", "tf_keras."))
+    of_keras = keras_compat.is_defined_by_keras(type(found))
     if (
         not callable(found)
         or isinstance(found, keras.metrics.Metric)
@@ -135,8 +136,7 @@ def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | N
             f"loss={loss!r} does not fit a {kind} model: expected a loss of {kind}, or its name."
         )
     function = getattr(found, "fn", None) if of_keras else found
-    module = getattr(function, "__module__", None) or ""
-    if not module.startswith((f"{keras.__name__}.src.losses", f"{keras.__name__}.losses")):
+    if not keras_compat.is_own_loss_function(function, keras):
         return found, None
     return found, getattr(function, "__name__", None)
 
@@ -175,15 +175,15 @@ def _term(
         found = _as_object(found, keras)
 
     def value(labels: Any, predictions: Any) -> Any:
-        mask = getattr(predictions, "_keras_mask", None)
+        mask = keras_compat.mask_of(predictions)
         labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
         if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
             kinds = tf.as_dtype(labels.dtype), tf.as_dtype(predictions.dtype)
             if all(k.is_floating for k in kinds) or all(k.is_integer for k in kinds):
                 labels = tf.cast(labels, predictions.dtype)
         if mask is not None:  # what Keras leaves out of the mean
-            predictions._keras_mask = mask
-        with _compat.equality_by_value():
+            keras_compat.set_mask(predictions, mask)
+        with tf_compat.equality_by_value():
             result = found(labels, predictions)
         return result if getattr(found, "reduction", None) == "sum" else tf.reduce_mean(result)
 
@@ -195,7 +195,7 @@ def _term(
 
 def _classes_last(predictions: Any, loss: Any) -> Any:
     """Returns the spec of predictions with the dimension last in which a sparse loss has the classes."""
-    axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    axis = keras_compat.loss_arguments(loss).get("axis", -1)
     if not isinstance(axis, int) or axis == -1 or "Sparse" not in type(loss).__name__:
         return predictions
     sizes = list(predictions.shape)

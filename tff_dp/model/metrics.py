@@ -11,7 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import describe, loss_name, to_one_rank
@@ -44,7 +45,7 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
             found, type | keras.metrics.Metric | keras.losses.Loss
         ):
             name = re.sub(r"[^\w.-]", "", loss_name(metric))  # "<lambda>" is no name in a graph
-            if not type(found).__module__.startswith(("keras.", "tf_keras.")):
+            if not keras_compat.is_defined_by_keras(type(found)):
                 found = keras.metrics.MeanMetricWrapper(found, name=name)
         if not isinstance(found, keras.metrics.Metric):
             raise ModelError(
@@ -125,7 +126,7 @@ def functional_metrics(
     def update(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
         del sample_weight  # TFF passes none
         predictions = outputs_of(batch_output.predictions)
-        mask = getattr(predictions, "_keras_mask", None)
+        mask = keras_compat.mask_of(predictions)
         examples = tf.cast(batch_output.num_examples, tf.float32)
         total, weight = state["loss"]
         new = OrderedDict(
@@ -134,8 +135,8 @@ def functional_metrics(
         )
         labels, predictions = to_one_rank(labels, predictions, legacy=False)
         if mask is not None:
-            predictions._keras_mask = mask
-        with _compat.equality_by_value():
+            keras_compat.set_mask(predictions, mask)
+        with tf_compat.equality_by_value():
             for metric in metrics:
                 new[metric.name] = tuple(
                     metric.stateless_update_state(list(state[metric.name]), labels, predictions)
@@ -146,7 +147,7 @@ def functional_metrics(
     def finalize(state: Any) -> OrderedDict[str, Any]:
         total, weight = state["loss"]
         values = OrderedDict(loss=total / weight, num_examples=state["num_examples"][0])
-        with _compat.equality_by_value():
+        with tf_compat.equality_by_value():
             for metric in metrics:
                 result = metric.stateless_result(list(state[metric.name]))
                 values[metric.name] = tf.reshape(result, [])
@@ -171,11 +172,11 @@ def legacy_metric(metric: Any, labels: Any, predictions: Any) -> Any:
 
     def update_state(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true, y_pred = to_one_rank(y_true, y_pred, legacy=True)
-        with _compat.equality_by_value():
+        with tf_compat.equality_by_value():
             return update(y_true, y_pred, sample_weight=sample_weight)
 
     def one_number() -> Any:
-        with _compat.equality_by_value():
+        with tf_compat.equality_by_value():
             return tf.reshape(result(), [])
 
     # On the object, as tf-keras itself does it: another class would be another metric to TFF.
@@ -250,9 +251,10 @@ def copy_metric(metric: Any) -> Any:
     Raises:
       ModelError: Its configuration does not say how it was made.
     """
-    if type(metric).__name__ == "MeanMetricWrapper" and hasattr(metric, "_fn_kwargs"):
-        # Of a function, which need not be registered.
-        return type(metric)(metric._fn, name=metric.name, dtype=metric.dtype, **metric._fn_kwargs)
+    wrapped = keras_compat.wrapped_function(metric)
+    if wrapped is not None:  # a function need not be registered
+        function, arguments = wrapped
+        return type(metric)(function, name=metric.name, dtype=metric.dtype, **arguments)
     try:
         return type(metric).from_config(metric.get_config())
     except Exception as error:

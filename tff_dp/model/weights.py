@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tff_dp.errors import ModelError
-from tff_dp.model.spec import BoundModel
+from tff_dp.model.bound import BoundModel
 
 
 def check_weights(model: BoundModel) -> None:

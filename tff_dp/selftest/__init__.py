@@ -5,7 +5,22 @@ client's influence is measured; with it on, its distribution. `tff-dp selftest` 
 line.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from tff_dp.selftest.report import Check, SelfTestReport
-from tff_dp.selftest.suite import self_test
+
+if TYPE_CHECKING:
+    from tff_dp.selftest.suite import self_test
 
 __all__ = ["Check", "SelfTestReport", "self_test"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "self_test":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Here and not at the top, since it imports TFF: the command refuses a wrong plan before that.
+    from tff_dp.selftest.suite import self_test
+
+    return self_test

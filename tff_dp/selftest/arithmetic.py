@@ -9,14 +9,16 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+import ml_dtypes  # which TensorFlow needs
 import numpy as np
 
 from tff_dp import execution
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, Mechanism, PerLayerGaussianMechanism
 from tff_dp.plan import PrivacyPlan
 from tff_dp.selftest.laws import Law
-from tff_dp.selftest.probes import TENSORS, Aggregator, Path
+from tff_dp.selftest.probes import Aggregator, Path
 from tff_dp.selftest.report import Check
+from tff_dp.selftest.testable import TENSORS
 
 MANY_LOG, MANY_LOG_THOROUGH = (
     10,
@@ -52,8 +54,6 @@ class Format:
     @property
     def dtype(self) -> np.dtype:
         """Its type in numpy."""
-        import ml_dtypes  # which TensorFlow needs
-
         return np.dtype(getattr(ml_dtypes, self.name, None) or self.name)
 
 
@@ -187,8 +187,6 @@ def holds(form: Format, mechanism: Mechanism) -> bool:
 def _format_check(
     aggregator: Aggregator, law: Law, mechanism: Mechanism, m: float, form: Format
 ) -> Check:
-    import ml_dtypes
-
     largest = float(ml_dtypes.finfo(form.dtype).max)  # type: ignore[no-untyped-call]
     shape = [TENSORS, _WIDTH]
     single = np.zeros(shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tff_dp import _compat
 from tff_dp.plan import PrivacyPlan
-from tff_dp.selftest.suite import check_plan, self_test
+from tff_dp.selftest.testable import check_plan
 
 
 def run(plan: PrivacyPlan, *, as_json: bool, thorough: bool = False) -> int:
@@ -26,8 +26,8 @@ def run(plan: PrivacyPlan, *, as_json: bool, thorough: bool = False) -> int:
       StackError: TFF cannot be imported.
     """
     check_plan(plan)  # before the seconds that TFF's import takes
-    with _compat.quiet_import():
-        _compat.load_tff()
+    with _compat.quiet.quiet_import():
+        from tff_dp.selftest.suite import self_test  # which imports TFF
     report = self_test(plan, thorough=thorough)
     found: Any = json.dumps(report.to_dict(), indent=1) if as_json else report.text()
     print(found)

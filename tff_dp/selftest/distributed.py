@@ -25,6 +25,8 @@ from tff_dp.selftest.noise import FALSE_POSITIVE
 from tff_dp.selftest.probes import HOSTILE, Aggregator
 from tff_dp.selftest.report import Check
 
+tff = _compat.tff.load()
+
 UNTESTED = (
     "noise: its distribution and freshness, which a rotation by new signs in each round hides; where "
     "its random bits come from is checked",
@@ -68,7 +70,7 @@ class Setting:
         if mechanism.modclip_prob > _SELDOM:
             self.untested.append("denominator: sums wrap around too often to tell")
 
-        if is_managed(_compat.load_tff().framework.get_context_stack().current):
+        if is_managed(tff.framework.get_context_stack().current):
             self.parts = {"provenance": lambda: provenance_part(self)}
             self.untested.append("sensitivity and noise: stock TFF has no secure sums to run")
 

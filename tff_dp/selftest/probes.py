@@ -7,20 +7,25 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tree
 
 from tff_dp import _compat
 from tff_dp.aggregation import build_aggregator
 from tff_dp.algorithms import Algorithm, FedAvg, FedSGD
 from tff_dp.data import Clients
+from tff_dp.execution.graph import noise_draws
 from tff_dp.mechanisms import Mechanism
 from tff_dp.model import ModelSpec
 from tff_dp.optimizers import SGD
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import initialize_from, model_weights
 from tff_dp.selftest.laws import Law, Leaves, Parts, l2_norm
+from tff_dp.selftest.testable import TENSORS
 
-TENSORS = 2
+tff = _compat.tff.load()
+
 MANY = 100  # examples of the client that has many
 # One step at rate 1 on both sides: a round takes exactly the mean update off the weights.
 ALGORITHMS: dict[str, Algorithm] = {
@@ -196,7 +201,6 @@ class Aggregator:
         sizes: Sequence[int] = (),
         dtype: Any = np.float32,
     ) -> None:
-        tff = _compat.load_tff()
         data_only = {*HOSTILE_DATA, "twin with many examples"}
         self.clients = {k: v for k, v in clients.items() if k not in data_only}
         self._updates = {name: [*probe.update] for name, probe in self.clients.items()}
@@ -230,8 +234,6 @@ class Aggregator:
 
     def round_of_words(self, state: Any, names: Sequence[str], word: int) -> Parts | None:
         """Returns the mean update if each random word of the noise were `word`; None if no one knows."""
-        from tff_dp.execution.graph import noise_draws  # it imports TensorFlow
-
         updates = [self._updates[name] for name in names]
         output = noise_draws.with_words(self._process.next, state, updates, word)
         return output and [np.asarray(part, float) for part in output.result]
@@ -242,8 +244,6 @@ Path = Process | Aggregator
 
 def _model(dimension: int, dtype: str) -> ModelSpec:
     """Returns a model whose loss has each example for its gradient, whatever the weights are."""
-    import keras
-
     x = keras.Input([TENSORS, dimension], dtype=dtype)
     dense = [
         keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", dtype=dtype)(x[:, i])
@@ -256,8 +256,6 @@ def _model(dimension: int, dtype: str) -> ModelSpec:
 
 
 def _leaves(**structures: Any) -> Leaves:
-    import tree  # dm-tree, which TFF is built on
-
     flat = tree.flatten_with_path(structures)
     paths = (("/".join(str(step) for step in path), value) for path, value in flat)
     dropped = ("state/global_model_weights/trainable/", "measurements/client_work/train/")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tff_dp.execution import is_seeded, noise_bits
+from tff_dp.execution.graph import noise_draws
 from tff_dp.mechanisms import Mechanism
 from tff_dp.selftest.laws import Law
 from tff_dp.selftest.probes import Aggregator, Path
@@ -133,15 +134,11 @@ def reach_check(
 
 
 def _draws(path: Path, *, by_clients: bool) -> Any:
-    from tff_dp.execution.graph import noise_draws  # it imports TensorFlow
-
     draws = noise_draws.draws_of(path.next)
     return draws and [d for d in draws if by_clients or not d.by_client]
 
 
 def _known_seeds(path: Path) -> list[str]:
-    from tff_dp.execution.graph import noise_draws
-
     return noise_draws.constant_seeds(path.next)
 
 

@@ -20,8 +20,9 @@ from tff_dp.plan import PrivacyPlan
 from tff_dp.selftest import arithmetic, noise, provenance
 from tff_dp.selftest.influence import ROUNDING
 from tff_dp.selftest.laws import Law, l2_norm
-from tff_dp.selftest.probes import HONEST, HOSTILE, TENSORS, Probe, Process, Records, probes
+from tff_dp.selftest.probes import HONEST, HOSTILE, Probe, Process, Records, probes
 from tff_dp.selftest.report import Check
+from tff_dp.selftest.testable import TENSORS
 
 UNTESTED = (
     "FedSGD: it has no local steps, in which records are protected",

@@ -9,20 +9,17 @@ from tff_dp import _checks
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, noise_bits
 from tff_dp.mechanisms import (
-    AdaptiveGaussianMechanism,
     DistributedMechanism,
-    PerLayerGaussianMechanism,
     RecordGaussianMechanism,
 )
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
 from tff_dp.selftest import central, distributed, record
 from tff_dp.selftest.laws import law_of
-from tff_dp.selftest.probes import ALGORITHMS, TENSORS
+from tff_dp.selftest.probes import ALGORITHMS
 from tff_dp.selftest.report import Check, SelfTestReport
+from tff_dp.selftest.testable import TENSORS, check_plan
 
-_SLOWEST_CLIP = 0.01  # below it, float32 hides the count that moves the clip norm
-_MOST_CLIENTS = 1_000_000  # and above it
 PARTS = ("influence", "arithmetic", "provenance", "noise")
 """Of a self-test, in the order in which they run."""
 
@@ -86,37 +83,6 @@ def self_test(
     samples = _checks.integer("samples", samples, "[1000, 10000000]")
     check_plan(plan)
     return checks_of(plan, build=build, algorithms=algorithms, samples=samples, thorough=thorough)
-
-
-def check_plan(plan: PrivacyPlan) -> None:
-    """Raises ArgumentError if a plan has no self-test."""
-    mechanism = plan.mechanism
-    if not isinstance(mechanism, DistributedMechanism | RecordGaussianMechanism):
-        law_of(plan.update_mechanism)
-    if isinstance(mechanism, PerLayerGaussianMechanism) and len(mechanism.clip_norms) != TENSORS:
-        raise ArgumentError(
-            f"clip_norms={mechanism.clip_norms!r} does not fit the self-test, whose model has {TENSORS} "
-            f"weight tensors: expected {TENSORS} norms. Take two of them."
-        )
-    if mechanism.noise_multiplier == 0:
-        raise ArgumentError(
-            "noise_multiplier=0 has no noise to test: expected a number in (0, inf). Without noise there "
-            "is no privacy."
-        )
-    if isinstance(mechanism, AdaptiveGaussianMechanism):
-        _checks.real(
-            "clip_learning_rate",
-            mechanism.clip_learning_rate,
-            f"[{_SLOWEST_CLIP}, inf)",
-            "A self-test reads the count of unclipped clients off the clip norm, which a smaller rate "
-            "moves too little.",
-        )
-        _checks.real(
-            "cohort",
-            plan.clients_per_round,
-            f"(0, {_MOST_CLIENTS}]",
-            "In a larger one, float32 hides what one client adds to the count of unclipped clients.",
-        )
 
 
 def checks_of(

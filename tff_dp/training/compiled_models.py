@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from tff_dp._compat import keras as keras_compat
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel
+from tff_dp.model.metrics import copy_metric
 from tff_dp.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
@@ -71,7 +72,7 @@ def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
 
 
 def _from_keras(bound: BoundModel, given: Any) -> Optimizer:
-    keras = _keras_of(bound)
+    keras = keras_compat.library_of(bound.source)
     optimizer = keras.optimizers.get(given) if isinstance(given, str | dict) else given
     kind = type(optimizer)
     name = kind.__name__
@@ -161,9 +162,7 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
     Raises:
       ModelError: A metric cannot be copied.
     """
-    from tff_dp.model.metrics import copy_metric  # which imports TensorFlow
-
-    keras = _keras_of(bound)
+    keras = keras_compat.library_of(bound.source)
     base = keras.Model
     arguments = {
         "optimizer": _to_keras(bound, algorithm, keras),
@@ -194,7 +193,7 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
     A loss may be a function that Keras cannot find again, or no object that it can write; the file of
     such a model could not be loaded, or not even be written.
     """
-    ours = model._compile_config
+    ours = keras_compat.compile_config(model)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of functions without a name, which are left out
@@ -202,7 +201,7 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
     except Exception:  # there are many ways
 
         def get_compile_config() -> Any:
-            same = model._compile_config is ours
+            same = keras_compat.compile_config(model) is ours
             return None if same else type(model).get_compile_config(model)
 
         model.get_compile_config = get_compile_config
@@ -229,10 +228,3 @@ def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
             epsilon=given.epsilon,
         )
     return keras.optimizers.SGD()  # a class of the caller's own
-
-
-def _keras_of(bound: BoundModel) -> Any:
-    legacy = any(
-        kind.__module__.partition(".")[0] == "tf_keras" for kind in type(bound.source).__mro__
-    )
-    return importlib.import_module("tf_keras" if legacy else "keras")

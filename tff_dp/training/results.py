@@ -98,7 +98,7 @@ class FitResult:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The bytes are read once TFF has been imported, which a tf-keras model would prevent.
-        return _unpickled, (provenance.is_legacy(self.model), pickle.dumps(self.__dict__))
+        return _unpickled, (_compat.keras.is_legacy(self.model), pickle.dumps(self.__dict__))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model, and beside it what it has spent, for `tff_dp.load_model`.
@@ -239,7 +239,7 @@ class FitResult:
 
 def _unpickled(legacy: bool, state: bytes) -> FitResult:
     if legacy:
-        _compat.load_tff()
+        _compat.tff.load()
     result = FitResult(**pickle.loads(state))
     provenance.mark(result.model, [*result.other_data, result.charges])
     return result

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import program
 
 _MOST_GRAPHS = (
@@ -82,9 +82,9 @@ class Wanted:
     def called(self, graph: Any) -> list[tf.Tensor]:
         """Returns what its graph gives, flat."""
         if not self.in_turn:
-            return list(_compat.call_flat(graph, self.inputs))
+            return list(tf_compat.call_flat(graph, self.inputs))
         with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
-            return list(_compat.call_flat(graph, self.inputs))
+            return list(tf_compat.call_flat(graph, self.inputs))
 
     @property
     def _loose(self) -> Sequence[tf.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp.execution import values
-from tff_dp.execution.graph import operations, program, randomness
+from tff_dp.execution.graph import emitter, operations, program, randomness
 from tff_dp.execution.graph import random_words as fed_words
 from tff_dp.execution.graph.style import PLAIN, ShapeVariesError, Style
 from tff_dp.execution.round import secure_sums as secure_sums
@@ -114,12 +114,12 @@ class RoundPrograms:
         """Writes the server's part before the clients: what they get, and the carry to start from."""
         key = randomness.fold(root, _PREPARE)
         with self._serving(style):
-            common, failed = self.programs["prepare"].emit(state, key, style=style)
+            common, failed = emitter.emit(self.programs["prepare"], state, key, style=style)
         return [common, [*self.zero(root, style), *status_of(failed, SERVER_FAILED)]]
 
     def zero(self, root: tf.Tensor, style: Style = PLAIN) -> list[tf.Tensor]:
         """Writes the sums over no clients."""
-        zero, _ = self.programs["zero"].emit([], root, style=style)
+        zero, _ = emitter.emit(self.programs["zero"], [], root, style=style)
         return [*zero, *self._secure.zeros()]
 
     def finish(
@@ -144,14 +144,16 @@ class RoundPrograms:
         *sums, client, check = carry
         count = len(sums) - self._secure.count
         with self._serving(style):
-            reported, failed = self.programs["report"].emit(
+            reported, failed = emitter.emit(
+                self.programs["report"],
                 sums[:count],
                 randomness.fold(root, _REPORT),
                 style=style,
                 words=self._fed(words, "report"),
             )
             status = joined([client, check], status_of(failed, SERVER_FAILED))
-            results, failed = self.programs["update"].emit(
+            results, failed = emitter.emit(
+                self.programs["update"],
                 [*state, *reported, *sums[count:]],
                 randomness.fold(root, _UPDATE),
                 only,
@@ -183,7 +185,7 @@ class RoundPrograms:
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Writes one client's part: its contribution, and its status."""
         key = self.client_key(position, root)
-        results, failed = self.work.emit([*data, *common], key, style=style)
+        results, failed = emitter.emit(self.work, [*data, *common], key, style=style)
         return results, status_of(failed, position)
 
     def client_key(self, position: Any, root: tf.Tensor) -> tf.Tensor:
@@ -206,7 +208,9 @@ class RoundPrograms:
         update, secure = contribution[: self._update_count], contribution[self._update_count :]
         status = joined(status, status_of(self._secure.exceeded(secure), position))
         key = randomness.fold(randomness.fold(root, _ACCUMULATE), position)
-        added, failed = self.programs["accumulate"].emit([*sums[:count], *update], key, style=style)
+        added, failed = emitter.emit(
+            self.programs["accumulate"], [*sums[:count], *update], key, style=style
+        )
         status = joined(status, status_of(failed, position))
         return [*added, *self._secure.add(sums[count:], secure), *status]
 
@@ -217,8 +221,8 @@ class RoundPrograms:
         *sums_a, client_a, check_a = a
         *sums_b, client_b, check_b = b
         count = len(sums_a) - self._secure.count
-        merged, _ = self.programs["merge"].emit(
-            [*sums_a[:count], *sums_b[:count]], key, style=style
+        merged, _ = emitter.emit(
+            self.programs["merge"], [*sums_a[:count], *sums_b[:count]], key, style=style
         )
         secure = self._secure.add(sums_a[count:], sums_b[count:])
         return [*merged, *secure, *joined([client_a, check_a], [client_b, check_b])]

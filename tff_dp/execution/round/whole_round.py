@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp.execution.graph import emitter
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round import client_loop
 from tff_dp.execution.round.client_loop import Shape, jitted
@@ -169,7 +170,7 @@ def texts(parts: RoundPrograms, state: Sequence[tf.Tensor], root: tf.Tensor) -> 
     if places:
         update = parts.programs["update"]
         unknown = [None] * (len(update.arguments) - len(state))
-        texts, _ = update.emit([*state, *unknown], root, places)
+        texts, _ = emitter.emit(update, [*state, *unknown], root, places)
         for place, text in zip(places, texts, strict=True):
             found[place] = text
     return found

@@ -1,0 +1,109 @@
+"""A model that is bound to the shape of the data: what every kind of Keras model becomes."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tff_dp._compat import keras as keras_compat
+from tff_dp.model import fingerprint, layers
+from tff_dp.model.compiled import Compiled
+from tff_dp.model.losses import Term
+
+
+class ModelWeights(NamedTuple):
+    """A model's weights in the order of its own lists, as TFF's `ModelWeights` holds them.
+
+    Attributes:
+      trainable: Arrays in the order of `model.trainable_variables`.
+      non_trainable: Arrays in the order of `model.non_trainable_weights` (Keras 3) or
+        `model.non_trainable_variables` (tf-keras): state that training does not change.
+    """
+
+    trainable: tuple[np.ndarray, ...]
+    non_trainable: tuple[np.ndarray, ...]
+
+
+class BoundModel(abc.ABC):
+    """A model whose input shape is known, in the form that TFF's builders take.
+
+    Attributes:
+      tff_model: A `tff.learning.models.FunctionalModel`, or a zero-argument function that makes a
+        `tff.learning.models.VariableModel`.
+      initial_weights: The weights that training starts from.
+      terms: What the loss adds up, with the shapes that it compares.
+      compute_dtypes: Names of the types in which the layers compute, such as "float32".
+      source: The Keras model that came in, or what the function that came in made.
+      input_spec: (x, y) of a batch, which it is bound to.
+      loss: The loss, as it was given or as `source` was compiled with it.
+      metrics: Metric objects of the model's Keras.
+      compiled: What `source` was compiled with, or None.
+    """
+
+    tff_model: Any
+    initial_weights: ModelWeights
+    terms: tuple[Term, ...]
+    compute_dtypes: frozenset[str]
+    source: Any = None
+    loss: Any = None
+    metrics: Sequence[Any] = ()
+    compiled: Compiled | None = None
+    input_spec: Any = None
+
+    @property
+    def is_functional(self) -> bool:
+        """Whether the graph has no variables (a `FunctionalModel`)."""
+        return not callable(self.tff_model)
+
+    def fingerprint(self, examples: int | None = None) -> str | None:
+        """Returns a digest of what a training step computes, apart from the values of the weights.
+
+        None where that is not known: of a model that is not functional, or whose graph reads what is
+        outside of it.
+
+        Args:
+          examples: In the step's batch; None for any number.
+        """
+        if not self.is_functional:
+            return None
+        return fingerprint.of_step(self.tff_model, self.input_spec, examples)
+
+    def index_reader(self, x_spec: Any) -> Callable[[Any], Any] | None:
+        """Returns a function that finds the indices of the model's embeddings; see `layers`."""
+        return layers.index_reader(self.source, keras_compat.library_of(self.source), x_spec)
+
+    @abc.abstractmethod
+    def to_keras(self, weights: ModelWeights) -> Any:
+        """Returns a new Keras model of the kind that came in, with these weights.
+
+        Args:
+          weights: As `initial_weights`, in shapes and order.
+
+        Raises:
+          ModelError: The weights do not fit the model.
+        """
+
+
+def compute_dtypes(model: Any) -> frozenset[str]:
+    """Returns the types in which a Keras model's layers compute, and warns of float16.
+
+    Args:
+      model: A model of either Keras.
+    """
+    found = {layer.name: str(layer.compute_dtype) for layer in keras_compat.layers_of(model)}
+    half = [repr(name) for name, dtype in found.items() if dtype == "float16"]
+    if half:
+        named = ", ".join(half[:3]) + (", ..." if half[3:] else "")
+        warnings.warn(
+            f"The model {model.name!r} computes in float16 (layers {named}), and its loss is not "
+            "scaled: parts of a gradient below 6e-8 become zero, and one with a part above 65,504 is "
+            "infinite, and counts as zero under a privacy plan. Use bfloat16 or 'mixed_bfloat16', which "
+            "has the range of float32.",
+            UserWarning,
+            stacklevel=6,
+        )
+    return frozenset(found.values())
