@@ -63,7 +63,7 @@ def once(name: str, way: str, rounds: int) -> None:
 
     import tff_dp
     from tff_dp import execution, tff
-    from tff_dp.training import loop
+    from tff_dp.training import fitting as loop
 
     assert tff
     clients, make = workload(name)

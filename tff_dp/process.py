@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from tff_dp import _checks, _compat
-from tff_dp._proximal import proximal
 from tff_dp.aggregation import build_aggregator, private_metrics, weighted_mean
 from tff_dp.algorithms import Algorithm, FedAvg, FedProx, FedSGD
+from tff_dp.algorithms.proximal import proximal
 from tff_dp.dp_sgd import build_client_work, refuse_coupled
 from tff_dp.errors import ArgumentError, ModelError, TffDpError
 from tff_dp.execution import current_or_fast

@@ -96,7 +96,7 @@ def test_iterating_takes_few_calls_where_it_can_and_needs_a_state(linear, monkey
 
 
 def test_long_training_is_fused_and_gives_what_single_rounds_give(linear, monkeypatch):
-    from tff_dp.training import loop
+    from tff_dp.training import fitting as loop
 
     clients = cohort_of([8] * 6)
     monkeypatch.setattr(loop, "_FUSED", 4)

@@ -499,7 +499,7 @@ def test_training_charges_each_round_before_it_is_run_and_runs_add_up(tff, tmp_p
 
 @pytest.mark.heavy
 def test_rounds_of_one_call_are_charged_together_before_it(tff, tmp_path, monkeypatch):
-    from tff_dp.training import loop
+    from tff_dp.training import fitting as loop
 
     clients, model = clients_and_model()
     path, seen = tmp_path / "ledger.jsonl", []

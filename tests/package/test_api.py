@@ -19,7 +19,7 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 LAYERS = [
     {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching"},
     {"config", "noise"},
-    {"data", "model", "execution", "optimizers", "_proximal"},
+    {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},
     {"plan"},

@@ -160,7 +160,7 @@ def test_saving_where_nothing_can_be_written_is_one_clear_error(tff, tmp_path, m
 def test_fused_rounds_are_not_warned_of(tff, monkeypatch):
     import tensorflow as tf
 
-    from tff_dp.training import loop
+    from tff_dp.training import fitting as loop
 
     said = []
     handler = logging.Handler()

@@ -298,7 +298,7 @@ def test_an_error_in_the_first_round_says_what_was_charged_and_one_before_it_not
 
 
 def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(without_xla, monkeypatch):
-    from tff_dp.training import loop
+    from tff_dp.training import fitting as loop
 
     original, calls = loop.iterate, []
 
@@ -562,7 +562,7 @@ def test_nothing_is_drawn_or_trained_before_everything_is_checked(tff, monkeypat
     def never(*args, **kwargs):
         raise AssertionError("a computation ran before the arguments were checked")
 
-    from tff_dp.training import loop
+    from tff_dp.training import fitting as loop
 
     monkeypatch.setattr(loop, "initialize_from", never)
     with pytest.raises(tff_dp.ArgumentError):
