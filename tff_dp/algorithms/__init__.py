@@ -1,5 +1,20 @@
-"""The algorithms: what a client computes, and how the server steps."""
+"""The algorithms: what a client computes, and how the server steps.
 
-from tff_dp.algorithms.fed_avg import Algorithm, FedAvg, FedOpt, FedProx, FedSGD
+Each is a frozen description that composes its own TFF learning process. TensorFlow is imported when one
+does, and not before.
+"""
 
-__all__ = ["Algorithm", "FedAvg", "FedOpt", "FedProx", "FedSGD"]
+from tff_dp.algorithms.base import Algorithm, Components, compose_with_client_work
+from tff_dp.algorithms.fed_avg import FedAvg, FedOpt
+from tff_dp.algorithms.fed_prox import FedProx
+from tff_dp.algorithms.fed_sgd import FedSGD
+
+__all__ = [
+    "Algorithm",
+    "Components",
+    "FedAvg",
+    "FedOpt",
+    "FedProx",
+    "FedSGD",
+    "compose_with_client_work",
+]

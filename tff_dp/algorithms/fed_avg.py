@@ -1,30 +1,20 @@
-"""The algorithms: what a client computes, and how the server steps."""
+"""Federated averaging, with any optimizer on the server."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
+from typing import Any
 
-from tff_dp import _checks
-from tff_dp.config import Config
+from tff_dp import _compat
+from tff_dp.algorithms.base import (
+    Algorithm,
+    Components,
+    check_optimizer,
+    check_weighting,
+    compose_with_client_work,
+)
+from tff_dp.model import BoundModel
 from tff_dp.optimizers import SGD, Optimizer
-
-WEIGHTINGS = ("examples", "uniform")
-
-
-class Algorithm(Config, abc.ABC):
-    """Client computation and server step, without the aggregation between them."""
-
-    server_optimizer: Optimizer
-
-
-def _check_optimizers(*optimizers: tuple[str, object]) -> None:
-    for name, value in optimizers:
-        _checks.instance(name, value, Optimizer, "Use for example tff_dp.SGD(learning_rate=0.1).")
-
-
-def _check_weighting(weighting: str | None) -> None:
-    _checks.one_of("weighting", weighting, (*WEIGHTINGS, None))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,10 +41,54 @@ class FedAvg(Algorithm):
     weighting: str | None = None
 
     def __post_init__(self) -> None:
-        _check_optimizers(
-            ("client_optimizer", self.client_optimizer), ("server_optimizer", self.server_optimizer)
+        check_optimizer("client_optimizer", self.client_optimizer)
+        check_optimizer("server_optimizer", self.server_optimizer)
+        check_weighting(self.weighting)
+
+    @property
+    def model_optimizer(self) -> Optimizer:
+        """The clients' optimizer."""
+        return self.client_optimizer
+
+    def build_client_optimizer(self) -> Any:
+        """Returns the clients' `tff.learning.optimizers.Optimizer`; subclasses may wrap it."""
+        return self.client_optimizer.build()
+
+    def build_server_optimizer(self) -> Any:
+        """Returns the server's `tff.learning.optimizers.Optimizer`; subclasses may wrap it."""
+        return self.server_optimizer.build()
+
+    def compose(self, model: BoundModel, components: Components) -> Any:
+        """Composes TFF's federated averaging; around the plan's client work where there is one.
+
+        Args:
+          model: As for `Algorithm.compose`.
+          components: As for `Algorithm.compose`.
+
+        Returns:
+          A `tff.learning.templates.LearningProcess`.
+        """
+        client, server = self.build_client_optimizer(), self.build_server_optimizer()
+        if components.client_work is not None:
+            return compose_with_client_work(
+                model,
+                client_work=components.client_work(client),
+                components=components,
+                server_optimizer=server,
+            )
+        algorithms = _compat.load_tff().learning.algorithms
+        build = (
+            algorithms.build_weighted_fed_avg
+            if components.is_weighted
+            else algorithms.build_unweighted_fed_avg
         )
-        _check_weighting(self.weighting)
+        return build(
+            model.tff_model,
+            client_optimizer_fn=client,
+            server_optimizer_fn=server,
+            model_aggregator=components.aggregator,
+            metrics_aggregator=components.metrics_aggregator,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,51 +107,3 @@ class FedOpt(FedAvg):
     """
 
     server_optimizer: Optimizer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FedProx(FedAvg):
-    """Federated averaging whose clients are held near the global model by a proximal term.
-
-    Source: Li et al., "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127,
-    algorithm 2.
-
-    Args:
-      proximal_strength: mu of the term (mu / 2) ||w - w_global||^2; >= 0.
-      client_optimizer: As for `FedAvg`.
-      server_optimizer: As for `FedAvg`.
-      weighting: As for `FedAvg`.
-
-    Raises:
-      ArgumentError: A value is outside its bound.
-    """
-
-    proximal_strength: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _checks.real("proximal_strength", self.proximal_strength, "[0, inf)")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FedSGD(Algorithm):
-    """One gradient a client and round; the server takes the step.
-
-    A client's gradient is the mean over all its examples; epochs beyond one repeat it.
-
-    Source: McMahan et al., arXiv:1602.05629, section 2.
-
-    Args:
-      server_optimizer: Steps along the averaged gradient.
-      weighting: As for `FedAvg`.
-
-    Raises:
-      ArgumentError: A value is outside its bound.
-    """
-
-    server_optimizer: Optimizer = dataclasses.field(default_factory=lambda: SGD(learning_rate=0.1))
-    weighting: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_optimizers(("server_optimizer", self.server_optimizer))
-        _check_weighting(self.weighting)

@@ -209,8 +209,8 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
 
 
 def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
-    """Returns a new Keras optimizer that takes the steps of the clients, or those of FedSGD's server."""
-    given: Optimizer = getattr(algorithm, "client_optimizer", algorithm.server_optimizer)
+    """Returns a new Keras optimizer that takes the steps of the algorithm's `model_optimizer`."""
+    given = algorithm.model_optimizer
     if isinstance(given, SGD):
         return keras.optimizers.SGD(learning_rate=given.learning_rate, momentum=given.momentum)
     if isinstance(given, Adagrad):
