@@ -499,15 +499,15 @@ def test_training_charges_each_round_before_it_is_run_and_runs_add_up(tff, tmp_p
 
 @pytest.mark.heavy
 def test_rounds_of_one_call_are_charged_together_before_it(tff, tmp_path, monkeypatch):
-    from tff_dp.training import fitting as loop
+    from tff_dp.training import run as run_module
 
     clients, model = clients_and_model()
     path, seen = tmp_path / "ledger.jsonl", []
-    original = loop.iterate
-    monkeypatch.setattr(loop, "_FUSED", 3)
-    monkeypatch.setattr(loop, "_FUSED_FROM", 6)
+    original = run_module.iterate
+    monkeypatch.setattr(run_module, "_FUSED", 3)
+    monkeypatch.setattr(run_module, "_FUSED_FROM", 6)
     monkeypatch.setattr(
-        loop, "iterate", lambda *a: (seen.append(replay(path).rounds), original(*a))[1]
+        run_module, "iterate", lambda *a: (seen.append(replay(path).rounds), original(*a))[1]
     )
     tff_dp.fit(model, clients, loss="mse", privacy=full_plan(rounds=7), ledger=path)
     assert seen == [4, 7]  # the odd one is the first

@@ -9,10 +9,12 @@ import numpy as np
 
 from tff_dp import _checks
 from tff_dp.data import Clients
-from tff_dp.errors import ArgumentError, DataError
+from tff_dp.errors import ArgumentError, ComputationError, DataError
+from tff_dp.execution import noise_bits
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelSpec, loss_name
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.training.results import NO_NOISE
 
 _AT_ONCE = 4096  # examples whose indices are read at once
 
@@ -83,6 +85,34 @@ def check_batches(
             "accounted for. Leave it out."
         )
     return int(clients.sizes.max())  # a client reads its records as one batch, and draws from them
+
+
+def check_random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
+    """Checks that nobody can guess the random bits of a plan's noise.
+
+    Args:
+      process: The learning process.
+      privacy: The plan, or none.
+
+    Returns:
+      Where they come from, in words.
+
+    Raises:
+      ComputationError: Somebody could guess them, or there is no noise to be found.
+    """
+    if not isinstance(privacy, PrivacyPlan) or privacy.mechanism.noise_multiplier == 0:
+        return NO_NOISE
+    for computation in (process.initialize, process.next):
+        found = noise_bits(computation)
+        if found.obstacle:
+            raise ComputationError(f"{found.obstacle} No round was charged.")
+    if not found.marked:
+        raise ComputationError(
+            f"The process of {privacy.mechanism} holds no noise that stands under the name scope of "
+            "tff_dp.noise, so that nothing vouches for its random bits. No round was charged. Draw "
+            "the noise of a mechanism under that scope."
+        )
+    return found.source
 
 
 def check_labels(model: BoundModel, clients: Clients) -> None:

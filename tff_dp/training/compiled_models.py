@@ -130,7 +130,7 @@ def check_released(
     message = _unreleased(missing, privacy)
     if given:
         raise ArgumentError(f"metrics holds {message}")
-    warnings.warn(f"The model was compiled with {message}", UserWarning, stacklevel=3)
+    warnings.warn(f"The model was compiled with {message}", UserWarning, stacklevel=4)
 
 
 def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
@@ -182,7 +182,7 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
                 f"The trained model could not be compiled: {error} Compile it before its evaluate() or "
                 "fit().",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
     return compile_model
