@@ -42,7 +42,7 @@ class Algorithm(Config, abc.ABC):
     """What clients compute and how the server steps, without the aggregation between them.
 
     A subclass is a frozen dataclass with keyword-only fields, and may be defined outside of this
-    package; see "Recipes" in docs/architecture.md. `to_dict` and `from_dict` work for it.
+    package: docs/fit.md has an example. `to_dict` and `from_dict` work for it.
 
     The privacy of a plan rests on `compose`. Under a plan that protects clients, nothing that depends on
     a client's data may reach the server except through `Components.aggregator`, applied once a round to
