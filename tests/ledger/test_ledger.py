@@ -176,8 +176,9 @@ def test_a_torn_line_that_nobody_acted_on_is_dropped_and_reported(written):
     with pytest.raises(LedgerError, match="3 charges were acknowledged, and it has 2"):
         Ledger(path, make_plan())  # a truncated line that was acted on
     path.with_name(path.name + ".head").write_bytes(heads[2])
-    with pytest.warns(RuntimeWarning, match="dropped the torn line 4"):
+    with pytest.warns(RuntimeWarning, match="dropped the torn line 4") as caught:
         book = Ledger(path, make_plan())
+    assert caught[0].filename == __file__  # the line that opens it, and none of tff_dp's
     with book:
         assert book.charges == 2
         assert "torn" in book.dropped

@@ -335,3 +335,23 @@ def test_a_round_that_cannot_be_charged_is_not_run(clients, tmp_path, monkeypatc
         monkeypatch.undo()
         assert (run.state, run.round_number, run.charges.rounds) == (state, 1, 1)
     assert replay(path).rounds == 1
+
+
+# --- Warnings ----------------------------------------------------------------------------------------
+
+
+def test_warnings_name_the_line_that_calls_fit(clients, tmp_path):
+    path, values = tmp_path / "ledger.jsonl", arguments(clients, plan(1.0), rounds=1)
+    model = linear()
+    model.compile(loss="mse", metrics=["mae"])
+    values |= {"model": model, "loss": None, "ledger": path}
+    with execution.fast(xla=False):
+        with pytest.warns(UserWarning, match="was compiled with 'mae'") as caught:
+            tff_dp.fit(**values)
+        assert caught[0].filename == __file__
+        with open(path, "ab") as file:
+            file.write(b"torn")
+        values["seed"] = 4
+        with pytest.warns(RuntimeWarning, match="dropped the torn line 3") as caught:
+            tff_dp.fit(**values, release_metrics=False)
+    assert caught[0].filename == __file__

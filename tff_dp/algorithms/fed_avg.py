@@ -51,11 +51,19 @@ class FedAvg(Algorithm):
         return self.client_optimizer
 
     def build_client_optimizer(self) -> Any:
-        """Returns the clients' `tff.learning.optimizers.Optimizer`; subclasses may wrap it."""
+        """Builds the optimizer of the clients; a subclass may wrap it.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+        """
         return self.client_optimizer.build()
 
     def build_server_optimizer(self) -> Any:
-        """Returns the server's `tff.learning.optimizers.Optimizer`; subclasses may wrap it."""
+        """Builds the optimizer of the server; a subclass may wrap it.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+        """
         return self.server_optimizer.build()
 
     def compose(self, model: BoundModel, components: Components) -> Any:

@@ -33,7 +33,11 @@ class FedProx(FedAvg):
         _checks.real("proximal_strength", self.proximal_strength, "[0, inf)")
 
     def build_client_optimizer(self) -> Any:
-        """Returns the clients' optimizer, whose steps are along the gradient with the proximal term."""
+        """Builds the clients' optimizer, which steps along the gradient of loss and proximal term.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+        """
         from tff_dp.algorithms.proximal import proximal
 
         return proximal(super().build_client_optimizer(), float(self.proximal_strength))

@@ -6,13 +6,12 @@ import abc
 import dataclasses
 import importlib
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tff_dp import _compat
+from tff_dp import _compat, _warnings
 from tff_dp.errors import ModelError
 from tff_dp.model.compiled import (
     Compiled,
@@ -206,13 +205,11 @@ def compute_dtypes(model: Any) -> frozenset[str]:
     half = [repr(name) for name, dtype in found.items() if dtype == "float16"]
     if half:
         named = ", ".join(half[:3]) + (", ..." if half[3:] else "")
-        warnings.warn(
+        _warnings.warn(
             f"The model {model.name!r} computes in float16 (layers {named}), and its loss is not "
             "scaled: parts of a gradient below 6e-8 become zero, and one with a part above 65,504 is "
             "infinite, and counts as zero under a privacy plan. Use bfloat16 or 'mixed_bfloat16', which "
-            "has the range of float32.",
-            UserWarning,
-            stacklevel=6,
+            "has the range of float32."
         )
     return frozenset(found.values())
 

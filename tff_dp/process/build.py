@@ -129,10 +129,13 @@ def _checked(algorithm: Algorithm, process: Any) -> Any:
 
 @contextlib.contextmanager
 def explained(model: BoundModel) -> Iterator[None]:
-    """Gives an error of ours for what fails when a model's process is made.
+    """Turns whatever fails while a model's process is composed into an error of ours.
 
     Args:
       model: The model.
+
+    Yields:
+      Nothing.
 
     Raises:
       ModelError: TensorFlow or TFF cannot make a graph of the model's training.
@@ -151,9 +154,12 @@ def explained(model: BoundModel) -> Iterator[None]:
 
 
 def parameters(model: BoundModel) -> int:
-    """Returns the number of a model's trainable parameters.
+    """Counts a model's trainable parameters.
 
     Args:
       model: The model.
+
+    Returns:
+      Their number.
     """
     return sum(int(np.size(weight)) for weight in model.initial_weights.trainable)

@@ -17,10 +17,13 @@ from tff_dp.plan import PrivacyPlan
 
 
 def plain_components(algorithm: Algorithm) -> Components:
-    """Returns the parts of a process without differential privacy: TFF's own means.
+    """Makes the parts of a process without differential privacy, with TFF's own mean.
 
     Args:
-      algorithm: Says how updates are weighted.
+      algorithm: Says how updates are weighted; by numbers of examples by default.
+
+    Returns:
+      The parts.
     """
     aggregators = _compat.load_tff().aggregators
     if algorithm.weighting == "uniform":
@@ -29,11 +32,17 @@ def plain_components(algorithm: Algorithm) -> Components:
 
 
 def client_level_components(plan: PrivacyPlan, *, scaled: bool) -> Components:
-    """Returns the parts of a process whose aggregator clips clients' updates and adds the noise.
+    """Makes the parts of a process whose aggregator clips clients' updates and adds the noise.
 
     Args:
       plan: A plan that protects clients.
       scaled: As for `build_aggregator`.
+
+    Returns:
+      The parts.
+
+    Raises:
+      ArgumentError: The mechanism has no aggregator, or cannot work with the plan's number of clients.
     """
     mechanism, m = plan.update_mechanism, plan.clients_per_round
     metrics = None
@@ -49,7 +58,7 @@ def client_level_components(plan: PrivacyPlan, *, scaled: bool) -> Components:
 def record_level_components(
     plan: PrivacyPlan, mechanism: RecordGaussianMechanism, model: BoundModel, algorithm: Algorithm
 ) -> Components:
-    """Returns the parts of a process whose clients clip and noise their own steps.
+    """Makes the parts of a process whose clients clip and noise their own steps.
 
     The server averages what is private already, and may weight clients by their numbers of records,
     which are public. Who takes part is no secret either: the average is over them, and of nobody it is
@@ -60,6 +69,9 @@ def record_level_components(
       mechanism: The plan's.
       model: The model.
       algorithm: Says how updates are weighted; uniformly by default.
+
+    Returns:
+      The parts.
 
     Raises:
       ModelError: The model has no gradients of single examples that could be clipped.

@@ -9,7 +9,7 @@ from tff_dp.model import ModelWeights
 
 
 def initialize_from(process: Any, weights: ModelWeights) -> Any:
-    """Returns a process's initial state with these model weights.
+    """Makes a process's initial state with given weights of the model.
 
     Args:
       process: A learning process of `build_process`.
@@ -30,11 +30,14 @@ def initialize_from(process: Any, weights: ModelWeights) -> Any:
 
 
 def model_weights(process: Any, state: Any) -> ModelWeights:
-    """Returns the global model's weights in a process's state.
+    """Reads the global model's weights from a process's state.
 
     Args:
       process: A learning process of `build_process`.
       state: A state of the process.
+
+    Returns:
+      The weights, as `BoundModel.initial_weights`.
     """
     with current_or_fast():
         current = process.get_model_weights(state)

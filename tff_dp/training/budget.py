@@ -72,6 +72,9 @@ class Account:
         Args:
           begun: How many rounds of the run have been begun. They count, whether or not they came to an
             end: what was computed in them may have been seen.
+
+        Returns:
+          The charges of the run and of those before it.
         """
         if self.plan is None:
             return self.before

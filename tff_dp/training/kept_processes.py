@@ -105,10 +105,13 @@ def _key(
 
 
 def is_own(value: Any) -> bool:
-    """Returns whether a value is of a class of tff_dp, whose content is known by its fields.
+    """Tells whether a value's class is one of tff_dp's own, so that its fields are all it consists of.
 
     Args:
       value: Any object.
+
+    Returns:
+      Whether it is.
     """
     return type(value).__module__.startswith("tff_dp.")
 

@@ -1,4 +1,4 @@
-"""What is known after each round, and the bar that shows it."""
+"""The record of a round, and the bar that shows it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from tff_dp.training.results import RoundRecord
 
 
 def round_record(round_number: int, epsilon: float, metrics: Any, *, covered: bool) -> RoundRecord:
-    """Returns what is known after a round.
+    """Makes the record of a round.
 
     Args:
       round_number: The round, from 1.
       epsilon: An upper bound on what has been spent after it.
       metrics: The process's metrics of the round, or None where they are not released.
       covered: Whether the plan's epsilon covers them.
+
+    Returns:
+      What is known after the round.
     """
     values = None
     if metrics is not None:

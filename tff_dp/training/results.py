@@ -1,4 +1,4 @@
-"""What training gives: the model, the history, and what it has cost."""
+"""What training returns: the model, the history, and what it has cost."""
 
 from __future__ import annotations
 
@@ -113,7 +113,11 @@ class FitResult:
         provenance.save(self.model, path, [*self.other_data, self.charges])
 
     def statement(self) -> str:
-        """Returns the guarantee in words, with its unit, its conditions and its limits."""
+        """States the guarantee in words, with its unit, its conditions and its limits.
+
+        Returns:
+          Lines of text.
+        """
         return statement_of(self)
 
 

@@ -109,7 +109,11 @@ class Run:
         return self.round_number >= self.account.rounds
 
     def snapshot(self) -> Snapshot:
-        """Returns what has changed since the run began, for another run to begin with."""
+        """Returns what another run needs to go on where this one is.
+
+        Returns:
+          The state, the history, and how many rounds have been begun.
+        """
         return Snapshot(state=self.state, history=self.history, begun=self._begun)
 
     def step(self) -> Sequence[RoundRecord]:

@@ -85,7 +85,11 @@ class Setup:
         return self.privacy if isinstance(self.privacy, PrivacyPlan) else None
 
     def first_state(self) -> Any:
-        """Returns the state of the process before the first round."""
+        """Makes the state of the process before the first round.
+
+        Returns:
+          A state with the model's own weights and the plan's noise.
+        """
         return self.with_noise(initialize_from(self.process, self.bound.initial_weights))
 
     def draw(self, round_number: int, root: int) -> Cohort:
@@ -174,9 +178,7 @@ def prepare(
     release, covered = _released(privacy, release_metrics)
 
     bound = spec.bind(clients.element_spec())
-    check_weights(bound)
-    check_labels(bound, clients)
-    check_indices(bound, clients)
+    _check_model(bound, clients)
     check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
     algorithm = algorithm_of(bound, algorithm)
     with explained(bound):
@@ -204,6 +206,12 @@ def prepare(
         disjoint_data=disjoint_data,
         foreign_algorithm=_foreign(algorithm),
     )
+
+
+def _check_model(bound: BoundModel, clients: Clients) -> None:
+    check_weights(bound)
+    check_labels(bound, clients)
+    check_indices(bound, clients)
 
 
 def _check_needs_plan(privacy: PrivacyPlan | NoPrivacy, **given: Any) -> None:
