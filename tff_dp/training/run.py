@@ -22,6 +22,9 @@ _FUSED_FROM = 256  # rounds of a run
 class Snapshot:
     """What of a run changes from step to step. All else follows from its `Setup` and `Account`.
 
+    Under `TreeMechanism` and `BandedMechanism` the state holds noise that has been released, and is as
+    secret as the data.
+
     Attributes:
       state: The process's state after the last round that has come to its end.
       history: The records of the rounds up to that one, from round 1 on.
