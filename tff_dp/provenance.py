@@ -59,7 +59,14 @@ def mark(model: Any, records: Sequence[Charges]) -> None:
 
 
 def groups_carried_by(model: Any) -> tuple[tuple[Charges, ...], ...]:
-    """Returns the records that a model carries, by what was trained together; see `charged_before`."""
+    """Finds the records that a model carries, by what was trained together; see `charged_before`.
+
+    Args:
+      model: A Keras 3 or tf-keras model.
+
+    Returns:
+      For each training, one record for each of its data sets.
+    """
     found: list[tuple[Charges, ...]] = []
     for part in _parts(model):
         with contextlib.suppress(TypeError):
@@ -70,7 +77,14 @@ def groups_carried_by(model: Any) -> tuple[tuple[Charges, ...], ...]:
 
 
 def carried_by(model: Any) -> tuple[Charges, ...]:
-    """Returns the records that a model carries: its own and those of its layers, each once."""
+    """Finds the records that a model carries: its own and those of its layers, each once.
+
+    Args:
+      model: A Keras 3 or tf-keras model.
+
+    Returns:
+      One record for each data set.
+    """
     found: list[Charges] = []
     for part in _parts(model):
         with contextlib.suppress(TypeError):
@@ -252,7 +266,13 @@ def _parsed(path: pathlib.Path, text: str) -> Mapping[str, Any]:
 
 
 def record_of(value: Any) -> Charges:
-    """Returns charges, or those of a result.
+    """Takes the charges of what `fit` was given as `spent_before`.
+
+    Args:
+      value: Charges, or a result that has them.
+
+    Returns:
+      The charges.
 
     Raises:
       ArgumentError: The value is neither.

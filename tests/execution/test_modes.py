@@ -96,13 +96,13 @@ def test_iterating_takes_few_calls_where_it_can_and_needs_a_state(linear, monkey
 
 
 def test_long_training_is_fused_and_gives_what_single_rounds_give(linear, monkeypatch):
-    from tff_dp.training import loop
+    from tff_dp.training import run as run_module
 
     clients = cohort_of([8] * 6)
-    monkeypatch.setattr(loop, "_FUSED", 4)
+    monkeypatch.setattr(run_module, "_FUSED", 4)
     results = {}
     for fused_from in (10, 1000):
-        monkeypatch.setattr(loop, "_FUSED_FROM", fused_from)
+        monkeypatch.setattr(run_module, "_FUSED_FROM", fused_from)
         model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
         model.set_weights([np.zeros([5, 1]), np.zeros([1])])
         results[fused_from] = tff_dp.fit(

@@ -17,9 +17,9 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 
 # Each module may import from its own layer downwards only. Errors and checks are at the bottom.
 LAYERS = [
-    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching"},
+    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching", "_warnings"},
     {"config", "noise"},
-    {"data", "model", "execution", "optimizers", "_proximal"},
+    {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},
     {"plan"},

@@ -160,17 +160,17 @@ def test_saving_where_nothing_can_be_written_is_one_clear_error(tff, tmp_path, m
 def test_fused_rounds_are_not_warned_of(tff, monkeypatch):
     import tensorflow as tf
 
-    from tff_dp.training import loop
+    from tff_dp.training import run as run_module
 
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     tf.get_logger().addHandler(handler)
-    monkeypatch.setattr(loop, "_FUSED", 3)
-    monkeypatch.setattr(loop, "_FUSED_FROM", 6)
+    monkeypatch.setattr(run_module, "_FUSED", 3)
+    monkeypatch.setattr(run_module, "_FUSED_FROM", 6)
     calls = []
-    real = loop.iterate
-    monkeypatch.setattr(loop, "iterate", lambda *a: (calls.append(1), real(*a))[1])
+    real = run_module.iterate
+    monkeypatch.setattr(run_module, "iterate", lambda *a: (calls.append(1), real(*a))[1])
     try:
         with execution.fast(xla=False):
             fit(rounds=6)

@@ -5,5 +5,6 @@ Source: Abadi et al., "Deep Learning with Differential Privacy", arXiv:1607.0013
 
 from tff_dp.dp_sgd.client_work import build_client_work
 from tff_dp.dp_sgd.coupling import refuse_coupled
+from tff_dp.dp_sgd.models import check_model
 
-__all__ = ["build_client_work", "refuse_coupled"]
+__all__ = ["build_client_work", "check_model", "refuse_coupled"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import warnings
 from types import TracebackType
 from typing import Any, Self
 
-from tff_dp import _checks
+from tff_dp import _checks, _warnings
 from tff_dp.accounting import EpsilonReport
 from tff_dp.charges import ChargedRun, Charges, incompatibility, new_run
 from tff_dp.errors import ArgumentError, LedgerError
@@ -287,4 +286,4 @@ class Ledger:
 
     def _report(self, what: str) -> None:
         self.dropped = what
-        warnings.warn(f"The ledger {self._path}: dropped {what}.", RuntimeWarning, stacklevel=5)
+        _warnings.warn(f"The ledger {self._path}: dropped {what}.", RuntimeWarning)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tff_dp import _warnings
 from tff_dp._compat import keras as keras_compat
 from tff_dp.model import fingerprint, layers
 from tff_dp.model.compiled import Compiled
@@ -93,17 +93,18 @@ def compute_dtypes(model: Any) -> frozenset[str]:
 
     Args:
       model: A model of either Keras.
+
+    Returns:
+      Their names, such as "float32".
     """
     found = {layer.name: str(layer.compute_dtype) for layer in keras_compat.layers_of(model)}
     half = [repr(name) for name, dtype in found.items() if dtype == "float16"]
     if half:
         named = ", ".join(half[:3]) + (", ..." if half[3:] else "")
-        warnings.warn(
+        _warnings.warn(
             f"The model {model.name!r} computes in float16 (layers {named}), and its loss is not "
             "scaled: parts of a gradient below 6e-8 become zero, and one with a part above 65,504 is "
             "infinite, and counts as zero under a privacy plan. Use bfloat16 or 'mixed_bfloat16', which "
-            "has the range of float32.",
-            UserWarning,
-            stacklevel=6,
+            "has the range of float32."
         )
     return frozenset(found.values())

@@ -9,7 +9,6 @@ statistics it would have to change.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp import _compat, _warnings
 from tff_dp._compat import keras as keras_compat
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
@@ -218,13 +217,11 @@ def _warn_of_moving_statistics(model: Any) -> None:
         if isinstance(layer, tf_keras.layers.BatchNormalization) and layer.trainable
     ]
     if names:
-        warnings.warn(
+        _warnings.warn(
             f"The moving statistics of {', '.join(map(repr, names))} in the tf-keras model "
             f"{model.name!r} stay at their initial values: TFF averages trainable weights only. "
             "Predictions of the trained model will use the initial statistics. Use GroupNormalization or "
-            "LayerNormalization.",
-            UserWarning,
-            stacklevel=6,
+            "LayerNormalization."
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tff_dp import _warnings
 from tff_dp._compat import keras as keras_compat
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.errors import ArgumentError, ModelError
@@ -55,11 +56,14 @@ _REMEDY = (
 
 
 def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
-    """Returns the algorithm given, or one by which clients have the optimizer of a compiled model.
+    """Chooses the algorithm: the one given, or federated averaging with a compiled model's optimizer.
 
     Args:
       bound: The model.
       algorithm: What the caller gave, or None.
+
+    Returns:
+      The algorithm.
 
     Raises:
       ModelError: The model was compiled with an optimizer whose steps cannot be honored.
@@ -131,7 +135,7 @@ def check_released(
     message = _unreleased(missing, privacy)
     if given:
         raise ArgumentError(f"metrics holds {message}")
-    warnings.warn(f"The model was compiled with {message}", UserWarning, stacklevel=3)
+    _warnings.warn(f"The model was compiled with {message}")
 
 
 def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
@@ -151,13 +155,16 @@ def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
 
 
 def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
-    """Returns a function that compiles a trained model with what it was trained with.
+    """Prepares the compilation of the trained model with what it was trained with.
 
     Everything that can fail is done here, before training.
 
     Args:
       bound: The model.
       algorithm: By which it is trained.
+
+    Returns:
+      A function that compiles a trained Keras model.
 
     Raises:
       ModelError: A metric cannot be copied.
@@ -177,11 +184,9 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
             model.optimizer.build(model.trainable_variables)
             _leave_out_of_files(model, keras)
         except Exception as error:  # whatever it is, it must not cost the trained model
-            warnings.warn(
+            _warnings.warn(
                 f"The trained model could not be compiled: {error} Compile it before its evaluate() or "
-                "fit().",
-                UserWarning,
-                stacklevel=3,
+                "fit()."
             )
 
     return compile_model
@@ -208,8 +213,8 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
 
 
 def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
-    """Returns a new Keras optimizer that takes the steps of the clients, or those of FedSGD's server."""
-    given: Optimizer = getattr(algorithm, "client_optimizer", algorithm.server_optimizer)
+    """Returns a new Keras optimizer that takes the steps of the algorithm's `model_optimizer`."""
+    given = algorithm.model_optimizer
     if isinstance(given, SGD):
         return keras.optimizers.SGD(learning_rate=given.learning_rate, momentum=given.momentum)
     if isinstance(given, Adagrad):

@@ -2,7 +2,7 @@
 
 TFF 0.87.0's own FedProx adds mu (w_global - w) to the gradient where the term's gradient is
 mu (w - w_global): its clients are pushed away from the global model (both of its kinds of model, in
-learning/templates/proximal_client_work.py; `tests/test_process.py` shows it). So FedProx is composed of
+learning/templates/proximal_client_work.py; `tests/training/test_process.py` shows it). So FedProx is composed of
 TFF's federated averaging and this optimizer instead.
 """
 
@@ -38,10 +38,12 @@ class ProximalOptimizer(tff.learning.optimizers.Optimizer):  # type: ignore[misc
         self._inner, self._strength = inner, strength
 
     def initialize(self, specs: Any) -> Any:
+        """Makes the state before the first step: see TFF's `Optimizer.initialize`."""
         start = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), specs)
         return {"inner": self._inner.initialize(specs), "start": start, "started": False}
 
     def next(self, state: Any, weights: Any, gradients: Any) -> tuple[Any, Any]:
+        """Takes a step along the gradient of loss and term: see TFF's `Optimizer.next`."""
         start = tf.nest.map_structure(
             lambda known, now: tf.where(state["started"], known, now), state["start"], weights
         )
@@ -55,7 +57,9 @@ class ProximalOptimizer(tff.learning.optimizers.Optimizer):  # type: ignore[misc
         return {"inner": inner, "start": start, "started": True}, weights
 
     def get_hparams(self, state: Any) -> Any:
+        """Returns the inner optimizer's hyperparameters."""
         return self._inner.get_hparams(state["inner"])
 
     def set_hparams(self, state: Any, hparams: Any) -> Any:
+        """Replaces the inner optimizer's hyperparameters."""
         return {**state, "inner": self._inner.set_hparams(state["inner"], hparams)}
