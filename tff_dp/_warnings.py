@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 
 _PASSED = ("tff_dp", "contextlib")  # packages whose lines say nothing to the user
@@ -15,8 +15,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
       message: The text.
       category: The class of the warning.
     """
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and _package(frame.f_globals) in _PASSED:
+    here = inspect.currentframe()
+    level, frame = 2, here and here.f_back
+    while frame is not None and frame.f_back is not None and _package(frame.f_globals) in _PASSED:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tff_dp import _checks, _compat
 from tff_dp.config import Config
-from tff_dp.model import BoundModel
 from tff_dp.optimizers import Optimizer
+
+if TYPE_CHECKING:  # it imports TensorFlow; descriptions of algorithms do not
+    from tff_dp.model import BoundModel
 
 WEIGHTINGS = ("examples", "uniform")
 

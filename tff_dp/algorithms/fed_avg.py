@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tff_dp import _compat
 from tff_dp.algorithms.base import (
@@ -13,8 +13,10 @@ from tff_dp.algorithms.base import (
     check_weighting,
     compose_with_client_work,
 )
-from tff_dp.model import BoundModel
 from tff_dp.optimizers import SGD, Optimizer
+
+if TYPE_CHECKING:  # it imports TensorFlow; descriptions of algorithms do not
+    from tff_dp.model import BoundModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tff_dp import _compat
 from tff_dp.algorithms.base import Algorithm, Components, check_optimizer, check_weighting
 from tff_dp.errors import ArgumentError
-from tff_dp.model import BoundModel
 from tff_dp.optimizers import SGD, Optimizer
+
+if TYPE_CHECKING:  # it imports TensorFlow; descriptions of algorithms do not
+    from tff_dp.model import BoundModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

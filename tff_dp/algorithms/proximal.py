@@ -2,8 +2,8 @@
 
 TFF 0.87.0's own FedProx adds mu (w_global - w) to the gradient where the term's gradient is
 mu (w - w_global): its clients are pushed away from the global model (both of its kinds of model, in
-learning/templates/proximal_client_work.py; `tests/training/test_process.py` shows it). So FedProx is composed of
-TFF's federated averaging and this optimizer instead.
+learning/templates/proximal_client_work.py; `tests/training/test_process.py` shows it). So FedProx is
+composed of TFF's federated averaging and this optimizer instead.
 """
 
 from __future__ import annotations
