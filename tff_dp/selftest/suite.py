@@ -10,7 +10,9 @@ from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, noise_bits
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
-    DistributedMechanism,
+    DistributedGaussianMechanism,
+    DistributedSkellamMechanism,
+    Mechanism,
     PerLayerGaussianMechanism,
     RecordGaussianMechanism,
 )
@@ -23,6 +25,12 @@ from tff_dp.selftest.report import Check, SelfTestReport
 
 _SLOWEST_CLIP = 0.01  # below it, float32 hides the count that moves the clip norm
 _MOST_CLIENTS = 1_000_000  # and above it
+# The mechanisms whose noise has no density on one coordinate of a sum, by exact class.
+_OWN_TESTS: dict[type[Mechanism], Callable[..., distributed.Setting | record.Setting]] = {
+    DistributedGaussianMechanism: lambda plan, *_: distributed.Setting(plan),
+    DistributedSkellamMechanism: lambda plan, *_: distributed.Setting(plan),
+    RecordGaussianMechanism: record.Setting,
+}
 PARTS = ("influence", "arithmetic", "provenance", "noise")
 """Of a self-test, in the order in which they run."""
 
@@ -91,7 +99,7 @@ def self_test(
 def check_plan(plan: PrivacyPlan) -> None:
     """Raises ArgumentError if a plan has no self-test."""
     mechanism = plan.mechanism
-    if not isinstance(mechanism, DistributedMechanism | RecordGaussianMechanism):
+    if type(mechanism) not in _OWN_TESTS:
         law_of(plan.update_mechanism)
     if isinstance(mechanism, PerLayerGaussianMechanism) and len(mechanism.clip_norms) != TENSORS:
         raise ArgumentError(
@@ -163,9 +171,8 @@ def _setting_of(
     dimension: int,
     thorough: bool,
 ) -> central.Setting | distributed.Setting | record.Setting:
-    if isinstance(plan.mechanism, RecordGaussianMechanism):
-        return record.Setting(plan, build, dimension)
-    if isinstance(plan.mechanism, DistributedMechanism):
-        return distributed.Setting(plan)
+    own = _OWN_TESTS.get(type(plan.mechanism))
+    if own is not None:
+        return own(plan, build, dimension)
     law = law_of(plan.update_mechanism)
     return central.Setting(plan, law, build, algorithms, dimension, thorough)
