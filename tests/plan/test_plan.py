@@ -218,9 +218,31 @@ def test_unknown_adjacency(value):
     )
 
 
-@pytest.mark.parametrize("value", ["example", "", None, 1])
+@pytest.mark.parametrize("value", ["example", "", 0, 1])
 def test_unknown_unit(value):
     _refused(lambda: a_plan(unit=value), f"unit={value!r}", "one of 'client'")
+
+
+def test_the_unit_follows_from_the_mechanism_and_may_be_said_as_well():
+    for unit in (None, "client", Unit.CLIENT):
+        assert a_plan(unit=unit) == a_plan()
+        assert a_plan(unit=unit).unit is Unit.CLIENT
+    for unit in (None, "record", Unit.RECORD):
+        plan = PrivacyPlan(**RECORDS | {"unit": unit})
+        assert (plan.unit, plan.population) == (Unit.RECORD, 4)
+        assert plan == PrivacyPlan(**RECORDS)
+        assert plan.to_dict()["unit"] == "record"
+    other = RECORDS["mechanism"]
+    _refused(lambda: a_plan(unit="record"), "unit='record'", "leave it out")
+    _refused(lambda: PrivacyPlan(**RECORDS | {"unit": "client"}), "unit='client'", "leave it out")
+    _refused(lambda: a_plan(mechanism=other), "records=None")
+    # Of plans that others replace, too: the unit is that of the new mechanism.
+    of_records = dataclasses.replace(
+        PrivacyPlan(**CENTRAL, cohort=2), mechanism=other, records=(9, 8), population=None
+    )
+    assert of_records.unit is Unit.RECORD
+    values = a_plan().to_dict() | {"unit": "record"}
+    _refused(lambda: Config.from_dict(values), "unit='record'", "does not fit")
 
 
 @pytest.mark.parametrize("value", ["replace-one", REPLACE])
@@ -495,7 +517,7 @@ def _made_or_refused(make):
 
 
 def test_every_field_is_changed():
-    fields = {field.name for field in dataclasses.fields(PrivacyPlan)} | {"cohort"}
+    fields = {field.name for field in dataclasses.fields(PrivacyPlan)} | {"cohort", "unit"}
     assert {name for changes in CHANGES for name in changes} == fields
 
 

@@ -170,7 +170,6 @@ def _selftest(options: argparse.Namespace) -> int:
             delta=delta_of(options),
             sampler=sampler_of(options),
             adjacency=adjacency_of(options),
-            unit="client" if options.records is None else "record",  # type: ignore[arg-type]
             records=options.records,
             max_dimension=options.max_dimension,
         )

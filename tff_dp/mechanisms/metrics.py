@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 from tff_dp import _checks
 from tff_dp.config import Config
+from tff_dp.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,3 +51,31 @@ class PrivateMetric(Config):
     def stddev(self, noise_multiplier: float) -> float:
         """Returns the standard deviation of the sum's noise, at the plan's noise multiplier."""
         return noise_multiplier * self.largest / math.sqrt(self.share)
+
+
+def check_metrics(metrics: object) -> tuple[PrivateMetric, ...]:
+    """Returns the metrics of a plan as a tuple.
+
+    Args:
+      metrics: An iterable of `PrivateMetric`.
+
+    Raises:
+      ArgumentError: It is none, two have one name, or their shares leave nothing for the updates.
+    """
+    name = metrics if isinstance(metrics, str) else getattr(metrics, "name", "loss")
+    remedy = f"Each has a bound of its own: metrics=(PrivateMetric(name={name!r}, largest=10.0),)."
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise ArgumentError(
+            f"metrics={metrics!r} is outside its bound: expected a tuple of PrivateMetric. {remedy}"
+        )
+    found = tuple(_checks.instance("metrics", each, PrivateMetric, remedy) for each in metrics)
+    names = [metric.name for metric in found]
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"metrics={found!r} have a name twice: give each one once.")
+    _checks.real(
+        "the sum of all shares of metrics",
+        sum(metric.share for metric in found),
+        "[0, 1)",
+        "Something has to be left for the updates.",
+    )
+    return found
