@@ -8,6 +8,7 @@ import numbers
 import operator
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from tff_dp.errors import ArgumentError
@@ -40,12 +41,15 @@ class Config:
     Attributes:
       derived: Properties that follow from the fields, which a dictionary states as well and the
         constructor accepts and checks.
+      stored_as: The names under which a dictionary has fields that were renamed, by the name now: the
+        hashes in ledgers depend on them. `from_dict` takes both.
 
     Raises:
       ArgumentError: A class is defined that pretends to be one of tff_dp.
     """
 
     derived: ClassVar[tuple[str, ...]] = ()
+    stored_as: ClassVar[Mapping[str, str]] = MappingProxyType({})
     _classes: ClassVar[dict[str, type[Config]]] = {}  # those of tff_dp, by name
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -60,7 +64,9 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a dictionary of plain values, with the class's name under "type"."""
         names = [*_fields(type(self)), *self.derived]
-        return {"type": name_of(type(self))} | {n: _plain(getattr(self, n)) for n in names}
+        return {"type": name_of(type(self))} | {
+            self.stored_as.get(name, name): _plain(getattr(self, name)) for name in names
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -88,6 +94,13 @@ class Config:
             target = _named(name) if isinstance(name, str) else None
         if target is None or not issubclass(target, cls):
             raise ArgumentError(_unknown(name, cls))
+        now = {stored: name for name, stored in target.stored_as.items()}
+        twice = [stored for stored in now if stored in values and now[stored] in values]
+        if twice:
+            raise ArgumentError(
+                f"{name} has {now[twice[0]]!r} twice, also as {twice[0]!r}: expected one of them."
+            )
+        values = {now.get(key, key): value for key, value in values.items()}
         known = {*_fields(target), *target.derived}
         unknown = sorted(values.keys() - known)
         if unknown:

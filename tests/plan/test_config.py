@@ -142,7 +142,7 @@ def test_a_class_of_another_kind_is_refused(kind):
                 mechanism=tff_dp.AdaptiveGaussianMechanism(noise_multiplier=1.0),
                 population=1000, rounds=10, delta=1e-5, adjacency="replace-one",
                 sampler=tff_dp.FixedSizeSampler(size=50), max_dimension=1000,
-                metrics=(tff_dp.PrivateMetric(name="loss", largest=4.0, share=0.1),),
+                metrics=(tff_dp.PrivateMetric(name="loss", clip_value=4.0, budget_fraction=0.1),),
             ),
             "92d45b1f0341d4bbebff7f6830c11bb1daaaa32ca47df678863e6088f47c0f79",
         ),
@@ -151,3 +151,14 @@ def test_a_class_of_another_kind_is_refused(kind):
 )  # fmt: skip
 def test_hashes_of_plans_have_not_changed(plan, expected):
     assert lines.hash_of(plan.to_dict()) == expected
+
+
+def test_fields_that_were_renamed_are_stored_under_their_earlier_names():
+    metric = tff_dp.PrivateMetric(name="loss", clip_value=4.0, budget_fraction=0.1)
+    stored = {"type": "PrivateMetric", "name": "loss", "largest": 4.0, "share": 0.1}
+    assert metric.to_dict() == stored
+    now = {"name": "loss", "clip_value": 4.0, "budget_fraction": 0.1}
+    for values in (stored, now, now | {"type": "PrivateMetric"}):
+        assert tff_dp.PrivateMetric.from_dict(values) == metric
+    with pytest.raises(ArgumentError, match="has 'clip_value' twice, also as 'largest'"):
+        tff_dp.PrivateMetric.from_dict(now | {"largest": 9.0})

@@ -465,7 +465,7 @@ MADE = {
     "rate": CENTRAL | {"sampler": PoissonSampler(rate=0.1)},
     "size": CENTRAL | {"sampler": FixedSizeSampler(size=10)},
     "all": CENTRAL | {"sampler": FullParticipation()},
-    "metrics": CENTRAL | {"cohort": 10, "metrics": (PrivateMetric(name="loss", largest=4.0),)},
+    "metrics": CENTRAL | {"cohort": 10, "metrics": (PrivateMetric(name="loss", clip_value=4.0),)},
     "apart": CENTRAL
     | {
         "mechanism": BandedMechanism(clip_norm=0.5, noise_multiplier=10.0, bands=2),
@@ -501,7 +501,7 @@ CHANGES = [
     {"adjacency": None, "sampler": FixedSizeSampler(size=4)},
     {"unit": "record"},
     {"metrics": ()},
-    {"metrics": (PrivateMetric(name="loss", largest=2.0, share=0.1),)},
+    {"metrics": (PrivateMetric(name="loss", clip_value=2.0, budget_fraction=0.1),)},
     {"records": (9, 30, 20, 12)},
     {"records": (8, 30, 9, 12, 14)},
     {"records": (8, 30, 9, 12, 14), "population": None},
@@ -612,7 +612,7 @@ CONFIGS = [
     BandedMechanism(clip_norm=0.5, noise_multiplier=1.0, bands=4),
     LocalGaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
     LocalLaplaceMechanism(clip_norm=0.5, noise_multiplier=1.0),
-    PrivateMetric(name="loss", largest=4.0),
+    PrivateMetric(name="loss", clip_value=4.0),
     MinSeparationSampler(size=3, min_separation=4),
     MinSeparationSampler(size=3, min_separation=4, max_participations=2),
     CyclicPoissonSampler(rate=0.1, cycle=4),
@@ -717,10 +717,10 @@ def test_refusals_leave_no_report_behind():
 
 
 def test_values_that_are_nearly_right_are_told_the_remedy():
-    remedy = "metrics=(PrivateMetric(name='loss', largest=10.0),)"
+    remedy = "metrics=(PrivateMetric(name='loss', clip_value=10.0),)"
     _refused(lambda: a_plan(metrics="loss"), "metrics='loss'", "a tuple of PrivateMetric", remedy)
     _refused(lambda: a_plan(metrics=("loss",)), "metrics='loss'", "PrivateMetric", remedy)
-    loss = PrivateMetric(name="mae", largest=2.0)
+    loss = PrivateMetric(name="mae", clip_value=2.0)
     _refused(lambda: a_plan(metrics=loss), "metrics=PrivateMetric(", "(name='mae'")
     _refused(lambda: a_plan(metrics=3), "metrics=3", "a tuple of PrivateMetric")
     for mechanism in ("gaussian", GaussianMechanism):

@@ -62,7 +62,7 @@ class PrivacyPlan(Config):
       adjacency: The neighboring relation; the sampler's own by default.
       unit: Whose contribution is protected, which the mechanism says already: a client's, over all its
         examples and all rounds; or a record's, over all rounds. It is checked, and may be left out.
-      metrics: Training metrics to release with noise of their own, each with its share of the budget;
+      metrics: Training metrics to release with noise of their own, each with its fraction of the budget;
         for mechanisms with Gaussian noise of the server that rounds do not share.
       records: For records: each client's number of them, taken as public.
       max_dimension: Trainable parameters of the largest model that the plan covers, public; >= 1.
@@ -145,7 +145,7 @@ class PrivacyPlan(Config):
     @property
     def update_mechanism(self) -> Mechanism:
         """The mechanism at the noise that is left to the updates: all of it without `metrics`."""
-        left = 1 - sum(metric.share for metric in self.metrics)
+        left = 1 - sum(metric.budget_fraction for metric in self.metrics)
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
     @property
