@@ -348,6 +348,33 @@ def test_a_round_without_accountants_is_refused_when_the_plan_is_made():
         a_plan(Unaccounted(clip_norm=1.0, noise_multiplier=8.0))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listed(RepeatedMechanism):
+    """A mechanism with a field that can change."""
+
+    weights: list[float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListedSampler(Sampler):
+    """A sampler with one."""
+
+    adjacencies = PartsSampler.adjacencies
+    weights: list[float]
+
+    expected_clients, wrap, _draw = (
+        PartsSampler.expected_clients, PartsSampler.wrap, PartsSampler._draw,
+    )  # fmt: skip
+
+
+def test_what_cannot_be_hashed_is_refused_when_the_plan_is_made():
+    mechanism = Listed(clip_norm=1.0, noise_multiplier=8.0, weights=[1.0])
+    with pytest.raises(ArgumentError, match=r"mechanism=Listed.*cannot be looked up.*tuples"):
+        a_plan(mechanism)
+    with pytest.raises(ArgumentError, match=r"sampler=ListedSampler.*cannot be looked up"):
+        a_plan(sampler=ListedSampler(weights=[1.0]))
+
+
 # --- Registering ----------------------------------------------------------------------------------
 
 
@@ -378,6 +405,13 @@ class Thawed(Mechanism):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Quiet(Mechanism):
+    """A mechanism without noise."""
+
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OfRecords(RecordGaussianMechanism):
     """A mechanism of records, whose clients' work is nobody's to replace."""
 
@@ -402,6 +436,8 @@ def _round(kind=New, one_round=GaussianRound, draws=1, **fields):
         (_round(one_round=GaussianMechanism), "expected a class that derives from Round"),
         (_round(one_round=Round), "one_round=Round is abstract"),
         (_round(one_round=_Half), "_Half overrides _mechanism_event of GaussianRound.*IndependentRound"),
+        (_round(Quiet), "Quiet has no field noise_multiplier"),
+        (_round(fields=["noise_multiplier"]), "names noise_multiplier, which every round has"),
         (_round(draws=0), r"draws_per_coordinate=0 .*\[1, inf\)"),
         (_round(draws=1.5), "draws_per_coordinate=1.5"),
         (lambda: mechanisms.register_aggregator(GaussianMechanism), "class of tff_dp"),

@@ -36,7 +36,8 @@ from tff_dp.mechanisms import (
 from tff_dp.sampling import Adjacency, Sampler
 
 _GRID = ("dimension", "bits", "beta", "modclip_prob")
-_OF_EVERY_ROUND = ("noise_multiplier", "sampler", "population", "adjacency")
+_NOISE = "noise_multiplier"
+_OF_EVERY_ROUND = (_NOISE, "sampler", "population", "adjacency")
 
 Draws = (
     int | Callable[[Any, int], int] | None
@@ -136,6 +137,13 @@ def register_round(
         known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         for field in fields:
             _checks.one_of("fields", field, known, f"{kind.__name__} has no other fields.")
+    if _NOISE not in [field.name for field in dataclasses.fields(mechanism)]:  # type: ignore[arg-type]
+        raise ArgumentError(f"mechanism={name} has no field {_NOISE}: every mechanism has one.")
+    given = sorted({*fields} & {*_OF_EVERY_ROUND})
+    if given:
+        raise ArgumentError(
+            f"fields={fields!r} names {given[0]}, which every round has: leave it out."
+        )
     needed = {f.name for f in dataclasses.fields(one_round) if _is_needed(f)}
     absent = sorted(needed - {*fields, *_OF_EVERY_ROUND})
     if absent:

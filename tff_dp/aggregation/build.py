@@ -233,13 +233,16 @@ def independent_noise(
       A `tff.aggregators.UnweightedAggregationFactory`.
 
     Raises:
+      ArgumentError: A value is outside its bound.
       StackError: TFF cannot be imported.
     """
+    z = _checks.real("noise_multiplier", noise_multiplier, "[0, 1e9]")
+    unit = _checks.real("clip_norm", clip_norm, "(0, inf)")
+    m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
     _compat.load_tff()  # before tensorflow-privacy
     from tff_dp.aggregation import queries
     from tff_dp.noise import Grid
 
-    z = float(noise_multiplier)
     grid = Grid.of(z)
     process: queries.NoiseProcess = queries.IndependentNoise(
         lambda shape: draw(shape, z * grid.steps)
@@ -256,8 +259,8 @@ def independent_noise(
             grid=grid,
             clip=lambda update: clip(update, grid),
             noise=process,
-            unit=float(clip_norm),
-            denominator=clients_per_round,
+            unit=unit,
+            denominator=m,
             event=reported,
         )
     )

@@ -40,13 +40,26 @@ def unit_of(mechanism: object, unit: object) -> Unit:
         "Give one, such as GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0); training without "
         "differential privacy takes privacy=NoPrivacy() in place of a plan.",
     )
-    if unit is not None and _checks.member("unit", unit, Unit) is not checked.unit:
+    protected = type(checked).unit
+    if unit is not None and _checks.member("unit", unit, Unit) is not protected:
         raise ArgumentError(
             f"unit={_checks.member('unit', unit, Unit).value!r} does not fit mechanism={mechanism!r}: "
             "expected unit='record' with RecordGaussianMechanism, and unit='client' with any other. The "
             "unit follows from the mechanism: leave it out."
         )
-    return checked.unit
+    check_hash("mechanism", checked)
+    return protected
+
+
+def check_hash(name: str, value: object) -> None:
+    """Raises ArgumentError unless a value can be looked up, as plans are in ledgers and caches."""
+    try:
+        hash(value)
+    except TypeError as error:  # a field of a user's class
+        raise ArgumentError(
+            f"{name}={value!r} cannot be looked up: {error}. Its class has to be a frozen dataclass of "
+            "values that cannot change, such as tuples in place of lists."
+        ) from None
 
 
 def clients_of(
@@ -55,8 +68,11 @@ def clients_of(
     """Returns each client's number of records, where records are protected, and how many clients."""
     if unit is Unit.RECORD:
         counts = check_records(records)
-        # That of the records is checked by the round, which says what differs.
-        return counts, len(counts) if population is None else typing.cast(int, population)
+        if population is None:
+            return counts, len(counts)
+        # The round checks that it is that of the records, and says what differs.
+        _checks.integer("population", population, "[1, inf)")
+        return counts, typing.cast(int, population)
     if records is not None:
         raise ArgumentError(
             f"records={records!r} says nothing under unit='client': leave it out, or protect records "
@@ -86,7 +102,9 @@ def sampler_of(
             "sampler=None goes with a cohort, and a sampler alone takes the place of a cohort."
         )
     if cohort is None:
-        return _checks.instance("sampler", sampler, Sampler), None
+        checked = _checks.instance("sampler", sampler, Sampler)
+        check_hash("sampler", checked)
+        return checked, None
     bound = f"(0, {population}]"
     cohort = _checks.real("cohort", cohort, bound, "It is at most the population.")
     made = PoissonSampler(rate=cohort / population)

@@ -140,7 +140,7 @@ class PrivacyPlan(Config):
     @property
     def unit(self) -> Unit:
         """Whose contribution is protected: what the mechanism says."""
-        return self.mechanism.unit
+        return type(self.mechanism).unit
 
     @property
     def update_mechanism(self) -> Mechanism:
