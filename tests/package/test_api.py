@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 # Each module may import from its own layer downwards only. Errors and checks are at the bottom.
 LAYERS = [
     {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching", "_warnings"},
-    {"config", "noise"},
+    {"config", "noise", "_registry"},
     {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},
@@ -37,6 +37,7 @@ SIBLINGS = {
     ("_seeds", "_checks"),
     ("_compat", "errors"),
     ("_seeds", "errors"),
+    ("_registry", "config"),
 }
 
 

@@ -488,7 +488,7 @@ def accuracy_like(kind):
 def test_metrics_that_no_round_releases_are_refused(kind, tmp_path):
     path = tmp_path / "ledger.jsonl"
     shared = {"loss": "mse", "metrics": [accuracy_like(kind)]}
-    lossy = plan(metrics=(tff_dp.PrivateMetric(name="loss", largest=4.0),))
+    lossy = plan(metrics=(tff_dp.PrivateMetric(name="loss", clip_value=4.0),))
     message = (
         r"metrics holds 'gap', which no round .*release_metrics=False.*PrivateMetric\(name='gap'"
     )
@@ -506,7 +506,7 @@ def test_metrics_that_the_caller_has_decided_on_train(tff):
     kept = fit(linear(keras), FOUR, privacy=plan(), release_metrics=False, **shared)
     assert kept.history[0].metrics is None
     assert "gap" in kept.model.evaluate(X, Y, verbose=0, return_dict=True)
-    named = plan(metrics=(tff_dp.PrivateMetric(name="gap", largest=4.0),))
+    named = plan(metrics=(tff_dp.PrivateMetric(name="gap", clip_value=4.0),))
     private = fit(linear(keras), FOUR, privacy=named, **shared)
     assert set(private.history[0].metrics) == {"gap"}
     assert private.history[0].metrics_private

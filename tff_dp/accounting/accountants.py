@@ -233,7 +233,10 @@ def accountants_of(one_round: IndependentRound) -> Mapping[str, Accountant]:
     Each returns a valid upper bound on epsilon, or raises AccountingError with the reason where it has
     none. They are asked for positive noise and at least one round.
     """
-    raise AccountingError(f"{type(one_round).__name__} has no accountant.")
+    raise AccountingError(
+        f"{type(one_round).__name__} has no accountant: expected at least one. For a round of your own, "
+        "tff_dp.accounting.accountants_of.register adds them."
+    )
 
 
 @accountants_of.register
@@ -339,10 +342,14 @@ def _(one_round: GaussianRound) -> tuple[Pair, ...]:
         except dp_accounting.UnsupportedEventError as error:
             raise AccountingError(_reason(error)) from None
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
+    inner = event.event if is_sampled else event
+    if not isinstance(inner, dp_accounting.GaussianDpEvent):  # a sampler of somebody's own
+        raise AccountingError(
+            f"no worst pair is known of {type(inner).__name__}, which {one_round.sampler} makes of a "
+            "Gaussian"
+        )
     return gaussian_pairs(
-        (event.event if is_sampled else event).noise_multiplier,
-        event.sampling_probability if is_sampled else 1.0,
-        relation,
+        inner.noise_multiplier, event.sampling_probability if is_sampled else 1.0, relation
     )
 
 

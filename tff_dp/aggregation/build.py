@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dp_accounting
@@ -26,12 +26,14 @@ from tff_dp.mechanisms import (
     PerLayerGaussianMechanism,
     TreeMechanism,
 )
+from tff_dp.mechanisms.registry import AGGREGATORS
 from tff_dp.mechanisms.strategy import banded_strategy
 from tff_dp.noise import Grid, uniforms_in_word
 
 tff = _compat.tff.load()
 
 Query = Callable[[Any], Any]  # from the `tf.TensorSpec`s of an update to a query
+Clip = Callable[[Any, Any], Any]  # from an update and a `tff_dp.noise.Grid` to steps of it
 
 
 def build_aggregator(
@@ -61,13 +63,17 @@ def build_aggregator(
     """
     m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
-    if type(mechanism) not in _BUILDERS:
-        known = ", ".join(kind.__name__ for kind in _BUILDERS)
-        raise ArgumentError(f"mechanism={mechanism!r} has no aggregator: expected one of {known}.")
+    build = AGGREGATORS.find("mechanism", mechanism, _BUILDERS)
     mechanism.check(m)
     if scaled:
         return _SCALED[type(mechanism)](mechanism, m, scaled=True)
-    return _BUILDERS[type(mechanism)](mechanism, m, rounds)
+    factory = build(mechanism, m, rounds)
+    if not isinstance(factory, tff.aggregators.UnweightedAggregationFactory):
+        raise ArgumentError(
+            f"the aggregator that is registered for {type(mechanism).__name__} is {factory!r}: expected "
+            "a tff.aggregators.UnweightedAggregationFactory. Weights would break the sensitivity."
+        )
+    return factory
 
 
 class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
@@ -131,7 +137,7 @@ def _gaussian(
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l2(update, mechanism.clip_norm, grid).parts
 
-    return _independent(mechanism, m, clip, noise.gaussian, scaled=scaled)
+    return _gaussian_sum(mechanism, m, clip, scaled=scaled)
 
 
 def _per_layer(
@@ -150,7 +156,7 @@ def _per_layer(
             for part, norm in zip(update, mechanism.clip_norms, strict=True)
         ]
 
-    return _independent(mechanism, m, clip, noise.gaussian, scaled=scaled)
+    return _gaussian_sum(mechanism, m, clip, scaled=scaled)
 
 
 def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
@@ -159,37 +165,86 @@ def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l1(update, mechanism.clip_norm, grid).parts
 
-    return _independent(mechanism, m, clip, noise.laplace)
+    return independent_noise(
+        noise_multiplier=mechanism.noise_multiplier,
+        clip_norm=mechanism.clip_norm,
+        clients_per_round=m,
+        clip=clip,
+        draw=noise.laplace,
+        event=dp_accounting.LaplaceDpEvent,
+    )
 
 
-def _independent(mechanism: Any, m: float, clip: Any, draw: Any, *, scaled: bool = False) -> Any:
-    """Returns the factory of a mechanism whose noise is drawn anew for each round's sum.
+def _gaussian_sum(mechanism: Any, m: float, clip: Clip, *, scaled: bool) -> Any:
+
+    return independent_noise(
+        noise_multiplier=mechanism.noise_multiplier,
+        clip_norm=mechanism.clip_norm,
+        clients_per_round=m,
+        clip=clip,
+        draw=noise.gaussian,
+        event=dp_accounting.GaussianDpEvent,
+        scaled=scaled,
+    )
+
+
+def independent_noise(
+    *,
+    noise_multiplier: float,
+    clip_norm: float,
+    clients_per_round: float,
+    clip: Clip,
+    draw: Callable[[Sequence[int], float], Any],
+    event: Callable[[Any], dp_accounting.DpEvent] = lambda z: dp_accounting.UnsupportedDpEvent(),
+    scaled: bool = False,
+) -> Any:
+    """Returns the aggregator of a mechanism whose noise is drawn anew for each round's sum.
+
+    Updates are clipped and become whole numbers of steps of a public grid, their sum is exact, and the
+    server adds noise in whole numbers: `tff_dp.aggregation.queries.GridSumQuery`.
 
     Args:
-      mechanism: The mechanism.
-      m: The denominator.
-      clip: From an update and the grid to the update in whole numbers of steps.
-      draw: From a shape and a scale in steps to noise.
+      noise_multiplier: z, the scale of the noise over the clip norm, without unit; in [0, 1e9].
+      clip_norm: C, in units of the model's weights: what a step of the grid is a part of; > 0.
+      clients_per_round: m, by which the noised sum is divided; > 0.
+      clip: From a client's update, a list of floating-point tensors, and the grid (`tff_dp.noise.Grid`)
+        to the bounded update, a list of int64 tensors of the same shapes in steps. The sensitivity is
+        what this function lets through: use those of `tff_dp.noise`, such as `clip_l2`.
+      draw: From a shape and a scale in steps to int64 noise of that shape: `tff_dp.noise.gaussian`
+        (whose scale is the standard deviation) or `tff_dp.noise.laplace`.
+      event: From z to the dp-accounting event that the process reports for a round in which everybody
+        takes part; by default one that no accountant of theirs knows.
       scaled: See `build_aggregator`; for Gaussian noise.
+
+    Returns:
+      A `tff.aggregators.UnweightedAggregationFactory`.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+      StackError: TFF cannot be imported.
     """
-    z = float(mechanism.noise_multiplier)
+    z = _checks.real("noise_multiplier", noise_multiplier, "[0, 1e9]")
+    unit = _checks.real("clip_norm", clip_norm, "(0, inf)")
+    m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
     grid = Grid.of(z)
-    is_laplace = isinstance(mechanism, LaplaceMechanism)
-    kind = dp_accounting.LaplaceDpEvent if is_laplace else dp_accounting.GaussianDpEvent
     process: queries.NoiseProcess = queries.IndependentNoise(
         lambda shape: draw(shape, z * grid.steps)
     )
     if scaled:
         process = queries.ScaledNoise(z, grid)
+
+    def reported(state: Any) -> dp_accounting.DpEvent:
+        return event(state.noise_multiplier if scaled else z)
+
     return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,
             clip=lambda update: clip(update, grid),
             noise=process,
-            unit=float(mechanism.clip_norm),
+            unit=unit,
             denominator=m,
-            event=lambda state: kind(state.noise_multiplier if scaled else z),
+            event=reported,
         )
     )
 

@@ -30,20 +30,20 @@ def private_metrics(
     """
 
     def grid_of(metric: PrivateMetric) -> Grid:
-        return Grid.of(metric.stddev(noise_multiplier) / metric.largest)
+        return Grid.of(metric.stddev(noise_multiplier) / metric.clip_value)
 
     def cut(value: Any, metric: PrivateMetric) -> Any:
         """Returns a value as a whole number of steps, of which the bound has a power of two."""
         value = tf.cast(value, tf.float64)
         value = tf.where(tf.math.is_nan(value), tf.zeros_like(value), value)
-        share = tf.clip_by_value(value / metric.largest, 0.0, 1.0)
+        share = tf.clip_by_value(value / metric.clip_value, 0.0, 1.0)
         return tf.cast(share * grid_of(metric).steps, tf.int64)
 
     def noised_mean(total: Any, metric: PrivateMetric) -> Any:
         grid = grid_of(metric)
-        stddev = metric.stddev(noise_multiplier) / metric.largest * grid.steps
+        stddev = metric.stddev(noise_multiplier) / metric.clip_value * grid.steps
         noised = total + gaussian([], stddev)
-        return grid.restored(noised, metric.largest, clients_per_round, tf.float32)
+        return grid.restored(noised, metric.clip_value, clients_per_round, tf.float32)
 
     def build(finalizers: Any, local_type: Any = None) -> Any:
         del local_type

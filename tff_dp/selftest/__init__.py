@@ -2,19 +2,29 @@
 
 Hostile clients go through the learning process that trains under the plan: with the noise off, one
 client's influence is measured; with it on, its distribution. `tff-dp selftest` does it from the command
-line.
+line. For a mechanism of your own, `tff_dp.mechanisms.register_law` says what its `Law` is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tff_dp.selftest.laws import GAUSSIAN_LAW, LAPLACE_LAW, Law, l1_norm, l2_norm
 from tff_dp.selftest.report import Check, SelfTestReport
 
 if TYPE_CHECKING:
     from tff_dp.selftest.suite import self_test
 
-__all__ = ["Check", "SelfTestReport", "self_test"]
+__all__ = [
+    "GAUSSIAN_LAW",
+    "LAPLACE_LAW",
+    "Check",
+    "Law",
+    "SelfTestReport",
+    "l1_norm",
+    "l2_norm",
+    "self_test",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,9 @@ import ml_dtypes  # which TensorFlow needs
 import numpy as np
 
 from tff_dp import execution
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, Mechanism, PerLayerGaussianMechanism
+from tff_dp.mechanisms import Mechanism
 from tff_dp.plan import PrivacyPlan
-from tff_dp.selftest.laws import Law
+from tff_dp.selftest.laws import Law, law_of
 from tff_dp.selftest.probes import Aggregator, Path
 from tff_dp.selftest.report import Check
 from tff_dp.selftest.testable import TENSORS
@@ -174,14 +174,9 @@ def format_checks(plan: PrivacyPlan, law: Law, mechanism: Mechanism) -> Iterator
 
 def holds(form: Format, mechanism: Mechanism) -> bool:
     """Returns whether a format's range is enough for a mechanism's clip norms."""
-    norms: tuple[float, ...]
-    if isinstance(mechanism, PerLayerGaussianMechanism):
-        norms = mechanism.clip_norms
-    elif isinstance(mechanism, AdaptiveGaussianMechanism):
-        norms = (mechanism.initial_clip_norm,)
-    else:
-        norms = (float(mechanism.clip_norm),)  # type: ignore[attr-defined]
-    return all(form.smallest <= norm <= form.largest for norm in norms)
+    return all(
+        form.smallest <= norm <= form.largest for norm in law_of(mechanism).clip_norms(mechanism)
+    )
 
 
 def _format_check(

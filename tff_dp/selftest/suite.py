@@ -9,7 +9,9 @@ from tff_dp import _checks
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, noise_bits
 from tff_dp.mechanisms import (
-    DistributedMechanism,
+    DistributedGaussianMechanism,
+    DistributedSkellamMechanism,
+    Mechanism,
     RecordGaussianMechanism,
 )
 from tff_dp.plan import PrivacyPlan
@@ -20,6 +22,12 @@ from tff_dp.selftest.probes import ALGORITHMS
 from tff_dp.selftest.report import Check, SelfTestReport
 from tff_dp.selftest.testable import TENSORS, check_plan
 
+# The mechanisms whose noise has no density on one coordinate of a sum, by exact class.
+_OWN_TESTS: dict[type[Mechanism], Callable[..., distributed.Setting | record.Setting]] = {
+    DistributedGaussianMechanism: lambda plan, *_: distributed.Setting(plan),
+    DistributedSkellamMechanism: lambda plan, *_: distributed.Setting(plan),
+    RecordGaussianMechanism: record.Setting,
+}
 PARTS = ("influence", "arithmetic", "provenance", "noise")
 """Of a self-test, in the order in which they run."""
 
@@ -129,9 +137,8 @@ def _setting_of(
     dimension: int,
     thorough: bool,
 ) -> central.Setting | distributed.Setting | record.Setting:
-    if isinstance(plan.mechanism, RecordGaussianMechanism):
-        return record.Setting(plan, build, dimension)
-    if isinstance(plan.mechanism, DistributedMechanism):
-        return distributed.Setting(plan)
+    own = _OWN_TESTS.get(type(plan.mechanism))
+    if own is not None:
+        return own(plan, build, dimension)
     law = law_of(plan.update_mechanism)
     return central.Setting(plan, law, build, algorithms, dimension, thorough)

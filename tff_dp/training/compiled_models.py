@@ -149,7 +149,7 @@ def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
         return text
     return (
         f"{text} To have them after each round, make the plan with metrics=(tff_dp.PrivateMetric("
-        f"name={names[0]!r}, largest=...), ...), which have noise and a share of the budget; or pass "
+        f"name={names[0]!r}, clip_value=...), ...), which have noise and a share of the budget; or pass "
         "release_metrics=True, which releases plain sums outside any epsilon."
     )
 
