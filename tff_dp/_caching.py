@@ -1,4 +1,4 @@
-"""Keeps what XLA has compiled on disk, so that a second process does not compile it again."""
+"""Keeps XLA's compiled code on disk, so that a second process need not compile it again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _FLAG = "--tf_xla_persistent_cache_directory"
 
 
 def keep_compiled() -> pathlib.Path | None:
-    """Tells XLA to keep compiled code in a folder, where it has not been told anything about that.
+    """Tells XLA to keep compiled code in a folder, unless its own flag names one already.
 
-    XLA finds code there by what was compiled, and reads its flags when TensorFlow runs its first
-    operation: afterwards this has no effect. The folder is the user's alone, since what is in it is run,
-    and is for one TensorFlow on one kind of processor. Beyond 512 MiB, what was used longest ago is
-    removed.
+    XLA looks compiled code up by a hash of its source. It reads its flags when TensorFlow runs its first
+    operation: after that, this function has no effect. The code in the folder is executed, so that
+    nobody but the user may write to it; and it is valid for one version of TensorFlow and one kind of
+    processor. If the folder exceeds 512 MiB, the least recently used files are removed.
 
     Returns:
-      The folder: below the one that the environment variable TFF_DP_CACHE names, or the user's cache
-      folder; None if the variable is empty, the folder cannot be had, or XLA's own flag is set.
+      The folder: below the one that the environment variable TFF_DP_CACHE names, or below the user's
+      cache folder. None if the variable is empty, the folder cannot be made or is not safe, or XLA's own
+      flag is set.
     """
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if _FLAG in flags:
@@ -47,11 +48,11 @@ def keep_compiled() -> pathlib.Path | None:
 
 
 def remove_oldest(folder: pathlib.Path, most_bytes: int) -> None:
-    """Removes the files of a folder that were used longest ago, until the rest is small enough.
+    """Removes the least recently used files of a folder until the rest is small enough.
 
     Args:
-      folder: The folder; other processes may remove files at the same time.
-      most_bytes: What may stay.
+      folder: The folder; other processes may remove files from it at the same time.
+      most_bytes: The total size that may stay, in bytes.
     """
     found = []
     for path in folder.iterdir():
@@ -68,7 +69,7 @@ def remove_oldest(folder: pathlib.Path, most_bytes: int) -> None:
 
 
 def _machine() -> str:
-    """Returns a name for what compiled code depends on: TensorFlow's version and the processor."""
+    """Returns a hash of what compiled code depends on: TensorFlow's version and the processor."""
     processor = ""
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
