@@ -1,4 +1,7 @@
-"""Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon."""
+"""Privacy accounting: epsilon for rounds of a mechanism under a sampler, and calibration to an epsilon.
+
+Calibration finds the noise multiplier, the number of rounds or the cohort that reaches a target.
+"""
 
 from tff_dp.accounting.accountants import quick_epsilon, spend
 from tff_dp.accounting.arithmetic import Arithmetic
