@@ -1,8 +1,8 @@
-"""The aggregator of clients that share the noise: TFF's distributed one, for means of finite updates.
+"""The aggregator of distributed mechanisms: TFF's own, adapted to means of finite updates.
 
-It is TFF's `DistributedDpSumFactory`, and never `tff.learning.ddp_secure_aggregator` around it, which
-no epsilon covers: it zeroes large updates by a quantile that is estimated without noise, and divides by
-the realised number of clients.
+It uses TFF's `DistributedDpSumFactory`, and never the `tff.learning.ddp_secure_aggregator` around it,
+which no epsilon covers: that one zeroes large updates by a quantile that is estimated without noise, and
+divides by the actual number of clients.
 """
 
 from __future__ import annotations
@@ -15,27 +15,34 @@ from tff_dp import _compat
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import DistributedMechanism
 
-# Clients clip to a little less than 1, so that TFF's own clipping to 1, after a rotation in float32,
-# finds nothing to clip: it counts whom it clips, and the server would see that count without noise.
+# Clients clip to slightly less than 1, so that TFF's own clipping to 1, after a rotation in float32,
+# never clips anything: TFF counts the clients that it clips, and the server would see that count without
+# noise.
 _MARGIN = 1e-5
 
 
 def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> Any:
-    """Returns the aggregator of a distributed mechanism: the noised sum over m.
+    """Returns the aggregator of a distributed mechanism: the noised sum divided by m.
 
-    Updates are divided by the clip norm before TFF's aggregator and multiplied by it afterwards, so that
-    grid, leeway and epsilon do not depend on the clip norm.
+    Updates are divided by the clip norm before TFF's aggregator and the result is multiplied by it
+    afterwards, so that grid, leeway and epsilon do not depend on the clip norm.
 
     Args:
       mechanism: The mechanism.
-      m: The number of clients a round, a whole number.
-      rounds: Ignored: each has noise of its own.
+      m: The number of clients in each round, a whole number.
+      rounds: Not used, since each round has noise of its own.
+
+    Returns:
+      A `tff.aggregators.UnweightedAggregationFactory`.
+
+    Raises:
+      StackError: TFF cannot be imported.
     """
     del rounds
     from tensorflow_federated.python.aggregators import distributed_dp
 
     with warnings.catch_warnings():
-        # Conditional rounding is warned of for arithmetic in low precision, which is not used here.
+        # TFF warns that conditional rounding is unsafe with low-precision arithmetic, not used here.
         warnings.filterwarnings("ignore", "The selected beta")
         noised_sum = distributed_dp.DistributedDpSumFactory(
             noise_multiplier=float(mechanism.noise_multiplier),
@@ -53,7 +60,7 @@ def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> 
 
 @functools.cache
 def _factory_class() -> type:
-    """Returns the factory class; its base is known only once TFF is imported."""
+    """Returns the factory class, whose base class is only known after TFF is imported."""
     tff = _compat.load_tff()
     import tensorflow as tf
 
@@ -73,7 +80,7 @@ def _factory_class() -> type:
 
             @tff.tensorflow.computation(value_type)
             def bounded(update: Any) -> Any:
-                # TFF draws the shares of the noise: this marks the clients' part as one that has some.
+                # TFF draws the shares of the noise; the scope marks the clients' part as one with noise.
                 with tf.name_scope(SCOPE):
                     return _bounded(update, clip_norm)
 
@@ -104,7 +111,7 @@ def _factory_class() -> type:
 
 
 def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
-    """Raises ArgumentError unless updates have the dimension that is accounted for."""
+    """Raises ArgumentError unless updates have the dimension that the accounting assumes."""
     import tensorflow as tf
 
     found = sum(
@@ -119,7 +126,7 @@ def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
 
 
 def _bounded(update: Any, clip_norm: float) -> Any:
-    """Returns an update over the clip norm, of L2 norm below 1; zeros where it is not finite."""
+    """Clips an update and divides it by the clip norm: its L2 norm is below 1, or 0 if not finite."""
     import tensorflow as tf
 
     wide = tf.nest.map_structure(lambda part: tf.cast(part, tf.float64), update)
@@ -137,14 +144,14 @@ def _bounded(update: Any, clip_norm: float) -> Any:
 
 
 def _mean(total: Any, count: Any, clients: int, clip_norm: float, value_type: Any) -> Any:
-    """Returns the sum times the clip norm over the number of clients that there should be."""
+    """Returns the sum times the clip norm, divided by the planned number of clients."""
     import tensorflow as tf
 
     enough = tf.debugging.Assert(
         count >= clients,
         [
-            f"fewer than the {clients} clients of the plan took part: the sum lacks their shares of the "
-            "noise, and is not released. Let all of them take part."
+            f"fewer than the {clients} clients of the plan participated: the sum lacks shares of the "
+            "noise, and is not released. Let all of them participate."
         ],
     )
     with tf.control_dependencies([enough]):
