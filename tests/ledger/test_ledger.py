@@ -269,7 +269,7 @@ def test_other_files_are_left_alone(tmp_path):
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(LedgerError, match=r"no ledger|is damaged"):
+        with pytest.raises(LedgerError, match=r"not a ledger|is damaged"):
             Ledger(path, make_plan())
         assert path.read_bytes() == content
     with pytest.raises(LedgerError, match="cannot be read"):
