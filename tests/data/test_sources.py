@@ -469,7 +469,11 @@ def test_client_data_of_pairs():
     [
         (PIXELS, {}, r"x=None, y=None: client 'b' has examples of the fields 'label', 'pixels'"),
         (PIXELS, {"x": "pixels"}, r"x='pixels', y=None"),
-        (PIXELS, {"x": "image", "y": "label"}, r"x='image' is not a field of the examples: expected 'label'"),
+        (
+            PIXELS,
+            {"x": "image", "y": "label"},
+            r"x='image' is not a field of the examples: expected 'label'",
+        ),
         (PIXELS, {"x": "pixels", "y": ["label", "w"]}, r"y='w' is not a field"),
         (PIXELS, {"x": ["z", "z"], "y": "label"}, r"x=\['z', 'z'\] has 'z' twice.*Remove one"),
         (PIXELS, {"x": "z", "y": ["label", "label"]}, r"y=\['label', 'label'\] has 'label' twice"),

@@ -180,7 +180,8 @@ class Reader:
                 if isinstance(node, ast.ClassDef):
                     self.classes.setdefault(node.name, Class(module, node))
         self.exceptions = {
-            name for name, value in {**vars(builtins), **vars(errors)}.items()
+            name
+            for name, value in {**vars(builtins), **vars(errors)}.items()
             if isinstance(value, type) and issubclass(value, BaseException)
         } | {name for name in self.classes if self._is_exception(name)}
         self.faults: list[str] = []
@@ -213,7 +214,10 @@ class Reader:
         return found
 
     def _is_exception(self, name: str) -> bool:
-        above = [name, *(b for c in self._ancestors(self.classes[name]) for b in [c.node.name, *c.bases])]
+        above = [
+            name,
+            *(b for c in self._ancestors(self.classes[name]) for b in [c.node.name, *c.bases]),
+        ]
         above += self.classes[name].bases
         return any(n == "Exception" or n.endswith(("Error", "Warning")) for n in above[1:])
 
@@ -258,7 +262,9 @@ class Reader:
         parts = sections(docstring)
         told = entries(parts.get("Args", "")) + entries(parts.get("Attributes", ""))
         start = owner.method("__init__")
-        raises = [m for name in ("__init__", "__post_init__", "__new__") if (m := owner.method(name))]
+        raises = [
+            m for name in ("__init__", "__post_init__", "__new__") if (m := owner.method(name))
+        ]
         expected = owner.fields
         if start is not None:
             expected = _parameters(start, True)
@@ -268,7 +274,9 @@ class Reader:
         inherited = {name for base in self._ancestors(owner) for name in self._told(base)}
         attributes = set(entries(parts.get("Attributes", "")))
         missing = [n for n in expected if n not in told and n not in inherited]
-        strange = [n for n in told if n not in expected and n not in inherited and n not in attributes]
+        strange = [
+            n for n in told if n not in expected and n not in inherited and n not in attributes
+        ]
         if missing:
             self.faults.append(f"{where}: Args without {', '.join(missing)}")
         if strange:
@@ -285,7 +293,9 @@ class Reader:
         if missing:
             self.faults.append(f"{where}: {section} without {', '.join(missing)}")
         if strange:
-            self.faults.append(f"{where}: {section} has {', '.join(strange)}, which is no parameter")
+            self.faults.append(
+                f"{where}: {section} has {', '.join(strange)}, which is no parameter"
+            )
         if not missing and not strange and told != expected:
             self.faults.append(f"{where}: {section} in another order than the signature")
 

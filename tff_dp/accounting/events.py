@@ -198,5 +198,7 @@ class AdaptiveGaussianRound(GaussianRound):
 
     def _remedy(self) -> str:
         if self.adjacency is Adjacency.ZERO_OUT:
-            return "A client without an update still counts as unclipped, which zero-out would reveal."
+            return (
+                "A client without an update still counts as unclipped, which zero-out would reveal."
+            )
         return super()._remedy()

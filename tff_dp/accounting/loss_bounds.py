@@ -13,7 +13,9 @@ from scipy import special
 from tff_dp.accounting.pairs import TRUNCATIONS, Floats, Pair
 from tff_dp.accounting.privacy_loss import Composition
 
-COARSEST = 1e-4  # the largest step of the grid for the upper bound; dp-accounting's own, which is cheap
+COARSEST = (
+    1e-4  # the largest step of the grid for the upper bound; dp-accounting's own, which is cheap
+)
 _COARSEST_BELOW = 64 * COARSEST  # the largest step of the grid for the lower bound
 _AIMED = 1e-3  # the relative excess of the upper bound for which the grid is chosen
 _ACCEPTED = 8e-3  # the relative distance of the two bounds above which the grid is made finer

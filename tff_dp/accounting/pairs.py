@@ -115,7 +115,9 @@ class Cells:
         (high,) = np.nonzero((over_zero < drops)[first:])
         last = first + int(high[0]) - 1 if len(high) else len(drops) - 1
         ends = self.offset + self.interval * (self.first + np.array([first, last]))
-        if last < first + 2 or ends[0] >= 0 or ends[1] <= 0:  # 1 - e^epsilon and 0 cross at epsilon 0
+        if (
+            last < first + 2 or ends[0] >= 0 or ends[1] <= 0
+        ):  # 1 - e^epsilon and 0 cross at epsilon 0
             return None
         drops, probabilities = (
             drops[first : last + 1].copy(),

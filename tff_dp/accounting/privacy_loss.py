@@ -58,7 +58,9 @@ def distribution_of(
 
 
 _ORDERS_PER_OCTAVE = 3
-_OCTAVES = range(-9, 9)  # orders, times an end's distance from the mean; exp(-2^9) does not underflow
+_OCTAVES = range(
+    -9, 9
+)  # orders, times an end's distance from the mean; exp(-2^9) does not underflow
 _LEAST_DISTANCE = 32.0  # in points: a tilt by more than exp(2^9 / 32) a point would leave only one
 _TAIL = 1e-15  # mass of a tilted composition that each end of its window may leave out
 _SLACKS = (1e2, 1e4, 1e6)  # how much worse than the best a tilt with a narrower window may be

@@ -54,7 +54,9 @@ def refuse_coupled(model: Any) -> None:
             gradient(third, second),
             gradient(third, fourth),
         ]
-    except tf.errors.OpError:  # the model does not accept random examples, and the test says nothing
+    except (
+        tf.errors.OpError
+    ):  # the model does not accept random examples, and the test says nothing
         return
     coupling = np.abs(together[0] - together[1] - together[2] + together[3])
     if coupling.max(initial=0.0) > _COUPLING * np.abs(together).max(initial=0.0):
