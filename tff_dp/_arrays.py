@@ -17,8 +17,8 @@ class CohortArrays:
     remaining ones. An example is one row of every field.
 
     Attributes:
-      fields: One array [rows, ...] for each field, in the order of a flattened batch. They are copied
-        only where that cannot be avoided.
+      fields: One array [rows, ...] for each field, in the order of a flattened batch. They are
+        copied only where that cannot be avoided.
       rows: Integers [positions], the row at each position; None if position p is row p.
       starts: int64 [clients], the position of each client's first example.
       sizes: int64 [clients], the number of each client's examples in one epoch.

@@ -15,15 +15,15 @@ _FLAG = "--tf_xla_persistent_cache_directory"
 def keep_compiled() -> pathlib.Path | None:
     """Tells XLA to keep compiled code in a folder, unless its own flag names one already.
 
-    XLA looks compiled code up by a hash of its source. It reads its flags when TensorFlow runs its first
-    operation: after that, this function has no effect. The code in the folder is executed, so that
-    nobody but the user may write to it; and it is valid for one version of TensorFlow and one kind of
-    processor. If the folder exceeds 512 MiB, the least recently used files are removed.
+    XLA looks compiled code up by a hash of its source. It reads its flags when TensorFlow runs its
+    first operation: after that, this function has no effect. The code in the folder is executed, so
+    that nobody but the user may write to it; and it is valid for one version of TensorFlow and one
+    kind of processor. If the folder exceeds 512 MiB, the least recently used files are removed.
 
     Returns:
-      The folder: below the one that the environment variable TFF_DP_CACHE names, or below the user's
-      cache folder. None if the variable is empty, the folder cannot be made or is not safe, or XLA's own
-      flag is set.
+      The folder: below the one that the environment variable TFF_DP_CACHE names, or below the
+      user's cache folder. None if the variable is empty, the folder cannot be made or is not safe,
+      or XLA's own flag is set.
     """
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if _FLAG in flags:

@@ -36,8 +36,8 @@ def real(name: str, value: Any, interval: str, remedy: str = "") -> float:
     Args:
       name: Name of the argument, as the caller wrote it.
       value: The value to check. Booleans are not numbers here.
-      interval: The bound in interval notation, such as `"(0, 1]"` or `"[0, inf)"`. The check reads it,
-        so that the message states exactly what is checked.
+      interval: The bound in interval notation, such as `"(0, 1]"` or `"[0, inf)"`. The check reads
+        it, so that the message states exactly what is checked.
       remedy: One sentence that says how to correct the value.
 
     Returns:

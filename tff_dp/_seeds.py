@@ -17,8 +17,8 @@ def root(seed: int | None) -> int:
     """Returns the root from which all random numbers of a run derive.
 
     Args:
-      seed: A whole number in [0, 2**128), which makes the run's draws in Python reproducible, or None
-        for 128 bits from the operating system.
+      seed: A whole number in [0, 2**128), which makes the run's draws in Python reproducible, or
+        None for 128 bits from the operating system.
 
     Returns:
       A whole number in [0, 2**128).
@@ -34,8 +34,8 @@ def root(seed: int | None) -> int:
 def later(root_seed: int, charges: int) -> int:
     """Returns the root of a run on a data set from which earlier runs have drawn cohorts already.
 
-    Amplification by sampling requires fresh randomness in every run. Two runs with the same root draw
-    the same cohorts, so that a run with the seed of an earlier run needs another root.
+    Amplification by sampling requires fresh randomness in every run. Two runs with the same root
+    draw the same cohorts, so that a run with the seed of an earlier run needs another root.
 
     Args:
       root_seed: The root of the run's own seed, in [0, 2**128).
@@ -53,9 +53,9 @@ def generator(
 ) -> np.random.Generator:
     """Returns a generator whose stream is independent of the stream of any other arguments.
 
-    The cohort of a round must not share its stream with the order of a client's examples, nor round 1
-    of seed 2 with round 2 of seed 1. Each argument is therefore a word of the seed sequence by itself,
-    and none is added to another (`numpy.random.SeedSequence` hashes them).
+    The cohort of a round must not share its stream with the order of a client's examples, nor round
+    1 of seed 2 with round 2 of seed 1. Each argument is therefore a word of the seed sequence by
+    itself, and none is added to another (`numpy.random.SeedSequence` hashes them).
 
     Args:
       root_seed: The run's root, from `root`.

@@ -51,9 +51,9 @@ def shortened(found: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[str, str]
     """Turns the result of `differences` into short texts for a message.
 
     Two objects of one class are reduced to the fields in which they differ, such as
-    "mechanism.noise_multiplier"; two objects of different classes, to the names of the classes. Two lists
-    of one length are reduced to the first entries that differ; other lists, to their first entries and
-    their length.
+    "mechanism.noise_multiplier"; two objects of different classes, to the names of the classes. Two
+    lists of one length are reduced to the first entries that differ; other lists, to their first
+    entries and their length.
 
     Args:
       found: The differing fields, as `differences` returns them.
@@ -102,9 +102,9 @@ class ChargedRun:
       plan: The plan.
       rounds: The rounds that were charged, counted from 1 within the run.
       run: The unique name of the run.
-      coins: A hash of the seed from which the cohorts were drawn, if the caller gave a seed; otherwise
-        None. Runs with the same hash had the same cohorts, and the composition theorems for sampled
-        rounds do not hold for them.
+      coins: A hash of the seed from which the cohorts were drawn, if the caller gave a seed;
+        otherwise None. Runs with the same hash had the same cohorts, and the composition theorems
+        for sampled rounds do not hold for them.
     """
 
     plan: PrivacyPlan
@@ -204,8 +204,8 @@ class Charges:
           These charges and those of the new run.
 
         Raises:
-          ArgumentError: The plan cannot be counted together with these charges, or a run has the same
-            `coins`.
+          ArgumentError: The plan cannot be counted together with these charges, or a run has the
+            same `coins`.
         """
         run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run(), coins=coins)
         return self | Charges(runs=(run,))
@@ -233,11 +233,12 @@ class Charges:
         """Returns what all charges have spent together.
 
         Args:
-          delta: The delta of the joint epsilon, in (0, 1/N), with N as for `PrivacyPlan`. By default the
-            smallest delta of the plans.
+          delta: The delta of the joint epsilon, in (0, 1/N), with N as for `PrivacyPlan`. By
+            default the smallest delta of the plans.
 
         Returns:
-          The report. Its epsilon is infinite if the data were also used without differential privacy.
+          The report. Its epsilon is infinite if the data were also used without differential
+          privacy.
 
         Raises:
           ArgumentError: There are no charges under a plan, or delta is outside its bound.
@@ -278,8 +279,8 @@ class Charges:
     def spent_by_unit(self, delta: float | None = None) -> tuple[EpsilonReport, ...]:
         """Returns what has been spent at each client.
 
-        Under record-level plans, each client has the report that follows from its own number of records.
-        Under client-level plans, all clients have the same report.
+        Under record-level plans, each client has the report that follows from its own number of
+        records. Under client-level plans, all clients have the same report.
 
         Args:
           delta: As for `spent`.
@@ -300,7 +301,8 @@ class Charges:
                 found = spend_jointly(parts, at, arithmetic=self._arithmetic())
             except AccountingError:
                 return worst
-            # A lower sampling rate never spends more; only the error of an accountant can suggest it.
+            # A lower sampling rate never spends more; only the error of an accountant can suggest
+            # it.
             return min(found, worst, key=lambda report: report.epsilon)
 
         population = self.plans[0].population

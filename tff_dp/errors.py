@@ -13,9 +13,9 @@ Exception
     └── StackError (ImportError)        an installed package is missing or of an untested version
 ```
 
-Every message names the argument or the object at fault, its value, the bound and the remedy. A function
-that raises one of these has changed nothing. The one exception is `fit` after rounds have been charged:
-the error that it raises then carries the result so far.
+Every message names the argument or the object at fault, its value, the bound and the remedy. A
+function that raises one of these has changed nothing. The one exception is `fit` after rounds have
+been charged: the error that it raises then carries the result so far.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TffDpError(Exception):
     """Base of every exception that tff_dp raises on purpose.
 
     Attributes:
-      result: If `fit` fails after it has charged rounds, the `FitResult` of the rounds that completed;
-        its epsilon counts every round that was charged. Otherwise None.
+      result: If `fit` fails after it has charged rounds, the `FitResult` of the rounds that
+        completed; its epsilon counts every round that was charged. Otherwise None.
     """
 
     result: typing.Any = None

@@ -250,7 +250,7 @@ def test_frame_ids_of_other_types(user, ids):
             {},
             {"features": ["age", "label"]},
             ArgumentError,
-            r"features=\['age', 'label'\] has 'label', which is also label='label'.*Remove it from features",
+            r"\['age', 'label'\] has 'label', which is also label='label'.*Remove it from features",
         ),
         (
             {},

@@ -1,13 +1,15 @@
 """Docstrings say what the signature says.
 
-Every public function, method and class of tff_dp is read from the source, without importing it: the names
-under "Args:" are the parameters, in their order; "Returns:" is there where something is returned; "Raises:" names
-each class that the body raises. Rules that keep this from being noise:
+Every public function, method and class of tff_dp is read from the source, without importing it: the
+names under "Args:" are the parameters, in their order; "Returns:" is there where something is
+returned; "Raises:" names each class that the body raises. Rules that keep this from being noise:
 
 - An override takes a section that it does not write from the method that it overrides.
-- A property says in words what it is; a function without parameters may say it in a first line "Returns ...".
-- The fields of a dataclass stand under "Args:" or "Attributes:" of the class, those that it inherits in the class
-  that declares them; so do the parameters of `__init__`. Other special methods need no docstring.
+- A property says in words what it is; a function without parameters may say it in a first line
+  "Returns ...".
+- The fields of a dataclass stand under "Args:" or "Attributes:" of the class, those that it
+  inherits in the class that declares them; so do the parameters of `__init__`. Other special
+  methods need no docstring.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from tff_dp import errors
 
 PACKAGE = pathlib.Path(tff_dp.__file__).parent
 
-# Modules and packages whose docstrings are not complete yet. This list may only shrink: an entry without a fault fails.
+# Modules and packages whose docstrings are not complete yet. This list may only shrink: an entry
+# without a fault fails.
 NOT_YET = {
     "__init__.py",
     "_compat/",

@@ -23,9 +23,9 @@ from tff_dp.accounting.report import EpsilonReport, smallest_of, without_guarant
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
-# A privacy loss distribution lives on a grid, so that its cost grows with epsilon: at an RDP epsilon of
-# 10^6 (noise multiplier .01) it does not end. Above this limit no epsilon is meaningful, and the bound
-# by RDP is reported.
+# A privacy loss distribution lives on a grid, so that its cost grows with epsilon: at an RDP
+# epsilon of 10^6 (noise multiplier .01) it does not end. Above this limit no epsilon is meaningful,
+# and the bound by RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
 _EXACT_ERROR = 1e-10  # relative and absolute error of the roots of the exact curve
 # Some of dp-accounting's orders, without the fractional ones, which take ten times as long.
@@ -42,16 +42,16 @@ def spend(
 
     Args:
       one_round: The round.
-      rounds: T >= 0, the number of rounds of one run; or the rounds of each of several runs, counted
-        from 1.
+      rounds: T >= 0, the number of rounds of one run; or the rounds of each of several runs,
+        counted from 1.
       delta: The delta of the guarantee, in (0, 1).
-      arithmetic: How many draws of noise a round makes, to charge for the difference between computed
-        and ideal noise; None for the ideal mechanism.
+      arithmetic: How many draws of noise a round makes, to charge for the difference between
+        computed and ideal noise; None for the ideal mechanism.
 
     Returns:
-      The report, with the bound of every accountant that applies. Epsilon is 0 for T = 0. It is infinite
-      without noise, and if the charge for arithmetic would take more than half of delta; `refused` then
-      says so.
+      The report, with the bound of every accountant that applies. Epsilon is 0 for T = 0. It is
+      infinite without noise, and if the charge for arithmetic would take more than half of delta;
+      `refused` then says so.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -259,8 +259,8 @@ Accountant = Callable[[Any, int, float], float]  # from a round, a number of rou
 def accountants_of(one_round: IndependentRound) -> Mapping[str, Accountant]:
     """Returns the accountants that apply to a kind of round.
 
-    Each accountant returns a valid upper bound on epsilon, or raises AccountingError with the reason if
-    it has none. Accountants are only asked about positive noise and at least one round.
+    Each accountant returns a valid upper bound on epsilon, or raises AccountingError with the
+    reason if it has none. Accountants are only asked about positive noise and at least one round.
 
     Args:
       one_round: The round; its class selects the accountants.
@@ -290,8 +290,9 @@ def _rdp_curve(
     one_round: IndependentRound, orders: tuple[float, ...] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     accountant = rdp.RdpAccountant(orders, one_round.adjacency.relation)
-    # If a fractional order does not converge, dp-accounting leaves it out and logs a warning, for each
-    # order and call. A bound from fewer orders is looser and still valid, so that the user need not know.
+    # If a fractional order does not converge, dp-accounting leaves it out and logs a warning, for
+    # each order and call. A bound from fewer orders is looser and still valid, so that the user
+    # need not know.
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
@@ -313,8 +314,8 @@ def rdp_epsilon(
 ) -> float:
     """Returns epsilon by Rényi DP, the method of tensorflow-privacy.
 
-    Source: Mironov et al., arXiv:1908.10530 (Poisson sampling); Wang et al., arXiv:1808.00087 (sampling
-    without replacement); Canonne et al., arXiv:2004.00010, proposition 12 (conversion).
+    Source: Mironov et al., arXiv:1908.10530 (Poisson sampling); Wang et al., arXiv:1808.00087
+    (sampling without replacement); Canonne et al., arXiv:2004.00010, proposition 12 (conversion).
 
     Args:
       one_round: The round.
@@ -337,8 +338,8 @@ def rdp_epsilon(
 def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float:
     """Returns epsilon by privacy loss distributions.
 
-    The discretization is pessimistic, so that the value is an upper bound. It is the tightest bound known
-    for Poisson sampling: `tff_dp.accounting.loss_bounds.bounds` says how tight.
+    The discretization is pessimistic, so that the value is an upper bound. It is the tightest bound
+    known for Poisson sampling: `tff_dp.accounting.loss_bounds.bounds` says how tight.
 
     Source: Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380.
 
@@ -368,7 +369,8 @@ def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> flo
     if one_round.adjacency is Adjacency.REPLACE_ONE:
         if Adjacency.ADD_OR_REMOVE_ONE not in one_round.sampler.adjacencies:
             return 0.0
-        # RDP has no bound under replace-one; the one under add-or-remove-one has the same magnitude.
+        # RDP has no bound under replace-one; the one under add-or-remove-one has the same
+        # magnitude.
         one_round = dataclasses.replace(one_round, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
     rough = rdp_epsilon(one_round, rounds, delta, _WHOLE_ORDERS)
     return rough if rough <= _LARGEST_PLD_EPSILON else rdp_epsilon(one_round, rounds, delta)

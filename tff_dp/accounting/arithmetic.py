@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 
 from tff_dp import _checks
 
-# Bounds that hold for each draw of noise. p' is the law of the integers that are drawn, and p is the law
-# of the rounded Gaussian or Laplace variable that the accounting assumes.
+# Bounds that hold for each draw of noise. p' is the law of the integers that are drawn, and p is
+# the law of the rounded Gaussian or Laplace variable that the accounting assumes.
 RMS_LOG_RATIO = 2.0**-37  # tau: the root mean square of log(p'/p), under either law
 LARGEST_LOG_RATIO = 2.0**-29  # M: the largest |log(p'/p)|, except on a rare event
 RARE = 2.0**-100  # b: the largest probability of that event, under either law
@@ -28,8 +28,8 @@ class Charge(NamedTuple):
     Attributes:
       gamma: Half of the amount that is added to epsilon.
       delta: The delta at which the epsilon of the ideal mechanism is to be computed.
-      delta_above: A delta at which the smallest epsilon of the ideal mechanism is at most the epsilon of
-        the mechanism that runs, plus 2 gamma.
+      delta_above: A delta at which the smallest epsilon of the ideal mechanism is at most the
+        epsilon of the mechanism that runs, plus 2 gamma.
     """
 
     gamma: float
@@ -43,36 +43,37 @@ class Arithmetic:
 
     Let n be the number of draws of all rounds, and tau, M and b as above. The loss of one draw,
     x = log(p'/p), counted as 0 on the rare event, has a second moment of at most tau^2. Since
-    E exp(-x) = 1 under p' except for that event, its mean is at most tau^2 / 2 + b, which is below tau^2.
-    Rounds may choose their noise depending on earlier outputs; these bounds hold for each pair of draws
-    given all earlier ones. (Gaussian draws come in pairs with one radius r. A cell of a pair has four
-    boundaries, each wrong by 2^-50 r at a distance of 2^-10 standard deviations: 2^-37.5 in root mean
-    square, where two draws count as 2^-36.5.) By Bernstein's inequality for martingales (Freedman 1975),
-    the sum over all draws exceeds
+    E exp(-x) = 1 under p' except for that event, its mean is at most tau^2 / 2 + b, which is below
+    tau^2. Rounds may choose their noise depending on earlier outputs; these bounds hold for each
+    pair of draws given all earlier ones. (Gaussian draws come in pairs with one radius r. A cell of
+    a pair has four boundaries, each wrong by 2^-50 r at a distance of 2^-10 standard deviations:
+    2^-37.5 in root mean square, where two draws count as 2^-36.5.) By Bernstein's inequality for
+    martingales (Freedman 1975), the sum over all draws exceeds
 
         gamma = n tau^2 + tau sqrt(2 n L) + 2/3 M L,     L = log(1 / delta'),
 
-    with probability at most delta'. Hence, for each set S of outputs of all rounds together, P'(S) <=
-    e^gamma P(S) + delta' + n b, and the same holds with P and P' exchanged. If the ideal mechanism is
-    (epsilon, delta0)-private, applying this to both data sets gives for the mechanism that runs
+    with probability at most delta'. Hence, for each set S of outputs of all rounds together, P'(S)
+    <= e^gamma P(S) + delta' + n b, and the same holds with P and P' exchanged. If the ideal
+    mechanism is (epsilon, delta0)-private, applying this to both data sets gives for the mechanism
+    that runs
 
         epsilon + 2 gamma  at  e^gamma delta0 + (delta' + n b) (1 + e^(epsilon + gamma)).
 
     Here delta' is chosen so that its term is 2^-20 of delta.
 
-    If epsilon is so large that n b e^epsilon is not small, the rare event is treated round by round. Let
-    B be the set of outputs for which, in some round, the noise without the client or the noise with the
-    client would be rare. Outside of B the ratios above hold everywhere. By the guarantee of one round in
-    which the client participates with certainty, (epsilon1, delta1), B has probability at most
-    n b (1 + e^epsilon1) + T delta1 under P, and at most twice that under P'. The term
-    n b (1 + e^(epsilon + gamma)) is then replaced by 2 n b (1 + e^epsilon1) + 2 T delta1, where T delta1
-    is chosen as 2^-22 of delta.
+    If epsilon is so large that n b e^epsilon is not small, the rare event is treated round by
+    round. Let B be the set of outputs for which, in some round, the noise without the client or the
+    noise with the client would be rare. Outside of B the ratios above hold everywhere. By the
+    guarantee of one round in which the client participates with certainty, (epsilon1, delta1), B
+    has probability at most n b (1 + e^epsilon1) + T delta1 under P, and at most twice that under
+    P'. The term n b (1 + e^(epsilon + gamma)) is then replaced by 2 n b (1 + e^epsilon1) + 2 T
+    delta1, where T delta1 is chosen as 2^-22 of delta.
 
     Source: Freedman, "On Tail Probabilities for Martingales" (1975), theorem 1.6.
 
     Args:
-      draws_per_round: The largest number of draws, in one round, for sums that contain one client (or
-        record); >= 1.
+      draws_per_round: The largest number of draws, in one round, for sums that contain one client
+        (or record); >= 1.
 
     Raises:
       ArgumentError: The number is outside its bound.
@@ -95,7 +96,8 @@ class Arithmetic:
           of_one_round: epsilon1, at `delta_of_one_round`; infinite if it is not known.
 
         Returns:
-          The charge; None if the rare event would take more than half of delta, or gamma is above 10.
+          The charge; None if the rare event would take more than half of delta, or gamma is above
+          10.
         """
         draws = rounds * self.draws_per_round
         log_deviation = math.log(delta * _SHARE_OF_DELTA) - _log1p_exp(ceiling)

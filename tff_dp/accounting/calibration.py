@@ -41,8 +41,8 @@ def calibrate_noise(
       arithmetic: The draws that are charged for; see `spend`.
 
     Returns:
-      A noise multiplier, at most a relative 1e-3 above the smallest valid one. The search keeps the safe
-      end of its bracket, so that `spend` at the result never exceeds the target.
+      A noise multiplier, at most a relative 1e-3 above the smallest valid one. The search keeps the
+      safe end of its bracket, so that `spend` at the result never exceeds the target.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -100,8 +100,8 @@ def calibrate_rounds(
       arithmetic: The draws that are charged for; see `spend`.
 
     Returns:
-      A number of rounds whose reported epsilon is at most the target: the largest such number, or at
-      most a relative 1e-3 below it. 10^9 if even so many rounds stay within the target.
+      A number of rounds whose reported epsilon is at most the target: the largest such number, or
+      at most a relative 1e-3 below it. 10^9 if even so many rounds stay within the target.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -148,8 +148,8 @@ def calibrate_cohort(
 
     Returns:
       A number of clients in [1, N], expected (Poisson sampling) or drawn (fixed size), at which the
-      reported epsilon is at most the target: the largest such number, or at most a relative 1e-3 below
-      it.
+      reported epsilon is at most the target: the largest such number, or at most a relative 1e-3
+      below it.
 
     Raises:
       ArgumentError: A value is outside its bound, or the sampler has no cohort size to choose.
@@ -217,8 +217,8 @@ def _largest_safe(excess_by: Callable[[EpsilonOf, int], float], most: int) -> in
     """Returns the largest number in [1, most] without excess, up to the tolerance; 0 if there is none.
 
     Args:
-      excess_by: Maps a function that computes epsilon, and a number, to the excess of that number, which
-        is positive if the number is too large.
+      excess_by: Maps a function that computes epsilon, and a number, to the excess of that number,
+        which is positive if the number is too large.
       most: The largest number to consider.
     """
 
@@ -236,8 +236,8 @@ def _largest_safe(excess_by: Callable[[EpsilonOf, int], float], most: int) -> in
             low, high = high, min(2 * high, most)
         if high == 1:
             return 0
-        # In terms of 1 / n, larger is safer, as it is for noise. If the tolerance is finer than whole
-        # numbers, the search ends at two adjacent ones.
+        # In terms of 1 / n, larger is safer, as it is for noise. If the tolerance is finer than
+        # whole numbers, the search ends at two adjacent ones.
         safe = _smallest_safe(lambda x: excess(_whole(x)), 1 / high, 1 / low)
         found = _whole(safe)
         while found + 1 < high and found < 2 / _RELATIVE_TOLERANCE and excess(found + 1) <= 0:
@@ -282,10 +282,10 @@ def _smallest_safe(excess: Callable[[float], float], low: float, high: float) ->
     """Returns the safe end of a bracket of relative width `_RELATIVE_TOLERANCE` around the root.
 
     `excess` is nearly a straight line in log z, and each evaluation may cost a privacy loss
-    distribution. Each step therefore aims just past the root of the line through the two points nearest
-    to it, on the side of the farther end, and the bracket closes from both sides within a few steps.
-    Where `excess` jumps (epsilon reaches 0, or the noise is too small for an accountant) the line is
-    misleading: after two poor steps, the bracket is halved.
+    distribution. Each step therefore aims just past the root of the line through the two points
+    nearest to it, on the side of the farther end, and the bracket closes from both sides within a
+    few steps. Where `excess` jumps (epsilon reaches 0, or the noise is too small for an accountant)
+    the line is misleading: after two poor steps, the bracket is halved.
     """
     left, right = math.log(low), math.log(high)
     points = [(excess(low), left), (excess(high), right)]

@@ -20,8 +20,8 @@ from tff_dp.sampling import (
 class _CorrelatedRound(Round):
     """A round of which a whole run is one Gaussian mechanism on all participations of a client.
 
-    A run that continues from an earlier state is counted from its first round on. That is more than it
-    costs, since the earlier rounds are counted already.
+    A run that continues from an earlier state is counted from its first round on. That is more than
+    it costs, since the earlier rounds are counted already.
     """
 
     @classmethod
@@ -61,7 +61,8 @@ class TreeRound(_CorrelatedRound):
     """One round of `TreeMechanism`; see `Round` for the other arguments.
 
     Args:
-      restart_every: The number of rounds after which a new tree begins; None for one tree over a run.
+      restart_every: The number of rounds after which a new tree begins; None for one tree over a
+        run.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -98,8 +99,8 @@ class BandedRound(_CorrelatedRound):
     """One round of `BandedMechanism`; see `Round` for the other arguments.
 
     Args:
-      bands: b, the number of consecutive rounds that share noise; >= 1, and at most the smallest number of
-        rounds between two participations of a client.
+      bands: b, the number of consecutive rounds that share noise; >= 1, and at most the smallest
+        number of rounds between two participations of a client.
 
     Raises:
       ArgumentError: A value is outside its bound.

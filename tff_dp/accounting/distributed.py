@@ -99,9 +99,10 @@ def skellam_rdp(
 class DistributedRound(IndependentRound):
     """One round of a distributed mechanism, whose noise is the sum of the participating clients' shares.
 
-    The number of clients is fixed, and is the same in neighboring data sets: an absent client's share of
-    the noise would be absent as well. No amplification by sampling is proven for this noise, so that each
-    client counts as if it participated in every round. The guarantee does not depend on the clip norm.
+    The number of clients is fixed, and is the same in neighboring data sets: an absent client's
+    share of the noise would be absent as well. No amplification by sampling is proven for this
+    noise, so that each client counts as if it participated in every round. The guarantee does not
+    depend on the clip norm.
 
     Args:
       noise_multiplier: As for `Round`.
@@ -213,8 +214,8 @@ def _(one_round: DistributedRound) -> Mapping[str, Accountant]:
 def distributed_rdp_epsilon(one_round: DistributedRound, rounds: int, delta: float) -> float:
     """Returns epsilon of a distributed mechanism by Rényi DP.
 
-    Source: Canonne et al., arXiv:2004.00010, proposition 12 (conversion); the Rényi divergences are those
-    of `DistributedRound.rdp`.
+    Source: Canonne et al., arXiv:2004.00010, proposition 12 (conversion); the Rényi divergences are
+    those of `DistributedRound.rdp`.
 
     Args:
       one_round: The round.

@@ -85,7 +85,8 @@ class Round(Config, abc.ABC):
           sampler: The sampler of the rounds.
 
         Returns:
-          The relations, the default first; empty if there is no valid accounting under this sampler.
+          The relations, the default first; empty if there is no valid accounting under this
+          sampler.
         """
 
     @abc.abstractmethod
@@ -93,11 +94,12 @@ class Round(Config, abc.ABC):
         """Reduces runs of such rounds to a number of independent rounds of one kind.
 
         Args:
-          runs: The rounds of each run, counted from 1. A run whose first round is above 1 continues from
-            the state after the round before; it may share noise with earlier released rounds.
+          runs: The rounds of each run, counted from 1. A run whose first round is above 1 continues
+            from the state after the round before; it may share noise with earlier released rounds.
 
         Returns:
-          An independent round, and the number of such rounds that cost at least as much as the runs.
+          An independent round, and the number of such rounds that cost at least as much as the
+          runs.
         """
 
     def quick_equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
@@ -145,8 +147,8 @@ class IndependentRound(Round):
         """Returns the event for an accountant that assumes a sensitivity of one clip norm.
 
         dp-accounting's RDP accountant is of this kind: under REPLACE_ONE it does not double the
-        sensitivity. Replacing one client changes a clipped sum by up to twice the clip norm, so that the
-        event has z / 2.
+        sensitivity. Replacing one client changes a clipped sum by up to twice the clip norm, so
+        that the event has z / 2.
         """
         doubled = self.adjacency is Adjacency.REPLACE_ONE
         z = self.noise_multiplier / 2 if doubled else self.noise_multiplier
@@ -155,8 +157,8 @@ class IndependentRound(Round):
     def event(self) -> dp_accounting.DpEvent:
         """Returns the event for an accountant that derives the sensitivity from the relation.
 
-        dp-accounting's PLD accountant is of this kind since version 0.6.0; version 0.4.3 returns too
-        small an epsilon.
+        dp-accounting's PLD accountant is of this kind since version 0.6.0; version 0.4.3 returns
+        too small an epsilon.
         """
         return self.sampler.wrap(self._mechanism_event(self.noise_multiplier), self.population)
 
@@ -164,10 +166,10 @@ class IndependentRound(Round):
 class GaussianRound(IndependentRound):
     """One round of a Gaussian mechanism under a sampler; the arguments are those of `Round`.
 
-    The noise multiplier is that of everything the round releases, as one Gaussian. Adaptive clipping is
-    such a round as well: its composed event (updates and clipped count) is equivalent to a single
-    Gaussian of the total noise multiplier, and the PLD accountant accepts only a single Gaussian under
-    Poisson sampling.
+    The noise multiplier is that of everything the round releases, as one Gaussian. Adaptive
+    clipping is such a round as well: its composed event (updates and clipped count) is equivalent
+    to a single Gaussian of the total noise multiplier, and the PLD accountant accepts only a single
+    Gaussian under Poisson sampling.
     """
 
     @classmethod
@@ -186,9 +188,10 @@ class GaussianRound(IndependentRound):
 class AdaptiveGaussianRound(GaussianRound):
     """One round of adaptive clipping; the arguments are those of `Round`.
 
-    A client whose update is zeros still reports that it was not clipped. Under zero-out, its bit may
-    change from -1/2 to 1/2, which is twice the change that is accounted for. An absent client has no
-    bit; and a replaced client changes both bit and update by twice as much, which replace-one includes.
+    A client whose update is zeros still reports that it was not clipped. Under zero-out, its bit
+    may change from -1/2 to 1/2, which is twice the change that is accounted for. An absent client
+    has no bit; and a replaced client changes both bit and update by twice as much, which
+    replace-one includes.
     """
 
     @classmethod

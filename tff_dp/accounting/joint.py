@@ -58,9 +58,9 @@ def spend_jointly(
     - "sum": if none of these applies to all parts, the parts with a Rényi divergence and the other
       parts are composed separately, each at half of delta, and the two epsilons are added.
 
-    Formal guarantees: a mechanism may be chosen depending on earlier outputs, and rounds of different
-    parts may alternate, including rounds of a run that shares noise across rounds. Each part must be
-    valid by itself, and the cohorts of different runs must be drawn independently.
+    Formal guarantees: a mechanism may be chosen depending on earlier outputs, and rounds of
+    different parts may alternate, including rounds of a run that shares noise across rounds. Each
+    part must be valid by itself, and the cohorts of different runs must be drawn independently.
 
     Source: Zhu, Dong and Wang, arXiv:2106.08567, theorem 10 (dominating pairs compose adaptively);
     Mironov, arXiv:1702.07476, proposition 1 (Rényi DP); Dong, Roth and Su, arXiv:1905.02383,
@@ -69,13 +69,14 @@ def spend_jointly(
     mechanisms that alternate).
 
     Args:
-      parts: Pairs of a kind of round and its rounds: the number of rounds of one run, or the rounds of
-        each of several runs, counted from 1. All kinds must have one neighboring relation.
+      parts: Pairs of a kind of round and its rounds: the number of rounds of one run, or the rounds
+        of each of several runs, counted from 1. All kinds must have one neighboring relation.
       delta: The delta of all parts together, in (0, 1).
       arithmetic: For each part, how many draws of noise a round makes, to charge for the difference
-        between computed and ideal noise; None for an ideal mechanism. By default all parts are ideal.
-        The charge is that for the draws of all parts together.
-      interval: The step of the grid of privacy losses on which several kinds are composed; in (0, 1].
+        between computed and ideal noise; None for an ideal mechanism. By default all parts are
+        ideal. The charge is that for the draws of all parts together.
+      interval: The step of the grid of privacy losses on which several kinds are composed; in (0,
+        1].
 
     Returns:
       The report. Its number of rounds is the sum over all parts.
@@ -190,8 +191,8 @@ def _charged(
 ) -> tuple[_T, float] | None:
     """Asks about the ideal mechanisms at a delta that leaves room for the charge for arithmetic.
 
-    The bounds of `Arithmetic` concern the sum over all draws, whatever round or part they belong to, and
-    single rounds, of which the round that reveals most counts.
+    The bounds of `Arithmetic` concern the sum over all draws, whatever round or part they belong
+    to, and single rounds, of which the round that reveals most counts.
 
     Args:
       ask: Returns an answer about the ideal mechanisms at a delta.
@@ -201,8 +202,8 @@ def _charged(
       delta: The delta of the guarantee that is to be stated.
 
     Returns:
-      The answer, and half of the amount to be added to its epsilon; None if the charge would take more
-      than half of delta.
+      The answer, and half of the amount to be added to its epsilon; None if the charge would take
+      more than half of delta.
     """
     if not draws or not components or any(r.noise_multiplier == 0 for r, _ in components):
         return ask(delta), 0.0

@@ -29,9 +29,9 @@ class JointComposition:
     """One direction of several privacy loss distributions, each composed with itself several times.
 
     Delta follows from the distribution of the sum of independent privacy losses, whose Fourier
-    transform is the product of their Fourier transforms. As in `privacy_loss.Composition`, the losses
-    are first tilted, all by the same order, p exp(order * loss), so that the losses that determine delta
-    are the bulk of the composition.
+    transform is the product of their Fourier transforms. As in `privacy_loss.Composition`, the
+    losses are first tilted, all by the same order, p exp(order * loss), so that the losses that
+    determine delta are the bulk of the composition.
 
     Every value that is returned is an upper bound, whatever the tilt and the window:
 
@@ -48,8 +48,8 @@ class JointComposition:
     "Accuracy and Stability of Numerical Algorithms", theorem 24.2 (roundoff of the transform).
 
     Args:
-      pmfs: For each kind of round, the distribution of one round in this direction, with pessimistic
-        losses; all on one grid.
+      pmfs: For each kind of round, the distribution of one round in this direction, with
+        pessimistic losses; all on one grid.
     """
 
     def __init__(self, pmfs: Sequence[pld_pmf.PLDPmf]) -> None:
@@ -93,8 +93,8 @@ class JointComposition:
     ) -> tuple[float, int, int]:
         """Returns an order whose tilt centers a point, and the last point and the size of the window.
 
-        Of the orders that lift the tail nearly as well as the best order, up to a factor, it is the one
-        with the narrowest window. A window that is still too wide is truncated.
+        Of the orders that lift the tail nearly as well as the best order, up to a factor, it is the
+        one with the narrowest window. A window that is still too wide is truncated.
         """
         orders = self._orders
         first, last = (
@@ -188,8 +188,8 @@ def _roundoff(
     """Bounds the error of each point of an inverse transform of a product of powers.
 
     An error e in one part's coefficient c changes the product Y = c^T R by T |Y / c| |e|. The mean
-    over all coefficients is at most the product of root mean squares (Cauchy-Schwarz inequality). The
-    root mean square of e is a small multiple of the part's L2 norm, by Parseval's identity.
+    over all coefficients is at most the product of root mean squares (Cauchy-Schwarz inequality).
+    The root mean square of e is a small multiple of the part's L2 norm, by Parseval's identity.
     """
     unit = float(np.finfo(np.float64).eps)
     of_transform = 8 * unit * math.log2(size)

@@ -20,8 +20,8 @@ from tff_dp.accounting.pairs import Pair, laplace_pairs
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
-# The grid of a distribution has 10^4 points for each unit of epsilon of a round, and the losses of a round
-# are bounded by its pure epsilon. Above this limit, composing them would take minutes.
+# The grid of a distribution has 10^4 points for each unit of epsilon of a round, and the losses of
+# a round are bounded by its pure epsilon. Above this limit, composing them would take minutes.
 _LARGEST_PLD_EPSILON = 100.0
 
 
@@ -29,8 +29,8 @@ class LaplaceRound(IndependentRound):
     """One round of the Laplace mechanism under a sampler; the arguments are those of `Round`.
 
     The noise multiplier is the scale of the noise over the L1 clip norm. Updates are vectors; an L1
-    shift in a single coordinate dominates all other shifts. This is also the premise of dp-accounting's
-    `LaplaceDpEvent`, and docs/privacy.md has a proof.
+    shift in a single coordinate dominates all other shifts. This is also the premise of
+    dp-accounting's `LaplaceDpEvent`, and docs/privacy.md has a proof.
     """
 
     @classmethod
@@ -117,8 +117,8 @@ def pld_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
 
 @pairs_of.register
 def _(one_round: LaplaceRound) -> tuple[Pair, ...]:
-    # A shift by twice the clip norm is equivalent to a shift by one clip norm at half the noise, which is
-    # what the scaled event describes.
+    # A shift by twice the clip norm is equivalent to a shift by one clip norm at half the noise,
+    # which is what the scaled event describes.
     event = one_round.scaled_event()
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
     return laplace_pairs(

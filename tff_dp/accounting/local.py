@@ -13,8 +13,8 @@ from tff_dp.sampling import Adjacency, FullParticipation, Sampler
 class _LocalRound(Round, abc.ABC):
     """One round of a local mechanism; the arguments are those of `Round`.
 
-    The adversary sees each report, so that sampling of clients amplifies nothing. Neighboring data sets
-    differ in the data of one client, which is replace-one.
+    The adversary sees each report, so that sampling of clients amplifies nothing. Neighboring data
+    sets differ in the data of one client, which is replace-one.
     """
 
     _central: ClassVar[type[IndependentRound]]

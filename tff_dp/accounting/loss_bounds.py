@@ -23,7 +23,8 @@ _NEGLIGIBLE = 1e-9  # an epsilon too small to matter
 _MOST_POINTS = 2**20
 _MOST_TRIES = 4  # of grids for the lower bound
 _MARGINS = (0.002, 0.02, 0.2)  # in standard deviations
-# If rounds / delta is larger, the mass that the first truncation leaves out would be visible in epsilon.
+# If rounds / delta is larger, the mass that the first truncation leaves out would be visible in
+# epsilon.
 _RARE = 1e17
 
 
@@ -33,7 +34,8 @@ class Bounds(NamedTuple):
     Attributes:
       lower: A lower bound on epsilon; >= 0.
       upper: An upper bound on epsilon.
-      below: The optimistic losses from which `lower` was computed; None if `lower` is 0 without any.
+      below: The optimistic losses from which `lower` was computed; None if `lower` is 0 without
+        any.
     """
 
     lower: float
@@ -45,12 +47,13 @@ class Bounds(NamedTuple):
 def bounds(pairs: tuple[Pair, ...], rounds: int, delta: float) -> Bounds:
     """Returns bounds on the smallest epsilon of some rounds, given the dominating pairs of one round.
 
-    The upper bound uses pessimistic losses on a grid, and the lower bound optimistic ones. Both hold for
-    any grid. If they are more than 0.8 % apart, both grids are made finer. For Gaussian noise at rates in
-    [1e-5, 1], noise multipliers in [0.3, 50], up to 10^6 rounds and deltas in [1e-15, 0.01], the upper
-    bound is within 1 % (or 1e-9) of the smallest epsilon if that is at most 100; the same holds for
-    Laplace noise. Outside of this region both are still bounds, but a grid of 2^20 points may be too
-    coarse for 1 %, above all at smaller rates with large losses that are rare.
+    The upper bound uses pessimistic losses on a grid, and the lower bound optimistic ones. Both
+    hold for any grid. If they are more than 0.8 % apart, both grids are made finer. For Gaussian
+    noise at rates in [1e-5, 1], noise multipliers in [0.3, 50], up to 10^6 rounds and deltas in
+    [1e-15, 0.01], the upper bound is within 1 % (or 1e-9) of the smallest epsilon if that is at
+    most 100; the same holds for Laplace noise. Outside of this region both are still bounds, but a
+    grid of 2^20 points may be too coarse for 1 %, above all at smaller rates with large losses that
+    are rare.
 
     Args:
       pairs: The dominating pairs of one round; the one with the larger epsilon counts.
@@ -127,8 +130,9 @@ def _pessimistic(pair: Pair, interval: float, log_truncated: float) -> Compositi
 
 @functools.lru_cache(maxsize=16)
 def _optimistic(pair: Pair, interval: float, log_truncated: float) -> Composition | None:
-    # If most losses are closer to each other than the points of the grid, one point is placed at their
-    # mean, or slightly above it, since losses next to the lowest loss can be moved up but not down.
+    # If most losses are closer to each other than the points of the grid, one point is placed at
+    # their mean, or slightly above it, since losses next to the lowest loss can be moved up but not
+    # down.
     mean, spread = pair.center(interval)
     for margin in _MARGINS:
         center = mean + margin * spread
@@ -153,10 +157,10 @@ def _on_ladder(interval: float) -> float:
 def _first_interval(pairs: tuple[Pair, ...], rounds: int, delta: float) -> float:
     """Returns an interval at which epsilon may already have the precision that is aimed at.
 
-    Spreading a loss over an interval h, while the mean of e^-loss is kept, multiplies its moment of order
-    s by about 1 + s (s + 1) h^2 / 12. By Chernoff's bound at the best order, epsilon grows by 1 / s times
-    the logarithm of the factors of all rounds. If few losses determine epsilon, that bound is far above
-    it.
+    Spreading a loss over an interval h, while the mean of e^-loss is kept, multiplies its moment of
+    order s by about 1 + s (s + 1) h^2 / 12. By Chernoff's bound at the best order, epsilon grows by
+    1 / s times the logarithm of the factors of all rounds. If few losses determine epsilon, that
+    bound is far above it.
     """
     epsilon, order = max(_chernoff(pair, rounds, delta) for pair in pairs)
     if epsilon <= 0:

@@ -15,7 +15,8 @@ from scipy import optimize, signal, special
 Floats = NDArray[np.float64]
 
 # The logarithm of the mass that a grid leaves out at the ends of a Gaussian. The first value is
-# dp-accounting's; the second is for so many rounds and so small a delta that the first would matter.
+# dp-accounting's; the second is for so many rounds and so small a delta that the first would
+# matter.
 TRUNCATIONS = (-50.0, -62.0)
 _LARGEST_EXPONENT = 600.0  # the largest |loss| for which products of masses and e^loss are precise
 
@@ -30,12 +31,12 @@ class Cells:
       interval: The distance of two points, h.
       offset: The difference between the points and whole multiples of the interval.
       first: The lowest point, in intervals.
-      lower: For each cell, the mass that the connect-the-dots discretization gives to its lower point;
-        shape [points - 1].
+      lower: For each cell, the mass that the connect-the-dots discretization gives to its lower
+        point; shape [points - 1].
       upper: For each cell, the mass that it gives to the upper point; shape [points - 1].
       below: The mass of the losses below the lowest point.
-      below_excess: The mass of these losses under the second distribution, times e^loss of the lowest
-        point, minus `below`.
+      below_excess: The mass of these losses under the second distribution, times e^loss of the
+        lowest point, minus `below`.
       at_last: The part of the mass above the highest point that is given to that point.
       infinite: The part of the mass above the highest point that counts as an infinite loss.
     """
@@ -53,9 +54,9 @@ class Cells:
     def pessimistic(self) -> tuple[int, Floats, float]:
         """Returns a distribution on the points whose pair dominates this pair.
 
-        In each cell, losses are moved to its two points such that the masses under both distributions are
-        preserved. The hockey-stick divergence becomes the chord between its values at the points, which
-        is nowhere below the true divergence.
+        In each cell, losses are moved to its two points such that the masses under both
+        distributions are preserved. The hockey-stick divergence becomes the chord between its
+        values at the points, which is nowhere below the true divergence.
 
         Source: Doroshenko et al., arXiv:2207.04380, algorithm 1.
 
@@ -71,27 +72,28 @@ class Cells:
     def optimistic(self, center: float) -> tuple[int, Floats] | None:
         """Returns a distribution on the points whose pair is dominated by this pair.
 
-        In a cell whose lower and upper points have masses l and r, the divergence is above the tangents
-        at both ends. At a fraction t of the cell (in e^epsilon), the tangents are below the chord by a t
-        and b (1 - t), where a = l (e^h - 1) and b = r (1 - e^-h). Hence a chord that is lowered at both
-        ends by a b / (a + b), or by b at the lower end only, or by a at the upper end only, is nowhere
-        above the divergence. Each point is lowered by the larger of the amounts that its two cells
-        require, so that the chords are nowhere above the divergence. Toward the ends, the chords are
-        replaced by 1 - e^epsilon and 0, which are below every divergence. Where the result is not
-        convex, the greatest convex function below it is taken. The result is the divergence of a pair of
-        distributions that the true pair dominates, for any number of composed rounds.
+        In a cell whose lower and upper points have masses l and r, the divergence is above the
+        tangents at both ends. At a fraction t of the cell (in e^epsilon), the tangents are below
+        the chord by a t and b (1 - t), where a = l (e^h - 1) and b = r (1 - e^-h). Hence a chord
+        that is lowered at both ends by a b / (a + b), or by b at the lower end only, or by a at the
+        upper end only, is nowhere above the divergence. Each point is lowered by the larger of the
+        amounts that its two cells require, so that the chords are nowhere above the divergence.
+        Toward the ends, the chords are replaced by 1 - e^epsilon and 0, which are below every
+        divergence. Where the result is not convex, the greatest convex function below it is taken.
+        The result is the divergence of a pair of distributions that the true pair dominates, for
+        any number of composed rounds.
 
         Source: Zhu et al., arXiv:2106.08567, proposition 13 (which functions are divergences) and
         theorem 10 (composition of dominating pairs).
 
         Args:
-          center: A loss around which losses may be closer to each other than the points. The point next
-            to it is lowered alone on behalf of both of its cells, so that nearby losses are moved to this
-            point and not further.
+          center: A loss around which losses may be closer to each other than the points. The point
+            next to it is lowered alone on behalf of both of its cells, so that nearby losses are
+            moved to this point and not further.
 
         Returns:
-          The lowest point, in intervals, and the probability of each point, shape [points]; None if the
-          grid is too coarse for such a pair.
+          The lowest point, in intervals, and the probability of each point, shape [points]; None if
+          the grid is too coarse for such a pair.
         """
         shrunk, grown = -math.expm1(-self.interval), math.expm1(self.interval)
         lower, upper = self.lower, self.upper
@@ -105,7 +107,8 @@ class Cells:
         _, probabilities, _ = self.pessimistic()
         if len(probabilities) * self.interval > _LARGEST_EXPONENT:
             return None
-        # The difference of the divergence from 1 - e^epsilon at each point, and its difference from 0.
+        # The difference of the divergence from 1 - e^epsilon at each point, and its difference from
+        # 0.
         from_below = np.cumsum(probabilities)
         over_line = _recursion(grown * from_below, 1 + grown, self.below_excess)
         from_above = np.cumsum(np.append(probabilities, self.infinite)[::-1])[1:]
@@ -128,7 +131,8 @@ class Cells:
         probabilities[-1] = from_above[::-1][last] - over_zero[last]
         drops[0], drops[-1] = over_line[first], over_zero[last]
         steps = np.diff(drops)
-        # A point's probability is e^loss times the change of the slope of the divergence in e^epsilon.
+        # A point's probability is e^loss times the change of the slope of the divergence in
+        # e^epsilon.
         kinks = np.append(steps / grown, 0.0) - np.insert(steps / shrunk, 0, 0.0)
         probabilities -= kinks
         if probabilities.min() < 0:
@@ -160,14 +164,14 @@ class Pair(abc.ABC):
     REMOVE and ADD dominate every pair of neighboring data sets under Poisson sampling: Zhu et al.,
     arXiv:2106.08567, theorem 11. For REPLACE under Poisson sampling no proof is known. The pair is
     dp-accounting's: the two clients have opposite updates of the clip norm. A numerical search over
-    other lengths and angles of the two updates has found no larger divergence. At rate 1 it is proven,
-    as for any shift of a Gaussian by up to twice the clip norm.
+    other lengths and angles of the two updates has found no larger divergence. At rate 1 it is
+    proven, as for any shift of a Gaussian by up to twice the clip norm.
 
     Args:
       noise_multiplier: z > 0, the scale of the noise over the clip norm.
       rate: q, the rate of Poisson sampling, in (0, 1].
-      direction: REMOVE: outputs with the client, against outputs without it. ADD: the reverse. REPLACE:
-        the client changes the sum by +1, and by -1 in the other data set.
+      direction: REMOVE: outputs with the client, against outputs without it. ADD: the reverse.
+        REPLACE: the client changes the sum by +1, and by -1 in the other data set.
     """
 
     noise_multiplier: float
@@ -222,8 +226,9 @@ class Pair(abc.ABC):
     ) -> Cells:
         """Divides the losses into the cells of a grid.
 
-        All masses come from sums of masses times the rate, and never from differences of nearly equal
-        numbers. On a grid as fine as small rates require, such differences would be mere roundoff.
+        All masses come from sums of masses times the rate, and never from differences of nearly
+        equal numbers. On a grid as fine as small rates require, such differences would be mere
+        roundoff.
 
         Args:
           interval: The distance of two points of the grid, h > 0.
@@ -379,7 +384,8 @@ class LaplacePair(Pair):
     def _masses(self, outputs: Floats) -> Floats:
         scaled = np.concatenate([[-np.inf], outputs / self.noise_multiplier, [np.inf]])
         starts, ends = scaled[:-1], scaled[1:]
-        # The parts below and above zero each have a mass of e^-(smaller distance) (1 - e^-width) / 2.
+        # The parts below and above zero each have a mass of e^-(smaller distance) (1 - e^-width) /
+        # 2.
         found = np.zeros(len(starts))
         for low, high in ((starts, np.minimum(ends, 0)), (-ends, np.minimum(-starts, 0))):
             (at,) = np.nonzero(low < high)

@@ -1,8 +1,8 @@
 """Privacy loss distributions of Gaussian rounds, and epsilon of many rounds, in milliseconds.
 
-dp-accounting defines both. This module computes the same distributions without a Python loop over their
-tens of thousands of points, and reads epsilon at one delta off a composition of which only a part is
-computed.
+dp-accounting defines both. This module computes the same distributions without a Python loop over
+their tens of thousands of points, and reads epsilon at one delta off a composition of which only a
+part is computed.
 """
 
 from __future__ import annotations
@@ -75,15 +75,16 @@ _LOG_NOTHING = -80.0  # the logarithm of a value that roundoff hides beside 1
 class Composition:
     """The composition of many rounds of a privacy loss distribution in one direction.
 
-    Only a part of its tail is computed. The losses are tilted, p exp(order * loss), so that the losses
-    that determine delta become the bulk of the composed distribution, and are tilted back after the
-    Fourier transform. The roundoff of the transform, 1e-16 of the bulk for each round, is then small
-    compared with any delta. Without the tilt it is not: after 30,000 rounds (q = .001, z = 1) it lowers
-    the epsilon of adding a client at delta 1e-12 by 2 %.
+    Only a part of its tail is computed. The losses are tilted, p exp(order * loss), so that the
+    losses that determine delta become the bulk of the composed distribution, and are tilted back
+    after the Fourier transform. The roundoff of the transform, 1e-16 of the bulk for each round, is
+    then small compared with any delta. Without the tilt it is not: after 30,000 rounds (q = .001, z
+    = 1) it lowers the epsilon of adding a client at delta 1e-12 by 2 %.
 
-    Chernoff bounds at a ladder of orders are computed once. They give, for any number of rounds, the order
-    and the window that the transform needs. Losses outside of the window wrap around and add to those
-    inside; losses above it are in addition counted as infinite. The result is an upper bound.
+    Chernoff bounds at a ladder of orders are computed once. They give, for any number of rounds,
+    the order and the window that the transform needs. Losses outside of the window wrap around and
+    add to those inside; losses above it are in addition counted as infinite. The result is an upper
+    bound.
 
     Source: Koskela et al., arXiv:1906.03049 (composition by Fourier transform); Wilson and Keich,
     "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting).
@@ -144,8 +145,8 @@ class Composition:
     def epsilon_below(self, rounds: int, delta: float) -> float:
         """Returns a lower bound on the epsilon of some rounds, for optimistic losses.
 
-        A bound on the mass that wraps around into the window is subtracted, and the allowance for roundoff
-        has the opposite sign.
+        A bound on the mass that wraps around into the window is subtracted, and the allowance for
+        roundoff has the opposite sign.
 
         Args:
           rounds: T >= 1.
@@ -178,8 +179,8 @@ class Composition:
     def _window(self, rounds: int, point: float, slack: float) -> tuple[int, int, int]:
         """Returns a tilt for a point, and the last point and the size of the transform that it needs.
 
-        A tilt is the index of its order. Of the tilts that lift the tail nearly as well as the best, up to
-        a factor, it is the one with the narrowest window.
+        A tilt is the index of its order. Of the tilts that lift the tail nearly as well as the
+        best, up to a factor, it is the one with the narrowest window.
         """
         orders, log_moments = self._orders, rounds * self._log_moments
         lifts = np.where(orders >= 0, log_moments - orders * point, np.inf)
@@ -199,8 +200,9 @@ class Composition:
     ) -> tuple[float, float]:
         """Returns the point where delta falls to a given value, and the relative slope of delta there.
 
-        If delta is below that value at the first point of the window already, that point and a slope of
-        0 are returned. Points err upward for side 1, infinity included, and downward for side -1.
+        If delta is below that value at the first point of the window already, that point and a
+        slope of 0 are returned. Points err upward for side 1, infinity included, and downward for
+        side -1.
         """
         order, log_moment = self._orders[tilt], rounds * self._log_moments[tilt]
         infinite = 0.0
@@ -218,8 +220,9 @@ class Composition:
         weights = np.exp(log_moment - order * points)
         probabilities = self._tilted(rounds, tilt, high, size)[size - len(points) :]
         probabilities = np.maximum(probabilities, 0) * weights
-        # delta(l) = e^-h delta(l + h) + (1 - e^-h) P(loss > l) is a sum of positive terms, however small
-        # the interval h is, and has no exponential of a whole loss, which may be in the hundreds.
+        # delta(l) = e^-h delta(l + h) + (1 - e^-h) P(loss > l) is a sum of positive terms, however
+        # small the interval h is, and has no exponential of a whole loss, which may be in the
+        # hundreds.
         shrunk = -math.expm1(-self._interval)
         above = np.cumsum(probabilities[::-1])
         deltas = shrunk * signal.lfilter([0.0, 1.0], [1.0, shrunk - 1], above)[::-1]

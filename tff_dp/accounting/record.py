@@ -40,18 +40,19 @@ def check_records(records: Any) -> tuple[int, ...]:
 class RecordRound(Round):
     """One round in which each client takes DP-SGD steps on Poisson batches of its own records.
 
-    Each record belongs to one client, so that the guarantees of the clients hold in parallel: the epsilon
-    of client k is that of its own steps, at its own rate q_k = batch_size / records[k]. `equivalent` gives
-    that of the worst client, which is the client with the fewest records. Every round counts as if every
-    client had participated: the sampler of clients amplifies nothing.
+    Each record belongs to one client, so that the guarantees of the clients hold in parallel: the
+    epsilon of client k is that of its own steps, at its own rate q_k = batch_size / records[k].
+    `equivalent` gives that of the worst client, which is the client with the fewest records. Every
+    round counts as if every client had participated: the sampler of clients amplifies nothing.
 
-    Neighboring data sets differ in one record of one client, while the numbers of records, and thus the
-    rates, are public constants. Under add-or-remove-one, an absent record is therefore a record that
-    contributes nothing, as under zero-out, and both relations have the same epsilon. Under replace-one
-    the numbers are equal anyway.
+    Neighboring data sets differ in one record of one client, while the numbers of records, and thus
+    the rates, are public constants. Under add-or-remove-one, an absent record is therefore a record
+    that contributes nothing, as under zero-out, and both relations have the same epsilon. Under
+    replace-one the numbers are equal anyway.
 
     Args:
-      noise_multiplier: z of each step, the standard deviation of the noise over the clip norm; >= 0.
+      noise_multiplier: z of each step, the standard deviation of the noise over the clip norm; >=
+        0.
       sampler: The sampler of clients.
       population: Number of clients; the length of `records`.
       adjacency: The neighboring relation between data sets of records; any.

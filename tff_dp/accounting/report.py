@@ -38,12 +38,12 @@ class EpsilonReport:
       delta: The delta of every epsilon in this report.
       rounds: The number of rounds.
       adjacency: The neighboring relation.
-      lower_bound: A lower bound on the epsilon that the rounds spend at this delta for the worst pair of
-        neighboring data sets, which holds for every accountant; None if none is known. If rounds are
-        counted as more than they are (rounds that share noise, clients that may not have participated),
-        it is the bound for the rounds as they are counted.
-      arithmetic_epsilon: The part of each epsilon in this report that is charged for computed noise; see
-        `tff_dp.accounting.Arithmetic`.
+      lower_bound: A lower bound on the epsilon that the rounds spend at this delta for the worst
+        pair of neighboring data sets, which holds for every accountant; None if none is known. If
+        rounds are counted as more than they are (rounds that share noise, clients that may not have
+        participated), it is the bound for the rounds as they are counted.
+      arithmetic_epsilon: The part of each epsilon in this report that is charged for computed
+        noise; see `tff_dp.accounting.Arithmetic`.
       arithmetic_delta: The part of delta that is charged for computed noise.
     """
 
@@ -59,7 +59,8 @@ class EpsilonReport:
     arithmetic_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        # Accountants compute with NumPy. Plain Python numbers have the usual `repr`, and JSON knows them.
+        # Accountants compute with NumPy. Plain Python numbers have the usual `repr`, and JSON knows
+        # them.
         for name in ("epsilon", "delta", "lower_bound", "arithmetic_epsilon", "arithmetic_delta"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))

@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-# The most elements that the exact search may compute, in about a second. Otherwise an upper bound is used.
+# The most elements that the exact search may compute, in about a second. Otherwise an upper bound
+# is used.
 _LARGEST_SEARCH = 4e8
 
 
@@ -21,9 +22,9 @@ def tree_sensitivity_squared(
 ) -> float:
     """Returns the largest sum, over the nodes, of the squared number of participations below a node.
 
-    The nodes are the complete ones: rounds (j w, (j + 1) w] for every power of two w. A client whose
-    updates have a norm of at most 1 changes all nodes together by at most the square root of this sum, in
-    L2 norm.
+    The nodes are the complete ones: rounds (j w, (j + 1) w] for every power of two w. A client
+    whose updates have a norm of at most 1 changes all nodes together by at most the square root of
+    this sum, in L2 norm.
 
     Source: Kairouz et al., arXiv:2103.00039, appendix D.2.
 
@@ -31,13 +32,13 @@ def tree_sensitivity_squared(
       rounds: T, the number of rounds; the sum is 0 without any.
       max_participations: The largest number of rounds in which one client participates; >= 1.
       min_separation: The smallest difference between two of these rounds; >= 1.
-      restart_every: The number of rounds after which a new tree begins; None for one tree. The separation
-        between participations in different trees is ignored, which gives an upper bound.
+      restart_every: The number of rounds after which a new tree begins; None for one tree. The
+        separation between participations in different trees is ignored, which gives an upper bound.
       quick: Whether an upper bound is enough, which is usually within a few percent.
 
     Returns:
-      The sum. It is exact for a single tree, unless the exact search would take long; otherwise it is
-      slightly larger.
+      The sum. It is exact for a single tree, unless the exact search would take long; otherwise it
+      is slightly larger.
     """
     if rounds < 1:
         return 0.0
@@ -121,10 +122,10 @@ def _bound_by_levels(rounds: int, most: int, separation: int) -> float:
 
 
 # The exact search joins adjacent complete subtrees. A subtree with c participations is described by
-# V[c][a, b], the largest sum within it if at least a rounds precede the first participation and at least
-# b rounds follow the last one; values above separation - 1 need not be distinguished. If x rounds follow
-# the last participation of one subtree and y precede the first of the next, both can be joined if
-# x + y >= separation - 1.
+# V[c][a, b], the largest sum within it if at least a rounds precede the first participation and at
+# least b rounds follow the last one; values above separation - 1 need not be distinguished. If x
+# rounds follow the last participation of one subtree and y precede the first of the next, both can
+# be joined if x + y >= separation - 1.
 
 _Table = dict[int, np.ndarray]
 

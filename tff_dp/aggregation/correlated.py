@@ -1,11 +1,12 @@
 """Noise that is correlated across rounds, drawn when it is released and kept in the aggregator's state.
 
-All numbers are integers. Every released value is therefore a function of noised integers, and the argument
-for rounding holds: the released values are post-processing of a Gaussian mechanism over the reals.
+All numbers are integers. Every released value is therefore a function of noised integers, and the
+argument for rounding holds: the released values are post-processing of a Gaussian mechanism over
+the reals.
 
-The state contains the noise of rounds that have been released. Anyone who has the state and the released
-results can compute the exact sums: the state is as secret as the data, and its fields are named
-`secret_...`.
+The state contains the noise of rounds that have been released. Anyone who has the state and the
+released results can compute the exact sums: the state is as secret as the data, and its fields are
+named `secret_...`.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ _COEFFICIENT_LOG = 16  # coefficients of a strategy are integer multiples of 2^-
 class TreeNoise:
     """The change, in one round, of the noise of a running sum that is estimated from a binary tree.
 
-    tensorflow-privacy has such a tree as well. Its generator is seeded from the clock, which others can
-    guess, and its future noise is a function of the state: a state that is used twice adds the same noise
-    to two sums, whose difference then has none. Here the noise of a node is drawn when it is released,
-    like all other noise.
+    tensorflow-privacy has such a tree as well. Its generator is seeded from the clock, which others
+    can guess, and its future noise is a function of the state: a state that is used twice adds the
+    same noise to two sums, whose difference then has none. Here the noise of a node is drawn when
+    it is released, like all other noise.
 
-    The buffer holds, for each level, the noise of the node of that level that is in use: in round t, these
-    are the levels of the bits of t. The value of a node is the minimum-variance estimate from its own
-    noise and that of its children (Honaker 2015, the estimator from below); its own noise has the weight
-    w = 1 / (2 - 2^-level). It is computed as c + round(w (o - c)) from the node's own noised sum o and
-    the estimate c of its children. Both contain the same exact sum, so that their difference is a
-    difference of noises, and the result is a function of the noised sums of nodes, whatever the roundoff
-    of w (o - c).
+    The buffer holds, for each level, the noise of the node of that level that is in use: in round
+    t, these are the levels of the bits of t. The value of a node is the minimum-variance estimate
+    from its own noise and that of its children (Honaker 2015, the estimator from below); its own
+    noise has the weight w = 1 / (2 - 2^-level). It is computed as c + round(w (o - c)) from the
+    node's own noised sum o and the estimate c of its children. Both contain the same exact sum, so
+    that their difference is a difference of noises, and the result is a function of the noised sums
+    of nodes, whatever the roundoff of w (o - c).
 
     Source: Honaker, "Efficient Use of Differentially Private Binary Trees" (2015).
 
@@ -75,8 +76,8 @@ class TreeNoise:
           shapes: The shape of each tensor of an update.
 
         Returns:
-          The change of the noise of the running sum, one int64 tensor for each tensor of an update, in
-          grid steps; and the state after the round.
+          The change of the noise of the running sum, one int64 tensor for each tensor of an update,
+          in grid steps; and the state after the round.
         """
         # Set bits of the step are left nodes, which the ancestors of the new leaf absorb.
         bits = tf.bitwise.right_shift(state.step, tf.range(self._height)) % 2
@@ -129,16 +130,17 @@ def banded_grid(noise_multiplier: float) -> Grid:
 class BandedNoise:
     """Noise w with S w = g, which partly cancels noise of earlier rounds.
 
-    With integer coefficients s_j of S, in units of 2^-16, the mechanism is y_t = sum_j s_j x_(t-j) + g_t
-    for integer sums x and integer Gaussian noise g. The released x_t + w_t is a function of the y's, since
-    w_t = round((g_t - sum_(j > 0) s_j w_(t-j)) / s_0), in integers, is what rounding the solution of
-    S x = y adds to x_t. Coefficients are truncated, so that the norm of a column stays at most 1.
+    With integer coefficients s_j of S, in units of 2^-16, the mechanism is y_t = sum_j s_j x_(t-j)
+    + g_t for integer sums x and integer Gaussian noise g. The released x_t + w_t is a function of
+    the y's, since w_t = round((g_t - sum_(j > 0) s_j w_(t-j)) / s_0), in integers, is what rounding
+    the solution of S x = y adds to x_t. Coefficients are truncated, so that the norm of a column
+    stays at most 1.
 
     Source: Choquette-Choo et al., arXiv:2306.08153, algorithm 2.
 
     Args:
-      stddev: The standard deviation of the noise of a round with one band, in grid steps: z C over the
-        size of a step.
+      stddev: The standard deviation of the noise of a round with one band, in grid steps: z C over
+        the size of a step.
       coefficients: The diagonals of S, a lower triangular Toeplitz matrix; of Euclidean norm 1.
     """
 
@@ -171,7 +173,8 @@ class BandedNoise:
           shapes: The shape of each tensor of an update.
 
         Returns:
-          w, one int64 tensor for each tensor of an update, in grid steps; and the state after the round.
+          w, one int64 tensor for each tensor of an update, in grid steps; and the state after the
+          round.
         """
         first, *others = self._coefficients
         noises, histories = [], []

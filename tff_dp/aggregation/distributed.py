@@ -1,8 +1,8 @@
 """The aggregator of distributed mechanisms: TFF's own, adapted to means of finite updates.
 
-It uses TFF's `DistributedDpSumFactory`, and never the `tff.learning.ddp_secure_aggregator` around it,
-which no epsilon covers: that one zeroes large updates by a quantile that is estimated without noise, and
-divides by the actual number of clients.
+It uses TFF's `DistributedDpSumFactory`, and never the `tff.learning.ddp_secure_aggregator` around
+it, which no epsilon covers: that one zeroes large updates by a quantile that is estimated without
+noise, and divides by the actual number of clients.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tff_dp import _compat
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import DistributedMechanism
 
-# Clients clip to slightly less than 1, so that TFF's own clipping to 1, after a rotation in float32,
-# never clips anything: TFF counts the clients that it clips, and the server would see that count without
-# noise.
+# Clients clip to slightly less than 1, so that TFF's own clipping to 1, after a rotation in
+# float32, never clips anything: TFF counts the clients that it clips, and the server would see that
+# count without noise.
 _MARGIN = 1e-5
 
 
@@ -42,7 +42,8 @@ def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> 
     from tensorflow_federated.python.aggregators import distributed_dp
 
     with warnings.catch_warnings():
-        # TFF warns that conditional rounding is unsafe with low-precision arithmetic, not used here.
+        # TFF warns that conditional rounding is unsafe with low-precision arithmetic, not used
+        # here.
         warnings.filterwarnings("ignore", "The selected beta")
         noised_sum = distributed_dp.DistributedDpSumFactory(
             noise_multiplier=float(mechanism.noise_multiplier),
@@ -80,7 +81,8 @@ def _factory_class() -> type:
 
             @tff.tensorflow.computation(value_type)
             def bounded(update: Any) -> Any:
-                # TFF draws the shares of the noise; the scope marks the clients' part as one with noise.
+                # TFF draws the shares of the noise; the scope marks the clients' part as one with
+                # noise.
                 with tf.name_scope(SCOPE):
                     return _bounded(update, clip_norm)
 

@@ -12,8 +12,9 @@ from tff_dp import _compat
 def weighted_mean(value_type: Any) -> Any:
     """Returns the aggregation of updates to their weighted mean, which is 0 if all weights are 0.
 
-    It is TFF's `MeanFactory`, computed in float32 if updates have 16 bits: in float16, a client with more
-    than 65,504 records would have an infinite weight, and TFF has no mean of bfloat16 tensors.
+    It is TFF's `MeanFactory`, computed in float32 if updates have 16 bits: in float16, a client
+    with more than 65,504 records would have an infinite weight, and TFF has no mean of bfloat16
+    tensors.
 
     Args:
       value_type: The TFF type of an update; floating-point tensors.

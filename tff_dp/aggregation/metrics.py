@@ -21,11 +21,12 @@ def private_metrics(
     Args:
       metrics: The metrics to release.
       noise_multiplier: z, the noise multiplier of the plan.
-      clients_per_round: m, the public expected number of clients, which is the denominator of the means.
+      clients_per_round: m, the public expected number of clients, which is the denominator of the
+        means.
 
     Returns:
-      A function from the model's metric finalizers to a federated computation, which maps the clients'
-      unfinalized metrics to the noised means, float32 [].
+      A function from the model's metric finalizers to a federated computation, which maps the
+      clients' unfinalized metrics to the noised means, float32 [].
 
     Raises:
       StackError: TFF cannot be imported.

@@ -43,8 +43,8 @@ class NoiseProcess(Protocol):
           shapes: The shape of each tensor of an update.
 
         Returns:
-          The noise, one int64 tensor for each tensor of an update, in grid steps; and the state after
-          the round.
+          The noise, one int64 tensor for each tensor of an update, in grid steps; and the state
+          after the round.
         """
 
 
@@ -72,8 +72,9 @@ class ScaledNoise(NoiseProcess):
     """Gaussian noise that each round draws independently, at a scale that is part of the state.
 
     The graph of a round is then the same for all noise multipliers with one value of
-    `aggregation.scale_structure`. Only a caller that sets the state itself, as `tff_dp.fit` does, may use
-    this class: with a process and a state from elsewhere, the noise could differ from that of the plan.
+    `aggregation.scale_structure`. Only a caller that sets the state itself, as `tff_dp.fit` does,
+    may use this class: with a process and a state from elsewhere, the noise could differ from that
+    of the plan.
 
     Args:
       noise_multiplier: z, the standard deviation of the noise over the clip norm.
@@ -122,9 +123,9 @@ NO_NOISE = IndependentNoise(lambda shape: tf.zeros(shape, tf.int64))
 class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
     """The noised sum of clipped updates, divided by a public denominator.
 
-    On the client, an update is clipped and converted to whole grid steps. The sum of such updates is
-    exact. On the server, integer noise is added; the released value is the resulting integer times a
-    public constant.
+    On the client, an update is clipped and converted to whole grid steps. The sum of such updates
+    is exact. On the server, integer noise is added; the released value is the resulting integer
+    times a public constant.
 
     Args:
       specs: The structure of `tf.TensorSpec`s of an update.
@@ -133,8 +134,8 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
       noise: The noise of the server.
       unit: The clip norm that the grid divides into steps.
       denominator: m, the public expected number of clients.
-      event: Returns the privacy event of a round for a state of the noise; None if a single round has no
-        event of its own.
+      event: Returns the privacy event of a round for a state of the noise; None if a single round
+        has no event of its own.
     """
 
     def __init__(
@@ -190,7 +191,8 @@ class GridSumQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
           global_state: The state before the round.
 
         Returns:
-          The noised mean, of the types of an update; the state after the round; and the privacy event.
+          The noised mean, of the types of an update; the state after the round; and the privacy
+          event.
         """
         event = self._event(global_state)
         drawn, global_state = self._noise.next(global_state, _shapes(self._specs))
@@ -286,11 +288,13 @@ class AdaptiveClipQuery(tfp.SumAggregationDPQuery):  # type: ignore[misc]
         """Adds the noise of a round, and moves the clip norm.
 
         Args:
-          sample_state: The sums of the clipped updates and of the bits, int64, in steps of their grids.
+          sample_state: The sums of the clipped updates and of the bits, int64, in steps of their
+            grids.
           global_state: The state before the round.
 
         Returns:
-          The noised mean, of the types of an update; the state after the round; and the privacy event.
+          The noised mean, of the types of an update; the state after the round; and the privacy
+          event.
         """
         total, bits = sample_state
         shapes = _shapes(self._specs)

@@ -23,7 +23,8 @@ def read(client: str, dataset: Any, x: Names, y: Names) -> tuple[Fields, Fields]
     Args:
       client: The client's id, for messages.
       dataset: A finite `tf.data.Dataset` of single examples, which are pairs or dictionaries.
-      x: For dictionaries, the names of the inputs. A single name that is not in a list gives an array.
+      x: For dictionaries, the names of the inputs. A single name that is not in a list gives an
+        array.
       y: For dictionaries, the names of the targets, in the same way.
 
     Returns:
@@ -31,7 +32,8 @@ def read(client: str, dataset: Any, x: Names, y: Names) -> tuple[Fields, Fields]
 
     Raises:
       ArgumentError: The names do not fit the examples.
-      DataError: The dataset is batched or infinite, or its examples are not dense tensors of one shape.
+      DataError: The dataset is batched or infinite, or its examples are not dense tensors of one
+        shape.
     """
     import tensorflow as tf
 

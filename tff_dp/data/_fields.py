@@ -75,8 +75,8 @@ def checked(name: str, fields: Any) -> Fields:
       Fields that share their memory with the argument.
 
     Raises:
-      DataError: A value is not a numpy array, is a scalar, or has a type that TensorFlow cannot hold; or a
-        mapping is empty or nested.
+      DataError: A value is not a numpy array, is a scalar, or has a type that TensorFlow cannot
+        hold; or a mapping is empty or nested.
     """
     if isinstance(fields, Mapping):
         _check_keys(name, fields)
@@ -243,7 +243,8 @@ def as_offsets(offsets: Any, examples: int) -> Array:
       A read-only copy, int64 [clients + 1].
 
     Raises:
-      DataError: The offsets have another shape or type, do not go from 0 to `examples`, or decrease.
+      DataError: The offsets have another shape or type, do not go from 0 to `examples`, or
+        decrease.
     """
     given = np.asarray(offsets)
     if given.dtype.kind not in "iu" or given.ndim != 1 or len(given) < 2:
@@ -278,8 +279,8 @@ def check_finite(label: str, array: Array, offsets: Array, ids: tuple[str, ...])
       ids: The clients' ids.
 
     Raises:
-      DataError: There is a NaN or an infinity. The message names the client, the field and the index
-        within the client's examples.
+      DataError: There is a NaN or an infinity. The message names the client, the field and the
+        index within the client's examples.
     """
     if array.dtype.kind != "f":
         return

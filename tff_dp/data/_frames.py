@@ -32,8 +32,8 @@ def read(
       label_dtype: As for `sources.from_frame`.
 
     Returns:
-      x [examples, features] and y [examples], in the order of the frame; and the clients' ids, the rows
-      in the order of their clients, and the offsets, as `_ids.group` returns them.
+      x [examples, features] and y [examples], in the order of the frame; and the clients' ids, the
+      rows in the order of their clients, and the offsets, as `_ids.group` returns them.
 
     Raises:
       ArgumentError: As `sources.from_frame`.

@@ -40,8 +40,8 @@ def as_ids(ids: Iterable[Any] | None, count: int) -> tuple[str, ...]:
       The ids as strings.
 
     Raises:
-      DataError: The number of ids is not that of the clients, an id has another type, or an id occurs
-        twice (1 and "1" are the same id).
+      DataError: The number of ids is not that of the clients, an id has another type, or an id
+        occurs twice (1 and "1" are the same id).
     """
     if ids is None:
         return tuple(str(i) for i in range(count))
@@ -68,15 +68,16 @@ def group(label: str, column: Any) -> tuple[tuple[str, ...], Array, Array]:
 
     Args:
       label: The name of the column in messages.
-      column: The id of each example's client, [examples], of any printable type: strings, numbers, dates.
+      column: The id of each example's client, [examples], of any printable type: strings, numbers,
+        dates.
 
     Returns:
       The ids, sorted as strings; the rows in the order of their clients, int64 [examples], where
       the rows of one client keep their order; and the offsets, int64 [clients + 1].
 
     Raises:
-      DataError: The column does not have one dimension, has no entries, or has a missing or unreadable
-        entry.
+      DataError: The column does not have one dimension, has no entries, or has a missing or
+        unreadable entry.
     """
     values = np.asarray(column)
     if values.ndim != 1 or len(values) == 0:

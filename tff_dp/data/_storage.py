@@ -1,7 +1,7 @@
 """Joins and reorders arrays: in memory, or in unnamed temporary files if they are large.
 
-The files are in Python's temporary folder (`tempfile.gettempdir()`, which TMPDIR sets) and disappear with
-the last array that uses them.
+The files are in Python's temporary folder (`tempfile.gettempdir()`, which TMPDIR sets) and
+disappear with the last array that uses them.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Builder:
     It is a context manager, which closes the files. The arrays that `finish` returns outlive it.
 
     Args:
-      map_above: When more bytes than this have been added in total, all of them, and whatever follows,
-        go into temporary files. Strings stay in memory, since their width may still grow.
+      map_above: When more bytes than this have been added in total, all of them, and whatever
+        follows, go into temporary files. Strings stay in memory, since their width may still grow.
     """
 
     def __init__(self, map_above: int) -> None:
@@ -83,7 +83,8 @@ class Builder:
     def append(self, client: str, x: Fields, y: Fields) -> None:
         """Adds a client.
 
-        The fields of an empty client are not compared with those of others, since it has no examples.
+        The fields of an empty client are not compared with those of others, since it has no
+        examples.
 
         Args:
           client: The client's id, for messages.
@@ -91,8 +92,8 @@ class Builder:
           y: Targets, [examples, ...].
 
         Raises:
-          DataError: x and y differ in length; or the fields, the shape of an example or a type differ
-            from those of earlier clients.
+          DataError: x and y differ in length; or the fields, the shape of an example or a type
+            differ from those of earlier clients.
         """
         size = _fields.count_examples(x, y, where=f"client {client!r}: ")
         if size and self._columns and self._example:

@@ -27,23 +27,25 @@ class Clients:
     array [examples, ...] of booleans, integers, floats or strings; x and y are each one field, or a
     flat dictionary of fields for models with several inputs or outputs.
 
-    The constructor does not copy the fields: it keeps read-only views of the arrays, of whatever type, so
-    that memory-mapped files stay on disk. Writing to the original arrays later changes the clients and
-    bypasses all checks. float64 is kept as well, whereas Keras computes in float32; `from_arrays` and the
-    other sources convert it.
+    The constructor does not copy the fields: it keeps read-only views of the arrays, of whatever
+    type, so that memory-mapped files stay on disk. Writing to the original arrays later changes the
+    clients and bypasses all checks. float64 is kept as well, whereas Keras computes in float32;
+    `from_arrays` and the other sources convert it.
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
       y: Targets, in the same form.
       offsets: Whole numbers [clients + 1], non-decreasing from 0 to the number of examples. Copied.
-      ids: A unique string or whole number for each client, stored as strings; "0", "1", ... if None.
+      ids: A unique string or whole number for each client, stored as strings; "0", "1", ... if
+        None.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite; if so, they are not checked.
 
     Raises:
       ArgumentError: A flag is not a boolean.
-      DataError: The fields have different lengths or a type that TensorFlow cannot hold, the offsets or
-        ids do not fit, or a client is empty or has values that are not finite and that is not allowed.
+      DataError: The fields have different lengths or a type that TensorFlow cannot hold, the
+        offsets or ids do not fit, or a client is empty or has values that are not finite and that
+        is not allowed.
     """
 
     __slots__ = ("_ids", "_offsets", "_positions", "_x", "_y")
@@ -154,8 +156,8 @@ class Clients:
         """Returns the element_spec of the data sets of all clients.
 
         Args:
-          batch: Whether the specs are those of a batch, with a leading dimension None, or those of one
-            example.
+          batch: Whether the specs are those of a batch, with a leading dimension None, or those of
+            one example.
 
         Returns:
           x and y as `tf.TensorSpec`s, or dictionaries of them.
@@ -185,17 +187,18 @@ class Clients:
 
         Args:
           position: The position of the client, in [0, num_clients).
-          batch_size: Examples in a batch, >= 1; the last batch of each epoch has the remaining ones.
+          batch_size: Examples in a batch, >= 1; the last batch of each epoch has the remaining
+            ones.
           epochs: The number of times that each example occurs, >= 1. No batch has examples of two
             epochs.
-          shuffle: Whether each epoch has a random order of its own. The orders are drawn now, and not
-            while iterating, which takes memory for `epochs` copies of the client's examples.
+          shuffle: Whether each epoch has a random order of its own. The orders are drawn now, and
+            not while iterating, which takes memory for `epochs` copies of the client's examples.
           rng: The generator from which the orders are drawn; required if `shuffle` is true, and
             otherwise not used.
 
         Returns:
-          A `tf.data.Dataset` of batches (x, y), whose element_spec is `self.element_spec()`. That of an
-          empty client has no batches.
+          A `tf.data.Dataset` of batches (x, y), whose element_spec is `self.element_spec()`. That
+          of an empty client has no batches.
 
         Raises:
           ArgumentError: An argument is outside its bound, or `rng` is missing.
@@ -214,7 +217,8 @@ class Clients:
         rows = self._rows(position)
 
         def shuffled(count: int) -> Any:
-            # Joined as a balanced tree: a chain of data sets would take time quadratic in the epochs.
+            # Joined as a balanced tree: a chain of data sets would take time quadratic in the
+            # epochs.
             if count > 1:
                 return shuffled(count // 2).concatenate(shuffled(count - count // 2))
             order = rng.permutation(rows.stop - rows.start)
@@ -236,7 +240,8 @@ class Clients:
 
         Args:
           positions: The positions of the clients, in [0, num_clients); may be empty.
-          batch_size: Examples in a batch, >= 1; the last batch of each epoch has the remaining ones.
+          batch_size: Examples in a batch, >= 1; the last batch of each epoch has the remaining
+            ones.
           epochs: The number of times that each example occurs, >= 1. No batch has examples of two
             epochs.
           shuffle: Whether each epoch of each client has a random order of its own, drawn now.
@@ -289,8 +294,8 @@ class Clients:
           positions: Distinct positions in [0, num_clients), at least one.
 
         Returns:
-          Clients with the same ids. If the positions are consecutive, they share the memory of these;
-          otherwise the examples of the chosen clients are copied.
+          Clients with the same ids. If the positions are consecutive, they share the memory of
+          these; otherwise the examples of the chosen clients are copied.
 
         Raises:
           ArgumentError: A position is outside its bound or occurs twice, or there is none.
@@ -341,8 +346,8 @@ class Clients:
           mmap: Whether to map the files, read-only, so that examples are read when they are used.
 
         Returns:
-          The clients. Whether they are finite and not empty was checked, or allowed, before they were
-          saved; it is not checked again, which would require reading the files.
+          The clients. Whether they are finite and not empty was checked, or allowed, before they
+          were saved; it is not checked again, which would require reading the files.
 
         Raises:
           ArgumentError: `folder` is not a path, or `mmap` is not a boolean.

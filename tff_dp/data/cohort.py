@@ -15,8 +15,9 @@ from tff_dp.data._fields import Array, Fields
 class Cohort(Sequence[Any]):
     """The data of a round's clients, from `Clients.cohort`.
 
-    It behaves like a list with one `tf.data.Dataset` for each client when its entries are read, as stock
-    TFF does. `tff_dp.execution.fast` uses the arrays behind it instead, and makes no data set.
+    It behaves like a list with one `tf.data.Dataset` for each client when its entries are read, as
+    stock TFF does. `tff_dp.execution.fast` uses the arrays behind it instead, and makes no data
+    set.
 
     Args:
       x: Inputs of all clients, [examples, ...], or a dictionary of such arrays.
@@ -25,7 +26,8 @@ class Cohort(Sequence[Any]):
       sizes: The number of each client's examples, int64 [clients].
       batch_size: Examples in a batch; >= 1.
       epochs: The number of times that each example occurs; >= 1.
-      rng: The generator from which the order of each client's epoch is drawn; None for no shuffling.
+      rng: The generator from which the order of each client's epoch is drawn; None for no
+        shuffling.
     """
 
     __slots__ = ("_arrays", "_x", "_y")
@@ -33,8 +35,8 @@ class Cohort(Sequence[Any]):
     def __new__(cls, *arguments: Any, **named: Any) -> Any:
         """Makes a cohort, or a list if a sequence is the only argument.
 
-        Stock TFF maps a function over a sequence by calling the type of the sequence with the mapped
-        entries.
+        Stock TFF maps a function over a sequence by calling the type of the sequence with the
+        mapped entries.
         """
         if len(arguments) == 1 and not named:
             return list(arguments[0])
@@ -99,7 +101,8 @@ class Cohort(Sequence[Any]):
         orders = arrays.rows[start : start + size * arrays.epochs].reshape(arrays.epochs, size)
 
         def joined(orders: Array) -> Any:
-            # Joined as a balanced tree: a chain of data sets would take time quadratic in the epochs.
+            # Joined as a balanced tree: a chain of data sets would take time quadratic in the
+            # epochs.
             half = len(orders) // 2
             if not half:
                 return batched(orders[0])

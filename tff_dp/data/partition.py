@@ -1,8 +1,9 @@
 """Partitions of a pooled data set into clients, simulated or by a column.
 
-Each partition is a permutation of the data: no example is lost or occurs twice, and the examples of a
-client keep their order. The examples are copied, and 64-bit floats become float32, the type in which
-Keras computes. Copies of more than `tff_dp.data.clients.MEMORY_MAP_BYTES` bytes go into temporary files.
+Each partition is a permutation of the data: no example is lost or occurs twice, and the examples of
+a client keep their order. The examples are copied, and 64-bit floats become float32, the type in
+which Keras computes. Copies of more than `tff_dp.data.clients.MEMORY_MAP_BYTES` bytes go into
+temporary files.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def shards(
 ) -> Clients:
     """Sorts the examples by label, divides them into shards, and distributes the shards at random.
 
-    With few shards per client, most clients have few labels. The sizes of shards differ by at most one.
+    With few shards per client, most clients have few labels. The sizes of shards differ by at most
+    one.
 
-    Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
-    arXiv:1602.05629, section 3 (the "pathological non-IID" partition).
+    Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+    Data", arXiv:1602.05629, section 3 (the "pathological non-IID" partition).
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
@@ -109,12 +111,12 @@ def dirichlet(
 ) -> Clients:
     """Distributes each label's examples over the clients by shares from a symmetric Dirichlet law.
 
-    This is a simulated partition for studying skewed labels; it says nothing about the skew of a real
-    population. The shares of each label over the clients are drawn, so that every example is used exactly
-    once and the sizes of clients vary as well. (Hsu, Qi and Brown, "Measuring the Effects of Non-Identical
-    Data Distribution for Federated Visual Classification", arXiv:1909.06335, instead draw each client's
-    mix of labels, for clients of equal size.) All shares are drawn again, at most 1000 times, until every
-    client has `min_examples`.
+    This is a simulated partition for studying skewed labels; it says nothing about the skew of a
+    real population. The shares of each label over the clients are drawn, so that every example is
+    used exactly once and the sizes of clients vary as well. (Hsu, Qi and Brown, "Measuring the
+    Effects of Non-Identical Data Distribution for Federated Visual Classification",
+    arXiv:1909.06335, instead draw each client's mix of labels, for clients of equal size.) All
+    shares are drawn again, at most 1000 times, until every client has `min_examples`.
 
     Source: Yurochkin et al., arXiv:1905.12022.
 
@@ -122,8 +124,8 @@ def dirichlet(
       x: Inputs, [examples, ...], or a dictionary of such arrays.
       y: Targets, in the same form.
       clients: Number of clients, >= 1.
-      alpha: The concentration, in (0, 1e6]. About 0.1 gives each client few labels; at 100, all clients
-        have nearly the same mix.
+      alpha: The concentration, in (0, 1e6]. About 0.1 gives each client few labels; at 100, all
+        clients have nearly the same mix.
       seed: A whole number for a reproducible partition; None draws one.
       min_examples: The smallest number of examples of a client; clients times min_examples must not
         exceed the number of examples. 0 allows empty clients.

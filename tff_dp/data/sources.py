@@ -1,7 +1,7 @@
 """Makes clients from arrays, data frames, TFF's client data and tf.data.
 
-All of these functions copy the examples and convert float64 to float32, the type in which Keras computes;
-integers of any width, booleans and strings stay as they are. Copies of more than
+All of these functions copy the examples and convert float64 to float32, the type in which Keras
+computes; integers of any width, booleans and strings stay as they are. Copies of more than
 `tff_dp.data.clients.MEMORY_MAP_BYTES` bytes go into temporary files.
 """
 
@@ -26,8 +26,8 @@ def from_arrays(
     """Makes clients from one pair of arrays for each client.
 
     Args:
-      arrays: A mapping from client ids to (x, y), or to {"x": x, "y": y}. x and y are each an array-like
-        [examples, ...], or a dictionary of names to array-likes.
+      arrays: A mapping from client ids to (x, y), or to {"x": x, "y": y}. x and y are each an
+        array-like [examples, ...], or a dictionary of names to array-likes.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -36,8 +36,8 @@ def from_arrays(
 
     Raises:
       ArgumentError: A flag is not a boolean.
-      DataError: A client's data are malformed, differ from those of other clients in fields, shape or
-        type, or are empty or not finite and that is not allowed.
+      DataError: A client's data are malformed, differ from those of other clients in fields, shape
+        or type, or are empty or not finite and that is not allowed.
     """
     _check_flags(allow_empty, allow_nonfinite)
     _check_mapping("arrays", arrays, "For pooled data, use a partition.")
@@ -51,8 +51,8 @@ def from_datasets(
     """Makes clients from one `tf.data.Dataset` for each client.
 
     Args:
-      datasets: A mapping from client ids to finite data sets of single examples (x, y), not batched. x
-        and y are each a tensor or a dictionary of tensors.
+      datasets: A mapping from client ids to finite data sets of single examples (x, y), not
+        batched. x and y are each a tensor or a dictionary of tensors.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -95,8 +95,8 @@ def from_client_data(
       The clients, in the order of `client_ids`.
 
     Raises:
-      ArgumentError: x or y is given for pairs, missing for dictionaries, does not name a field, or names
-        a field twice; or a flag is not a boolean.
+      ArgumentError: x or y is given for pairs, missing for dictionaries, does not name a field, or
+        names a field twice; or a flag is not a boolean.
       DataError: As `from_datasets`, or the argument is not client data.
     """
     _check_flags(allow_empty, allow_nonfinite)
@@ -134,17 +134,19 @@ def from_frame(
       dtype: The type of x, a numeric or boolean type. If "float64" is given here, it is kept.
       label_dtype: The type of y. If None, the column's own type, with float64 as float32.
       allow_empty: Accepted for uniformity with the other sources; no client of a frame is empty.
-      allow_nonfinite: Whether floats may be infinite. Missing values, which pandas does not distinguish
-        from NaN, are refused in any case.
+      allow_nonfinite: Whether floats may be infinite. Missing values, which pandas does not
+        distinguish from NaN, are refused in any case.
 
     Returns:
       The clients, sorted by their ids as strings, with x [examples, features] and y [examples]. The
       rows of a client keep their order.
 
     Raises:
-      ArgumentError: A column is unknown or occurs twice in the frame; `features` is not a list, has a
-        column twice, or has the column of the clients or of the label; or a flag is not a boolean.
-      DataError: A value is missing, does not fit its type, or is not finite and that is not allowed.
+      ArgumentError: A column is unknown or occurs twice in the frame; `features` is not a list, has
+        a column twice, or has the column of the clients or of the label; or a flag is not a
+        boolean.
+      DataError: A value is missing, does not fit its type, or is not finite and that is not
+        allowed.
     """
     _check_flags(allow_empty, allow_nonfinite)
     x, y, ids, order, offsets = _frames.read(frame, client, features, label, dtype, label_dtype)

@@ -1,14 +1,14 @@
 """The client work of DP-SGD: noised steps on Poisson batches of a client's own records.
 
-A client reads all of its records into tensors and takes the steps of the round in a loop. In each step it
-draws a Poisson batch, sums the clipped gradients of its examples, adds noise to the sum, and divides it
-by the expected size of the batch. Sum and noise are whole numbers of steps of a public grid
-(`tff_dp.noise`), so that the mechanism that runs is the one that is accounted for, whatever the type of
-the weights.
+A client reads all of its records into tensors and takes the steps of the round in a loop. In each
+step it draws a Poisson batch, sums the clipped gradients of its examples, adds noise to the sum,
+and divides it by the expected size of the batch. Sum and noise are whole numbers of steps of a
+public grid (`tff_dp.noise`), so that the mechanism that runs is the one that is accounted for,
+whatever the type of the weights.
 
 Batches and noise are drawn in the graph, by operations without a seed, which TensorFlow's global seed
-does not reach. In `tff_dp.execution.fast`, their key is made of the call's entropy, the client and the
-step.
+does not reach. In `tff_dp.execution.fast`, their key is made of the call's entropy, the client and
+the step.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1.
 """
@@ -33,26 +33,26 @@ def build_client_work(
 ) -> Any:
     """Returns the clients' part of a round: DP-SGD steps from the global weights.
 
-    A client's data may come in batches of any sizes. Its examples are its records: a record that occurs
-    twice has twice the influence.
+    A client's data may come in batches of any sizes. Its examples are its records: a record that
+    occurs twice has twice the influence.
 
     Source: Abadi et al., arXiv:1607.00133, algorithm 1.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.
-      optimizer: The `tff.learning.optimizers.Optimizer` of the clients; its state starts anew in each
-        round.
+      optimizer: The `tff.learning.optimizers.Optimizer` of the clients; its state starts anew in
+        each round.
       mechanism: Clip norm, noise, batches and steps.
-      fewest: The number of records of the smallest client, according to the accounting; >= 1. A client
-        with fewer records samples at the rate of a client with `fewest` records, so that no client has
-        a higher rate than the accounting assumes.
-      weigh_by_examples: Whether the weight of a client's update is the number of its records, which is
-        public. Otherwise the weight is 1.
+      fewest: The number of records of the smallest client, according to the accounting; >= 1. A
+        client with fewer records samples at the rate of a client with `fewest` records, so that no
+        client has a higher rate than the accounting assumes.
+      weigh_by_examples: Whether the weight of a client's update is the number of its records, which
+        is public. Otherwise the weight is 1.
 
     Returns:
-      A `tff.learning.templates.ClientWorkProcess` without state and without measurements: only the update
-      leaves a client. The update is the weights before the steps minus the weights after them, which is
-      TFF's convention.
+      A `tff.learning.templates.ClientWorkProcess` without state and without measurements: only the
+      update leaves a client. The update is the weights before the steps minus the weights after
+      them, which is TFF's convention.
 
     Raises:
       ArgumentError: `weigh_by_examples` is not a boolean.
@@ -82,7 +82,8 @@ def build_client_work(
                 return _poisson_batch(count, tf.maximum(count, fewest), mechanism.batch_size)
 
             final = _take_steps(model, optimizer, mechanism, start, kept, records, draw)
-            # A learning rate that makes one client's weights overflow must not spoil the global model.
+            # A learning rate that makes one client's weights overflow must not spoil the global
+            # model.
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(w)) for w in final])
             update = tuple(
                 tf.where(finite, before - after, tf.zeros_like(before))
@@ -180,16 +181,18 @@ def _poisson_batch(count: Any, among: Any, batch_size: int) -> tuple[Any, Any]:
       batch_size: The numerator of the probability, a whole number.
 
     Returns:
-      All rows, int32 [1 + count], those of the batch first; and the number of rows in the batch, int64 [].
+      All rows, int32 [1 + count], those of the batch first; and the number of rows in the batch,
+      int64 [].
     """
     import tensorflow as tf
 
     from tff_dp.noise.words import SCOPE
 
-    # Integers are compared, since a float32 in [0, 1) is below the rate too often, by a probability of up
-    # to 2^-23; at low rates, that is more than the precision of epsilon. With 64 bits, each value below
-    # 2^64 mod among has a probability of ceil(2^64 / among) / 2^64. The probability of a record is too
-    # large by less than among / 2^64 of itself, which is below 2^-40 for 16 million records.
+    # Integers are compared, since a float32 in [0, 1) is below the rate too often, by a probability
+    # of up to 2^-23; at low rates, that is more than the precision of epsilon. With 64 bits, each
+    # value below 2^64 mod among has a probability of ceil(2^64 / among) / 2^64. The probability of
+    # a record is too large by less than among / 2^64 of itself, which is below 2^-40 for 16 million
+    # records.
     with tf.name_scope(SCOPE):
         coins = tf.raw_ops.RandomUniformInt(
             shape=tf.stack([count + 1]),

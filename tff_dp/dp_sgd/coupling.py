@@ -17,13 +17,13 @@ _COUPLING = 0.05  # relative threshold; roundoff alone gives 1e-6 in float32 and
 def refuse_coupled(model: Any) -> None:
     """Refuses a model whose loss of one example depends on the other examples of its batch.
 
-    For such a model, the gradient of a batch's loss is not a sum over its examples: exchanging one of two
-    examples changes the gradient by an amount that depends on the other example. The test does exactly
-    this, with random examples, at random weights near the initial ones, in training mode, and with the
-    same random numbers (dropout masks) each time.
+    For such a model, the gradient of a batch's loss is not a sum over its examples: exchanging one
+    of two examples changes the gradient by an amount that depends on the other example. The test
+    does exactly this, with random examples, at random weights near the initial ones, in training
+    mode, and with the same random numbers (dropout masks) each time.
 
-    The test protects the user, whose model would be trained on batches of one example, where it behaves
-    differently. The privacy guarantee does not depend on the test.
+    The test protects the user, whose model would be trained on batches of one example, where it
+    behaves differently. The privacy guarantee does not depend on the test.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.

@@ -3,10 +3,11 @@
 - Each example's gradient, whatever the type of the weights, is widened, clipped, and truncated to the
   grid (`tff_dp.noise.clipping`). The sum over the batch is in 64-bit integers: it is exact, it does not
   depend on the order of the records, and one record changes it by at most the clip norm.
-- Gradients are vectorized over `_AT_ONCE` examples, which bounds the memory that they take; a batch needs
-  as many passes as its size demands. Shapes therefore do not depend on which records are drawn.
-- A model cannot break the bound on the influence of one record: an example's gradient is computed on a
-  batch of this one example, whatever the model does across a batch.
+- Gradients are vectorized over `_AT_ONCE` examples, which bounds the memory that they take; a batch
+  needs as many passes as its size demands. Shapes therefore do not depend on which records are
+  drawn.
+- A model cannot break the bound on the influence of one record: an example's gradient is computed
+  on a batch of this one example, whatever the model does across a batch.
 - Losses that layers add (regularizers) are part of each example's loss and are clipped with it.
 """
 

@@ -23,19 +23,20 @@ class Ledger:
 
     Args:
       path: The path of the file. If there is none, it is made, together with its `.head`.
-      plan: The plan under which the next charges are made. A plan that is new to the ledger must have
-        the population, the unit, the neighboring relation and the numbers of records of the plans that
-        the ledger has charges for.
+      plan: The plan under which the next charges are made. A plan that is new to the ledger must
+        have the population, the unit, the neighboring relation and the numbers of records of the
+        plans that the ledger has charges for.
 
     Attributes:
-      dropped: A description of the incomplete line that was dropped when the ledger was opened, or None.
+      dropped: A description of the incomplete line that was dropped when the ledger was opened, or
+        None.
 
     Raises:
       ArgumentError: `path` is not a path, or `plan` is not a plan.
-      LedgerError: Another process has the ledger open; its plans cannot be accounted for together with
-        this one; or lines are missing, torn or edited. Or no file can be made or written there: the
-        folder does not exist, the path is that of a folder or a device, or the disk is full. The message
-        says what to do; nothing has been changed.
+      LedgerError: Another process has the ledger open; its plans cannot be accounted for together
+        with this one; or lines are missing, torn or edited. Or no file can be made or written
+        there: the folder does not exist, the path is that of a folder or a device, or the disk is
+        full. The message says what to do; nothing has been changed.
     """
 
     def __init__(self, path: str | os.PathLike[str], plan: PrivacyPlan) -> None:
@@ -102,16 +103,17 @@ class Ledger:
         """Charges consecutive rounds. When this returns, the charges are on the disk.
 
         Args:
-          round_number: The first of the rounds, counted from 1. The round after the last one that was
-            charged under this plan continues that run. An earlier round begins a new run, whose rounds
-            are paid for again. A later round is refused.
+          round_number: The first of the rounds, counted from 1. The round after the last one that
+            was charged under this plan continues that run. An earlier round begins a new run, whose
+            rounds are paid for again. A later round is refused.
           count: The number of rounds; >= 1.
-          coins: A hash of the seed of the cohorts, or None; as for `ChargedRun`. It is the same for all
-            rounds of a run.
+          coins: A hash of the seed of the cohorts, or None; as for `ChargedRun`. It is the same for
+            all rounds of a run.
 
         Raises:
           ArgumentError: A number is outside its bound, or another run has the same `coins`.
-          LedgerError: The ledger is closed, or could not be written. The rounds must then not be run.
+          LedgerError: The ledger is closed, or could not be written. The rounds must then not be
+            run.
         """
         self._refuse_closed()
         last = self.last_round
@@ -132,16 +134,16 @@ class Ledger:
     def include(self, charges: Charges) -> None:
         """Charges runs that were charged elsewhere on the same data and are not in this ledger yet.
 
-        A run that was charged from a later round on is counted from its first round: too much, and never
-        too little.
+        A run that was charged from a later round on is counted from its first round: too much, and
+        never too little.
 
         Args:
           charges: The charges to include, such as `FitResult.charges` of a run without this ledger.
 
         Raises:
           ArgumentError: The charges are unbounded, or two runs have the same `coins`.
-          LedgerError: The ledger is closed, or could not be written; the plans cannot be accounted for
-            together; or the ledger has lost rounds that the charges contain.
+          LedgerError: The ledger is closed, or could not be written; the plans cannot be accounted
+            for together; or the ledger has lost rounds that the charges contain.
         """
         self._refuse_closed()
         if charges.unbounded:
@@ -171,8 +173,8 @@ class Ledger:
         """Returns what all charges under all plans have spent together.
 
         Args:
-          delta: The delta of the joint epsilon, in (0, 1/N), with N as for `PrivacyPlan`. By default the
-            smallest delta of the plans that have charges.
+          delta: The delta of the joint epsilon, in (0, 1/N), with N as for `PrivacyPlan`. By
+            default the smallest delta of the plans that have charges.
 
         Returns:
           The report; its epsilon is 0 if nothing has been charged.

@@ -56,8 +56,8 @@ def facts(plan: PrivacyPlan) -> dict[str, Any]:
       plan: The plan of the round.
 
     Returns:
-      The event, the sampler, the population, the adjacency and the expected number of clients, as plain
-      values.
+      The event, the sampler, the population, the adjacency and the expected number of clients, as
+      plain values.
     """
     event = plan.one_round().to_dict()
     circumstances = {name: event.pop(name) for name in CIRCUMSTANCES}
@@ -195,8 +195,8 @@ def read_head(path: pathlib.Path) -> dict[str, Any] | None:
       path: The path of the ledger.
 
     Returns:
-      The number of acknowledged charges ("charges") and the hash of the last of them ("hash"); None if
-      there is no head.
+      The number of acknowledged charges ("charges") and the hash of the last of them ("hash"); None
+      if there is no head.
 
     Raises:
       LedgerError: The head cannot be read, or is damaged.
@@ -257,9 +257,9 @@ def read(file: int) -> bytes:
 def uninterrupted() -> Iterator[None]:
     """Delays Ctrl-C until the block is left, so that what is on the disk is complete and known.
 
-    Python delivers signals to its main thread only; in another thread, this does nothing. A handler of the
-    program's own is called after the block. If Ctrl-C is ignored, or ends the process at once, that is
-    left unchanged.
+    Python delivers signals to its main thread only; in another thread, this does nothing. A handler
+    of the program's own is called after the block. If Ctrl-C is ignored, or ends the process at
+    once, that is left unchanged.
 
     Yields:
       Nothing.

@@ -50,8 +50,8 @@ def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonR
 
     Raises:
       ArgumentError: delta is outside its bound, or `path` is not a path.
-      LedgerError: There is no ledger, or lines are missing or edited. A torn last line, which nobody has
-        acted on, does not count.
+      LedgerError: There is no ledger, or lines are missing or edited. A torn last line, which
+        nobody has acted on, does not count.
     """
     return _read(path)[0].spent(delta)
 

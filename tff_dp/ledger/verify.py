@@ -24,7 +24,8 @@ class Found:
       runs: The charged runs by name, in the order in which they began.
       last_run: The name of each plan's last run, by the plan's hash.
       charges: The number of rounds that have been charged.
-      versions: The sets of package versions under which lines were written, in the order of the lines.
+      versions: The sets of package versions under which lines were written, in the order of the
+        lines.
       last_hash: The hash of the last line.
       charge_hash: The hash of the line of the last charge, or of the first line before any charge.
     """

@@ -1,8 +1,8 @@
 """The arguments of a compiled Keras model, and those of them that federated training cannot honor.
 
-`model.compile(optimizer, loss, metrics)` says how a model is trained. Loss and metrics are taken from it
-if they are not given otherwise. Anything else in `compile` or in a subclass that would change the
-training is refused by name, since a round does not call the model's own `fit`.
+`model.compile(optimizer, loss, metrics)` says how a model is trained. Loss and metrics are taken
+from it if they are not given otherwise. Anything else in `compile` or in a subclass that would
+change the training is refused by name, since a round does not call the model's own `fit`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from tff_dp.errors import ModelError
 
-# The methods by which subclasses define how a step is computed, or what is measured in it. Keras's `fit`,
-# the loop around the steps, is not among them: rounds replace it as a whole.
+# The methods by which subclasses define how a step is computed, or what is measured in it. Keras's
+# `fit`, the loop around the steps, is not among them: rounds replace it as a whole.
 _STEPS = (
     "train_step",
     "compute_loss",

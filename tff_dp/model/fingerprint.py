@@ -1,7 +1,8 @@
 """A digest of the graph of a training step, which says whether two models compute the same.
 
-A model is identified by the graph that TensorFlow traces, and not by its configuration or its class:
-these do not show the values that a function closes over, or an attribute that has changed since.
+A model is identified by the graph that TensorFlow traces, and not by its configuration or its
+class: these do not show the values that a function closes over, or an attribute that has changed
+since.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _LABELS = frozenset({"_gradient_op_type", "_class", "_output_shapes"})
 def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None) -> str | None:
     """Returns a digest of what a model's training step computes, apart from the values of its weights.
 
-    The step consists of the predictions in training mode, the loss, its gradient with respect to the
-    trainable weights, and the metrics. Models with the same digest can be trained by the same TFF process.
+    The step consists of the predictions in training mode, the loss, its gradient with respect to
+    the trainable weights, and the metrics. Models with the same digest can be trained by the same
+    TFF process.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.

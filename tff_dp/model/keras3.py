@@ -1,11 +1,11 @@
 """Converts Keras 3 models to `tff.learning.models.FunctionalModel`.
 
-TFF does not support Keras 3. A Keras 3 model can be called as a pure function of its variables, which is
-what a functional model is. Three things need care:
+TFF does not support Keras 3. A Keras 3 model can be called as a pure function of its variables,
+which is what a functional model is. Three things need care:
 
 - Random layers keep the state of their generator in a variable, which a functional model never
-  advances: every step of every client would draw the same dropout mask. Each call therefore draws that
-  state from TensorFlow's own random numbers.
+  advances: every step of every client would draw the same dropout mask. Each call therefore draws
+  that state from TensorFlow's own random numbers.
 - Moving statistics (batch normalization) are non-trainable state that training changes, and a
   functional model drops such changes. A layer with such state is refused by name.
 - Losses that layers add (regularizers), and masks of padded outputs, are returned together with the
@@ -80,8 +80,8 @@ class _Keras3Model(BoundModel):
             )
         self._input_spec = input_spec
         refuse_lookups(sample, keras)
-        # A model that was given is copied, since neither building nor training may change it. If Keras
-        # cannot copy it, the model itself is trained, as by its own `fit`.
+        # A model that was given is copied, since neither building nor training may change it. If
+        # Keras cannot copy it, the model itself is trained, as by its own `fit`.
         _build(sample, input_spec[0])
         check_strings(sample, input_spec[0])
         self._make = builder or _copier(sample, input_spec[0])
@@ -133,8 +133,9 @@ class _Keras3Model(BoundModel):
             ),
         ]
         for variable, reference, value in pairs:
-            # Matched by position, which is unique. The paths, without the numbers that Keras gives to
-            # unnamed layers, must agree as well; a bare name such as "kernel" would not be enough.
+            # Matched by position, which is unique. The paths, without the numbers that Keras gives
+            # to unnamed layers, must agree as well; a bare name such as "kernel" would not be
+            # enough.
             if _unnumbered(variable.path) != _unnumbered(reference.path) or tuple(
                 variable.shape
             ) != tuple(np.shape(value)):
@@ -156,8 +157,8 @@ def _unnumbered(path: str) -> str:
 def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
     """Returns a function that makes models with the same layers.
 
-    If Keras cannot record how the model was made, or a copy does not compute the same as the model, the
-    function returns the model itself.
+    If Keras cannot record how the model was made, or a copy does not compute the same as the model,
+    the function returns the model itself.
     """
     if not _is_recorded(sample):
         return lambda: sample
@@ -182,8 +183,8 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
 def _clone(model: keras.Model) -> keras.Model:
     """Returns a model with the same layers that is not compiled.
 
-    Keras compiles the clone of a compiled model from its configuration, and fails if the configuration is
-    incomplete, for example if the loss is a function.
+    Keras compiles the clone of a compiled model from its configuration, and fails if the
+    configuration is incomplete, for example if the loss is a function.
     """
     compiled = model.compiled
     model.compiled = False
@@ -196,8 +197,9 @@ def _clone(model: keras.Model) -> keras.Model:
 def _is_recorded(model: keras.Model) -> bool:
     """Says whether a model's configuration, if it has one, records how the model was made.
 
-    For a subclass, Keras records the defaults instead of the arguments that the constructor was given. A
-    copy may then have, for example, another dropout rate, which no comparison of predictions shows.
+    For a subclass, Keras records the defaults instead of the arguments that the constructor was
+    given. A copy may then have, for example, another dropout rate, which no comparison of
+    predictions shows.
     """
     kind = type(model)
     if kind in (keras.Sequential, keras.Model) or kind.__module__.startswith("keras."):
@@ -235,11 +237,12 @@ def _call(
 ) -> tuple[Any, list[Any], list[str]]:
     """Calls a model as a pure function.
 
-    `Model.stateless_call` bypasses `__call__`, which passes the training flag to inner layers if the
-    `call` of a subclassed model does not accept it. Therefore a stateless scope is used here.
+    `Model.stateless_call` bypasses `__call__`, which passes the training flag to inner layers if
+    the `call` of a subclassed model does not accept it. Therefore a stateless scope is used here.
 
     Returns:
-      The predictions, the losses that layers add, and the paths of weights that the call has changed.
+      The predictions, the losses that layers add, and the paths of weights that the call has
+      changed.
     """
     trainable, non_trainable = weights
     kept = model.non_trainable_weights
@@ -282,8 +285,8 @@ def _trace(
 ) -> tuple[Any, bool, Any]:
     """Returns the prediction function for TFF, whether it returns extras, and the spec of the outputs.
 
-    Extras are the values that a loss needs in addition to the outputs: the sum of the losses that layers
-    add, and the mask of the outputs if the examples are padded.
+    Extras are the values that a loss needs in addition to the outputs: the sum of the losses that
+    layers add, and the mask of the outputs if the examples are padded.
     """
     found: dict[str, Any] = {"changed": [], "losses": False, "mask": False}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tff_dp.errors import DataError
 
-# Losses of Keras whose labels do not have the shape of the predictions. All others compare value by value.
+# Losses of Keras whose labels do not have the shape of the predictions. All others compare value by
+# value.
 _CLASS_NUMBERS = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
 _OWN_CHECKS = ("ctc", "circle")  # these losses check the shape of labels themselves
 
@@ -15,8 +16,8 @@ _OWN_CHECKS = ("ctc", "circle")  # these losses check the shape of labels themse
 def to_one_rank(labels: Any, predictions: Any, *, legacy: bool) -> tuple[Any, Any]:
     """Brings labels and predictions to one rank, as Keras does before it compares them.
 
-    If the ranks differ by one and the larger shape ends in 1, that dimension is added to the smaller
-    shape or removed from the larger one: labels [n] with predictions [n, 1] become [n, 1].
+    If the ranks differ by one and the larger shape ends in 1, that dimension is added to the
+    smaller shape or removed from the larger one: labels [n] with predictions [n, 1] become [n, 1].
 
     Source: Keras 3.15, `keras.src.losses.loss.squeeze_or_expand_to_same_rank`; tf-keras 2.21,
     `compile_utils.match_dtype_and_rank` and `losses_utils.squeeze_or_expand_dimensions`.

@@ -125,8 +125,9 @@ def inputs_of(model: Any, x_spec: Any) -> str:
 def index_reader(model: Any, keras: ModuleType, x_spec: Any) -> Callable[[Any], Any] | None:
     """Returns a function that finds the indices of a model's embeddings for a batch of x.
 
-    For an index that an embedding does not have, TensorFlow either fails in the middle of a round or
-    returns zeros, depending on the device. The function computes only what leads to the embeddings.
+    For an index that an embedding does not have, TensorFlow either fails in the middle of a round
+    or returns zeros, depending on the device. The function computes only what leads to the
+    embeddings.
 
     Args:
       model: A built model of either Keras, in eager mode.
@@ -134,8 +135,9 @@ def index_reader(model: Any, keras: ModuleType, x_spec: Any) -> Callable[[Any], 
       x_spec: The spec of a batch of x.
 
     Returns:
-      A function from a batch of x to a list of `IndexRange`, one for each call of an embedding. None if
-      the model has no embeddings, or if their indices cannot be computed beforehand (inside loops).
+      A function from a batch of x to a list of `IndexRange`, one for each call of an embedding.
+      None if the model has no embeddings, or if their indices cannot be computed beforehand (inside
+      loops).
     """
     layers = [
         layer

@@ -1,9 +1,9 @@
 """Converts tf-keras (Keras 2) models by TFF's own converters.
 
 The functional converter is used if possible: the graph then has no variables, which fast execution
-requires. Models that it cannot represent use the variable-based converter: models with losses added by
-layers, which the functional converter drops; with random layers, whose generator it treats as a weight;
-and with batch normalization, whose moving statistics it would have to change.
+requires. Models that it cannot represent use the variable-based converter: models with losses added
+by layers, which the functional converter drops; with random layers, whose generator it treats as a
+weight; and with batch normalization, whose moving statistics it would have to change.
 """
 
 from __future__ import annotations
@@ -203,9 +203,9 @@ def _uncompiled(builder: Callable[[], Any]) -> Callable[[], Any]:
 def _restore_classes(model: Any) -> None:
     """Makes a model usable again after TFF has made one with the same classes in a graph.
 
-    When tf-keras makes a layer in a `tf.Graph`, as TFF does, it replaces the base classes of the layer's
-    class by those of TensorFlow 1. Every eager layer of that class is then broken until another one is
-    made eagerly, which restores the base classes.
+    When tf-keras makes a layer in a `tf.Graph`, as TFF does, it replaces the base classes of the
+    layer's class by those of TensorFlow 1. Every eager layer of that class is then broken until
+    another one is made eagerly, which restores the base classes.
     """
     for layer in model._flatten_layers():
         object_type: Any = type(layer)
@@ -313,8 +313,8 @@ def _functional(
 ) -> Any | None:
     """Returns TFF's functional model, or None if its converter cannot represent the model.
 
-    The converter orders weights as they are made. That is not the model's own order if models are nested
-    or branches are made out of order. The model that is returned here has its own order.
+    The converter orders weights as they are made. That is not the model's own order if models are
+    nested or branches are made out of order. The model that is returned here has its own order.
     """
     import tf_keras
 

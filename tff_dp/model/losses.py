@@ -21,9 +21,10 @@ class Term:
 
     Attributes:
       loss: The loss as the user gave it.
-      function: The name of the Keras function that computes it, such as "mean_squared_error"; None for
-        a loss that the user defined.
-      output: The name of the output in y and in the predictions if they have several fields, or None.
+      function: The name of the Keras function that computes it, such as "mean_squared_error"; None
+        for a loss that the user defined.
+      output: The name of the output in y and in the predictions if they have several fields, or
+        None.
       shape: The shape of the prediction for one example; None if it is not one tensor.
     """
 
@@ -38,7 +39,8 @@ class BatchLoss:
     """The loss of a batch.
 
     Attributes:
-      value: A function of (labels, predictions), whose value is one number, the mean over the batch.
+      value: A function of (labels, predictions), whose value is one number, the mean over the
+        batch.
       terms: The terms of which it is the sum.
     """
 
@@ -55,8 +57,9 @@ def resolve_loss(
 ) -> BatchLoss:
     """Finds a loss, and checks that it accepts the labels and the predictions.
 
-    Keras's own losses are computed for each output and added, as Keras does it. A loss that the user
-    defined gets all labels and all predictions, unless it is in a list or dictionary by output.
+    Keras's own losses are computed for each output and added, as Keras does it. A loss that the
+    user defined gets all labels and all predictions, unless it is in a list or dictionary by
+    output.
 
     Args:
       loss: A loss object, a name, or a function of (labels, predictions); or a list or dictionary of

@@ -31,7 +31,8 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
       One metric object for each.
 
     Raises:
-      ModelError: A metric is unknown, belongs to the other Keras, or has a name that is invalid or taken.
+      ModelError: A metric is unknown, belongs to the other Keras, or has a name that is invalid or
+        taken.
     """
     resolved = []
     for metric in metrics:
@@ -109,7 +110,8 @@ def functional_metrics(
       TFF's functions (initialize, update, finalize).
 
     Raises:
-      ModelError: A metric cannot be computed from these labels and predictions, or is not one number.
+      ModelError: A metric cannot be computed from these labels and predictions, or is not one
+        number.
     """
     metrics = [tried(metric, labels, predictions, legacy=False) for metric in metrics]
 

@@ -115,22 +115,22 @@ class BoundModel(abc.ABC):
 class ModelSpec:
     """A Keras model with its loss and metrics.
 
-    Training starts from the weights that the model has when it is bound, and the trained weights go into
-    a new model of the same kind: the model itself is not changed. The exception is a subclassed model
-    that Keras cannot recreate: one whose constructor has arguments of its own (or no **kwargs) and that
-    has no `get_config`. Such a model is trained in place, as by its own `fit`, unless it is given as a
-    function.
+    Training starts from the weights that the model has when it is bound, and the trained weights go
+    into a new model of the same kind: the model itself is not changed. The exception is a
+    subclassed model that Keras cannot recreate: one whose constructor has arguments of its own (or
+    no **kwargs) and that has no `get_config`. Such a model is trained in place, as by its own
+    `fit`, unless it is given as a function.
 
     Args:
       model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
         without arguments that makes one.
       loss: A loss of the same Keras: an object, a name that its `losses.get` knows, or a function of
         (labels, predictions). For several outputs also a list or dictionary of these by output. Labels
-        are first brought to the rank of the predictions, as in Keras. None for the loss with which the
-        model was compiled.
-      metrics: Metrics of the same Keras: objects, functions, or names, including "accuracy". Each must
-        be one number. docs/keras.md says which metrics are supported. None for the metrics with which the
-        model was compiled, if any.
+        are first brought to the rank of the predictions, as in Keras. None for the loss with which
+        the model was compiled.
+      metrics: Metrics of the same Keras: objects, functions, or names, including "accuracy". Each
+        must be one number. docs/keras.md says which metrics are supported. None for the metrics
+        with which the model was compiled, if any.
 
     Raises:
       ModelError: The loss is missing, or `metrics` is not a list.
@@ -154,15 +154,15 @@ class ModelSpec:
         """Converts the model for data of a given shape.
 
         Args:
-          input_spec: The specs of x and y, each a `tf.TensorSpec` with None as first dimension, or a
-            dictionary of them; `Clients.element_spec()` returns it.
+          input_spec: The specs of x and y, each a `tf.TensorSpec` with None as first dimension, or
+            a dictionary of them; `Clients.element_spec()` returns it.
 
         Returns:
           The model in the form that TFF's builders require.
 
         Raises:
-          ModelError: The model is not a Keras model or cannot be wrapped, or the loss or a metric cannot
-            be computed. The message names the layer, loss or metric and the remedy.
+          ModelError: The model is not a Keras model or cannot be wrapped, or the loss or a metric
+            cannot be computed. The message names the layer, loss or metric and the remedy.
           DataError: The loss would broadcast labels and predictions.
           StackError: TFF cannot be imported.
         """

@@ -84,8 +84,8 @@ def of_loss(
 def mixes_by_broadcast(value: Callable[[Any, Any], Any], labels: Any, predictions: Any) -> bool:
     """Says whether a loss broadcasts labels of one example against predictions of others.
 
-    A loss may compare examples with each other on purpose. It is considered a mistake if there are shapes
-    of different ranks that can be broadcast over the examples, such as [n] and [n, 1].
+    A loss may compare examples with each other on purpose. It is considered a mistake if there are
+    shapes of different ranks that can be broadcast over the examples, such as [n] and [n, 1].
 
     Args:
       value: A function of (labels, predictions).
@@ -93,8 +93,8 @@ def mixes_by_broadcast(value: Callable[[Any, Any], Any], labels: Any, prediction
       predictions: The spec of the predictions.
 
     Returns:
-      True if exchanging the labels of one example changes the loss by an amount that depends on another
-      example, and the shapes can be broadcast.
+      True if exchanging the labels of one example changes the loss by an amount that depends on
+      another example, and the shapes can be broadcast.
     """
     sized = _sized(batch_size(labels, predictions), (labels, predictions))
     if not any(

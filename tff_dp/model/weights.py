@@ -14,15 +14,15 @@ from tff_dp.model.spec import BoundModel
 def check_weights(model: BoundModel) -> None:
     """Refuses a model that training cannot change, or whose initial weights are not finite.
 
-    Infinities in non-trainable weights are allowed, since a layer may need them, for example in a mask
-    that is added to scores.
+    Infinities in non-trainable weights are allowed, since a layer may need them, for example in a
+    mask that is added to scores.
 
     Args:
       model: The model, bound to data.
 
     Raises:
-      ModelError: No weight is trainable, a trainable weight is NaN or infinite, or a non-trainable weight
-        is NaN.
+      ModelError: No weight is trainable, a trainable weight is NaN or infinite, or a non-trainable
+        weight is NaN.
     """
     trainable, non_trainable = model.initial_weights
     name = getattr(model.source, "name", "model")

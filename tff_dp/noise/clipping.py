@@ -1,13 +1,13 @@
 """Clipped updates as whole numbers of grid steps, whose norm is bounded with certainty.
 
-A clipped update is truncated to the grid, toward zero. Truncation makes no coordinate larger, so that the
-norm of the whole numbers is at most the clip norm, with no allowance for rounding. The effect of roundoff
-on the norm itself is subtracted beforehand: updates are clipped to (1 - 2^-15) of the clip norm. A norm
-is summed in float32 within blocks of 256 terms, and in float64 over the blocks, so that the relative
-error of the sum is only slightly above 255 * 2^-24, for every order of summation, number of weights,
-compiler and device (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2: n - 1
-units of roundoff for n terms). With 2 more units for the scale and the product, this is half of what is
-subtracted.
+A clipped update is truncated to the grid, toward zero. Truncation makes no coordinate larger, so
+that the norm of the whole numbers is at most the clip norm, with no allowance for rounding. The
+effect of roundoff on the norm itself is subtracted beforehand: updates are clipped to (1 - 2^-15)
+of the clip norm. A norm is summed in float32 within blocks of 256 terms, and in float64 over the
+blocks, so that the relative error of the sum is only slightly above 255 * 2^-24, for every order of
+summation, number of weights, compiler and device (Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, section 4.2: n - 1 units of roundoff for n terms). With 2 more units for the
+scale and the product, this is half of what is subtracted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Clipped(NamedTuple):
 
     Attributes:
       parts: One tensor for each tensor of the update, int64, in grid steps.
-      norm: The norm of the update before clipping, float64 []; of several updates, the norm of each,
-        float64 [updates]. It is NaN or infinite if the update counts as zero.
+      norm: The norm of the update before clipping, float64 []; of several updates, the norm of
+        each, float64 [updates]. It is NaN or infinite if the update counts as zero.
     """
 
     parts: list[Any]
@@ -41,8 +41,8 @@ class Clipped(NamedTuple):
 def clip_l2(update: Sequence[Any], clip_norm: Any, grid: Grid, unit: Any = None) -> Clipped:
     """Clips an update to an L2 norm and truncates it to the grid.
 
-    Formal guarantee: the L2 norm of the result, over all tensors, is at most C divided by the size of a
-    grid step, for every input, including infinities and NaN.
+    Formal guarantee: the L2 norm of the result, over all tensors, is at most C divided by the size
+    of a grid step, for every input, including infinities and NaN.
 
     Args:
       update: Tensors of any floating-point types; types narrower than float32 are widened first.
@@ -64,8 +64,8 @@ def clip_l2_each(updates: Sequence[Any], clip_norm: Any, grid: Grid, counted: An
     Formal guarantee: as `clip_l2`, for each update by itself.
 
     Args:
-      updates: One tensor [updates, ...] for each tensor of an update, of any floating-point types and
-        of known shapes.
+      updates: One tensor [updates, ...] for each tensor of an update, of any floating-point types
+        and of known shapes.
       clip_norm: C > 0, a number or a tensor [].
       grid: The grid.
       counted: Which updates count, bool [updates]; the others become zeros.
@@ -138,7 +138,8 @@ def _scaled(
 
     def steps(part: tf.Tensor) -> tf.Tensor:
         factor = tf.reshape(scale, [*leading, *(1 for _ in part.shape[len(leading) :])])
-        # Where the factor is 0, this gives 0 even for an element that is not finite; a product is NaN.
+        # Where the factor is 0, this gives 0 even for an element that is not finite; a product is
+        # NaN.
         return _truncated(tf.math.multiply_no_nan(part, tf.cast(factor, part.dtype)))
 
     return [steps(part) for part in wide]

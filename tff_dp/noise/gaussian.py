@@ -1,28 +1,30 @@
 """Gaussian noise in whole numbers.
 
-Each draw is the sum of two parts, so that double precision is enough not only for the size of a draw but
-also for its probabilities. The coarse part is a Gaussian by the method of Box and Muller, rounded down to
-a whole number of blocks of G steps. A block is between 1/1024 and 1/512 of the standard deviation, so that
-the boundaries of blocks are 2^40 units of roundoff apart. The fine part, the sum of four uniform numbers
-below G, spreads each block over its steps. (The density of such a sum is a cubic B-spline, and a Gaussian
-is nearly equal to its cubic spline over knots that are so dense.) One part alone is not enough: on a grid
-of 2^-38 standard deviations, the roundoff of a double is a few thousandths of a step, and the
-probabilities of some steps would be wrong by as much.
+Each draw is the sum of two parts, so that double precision is enough not only for the size of a
+draw but also for its probabilities. The coarse part is a Gaussian by the method of Box and Muller,
+rounded down to a whole number of blocks of G steps. A block is between 1/1024 and 1/512 of the
+standard deviation, so that the boundaries of blocks are 2^40 units of roundoff apart. The fine
+part, the sum of four uniform numbers below G, spreads each block over its steps. (The density of
+such a sum is a cubic B-spline, and a Gaussian is nearly equal to its cubic spline over knots that
+are so dense.) One part alone is not enough: on a grid of 2^-38 standard deviations, the roundoff of
+a double is a few thousandths of a step, and the probabilities of some steps would be wrong by as
+much.
 
-Let p' be the law of a draw and p the ideal law, that of the floor or the nearest integer of N(0, stddev^2).
-The following holds over the whole range of standard deviations, if a draw of radius r is computed with an
-error of at most 2^-50 r + 2^-53 / r (tests/noise/test_gaussian.py checks both, for each way of compiling):
+Let p' be the law of a draw and p the ideal law, that of the floor or the nearest integer of N(0,
+stddev^2). The following holds over the whole range of standard deviations, if a draw of radius r is
+computed with an error of at most 2^-50 r + 2^-53 / r (tests/noise/test_gaussian.py checks both, for
+each way of compiling):
 
 - The root mean square of log(p' / p) is at most 2^-37.
-- |log(p' / p)| is at most 2^-29 except on an event of probability below 2^-100. The tail reaches to 13.1
-  standard deviations, where the 124 bits of a radius end.
+- |log(p' / p)| is at most 2^-29 except on an event of probability below 2^-100. The tail reaches to
+  13.1 standard deviations, where the 124 bits of a radius end.
 
 `tff_dp.accounting.arithmetic` charges for the difference. Since the ideal law is the nearest integer, or
 the floor, of a Gaussian, adding it to a whole number is post-processing of the Gaussian mechanism.
 
 Source: Box and Muller, "A Note on the Generation of Random Normal Deviates" (1958); Micciancio and
-Walter, "Gaussian Sampling over the Integers", CRYPTO 2017 (the relative error of probabilities is what
-matters).
+Walter, "Gaussian Sampling over the Integers", CRYPTO 2017 (the relative error of probabilities is
+what matters).
 """
 
 from __future__ import annotations
@@ -79,8 +81,8 @@ class Scale(NamedTuple):
 
     Attributes:
       coarse_stddev: The standard deviation of the coarse part, in blocks; float64 [].
-      block_log: The logarithm to base 2 of the number of steps in a block; int64 []. A tensor must be at
-        least 1.
+      block_log: The logarithm to base 2 of the number of steps in a block; int64 []. A tensor must
+        be at least 1.
     """
 
     coarse_stddev: Any
@@ -102,8 +104,8 @@ class Scale(NamedTuple):
 def uniforms_in_word(stddev: float) -> int:
     """Returns how many uniform numbers of the fine part fit into one random word.
 
-    The number is part of the graph's structure. A graph whose scale is a tensor serves all scales for
-    which this number is the same.
+    The number is part of the graph's structure. A graph whose scale is a tensor serves all scales
+    for which this number is the same.
 
     Args:
       stddev: The standard deviation, in steps; >= 0.
@@ -123,8 +125,9 @@ def gaussian(shape: Sequence[int], stddev: float) -> tf.Tensor:
       stddev: The standard deviation, in steps of the grid; in [0, 2^50].
 
     Returns:
-      int64 of the given shape, in steps. The law is symmetric: about 0 if a block has more than one step,
-      and otherwise (for a standard deviation below 2^10) about -1/2, like the floor of a Gaussian.
+      int64 of the given shape, in steps. The law is symmetric: about 0 if a block has more than one
+      step, and otherwise (for a standard deviation below 2^10) about -1/2, like the floor of a
+      Gaussian.
 
     Raises:
       ValueError: The standard deviation is outside its bound.
@@ -152,7 +155,8 @@ def scaled_gaussian(shape: Sequence[int], scale: Scale, in_word: int) -> tf.Tens
         coarse = _coarse(words([3, (count + 1) // 2]), scale.coarse_stddev)[:count]
         if in_word:
             log = scale.block_log
-            # The mean of the fine part, and the -1/2 of the coarse part's floor, are taken out here.
+            # The mean of the fine part, and the -1/2 of the coarse part's floor, are taken out
+            # here.
             middle = 2 - 3 * power(log - 1)
             fine = _fine(words([_words_of_fine(in_word), count]), log, in_word)
             coarse = coarse * power(log) + (fine + middle)
@@ -163,7 +167,8 @@ def _coarse(bits: tf.Tensor, stddev: float | tf.Tensor) -> tf.Tensor:
     """Returns floors of Gaussian draws, two from each column of words.
 
     Args:
-      bits: int64 [3, n]: for each pair of draws, two words for the radius and one for angle and signs.
+      bits: int64 [3, n]: for each pair of draws, two words for the radius and one for angle and
+        signs.
       stddev: The standard deviation, in the unit of the result (blocks).
 
     Returns:
@@ -171,8 +176,9 @@ def _coarse(bits: tf.Tensor, stddev: float | tf.Tensor) -> tf.Tensor:
     """
     sizes = _sizes(bits) * tf.convert_to_tensor(stddev, tf.float64)
     floors = tf.cast(sizes, tf.int64)  # sizes are not negative
-    # Two bits of the third word are the signs: its sign bit, and the highest bit of its magnitude. If x is
-    # the floor of y, then ~x = -1 - x is the floor of -y, since y is an integer with probability 0.
+    # Two bits of the third word are the signs: its sign bit, and the highest bit of its magnitude.
+    # If x is the floor of y, then ~x = -1 - x is the floor of -y, since y is an integer with
+    # probability 0.
     signs = tf.stack([sign_of(bits[2]), sign_of(bits[2] * 4)])
     return tf.reshape(tf.bitwise.bitwise_xor(floors, signs), [-1])
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# 2^-38 of the clip norm: fine enough for a clip norm that is thousands of times too large, and coarse
-# enough that 2^24 clients with the whole clip norm in one coordinate do not overflow 64 bits.
+# 2^-38 of the clip norm: fine enough for a clip norm that is thousands of times too large, and
+# coarse enough that 2^24 clients with the whole clip norm in one coordinate do not overflow 64
+# bits.
 _FINEST = 38
 # The logarithm of the largest standard deviation in steps: noise stays within 2^54.
 _LARGEST_NOISE_LOG = 50
@@ -39,7 +40,8 @@ class Grid:
         Returns:
           The grid.
         """
-        # The exact logarithm, rounded up. math.log2 gives too small a value just above a power of two.
+        # The exact logarithm, rounded up. math.log2 gives too small a value just above a power of
+        # two.
         share, above = math.frexp(noise_multiplier)
         above -= share == 0.5
         return cls(min(finest, _LARGEST_NOISE_LOG - above))

@@ -3,13 +3,13 @@
 The floor of an exponential variable is geometric, and the binary digits of a geometric variable are
 independent: digit i is 1 with probability 1 / (1 + exp(2^i / scale)). Each digit is one comparison of
 random bits with a threshold that is computed here in high precision, so that no floating-point number is
-involved when noise is drawn. With a random sign, where ~x = -1 - x takes the place of -x, the result is
-the floor of a Laplace variable, and adding it to a whole number is post-processing of the Laplace
-mechanism.
+involved when noise is drawn. With a random sign, where ~x = -1 - x takes the place of -x, the
+result is the floor of a Laplace variable, and adding it to a whole number is post-processing of the
+Laplace mechanism.
 
-A threshold has 62 bits; it has 124 bits if the digit's probability is below 1/8, and 186 bits if it is
-below 2^-60. Digits whose probability is below 2^-124 are left out. Between the law p' of a draw and the
-ideal law p, |log(p' / p)| is below 2^-54 except on an event of probability 2^-120.
+A threshold has 62 bits; it has 124 bits if the digit's probability is below 1/8, and 186 bits if it
+is below 2^-60. Digits whose probability is below 2^-124 are left out. Between the law p' of a draw
+and the ideal law p, |log(p' / p)| is below 2^-54 except on an event of probability 2^-120.
 
 Source: Devroye, "Non-Uniform Random Variate Generation" (1986), section X.2 (geometric variables); the
 independence of the digits follows from exp(-(a + b)) = exp(-a) exp(-b).
@@ -55,7 +55,8 @@ def thresholds(scale: float) -> tuple[Threshold, ...]:
       scale: The scale of the Laplace variable, in steps; > 0.
 
     Returns:
-      One threshold for each digit, the least significant digit first; its probability is the largest.
+      One threshold for each digit, the least significant digit first; its probability is the
+      largest.
     """
     found = []
     with decimal.localcontext(prec=_PRECISION, Emax=decimal.MAX_EMAX):
@@ -78,7 +79,8 @@ def laplace(shape: Sequence[int], scale: float) -> tf.Tensor:
 
     Args:
       shape: The shape of the result.
-      scale: The scale of the density exp(-|x| / scale) / (2 scale), in steps of the grid; in [0, 2^50].
+      scale: The scale of the density exp(-|x| / scale) / (2 scale), in steps of the grid; in [0,
+        2^50].
 
     Returns:
       int64 of the given shape, in steps: floors of Laplace variables.
@@ -111,8 +113,9 @@ def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
     """Returns floors of Laplace draws.
 
     Args:
-      bits: int64 [`words_of(scale)`, n]: the first words of all digits; then the second words of the
-        digits that have one, which are the last digits; then the third words; then one word for the sign.
+      bits: int64 [`words_of(scale)`, n]: the first words of all digits; then the second words of
+        the digits that have one, which are the last digits; then the third words; then one word for
+        the sign.
       scale: The scale, in steps.
 
     Returns:
@@ -121,8 +124,9 @@ def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
     table = thresholds(scale)
     below: tf.Tensor = tf.zeros([0, *bits.shape[1:]], tf.bool)
     end = bits.shape[0] - 1
-    # Multi-word comparison from the least significant words, which only the last digits have: `below` is
-    # the result of the words so far, and decides where the next more significant words are equal.
+    # Multi-word comparison from the least significant words, which only the last digits have:
+    # `below` is the result of the words so far, and decides where the next more significant words
+    # are equal.
     for part in reversed(range(3)):
         some = [threshold.parts[part] for threshold in table if threshold.compared > part]
         drawn = low_bits(bits[end - len(some) : end], MAGNITUDE)

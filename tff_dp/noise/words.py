@@ -19,9 +19,10 @@ LEAST, BEYOND = -(2**MAGNITUDE), 2**MAGNITUDE
 def words(shape: Sequence[Any] | tf.Tensor) -> tf.Tensor:
     """Returns random words of 63 bits.
 
-    TensorFlow draws an integer as the remainder of 64 random bits. The range of 2^63 divides 2^64, so
-    that all words are equally likely. With a range that is not a power of two, some words would be up to
-    twice as likely as others, and the probabilities of rare noise would be wrong by that factor.
+    TensorFlow draws an integer as the remainder of 64 random bits. The range of 2^63 divides 2^64,
+    so that all words are equally likely. With a range that is not a power of two, some words would
+    be up to twice as likely as others, and the probabilities of rare noise would be wrong by that
+    factor.
 
     The operation has no seed, and TensorFlow's global seed does not reach it. Contexts of
     `tff_dp.execution.fast` replace it by bits whose key comes from the operating system's entropy.
@@ -45,7 +46,8 @@ def low_bits(word: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
 
     Args:
       word: int64 of any shape.
-      count: The number of bits, in [0, 63]; a tensor is an int64 that broadcasts to `word`, at most 62.
+      count: The number of bits, in [0, 63]; a tensor is an int64 that broadcasts to `word`, at most
+        62.
 
     Returns:
       Whole numbers in [0, 2^count), int64 of the shape of `word`.

@@ -18,11 +18,11 @@ from tff_dp.sampling.independent import PoissonSampler
 class MinSeparationSampler(Sampler):
     """Cohorts of a fixed size, with a minimum number of rounds between a client's participations.
 
-    Each round draws uniformly among the clients that are eligible, as a server does that makes devices
-    wait after they have contributed. Sampling amplifies nothing here. It bounds the influence of one
-    client on a run, which is what mechanisms with correlated noise require. When few clients are left
-    that have participated fewer than `max_participations` times, a round may have fewer clients than
-    `size`; which clients and how many does not depend on any data.
+    Each round draws uniformly among the clients that are eligible, as a server does that makes
+    devices wait after they have contributed. Sampling amplifies nothing here. It bounds the
+    influence of one client on a run, which is what mechanisms with correlated noise require. When
+    few clients are left that have participated fewer than `max_participations` times, a round may
+    have fewer clients than `size`; which clients and how many does not depend on any data.
 
     The cohorts depend on each other: all rounds of a run must be drawn from one seed.
 
@@ -33,8 +33,8 @@ class MinSeparationSampler(Sampler):
       size: Clients in each round; >= 1.
       min_separation: The smallest number of rounds from one participation of a client to its next;
         >= 1, and at most population / size.
-      max_participations: The largest number of rounds of a run in which a client participates; >= 1,
-        or None for as many as the separation allows.
+      max_participations: The largest number of rounds of a run in which a client participates; >=
+        1, or None for as many as the separation allows.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -143,9 +143,9 @@ def _participations(
 class CyclicPoissonSampler(Sampler):
     """Poisson sampling from one part of the clients after another, the sampler of DP-BandMF.
 
-    The clients are divided once, at random, into as many parts as a cycle has rounds. Each round samples
-    from one part only; each client of that part participates independently with probability `rate`. A
-    client's participations are therefore a multiple of `cycle` rounds apart.
+    The clients are divided once, at random, into as many parts as a cycle has rounds. Each round
+    samples from one part only; each client of that part participates independently with probability
+    `rate`. A client's participations are therefore a multiple of `cycle` rounds apart.
 
     The cohorts depend on each other: all rounds of a run must be drawn from one seed.
 

@@ -57,8 +57,8 @@ class PoissonSampler(Sampler):
 class FixedSizeSampler(Sampler):
     """Draws the same number of clients each round, uniformly without replacement, as TFF's own sampler.
 
-    Its amplification is proven under replace-one only, where a clipped sum has a sensitivity of twice
-    the clip norm. The accounting of Poisson sampling does not hold for it.
+    Its amplification is proven under replace-one only, where a clipped sum has a sensitivity of
+    twice the clip norm. The accounting of Poisson sampling does not hold for it.
 
     Source: Wang, Balle and Kasiviswanathan, "Subsampled Rényi Differential Privacy and Analytical
     Moments Accountant", arXiv:1808.00087.

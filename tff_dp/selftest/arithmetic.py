@@ -1,6 +1,7 @@
 """Checks without noise that floating-point sums and norms satisfy the analysis over the real numbers.
 
-Each client here is designed to exploit a particular kind of arithmetic. All checks are deterministic.
+Each client here is designed to exploit a particular kind of arithmetic. All checks are
+deterministic.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def crowd(allowed: float, form: Format) -> tuple[list[float], list[float], float
       form: The format in which they would be summed.
 
     Returns:
-      The numbers before; the numbers after; and the slack, in units of `allowed`, which is due to the
-      rounding of both results to the format after their sums are done, and of the number itself.
+      The numbers before; the numbers after; and the slack, in units of `allowed`, which is due to
+      the rounding of both results to the format after their sums are done, and of the number
+      itself.
     """
     step = 2.0 ** math.floor(math.log2(0.9 * allowed))
     before = 2**form.many_log
@@ -122,10 +124,10 @@ def many_check(
 ) -> Check:
     """Checks the influence of one client that is followed by many others.
 
-    The sum of the clients before it is just below a power of two. The clients after it add and subtract a
-    small number in turn. Below the power of two, rounding cancels these; above it, where adjacent numbers
-    are twice as far apart, rounding accumulates them. In floating point, the one client would thus change
-    the effect of every client after it.
+    The sum of the clients before it is just below a power of two. The clients after it add and
+    subtract a small number in turn. Below the power of two, rounding cancels these; above it, where
+    adjacent numbers are twice as far apart, rounding accumulates them. In floating point, the one
+    client would thus change the effect of every client after it.
 
     Args:
       aggregator: The aggregator without noise, for updates of the format.
@@ -241,8 +243,9 @@ def _format_check(
 def large_check(plan: PrivacyPlan, law: Law, mechanism: Mechanism, log: int = LARGE_LOG) -> Check:
     """Checks that the update of a large model is clipped, with XLA and without.
 
-    The first weights of each tensor are large. Each of the others is so small that a float32 accumulator
-    which holds the large ones does not change by it, although all of them together matter.
+    The first weights of each tensor are large. Each of the others is so small that a float32
+    accumulator which holds the large ones does not change by it, although all of them together
+    matter.
 
     Args:
       plan: The plan, without noise.

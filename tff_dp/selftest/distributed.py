@@ -1,9 +1,9 @@
 """The self-test of distributed plans: the integers that clients send, and the noise in their sum.
 
-Clients round at random and rotate by random signs that change in each round, and the sum has no density.
-Of the properties that are tested for other plans, only some can therefore be measured. Sums of squares
-can, since no rotation changes them. If the dimension of the model is not a power of two, the next power
-of two is tested, on the same grid.
+Clients round at random and rotate by random signs that change in each round, and the sum has no
+density. Of the properties that are tested for other plans, only some can therefore be measured.
+Sums of squares can, since no rotation changes them. If the dimension of the model is not a power of
+two, the next power of two is tested, on the same grid.
 """
 
 from __future__ import annotations
@@ -259,11 +259,11 @@ def noise_part(of: Setting) -> Iterator[Check]:
 def variance_bounds(variance: float, count: int, wraps: float = 0.0) -> tuple[float, float]:
     """Returns bounds on the mean square of independent integer noise, in units of its variance.
 
-    They hold for Skellam noise, and for sums of discrete Gaussian noise, whose fourth moments and tails
-    are no larger. A correct sample is outside the bounds with probability at most `FALSE_POSITIVE`. The
-    lower bound uses that E exp(-t x^2) is at most exp(-t E x^2 + t^2 E x^4 / 2). For the upper bound, x is
-    truncated at a value that no number of the sample reaches, by Chernoff's bound, and Bernstein's
-    inequality is applied.
+    They hold for Skellam noise, and for sums of discrete Gaussian noise, whose fourth moments and
+    tails are no larger. A correct sample is outside the bounds with probability at most
+    `FALSE_POSITIVE`. The lower bound uses that E exp(-t x^2) is at most exp(-t E x^2 + t^2 E x^4 /
+    2). For the upper bound, x is truncated at a value that no number of the sample reaches, by
+    Chernoff's bound, and Bernstein's inequality is applied.
 
     Source: Boucheron, Lugosi and Massart, "Concentration Inequalities" (2013), section 2.8.
 

@@ -88,8 +88,8 @@ def count_influence_check(
 ) -> Check:
     """Checks how much one client changes the count of unclipped clients.
 
-    The count is derived from the clip norm, with the precision of float32. For large m, several clients
-    are added at once, and their influence is divided by their number.
+    The count is derived from the clip norm, with the precision of float32. For large m, several
+    clients are added at once, and their influence is divided by their number.
 
     Args:
       aggregator: The aggregator without noise.

@@ -1,6 +1,7 @@
 """Checks with noise: its distribution, that none of it is used twice, and that nothing lacks it.
 
-Every bound here holds for finite samples, so that the stated false-positive rates are not approximations.
+Every bound here holds for finite samples, so that the stated false-positive rates are not
+approximations.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def values_cells(
 ) -> Cells:
     """Returns the noise of updates, transformed to N(0, 1) by the law of the mechanism.
 
-    One run has rounds of clients without an update; another run, from a fresh state, has a round without
-    clients. If clients add the noise, each round has one client.
+    One run has rounds of clients without an update; another run, from a fresh state, has a round
+    without clients. If clients add the noise, each round has one client.
 
     Args:
       processes: The processes.
@@ -90,8 +91,8 @@ def count_cells(
     rounds = [aggregator.round(state, ()) for _ in range(_COUNTS)]
     counts = [count_of(mechanism, m, clip, law.clip(mechanism, done.leaves)) for done in rounds]
     noise = stats.norm(scale=mechanism.count_stddev(m))
-    # A share outside [0, 1] is clipped. Counts that were clipped, or are too near to the edge for float32,
-    # are drawn again from that tail, which does not change the law of a correct sample.
+    # A share outside [0, 1] is clipped. Counts that were clipped, or are too near to the edge for
+    # float32, are drawn again from that tail, which does not change the law of a correct sample.
     edge = m / 2 * (1 - 1e-4)
     tail = noise.sf(edge)
     drawn = noise.isf(np.random.default_rng().uniform(0, max(tail, 1e-300), size=_COUNTS))
@@ -175,8 +176,8 @@ def shape_check(name: str, cells: Cells) -> Check:
 def reuse_check(name: str, cells: Cells) -> Check:
     """Checks that no noise is used twice, by correlations within and between cells at all lags.
 
-    A sum of n products of independent N(0, 1) variables, with any shift, is a quadratic form, whose tails
-    are bounded.
+    A sum of n products of independent N(0, 1) variables, with any shift, is a quadratic form, whose
+    tails are bounded.
 
     Source: Laurent and Massart, "Adaptive estimation of a quadratic functional by model selection"
     (2000), lemma 1.
@@ -246,9 +247,9 @@ def apart_check(name: str, cells: Cells) -> Check:
 def release_check(processes: Sequence[Process], law: Law, mechanism: Mechanism, m: float) -> Check:
     """Checks that state and measurements depend on clients only as the law allows.
 
-    Rounds of neighboring cohorts from one state are compared bit by bit in everything that they return
-    except the weights. Values that the law derives from a noised clip norm may differ, and must be equal
-    to the derived values.
+    Rounds of neighboring cohorts from one state are compared bit by bit in everything that they
+    return except the weights. Values that the law derives from a noised clip norm may differ, and
+    must be equal to the derived values.
 
     Args:
       processes: The processes.

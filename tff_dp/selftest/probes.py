@@ -128,9 +128,10 @@ class Round:
 
     Attributes:
       state: The state after the round.
-      mean: The mean update that was subtracted from the weights, noise included; one array for each tensor.
-      leaves: Everything else in state and measurements, by path, except the clients' training metrics,
-        which are plain sums that `fit` withholds.
+      mean: The mean update that was subtracted from the weights, noise included; one array for each
+        tensor.
+      leaves: Everything else in state and measurements, by path, except the clients' training
+        metrics, which are plain sums that `fit` withholds.
     """
 
     state: Any
@@ -223,7 +224,8 @@ class Aggregator:
     Args:
       plan: The plan.
       clients: The clients whose updates `round` uses, by name.
-      sizes: The sizes of the tensors of an update, which are vectors; by default those of the clients.
+      sizes: The sizes of the tensors of an update, which are vectors; by default those of the
+        clients.
       dtype: The type of updates.
     """
 
@@ -301,7 +303,8 @@ class Aggregator:
           word: The value, in [-2^62, 2^62).
 
         Returns:
-          The mean update, one array for each tensor; None if the aggregator cannot run in this process.
+          The mean update, one array for each tensor; None if the aggregator cannot run in this
+          process.
         """
         from tff_dp.execution.graph import noise_draws  # it imports TensorFlow
 

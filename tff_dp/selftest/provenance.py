@@ -1,7 +1,8 @@
 """Checks the source of the random bits of the noise, and its tail, in the graphs that run.
 
-Twenty thousand draws show nothing about the tail beyond six standard deviations, and no number of draws
-distinguishes bits of the operating system from bits of the clock. All checks here are deterministic.
+Twenty thousand draws show nothing about the tail beyond six standard deviations, and no number of
+draws distinguishes bits of the operating system from bits of the clock. All checks here are
+deterministic.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from tff_dp.selftest.laws import Law
 from tff_dp.selftest.probes import Aggregator, Path
 from tff_dp.selftest.report import Check
 
-# Words that all have the first value give the largest noise, and with the second value the smallest.
+# Words that all have the first value give the largest noise, and with the second value the
+# smallest.
 _FARTHEST = {1: 0, -1: -(2**62)}
 _WHOLE_WORD = 63.0  # the random bits of a word of `tff_dp.noise.words`
 
@@ -27,8 +29,8 @@ _WHOLE_WORD = 63.0  # the random bits of a word of `tff_dp.noise.words`
 def keyed_check(paths: Sequence[Path], *, by_clients: bool, alone: bool = True) -> Check:
     """Checks that nobody can know the random bits from which the noise is made.
 
-    The check examines every random operation of the parts that draw noise: the server's part, and the
-    clients' part if clients add the noise.
+    The check examines every random operation of the parts that draw noise: the server's part, and
+    the clients' part if clients add the noise.
 
     Args:
       paths: The processes and the aggregator, with noise.

@@ -1,7 +1,7 @@
 """The self-test of record-level plans, whose clients add noise to their own steps.
 
-The probes are the records of a client. The influence of one record is measured with every record in every
-batch, under a plan for clients that have as many records as a batch.
+The probes are the records of a client. The influence of one record is measured with every record in
+every batch, under a plan for clients that have as many records as a batch.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ def batches_part(of: Setting) -> Iterator[Check]:
         unit="of a record's steps (binomial)",
         false_positive=noise.FALSE_POSITIVE if rate < 1 else 0.0,
     )
-    # Batches of a fixed size are not Poisson sampling. By chance, all sizes are equal with probability
-    # at most `equal`.
+    # Batches of a fixed size are not Poisson sampling. By chance, all sizes are equal with
+    # probability at most `equal`.
     one = stats.binom(steps * marked, rate)
     equal = float(one.pmf(int((steps * marked + 1) * rate))) ** (rounds - 1)
     if rate < 1 and marked == count and equal <= noise.FALSE_POSITIVE:

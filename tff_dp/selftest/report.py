@@ -19,9 +19,10 @@ class Check:
       low: The smallest value that passes, in `unit`.
       high: The largest value that passes, in `unit`.
       unit: The unit of the three numbers.
-      where: The algorithm, round or tensor to which the worst value belongs; "" if there is only one.
-      false_positive: A bound on the probability that a correct implementation fails; 0 for deterministic
-        checks.
+      where: The algorithm, round or tensor to which the worst value belongs; "" if there is only
+        one.
+      false_positive: A bound on the probability that a correct implementation fails; 0 for
+        deterministic checks.
     """
 
     name: str
@@ -51,8 +52,8 @@ class SelfTestReport:
     Attributes:
       plan: The plan that was tested.
       checks: Every check, in the order in which they were made.
-      untested: Properties of the plan that no check has covered although a self-test covers them for other
-        plans.
+      untested: Properties of the plan that no check has covered although a self-test covers them
+        for other plans.
     """
 
     plan: PrivacyPlan

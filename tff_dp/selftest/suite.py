@@ -38,34 +38,35 @@ def self_test(
     """Runs hostile clients through the learning processes of a plan, and tests its noise.
 
     Without noise, clients with norm 1e9, with a NaN, with an infinity, without an update, without
-    examples, at the bound and with 100 times the examples join a round, and their influence is compared
-    with what the accounting allows. With noise, its size, distribution and freshness are tested, and
-    everything that a round returns is searched for values that depend on clients and have no noise.
-    Sums must not depend on the order of clients. Updates of millions of weights and of other formats must
-    be clipped like any other. The graphs that run must draw noise from whole words of bits whose key
-    comes from the operating system, and the most extreme words must reach the whole tail.
+    examples, at the bound and with 100 times the examples join a round, and their influence is
+    compared with what the accounting allows. With noise, its size, distribution and freshness are
+    tested, and everything that a round returns is searched for values that depend on clients and
+    have no noise. Sums must not depend on the order of clients. Updates of millions of weights and
+    of other formats must be clipped like any other. The graphs that run must draw noise from whole
+    words of bits whose key comes from the operating system, and the most extreme words must reach
+    the whole tail.
 
-    The processes are those that `build_process` makes for FedAvg and FedSGD, for a model whose gradient
-    is the example; the aggregator is also tested directly. They run in the execution context that is
-    installed, or in `tff_dp.execution.fast(xla=False)`.
+    The processes are those that `build_process` makes for FedAvg and FedSGD, for a model whose
+    gradient is the example; the aggregator is also tested directly. They run in the execution
+    context that is installed, or in `tff_dp.execution.fast(xla=False)`.
 
-    For distributed plans, the integers that clients send to the sum and the variance of the noise are
-    measured; for record-level plans, the influence of one record, how batches are drawn, and the noise
-    over the steps of a round. The report names what could not be tested.
+    For distributed plans, the integers that clients send to the sum and the variance of the noise
+    are measured; for record-level plans, the influence of one record, how batches are drawn, and
+    the noise over the steps of a round. The report names what could not be tested.
 
-    A self-test cannot see who is drawn into a cohort, the quality of the random generator, a defect that
-    depends on the user's model or data, and training metrics: plain metrics are not private in any case,
-    and private metrics of the plan are left out.
+    A self-test cannot see who is drawn into a cohort, the quality of the random generator, a defect
+    that depends on the user's model or data, and training metrics: plain metrics are not private in
+    any case, and private metrics of the plan are left out.
 
-    Formal guarantee: a report that has passed is evidence and not a proof. A correct implementation fails
-    with probability at most the report's `false_positive`.
+    Formal guarantee: a report that has passed is evidence and not a proof. A correct implementation
+    fails with probability at most the report's `false_positive`.
 
     Args:
       plan: The plan; its noise multiplier must be above 0.
       build: The function that makes the learning process; called as `build_process`.
       algorithms: The algorithms to run, of "FedAvg" and "FedSGD".
-      samples: The number of coordinates of one round's noise; even, in [1000, 10^7]. The default detects
-        a standard deviation that is wrong by 5 %.
+      samples: The number of coordinates of one round's noise; even, in [1000, 10^7]. The default
+        detects a standard deviation that is wrong by 5 %.
       thorough: Whether to sum 24,577 clients instead of 3073, and to clip an update of 2^25 weights
         instead of 2^22. This takes a minute and 2 GiB more.
 
@@ -96,8 +97,8 @@ def check_plan(plan: PrivacyPlan) -> None:
       plan: The plan.
 
     Raises:
-      ArgumentError: The mechanism has no self-test, has no noise, or its values do not fit the test's
-        model.
+      ArgumentError: The mechanism has no self-test, has no noise, or its values do not fit the
+        test's model.
     """
     mechanism = plan.mechanism
     if not isinstance(mechanism, DistributedMechanism | RecordGaussianMechanism):
@@ -161,8 +162,8 @@ def checks_of(
             try:
                 checks.extend(part())  # checks that it has yielded are kept if it raises
             except ComputationError as error:
-                # The context refuses noise that others can guess. A check of provenance reports that,
-                # unless that part was left out.
+                # The context refuses noise that others can guess. A check of provenance reports
+                # that, unless that part was left out.
                 if not any(noise_bits(path.next).obstacle for path in of.noised):
                     raise
                 of.untested.append(f"the rest of {name}: {error}")
