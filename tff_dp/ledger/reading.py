@@ -26,6 +26,9 @@ class LedgerSummary:
       versions: The sets of package versions under which lines were written.
       torn: Whether the last line is torn. Nobody has acted on it, and it does not count.
       spent: The privacy that all charges have spent together.
+
+    Raises:
+      ArgumentError: `torn` is not a boolean.
     """
 
     plans: tuple[PrivacyPlan, ...]

@@ -39,7 +39,10 @@ HOSTILE = (
     "zero",
     "at the bound",
 )
-HOSTILE_DATA = ("no examples", f"{MANY} times the examples")  # clients with hostile data, not updates
+HOSTILE_DATA = (
+    "no examples",
+    f"{MANY} times the examples",
+)  # clients with hostile data, not updates
 
 
 @dataclasses.dataclass(frozen=True)
