@@ -221,9 +221,10 @@ class Reader:
                 inner = Class(module, node)
                 self._class(inner)
                 self._body(module, node.body, inner)
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                if not node.name.startswith("_"):
-                    self._function(module, node, owner)
+            elif isinstance(
+                node, ast.FunctionDef | ast.AsyncFunctionDef
+            ) and not node.name.startswith("_"):
+                self._function(module, node, owner)
 
     def _ancestors(self, owner: Class) -> list[Class]:
         found: list[Class] = []
