@@ -357,7 +357,7 @@ def test_more_draws_than_delta_can_pay_for_leave_no_guarantee():
     assert report.epsilon == math.inf
     assert "max_dimension" in report.refused["arithmetic"]
     assert quick_joint_epsilon(PAIRS[1], 1e-12, arithmetic=[huge, FEW]) == math.inf
-    with pytest.raises(ArgumentError, match="one for each"):
+    with pytest.raises(ArgumentError, match="one entry for each"):
         spend_jointly(PAIRS[1], DELTA, arithmetic=[FEW])
 
 

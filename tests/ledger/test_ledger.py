@@ -240,7 +240,7 @@ def test_a_line_whose_own_hash_fits_is_found_by_the_next_one(written):
     texts = path.read_bytes().splitlines(keepends=True)
     texts[1], _ = ledger_lines.chained({**plain, "versions": {}}, lines[1]["previous"])
     path.write_bytes(b"".join(texts))
-    with pytest.raises(LedgerError, match="line 3 does not follow"):
+    with pytest.raises(LedgerError, match="line 3 does not continue"):
         Ledger(path, make_plan())
 
 

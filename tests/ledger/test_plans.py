@@ -392,7 +392,7 @@ def test_charges_join_by_the_run_and_survive_json():
     assert not both.covers(charged(FIRST, 5))
     assert not both.covers(charged(FIRST, run="c" * 32))  # the same rounds, and not that run
     assert not charged(FIRST).covers(dataclasses.replace(charged(FIRST), unbounded=True))
-    with pytest.raises(ArgumentError, match="two plans"):
+    with pytest.raises(ArgumentError, match="two different plans"):
         both | charged(FIRST, run="b" * 32)
     with pytest.raises(ArgumentError, match="twice"):
         Charges(runs=(*both.runs, *charged(FIRST).runs))
