@@ -101,7 +101,7 @@ class PrivacyPlan(Config):
         `sampler=PoissonSampler(rate=cohort / population)`, the default kind of sampling under DP.
       sampler: Any other sampler. Give either this or `cohort`; for records both may be
         left out, for every client in every round: who takes part amplifies nothing there.
-      adjacency: The neighbouring relation; the sampler's own by default.
+      adjacency: The neighboring relation; the sampler's own by default.
       unit: Whose contribution is protected: a client's, over all its examples and all rounds; or a
         record's, with `RecordGaussianMechanism`, over all rounds.
       records: For records: each client's number of them, taken as public.

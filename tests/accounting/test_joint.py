@@ -159,8 +159,8 @@ def truth(first, second, delta: float, replace: bool) -> float:
     return max(results)
 
 
-def _normal(x: np.ndarray, centre: float, z: float) -> np.ndarray:
-    return np.exp(-0.5 * ((x - centre) / z) ** 2)
+def _normal(x: np.ndarray, center: float, z: float) -> np.ndarray:
+    return np.exp(-0.5 * ((x - center) / z) ** 2)
 
 
 MIXTURES = [  # rate, noise multiplier, rounds of each
