@@ -68,11 +68,11 @@ def prepare() -> pathlib.Path | None:
 
 
 def remove_oldest(folder: pathlib.Path, most_bytes: int) -> None:
-    """Removes the files of a folder that were used longest ago, until the rest is small enough.
+    """Removes the least recently used files of a folder until the rest is small enough.
 
     Args:
-      folder: The folder; other processes may remove files at the same time.
-      most_bytes: What may stay.
+      folder: The folder; other processes may remove files from it at the same time.
+      most_bytes: The total size that may stay, in bytes.
     """
     found = []
     for path in folder.iterdir():
@@ -116,7 +116,7 @@ def _is_own(folder: pathlib.Path) -> bool:
 
 
 def _machine() -> str:
-    """Returns a name for what compiled code depends on: TensorFlow's version and the processor."""
+    """Returns a hash of what compiled code depends on: TensorFlow's version and the processor."""
     processor = ""
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

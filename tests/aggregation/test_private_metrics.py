@@ -174,7 +174,7 @@ def test_a_metric_that_is_not_one_number_is_refused(tff, shape):
         collections.OrderedDict(f1=lambda value: value)
     )
     local = collections.OrderedDict(f1=tff.types.TensorType(np.float32, shape))
-    with pytest.raises(ArgumentError, match=r"name='f1'.*shape.*one number a client"):
+    with pytest.raises(ArgumentError, match=r"name='f1'.*shape.*one number for each client"):
         tff.federated_computation(
             lambda values: computation(values),
             tff.types.FederatedType(tff.types.to_type(local), tff.CLIENTS),

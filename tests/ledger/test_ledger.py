@@ -241,7 +241,7 @@ def test_a_line_whose_own_hash_fits_is_found_by_the_next_one(written):
     texts = path.read_bytes().splitlines(keepends=True)
     texts[1], _ = ledger_lines.chained({**plain, "versions": {}}, lines[1]["previous"])
     path.write_bytes(b"".join(texts))
-    with pytest.raises(LedgerError, match="line 3 does not follow"):
+    with pytest.raises(LedgerError, match="line 3 does not continue"):
         Ledger(path, make_plan())
 
 
@@ -270,7 +270,7 @@ def test_other_files_are_left_alone(tmp_path):
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(LedgerError, match=r"no ledger|is damaged"):
+        with pytest.raises(LedgerError, match=r"not a ledger|is damaged"):
             Ledger(path, make_plan())
         assert path.read_bytes() == content
     with pytest.raises(LedgerError, match="cannot be read"):

@@ -901,7 +901,7 @@ LEGACY_WAYS = {
     "embedding": (lambda k: k.layers.Embedding(5, 3), True),
     "batch normalisation": (lambda k: k.layers.BatchNormalization(), False),
     "dropout": (lambda k: k.layers.Dropout(0.5), False),
-    "regulariser": (lambda k: k.layers.Dense(3, bias_regularizer="l2"), False),
+    "regularizer": (lambda k: k.layers.Dense(3, bias_regularizer="l2"), False),
     "recurrent dropout": (lambda k: k.layers.LSTM(3, recurrent_dropout=0.5), False),
     "inner dropout": (lambda k: k.Sequential([k.layers.Dense(2), k.layers.Dropout(0.5)]), False),
 }
@@ -967,7 +967,7 @@ def test_a_tf_keras_builder_of_another_architecture_each_time_is_refused(tff):
     k = tf_keras()
     spec = ModelSpec(model=lambda: legacy_sequential(k.layers.Dense(next(widths))), loss="mse")
     bound = spec.bind((X4, Y1))
-    with pytest.raises(ModelError, match=r"another one each time"):
+    with pytest.raises(ModelError, match=r"a different one each time"):
         bound.to_keras(bound.initial_weights)
 
 

@@ -953,7 +953,7 @@ def test_the_command_is_quiet_and_leaves_no_process_behind():
     assert len(lines) == 1 + 29 + 1
     assert all(line.startswith("passed") for line in lines[1:])
     assert lines[-1] == (
-        "passed: all 29 checks. A right implementation fails with probability at most 3e-07."
+        "passed: all 29 checks. A correct implementation fails with probability at most 3e-07."
     )
     assert workers(os.getpid()) == before
 

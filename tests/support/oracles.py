@@ -95,9 +95,9 @@ def hockey_stick(p: Density, q: Density, epsilon: float, low: float, high: float
     )
 
 
-def _mixture(q: float, z: float, centre: float) -> Density:
+def _mixture(q: float, z: float, center: float) -> Density:
     def density(x: float) -> float:
-        unmoved, moved = math.exp(-0.5 * (x / z) ** 2), math.exp(-0.5 * ((x - centre) / z) ** 2)
+        unmoved, moved = math.exp(-0.5 * (x / z) ** 2), math.exp(-0.5 * ((x - center) / z) ** 2)
         return ((1 - q) * unmoved + q * moved) / (z * math.sqrt(2 * math.pi))
 
     return density
@@ -110,7 +110,7 @@ def one_round_delta(q: float, z: float, epsilon: float, *, replace: bool) -> flo
       q: The sampling rate.
       z: The noise multiplier.
       epsilon: Epsilon >= 0.
-      replace: Whether a neighbour replaces a client, which moves the sum from +1 to -1, or adds or
+      replace: Whether a neighbor replaces a client, which moves the sum from +1 to -1, or adds or
         removes one, which moves it from 0 to 1; of the latter's two directions the larger counts.
     """
     low, high = -1 - 12 * z, 1 + 12 * z
@@ -136,8 +136,8 @@ def exact_divergence(q: float, z: float, direction: str, epsilon: mpmath.mpf) ->
     """
     rate, sigma, factor = mpmath.mpf(q), mpmath.mpf(z), mpmath.exp(epsilon)
 
-    def tails(x: mpmath.mpf, centre: int) -> mpmath.mpf:  # of the mixture, above x
-        return (1 - rate) * mpmath.ncdf(-x / sigma) + rate * mpmath.ncdf((centre - x) / sigma)
+    def tails(x: mpmath.mpf, center: int) -> mpmath.mpf:  # of the mixture, above x
+        return (1 - rate) * mpmath.ncdf(-x / sigma) + rate * mpmath.ncdf((center - x) / sigma)
 
     if direction == "replace":
         # With u = e^(x / z^2) and c = q e^(-1 / 2 z^2): 1 - q + c u = e^epsilon (1 - q + c / u).
@@ -199,9 +199,9 @@ def composed_epsilon(q: float, z: float, rounds: int, delta: float, *, replace: 
     cells = round(2 * reach / step)
     x = np.linspace(-1 - 10 * z, 1 + 10 * z, 2_000_001)
 
-    def density(rate: float, centre: float) -> np.ndarray:
+    def density(rate: float, center: float) -> np.ndarray:
         law = stats.norm
-        return (1 - rate) * law.pdf(x, 0, z) + rate * law.pdf(x, centre, z)
+        return (1 - rate) * law.pdf(x, 0, z) + rate * law.pdf(x, center, z)
 
     with_one = density(q, 1.0)
     other = density(q, -1.0) if replace else density(0.0, 0.0)
@@ -358,7 +358,7 @@ def renyi_of_shift(log_pmf: np.ndarray, shift: int, order: float) -> float:
 # --- Epsilon of many rounds, by inversion of the exact moment generating function ---------------------
 
 Direction = str  # "remove", "add" or "replace"
-_QUIET = 15.0  # scales of noise beyond the centres that count; beyond them lie masses below 1e-49
+_QUIET = 15.0  # scales of noise beyond the centers that count; beyond them lie masses below 1e-49
 
 
 def _losses(
@@ -374,9 +374,9 @@ def _losses(
         step = min(z / 32, z * z / 10) / finer
         x = np.arange(-1 - _QUIET * z, 1 + _QUIET * z + step, step)
 
-        def log_density(centre: float) -> np.ndarray:
+        def log_density(center: float) -> np.ndarray:
             return (
-                -0.5 * ((x - centre) / z) ** 2
+                -0.5 * ((x - center) / z) ** 2
                 - math.log(z * math.sqrt(2 * math.pi))
                 + math.log(step)
             )
@@ -388,9 +388,9 @@ def _losses(
         x = np.concatenate([[0.0], (nodes + 1) / 2, [1.0]])
         inner = np.log(weights / (4 * z))
 
-        def log_density(centre: float) -> np.ndarray:
-            low, high = (math.log(0.5) - abs(end - centre) / z for end in (0, 1))
-            return np.concatenate([[low], inner - np.abs(x[1:-1] - centre) / z, [high]])
+        def log_density(center: float) -> np.ndarray:
+            low, high = (math.log(0.5) - abs(end - center) / z for end in (0, 1))
+            return np.concatenate([[low], inner - np.abs(x[1:-1] - center) / z, [high]])
 
         def log_ratio(sign: float) -> np.ndarray:
             return (2 * x - 1) / z
@@ -586,8 +586,8 @@ def _one_delta(epsilon, q, z, direction, noise, lib=np):
             else:
                 cut = -lib.inf if cut < 0 else (lib.inf if cut > 1 else cut)
 
-    def mass(centre: int):  # of the side of the cut on which losses are larger
-        at = (centre - cut) / z if direction != "add" else (cut - centre) / z
+    def mass(center: int):  # of the side of the cut on which losses are larger
+        at = (center - cut) / z if direction != "add" else (cut - center) / z
         if noise == "gaussian":
             return special.ndtr(at) if lib is np else lib.ncdf(at)
         if lib is np:

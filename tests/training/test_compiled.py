@@ -267,7 +267,7 @@ def test_options_of_compile_that_cannot_be_honored_are_refused_by_name(kind, tmp
         ({"loss": "mse", "loss_weights": [2.0]}, r"loss_weights=\[2\.0\].*into a loss function"),
         (
             {"loss": "mse", "weighted_metrics": ["mae"]},
-            r"weighted_metrics=\['mae'\].*metrics= in place",
+            r"weighted_metrics=\['mae'\].*metrics= instead",
         ),
         ({"loss": None}, r"compiled without a loss: expected loss="),
         ({"loss": "mse"}, r"optimizer RMSprop.*client_optimizer"),
@@ -287,7 +287,7 @@ def test_losses_and_metrics_of_several_outputs(kind):
     model.compile("sgd", loss=["mse", "mae"], metrics=[["mae"], ["mse"]])
     compiled = compiled_of(model)
     assert loss_of(model, compiled) == ["mse", "mae"]  # which the model's form takes or refuses
-    with pytest.raises(ModelError, match=r"for each of its outputs.*metrics=\[\] for none"):
+    with pytest.raises(ModelError, match=r"separately for its outputs.*metrics=\[\] for none"):
         metrics_of(model, compiled)
 
 

@@ -46,7 +46,7 @@ def test_a_report_shows_numbers_as_such_and_can_be_copied_and_pickled(number, ro
     for again in (pickle.loads(pickle.dumps(report)), copy.deepcopy(report), copy.copy(report)):
         assert again == report
         assert repr(again) == shown
-        with pytest.raises(TypeError, match="does not change"):
+        with pytest.raises(TypeError, match="cannot be changed"):
             again.values["rdp"] = 0.0
     plain = dataclasses.asdict(report)
     assert plain["values"] == report.values
@@ -65,7 +65,7 @@ def test_no_way_of_writing_changes_a_report():
         lambda: found.__delitem__("a"),
         lambda: found.__ior__({"a": 2}),
     ):
-        with pytest.raises(TypeError, match="does not change"):
+        with pytest.raises(TypeError, match="cannot be changed"):
             change()
     assert found == {"a": 1}
     assert dict(found) | {"a": 2} == {"a": 2}

@@ -1,4 +1,6 @@
-"""Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon.
+"""Privacy accounting: epsilon for rounds of a mechanism under a sampler, and calibration to an epsilon.
+
+Calibration finds the noise multiplier, the number of rounds or the cohort that reaches a target.
 
 A mechanism of your own gets its accounting by `register_round`; a round of your own that is no
 `GaussianRound` derives from `IndependentRound`, and has its accountants by `accountants_of.register`.

@@ -1,4 +1,4 @@
-"""From a mechanism to the TFF aggregator that bounds, sums and noises the updates."""
+"""Builds, for a mechanism, the TFF aggregator that bounds, sums and noises the updates."""
 
 from tff_dp.aggregation.build import (
     build_aggregator,

@@ -1,8 +1,8 @@
-"""The aggregator of clients that share the noise: TFF's distributed one, for means of finite updates.
+"""The aggregator of distributed mechanisms: TFF's own, adapted to means of finite updates.
 
-It is TFF's `DistributedDpSumFactory`, and never `tff.learning.ddp_secure_aggregator` around it, which
-no epsilon covers: it zeroes large updates by a quantile that is estimated without noise, and divides by
-the realised number of clients.
+It uses TFF's `DistributedDpSumFactory`, and never the `tff.learning.ddp_secure_aggregator` around
+it, which no epsilon covers: that one zeroes large updates by a quantile that is estimated without
+noise, and divides by the actual number of clients.
 """
 
 from __future__ import annotations
@@ -20,25 +20,33 @@ from tff_dp.noise.words import SCOPE
 
 tff = _compat.tff.load()
 
-# Clients clip to a little less than 1, so that TFF's own clipping to 1, after a rotation in float32,
-# finds nothing to clip: it counts whom it clips, and the server would see that count without noise.
+# Clients clip to slightly less than 1, so that TFF's own clipping to 1, after a rotation in
+# float32, never clips anything: TFF counts the clients that it clips, and the server would see that
+# count without noise.
 _MARGIN = 1e-5
 
 
 def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> Any:
-    """Returns the aggregator of a distributed mechanism: the noised sum over m.
+    """Returns the aggregator of a distributed mechanism: the noised sum divided by m.
 
-    Updates are divided by the clip norm before TFF's aggregator and multiplied by it afterwards, so that
-    grid, leeway and epsilon do not depend on the clip norm.
+    Updates are divided by the clip norm before TFF's aggregator and the result is multiplied by it
+    afterwards, so that grid, leeway and epsilon do not depend on the clip norm.
 
     Args:
       mechanism: The mechanism.
-      m: The number of clients a round, a whole number.
-      rounds: Ignored: each has noise of its own.
+      m: The number of clients in each round, a whole number.
+      rounds: Not used, since each round has noise of its own.
+
+    Returns:
+      A `tff.aggregators.UnweightedAggregationFactory`.
+
+    Raises:
+      StackError: TFF cannot be imported.
     """
     del rounds
     with warnings.catch_warnings():
-        # Conditional rounding is warned of for arithmetic in low precision, which is not used here.
+        # TFF warns that conditional rounding is unsafe with low-precision arithmetic, not used
+        # here.
         warnings.filterwarnings("ignore", "The selected beta")
         noised_sum = internals.DistributedDpSumFactory(
             noise_multiplier=float(mechanism.noise_multiplier),
@@ -94,7 +102,7 @@ class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # t
 
 
 def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
-    """Raises ArgumentError unless updates have the dimension that is accounted for."""
+    """Raises ArgumentError unless updates have the dimension that the accounting assumes."""
     found = sum(
         spec.shape.num_elements()
         for spec in tf.nest.flatten(tff.types.type_to_tf_tensor_specs(value_type))
@@ -108,7 +116,7 @@ def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
 
 
 def _bounded(update: Any, clip_norm: float) -> Any:
-    """Returns an update over the clip norm, of L2 norm below 1; zeros where it is not finite."""
+    """Clips an update and divides it by the clip norm: its L2 norm is below 1, or 0 if not finite."""
     wide = tf.nest.map_structure(lambda part: tf.cast(part, tf.float64), update)
     squares = [tf.reduce_sum(tf.square(part)) for part in tf.nest.flatten(wide)]
     norm = tf.sqrt(tf.add_n(squares))  # in float64: no finite float32 update overflows
@@ -124,12 +132,12 @@ def _bounded(update: Any, clip_norm: float) -> Any:
 
 
 def _mean(total: Any, count: Any, clients: int, clip_norm: float, value_type: Any) -> Any:
-    """Returns the sum times the clip norm over the number of clients that there should be."""
+    """Returns the sum times the clip norm, divided by the planned number of clients."""
     enough = tf.debugging.Assert(
         count >= clients,
         [
-            f"fewer than the {clients} clients of the plan took part: the sum lacks their shares of the "
-            "noise, and is not released. Let all of them take part."
+            f"fewer than the {clients} clients of the plan participated: the sum lacks shares of the "
+            "noise, and is not released. Let all of them participate."
         ],
     )
     with tf.control_dependencies([enough]):

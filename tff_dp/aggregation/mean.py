@@ -1,4 +1,4 @@
-"""The mean of updates that are private already."""
+"""The weighted mean of updates that clients have made private already."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ tff = _compat.tff.load()
 
 
 def weighted_mean(value_type: Any) -> Any:
-    """Returns the aggregation of updates to their mean by weights, which is 0 where these add up to 0.
+    """Returns the aggregation of updates to their weighted mean, which is 0 if all weights are 0.
 
-    It is TFF's `MeanFactory`, which is computed in float32 where updates have 16 bits: in float16, a
-    client of more than 65,504 records has an infinite weight, and of bfloat16 TFF makes no mean.
+    It is TFF's `MeanFactory`, computed in float32 if updates have 16 bits: in float16, a client
+    with more than 65,504 records would have an infinite weight, and TFF has no mean of bfloat16
+    tensors.
 
     Args:
       value_type: The TFF type of an update; floating-point tensors.

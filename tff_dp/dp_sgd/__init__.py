@@ -1,4 +1,4 @@
-"""DP-SGD as what a client computes in a round: the client work of record-level privacy.
+"""DP-SGD as the client's part of a round: the client work of record-level privacy.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1.
 """

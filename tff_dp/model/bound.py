@@ -16,7 +16,7 @@ from tff_dp.model.losses import Term
 
 
 class ModelWeights(NamedTuple):
-    """A model's weights in the order of its own lists, as TFF's `ModelWeights` holds them.
+    """The weights of a model in the order of its own lists, as in TFF's `ModelWeights`.
 
     Attributes:
       trainable: Arrays in the order of `model.trainable_variables`.
@@ -29,19 +29,19 @@ class ModelWeights(NamedTuple):
 
 
 class BoundModel(abc.ABC):
-    """A model whose input shape is known, in the form that TFF's builders take.
+    """A model for data of a known shape, in the form that TFF's builders require.
 
     Attributes:
       tff_model: A `tff.learning.models.FunctionalModel`, or a zero-argument function that makes a
         `tff.learning.models.VariableModel`.
-      initial_weights: The weights that training starts from.
-      terms: What the loss adds up, with the shapes that it compares.
+      initial_weights: The weights from which training starts.
+      terms: The terms of the loss, with the shapes that they compare.
       compute_dtypes: Names of the types in which the layers compute, such as "float32".
-      source: The Keras model that came in, or what the function that came in made.
-      input_spec: (x, y) of a batch, which it is bound to.
-      loss: The loss, as it was given or as `source` was compiled with it.
+      source: The Keras model that was given, or that the given function made.
+      loss: The loss that was given, or with which `source` was compiled.
       metrics: Metric objects of the model's Keras.
-      compiled: What `source` was compiled with, or None.
+      compiled: The arguments with which `source` was compiled, or None.
+      input_spec: The specs of x and y of a batch.
     """
 
     tff_model: Any
@@ -56,32 +56,43 @@ class BoundModel(abc.ABC):
 
     @property
     def is_functional(self) -> bool:
-        """Whether the graph has no variables (a `FunctionalModel`)."""
+        """Whether `tff_model` is a `FunctionalModel`, whose graph has no variables."""
         return not callable(self.tff_model)
 
     def fingerprint(self, examples: int | None = None) -> str | None:
         """Returns a digest of what a training step computes, apart from the values of the weights.
 
-        None where that is not known: of a model that is not functional, or whose graph reads what is
-        outside of it.
-
         Args:
-          examples: In the step's batch; None for any number.
+          examples: The number of examples in the batch of the step; None for any number.
+
+        Returns:
+          The digest. None if it is not known: the model is not functional, or its graph reads values
+          from outside.
         """
         if not self.is_functional:
             return None
         return fingerprint.of_step(self.tff_model, self.input_spec, examples)
 
     def index_reader(self, x_spec: Any) -> Callable[[Any], Any] | None:
-        """Returns a function that finds the indices of the model's embeddings; see `layers`."""
+        """Returns a function that finds the indices of the model's embeddings for a batch of x.
+
+        Args:
+          x_spec: The spec of a batch of x.
+
+        Returns:
+          The function, or None; see `layers.index_reader`.
+        """
         return layers.index_reader(self.source, keras_compat.library_of(self.source), x_spec)
 
     @abc.abstractmethod
     def to_keras(self, weights: ModelWeights) -> Any:
-        """Returns a new Keras model of the kind that came in, with these weights.
+        """Makes a Keras model with given weights.
 
         Args:
-          weights: As `initial_weights`, in shapes and order.
+          weights: The weights, in the order and with the shapes of `initial_weights`.
+
+        Returns:
+          A new Keras model of the same kind as the one that was given.
 
         Raises:
           ModelError: The weights do not fit the model.
@@ -89,13 +100,13 @@ class BoundModel(abc.ABC):
 
 
 def compute_dtypes(model: Any) -> frozenset[str]:
-    """Returns the types in which a Keras model's layers compute, and warns of float16.
+    """Returns the types in which the layers of a Keras model compute, and warns of float16.
 
     Args:
       model: A model of either Keras.
 
     Returns:
-      Their names, such as "float32".
+      The names of the types, such as "float32".
     """
     found = {layer.name: str(layer.compute_dtype) for layer in keras_compat.layers_of(model)}
     half = [repr(name) for name, dtype in found.items() if dtype == "float16"]

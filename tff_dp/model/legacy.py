@@ -1,9 +1,9 @@
-"""tf-keras (Keras 2) models, through TFF's own converters.
+"""Converts tf-keras (Keras 2) models by TFF's own converters.
 
-Functional where possible: the graph then has no variables, which is what fast execution needs. What
-the functional converter cannot represent goes through the variable-based one: losses added by layers,
-which it drops; random layers, whose generator it takes for a weight; batch normalization, whose moving
-statistics it would have to change.
+The functional converter is used if possible: the graph then has no variables, which fast execution
+requires. Models that it cannot represent use the variable-based converter: models with losses added
+by layers, which the functional converter drops; with random layers, whose generator it treats as a
+weight; and with batch normalization, whose moving statistics it would have to change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ import tf_keras  # noqa: E402  # TFF cannot be imported once tf-keras has been u
 
 
 def is_model(value: Any) -> bool:
-    """Returns whether a value is a tf-keras model."""
+    """Says whether a value is a tf-keras model.
+
+    Args:
+      value: Any value.
+
+    Returns:
+      True if it is one.
+    """
     return isinstance(value, tf_keras.Model)
 
 
@@ -43,7 +50,22 @@ def bind(
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
 ) -> BoundModel:
-    """See `ModelSpec.bind`."""
+    """Converts a tf-keras model; see `ModelSpec.bind`.
+
+    Args:
+      sample: The model, or what the function made.
+      builder: The function that makes the model, if one was given, or None.
+      loss: As for `ModelSpec`; not None.
+      metrics: As for `ModelSpec`; not None.
+      input_spec: As for `ModelSpec.bind`.
+
+    Returns:
+      The model in the form that TFF's builders require.
+
+    Raises:
+      ModelError: `tf.keras` is Keras 3 in this process; or as `ModelSpec.bind`.
+      DataError: The loss would broadcast labels and predictions.
+    """
     if not keras_compat.tf_keras_is_legacy():
         raise ModelError(
             f"The model {sample.name!r} is a tf-keras model, but `tf.keras` is Keras 3 in this process, "
@@ -145,7 +167,7 @@ class _LegacyModel(BoundModel):
             keras_compat.restore_classes(self.source)
 
     def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
-        """Refuses an instance whose copy would not have its variables."""
+        """Refuses an instance whose copy does not have the same variables."""
         if builder is None:
             copy = _clone(sample)
             if [tuple(v.shape) for v in copy.variables] != [
@@ -157,10 +179,10 @@ class _LegacyModel(BoundModel):
                 )
 
     def _check_losses(self, sample: Any) -> None:
-        """Refuses losses that TFF cannot read: all but those of weights alone."""
+        """Refuses losses added by layers that TFF cannot read, which are all that depend on inputs."""
         try:
             with tf.Graph().as_default():
-                converted = self.tff_model()  # its functions hold no reference to it
+                converted = self.tff_model()  # kept alive: its functions hold no reference to it
                 converted.forward_pass.get_concrete_function(self._input_spec)
         except Exception as error:
             raise ModelError(
@@ -192,7 +214,7 @@ class _LegacyModel(BoundModel):
         if [tuple(v.shape) for v in targets] != [tuple(np.shape(v)) for v in values]:
             raise ModelError(
                 f"The trained weights do not fit the model {model.name!r}: the function that makes it "
-                "makes another one each time. Make the same layers in the same order."
+                "makes a different one each time. Make the same layers in the same order."
             )
         for variable, value in zip(targets, values, strict=True):
             variable.assign(value)
@@ -200,7 +222,7 @@ class _LegacyModel(BoundModel):
 
 
 def _uncompiled(builder: Callable[[], Any]) -> Callable[[], Any]:
-    """Returns a function whose models count as not compiled, as TFF's converters want them."""
+    """Returns a function whose models count as not compiled, which TFF's converters require."""
 
     def make() -> Any:
         model = builder()
@@ -231,7 +253,7 @@ def _build(model: Any, x_spec: Any) -> None:
 
 
 def _check_call(model: Any, x_spec: Any) -> Any:
-    """Builds a model, refuses it where it cannot be called on the data, and returns its outputs' spec."""
+    """Builds a model, refuses it if it cannot be called on the data, and returns its outputs' spec."""
     try:
         _build(model, x_spec)
         masked: list[bool] = []
@@ -249,10 +271,10 @@ def _check_call(model: Any, x_spec: Any) -> Any:
         ) from error
     if any(masked):
         raise ModelError(
-            f"The outputs of the tf-keras model {model.name!r} have a mask (as of Masking, or of "
-            "Embedding with mask_zero=True), which TFF's converter loses: the loss would count what is "
+            f"The outputs of the tf-keras model {model.name!r} have a mask (for example from Masking, or "
+            "from Embedding with mask_zero=True), which TFF's converter loses: the loss would include "
             "padding. Make the model with Keras 3; or without the mask, with a loss of your own that "
-            "leaves the padding out."
+            "leaves out the padding."
         )
     return tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
@@ -281,7 +303,7 @@ def _has_changing_state(model: Any) -> bool:
 
 
 def _loss_object(value: Callable[[Any, Any], Any]) -> Any:
-    """Returns a batch's loss as a `tf.keras.losses.Loss`, which TFF's converters insist on."""
+    """Returns the loss of a batch as a `tf.keras.losses.Loss`, which TFF's converters require."""
     return _BatchLoss(value, name="loss")
 
 
@@ -293,10 +315,10 @@ def _functional(
     metrics: Mapping[str, Callable[[], Any]],
     input_spec: tuple[Any, Any],
 ) -> Any | None:
-    """Returns TFF's functional model, or None where its converter cannot represent the model.
+    """Returns TFF's functional model, or None if its converter cannot represent the model.
 
-    The converter takes weights in the order in which they are made, which is not the model's own where
-    models are nested or branches are made out of order; the model returned takes its own order.
+    The converter orders weights as they are made. That is not the model's own order if models are
+    nested or branches are made out of order. The model that is returned here has its own order.
     """
     constructors: OrderedDict[str, Callable[[], Any]] = OrderedDict(
         loss=lambda: _MeanLoss(loss, name="loss"),
@@ -306,7 +328,7 @@ def _functional(
 
     def marked() -> Any:
         model = builder() if builder else _clone(sample)
-        if tf.executing_eagerly():  # not where the converter traces it
+        if tf.executing_eagerly():  # not while the converter traces it
             for variables in (model.trainable_variables, model.non_trainable_variables):
                 for position, variable in enumerate(variables):
                     variable.assign(tf.fill(variable.shape, tf.cast(position, variable.dtype)))
@@ -340,13 +362,13 @@ def _functional(
             ),
             input_spec=input_spec,
         )
-        with tf.Graph().as_default():  # the converter's traps show at tracing only
+        with tf.Graph().as_default():  # the converter's limits appear only when it is traced
             weights = tf.nest.map_structure(tf.constant, model.initial_weights)
             x = tf.nest.map_structure(
                 lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), input_spec[0]
             )
             model.predict_on_batch(weights, x, training=True)
-    except Exception:  # what it raises depends on what it meets: IndexError, StagingError, ...
-        # The variable-based converter takes the model, or says what is wrong with it.
+    except Exception:  # of any class: IndexError, StagingError, ...
+        # The variable-based converter accepts the model, or says what is wrong with it.
         return None
     return model

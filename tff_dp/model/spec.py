@@ -1,4 +1,4 @@
-"""What is trained: a Keras model, a loss and metrics, later bound to the shape of the data."""
+"""A Keras model with its loss and metrics, and its conversion for data of a given shape."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from tff_dp.model.compiled import (
 class ModelSpec:
     """A Keras model with its loss and metrics.
 
-    Training starts from the model's weights as they are when it is bound, and the trained weights go
-    into a new model of the same kind: the model itself is not changed. The exception is a subclassed
-    model that Keras cannot make again: one whose constructor takes arguments of its own (or no
-    **kwargs) and that has no `get_config`. It is trained in place, as by its own `fit`, unless it comes
-    as a function.
+    Training starts from the weights that the model has when it is bound, and the trained weights go
+    into a new model of the same kind: the model itself is not changed. The exception is a
+    subclassed model that Keras cannot recreate: one whose constructor has arguments of its own (or
+    no **kwargs) and that has no `get_config`. Such a model is trained in place, as by its own
+    `fit`, unless it is given as a function.
 
     Args:
       model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
         without arguments that makes one.
       loss: A loss of the same Keras: an object, a name that its `losses.get` knows, or a function of
         (labels, predictions). For several outputs also a list or dictionary of these by output. Labels
-        are brought to the rank of the predictions first, as Keras does it. None for the one that the
-        model was compiled with.
-      metrics: Metrics of the same Keras: objects, functions, or names, "accuracy" among them. Each gives
-        one number. docs/keras.md says which are supported. None for those that the model was compiled
-        with, if it was.
+        are first brought to the rank of the predictions, as in Keras. None for the loss with which
+        the model was compiled.
+      metrics: Metrics of the same Keras: objects, functions, or names, including "accuracy". Each
+        must be one number. docs/keras.md says which metrics are supported. None for the metrics
+        with which the model was compiled, if any.
 
     Raises:
-      ModelError: The model is of no Keras kind, or loss or metrics are missing or of another Keras.
+      ModelError: The loss is missing, or `metrics` is not a list.
     """
 
     model: Any
@@ -63,22 +63,22 @@ class ModelSpec:
             )
 
     def bind(self, input_spec: tuple[Any, Any]) -> BoundModel:
-        """Fits the model to the shape of the data.
+        """Converts the model for data of a given shape.
 
         Args:
-          input_spec: (x, y), each a `tf.TensorSpec` with None as first dimension, or a dictionary of
-            them; `Clients.element_spec()` gives it.
+          input_spec: The specs of x and y, each a `tf.TensorSpec` with None as first dimension, or
+            a dictionary of them; `Clients.element_spec()` returns it.
 
         Returns:
-          The model in TFF's terms.
+          The model in the form that TFF's builders require.
 
         Raises:
-          ModelError: The model cannot be wrapped, or the loss or a metric cannot be computed; the message
-            names the layer, loss or metric and the remedy.
+          ModelError: The model is not a Keras model or cannot be wrapped, or the loss or a metric
+            cannot be computed. The message names the layer, loss or metric and the remedy.
           DataError: The loss would broadcast labels and predictions.
           StackError: TFF cannot be imported.
         """
-        # A function is called once here: its result tells the kind of Keras.
+        # A function is called once here, since only its result tells which Keras it uses.
         sample = self.model
         builder: Callable[[], Any] | None = None
         if not isinstance(sample, keras.Model) and not legacy.is_model(sample):
@@ -103,13 +103,13 @@ class ModelSpec:
 
 
 def _makes_something(value: Any) -> bool:
-    """Returns whether a value can be called without arguments, and is no layer."""
+    """Says whether a value can be called without arguments, and is not a layer."""
     if not callable(value) or hasattr(type(value), "trainable_variables"):
         return False
     try:
         inspect.signature(value).bind()
     except (TypeError, ValueError) as error:
-        return isinstance(error, ValueError)  # then it has no signature to read
+        return isinstance(error, ValueError)  # a callable whose signature is not known
     return True
 
 

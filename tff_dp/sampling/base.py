@@ -61,16 +61,38 @@ class Sampler(Config, abc.ABC):
                 )
 
     def check(self, population: int) -> None:
-        """Raises ArgumentError if the sampler cannot draw from so many clients."""
+        """Checks that the sampler can draw from a population.
+
+        Args:
+          population: Number of clients, N.
+
+        Raises:
+          ArgumentError: The sampler cannot draw from so many, or so few, clients.
+        """
         _checks.integer("population", population, "[1, inf)", "Give at least one client.")
 
     @abc.abstractmethod
     def expected_clients(self, population: int) -> float:
-        """Returns the public expected number of clients a round, m."""
+        """Returns the expected size of a cohort.
+
+        Args:
+          population: Number of clients, N; >= 1.
+
+        Returns:
+          m, the expected number of clients in a round. It is public.
+        """
 
     @abc.abstractmethod
     def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
-        """Returns the event of one round: this sampler over `event`, the mechanism's."""
+        """Returns the privacy event of one round under this sampler.
+
+        Args:
+          event: The event of the mechanism, for a client that participates.
+          population: Number of clients, N; >= 1.
+
+        Returns:
+          The event with the amplification that this sampler gives.
+        """
 
     def participation(self, rounds: int) -> tuple[int, int]:
         """Returns how often, and at what distance, one client may take part.
@@ -84,7 +106,15 @@ class Sampler(Config, abc.ABC):
         return rounds, 1
 
     def check_rounds(self, population: int, rounds: int) -> None:
-        """Raises ArgumentError if there are too few clients for so many rounds."""
+        """Checks that there are enough clients for a number of rounds.
+
+        Args:
+          population: Number of clients, N; >= 1.
+          rounds: T, the number of rounds; >= 1.
+
+        Raises:
+          ArgumentError: There are too few clients.
+        """
 
     @abc.abstractmethod
     def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Whether a plan's mechanism does, where it runs, what its accounting takes for granted.
+"""End-to-end checks that the running mechanism satisfies the assumptions of its accounting.
 
-Hostile clients go through the learning process that trains under the plan: with the noise off, one
-client's influence is measured; with it on, its distribution. `tff-dp selftest` does it from the command
-line. For a mechanism of your own, `tff_dp.mechanisms.register_law` says what its `Law` is.
+Hostile clients go through the learning process that trains under the plan. Without noise, the
+influence of one client is measured; with noise, the distribution of the noise. `tff-dp selftest`
+runs the checks from the command line.
+For a mechanism of your own, `tff_dp.mechanisms.register_law` says what its `Law` is.
 """
 
 from __future__ import annotations

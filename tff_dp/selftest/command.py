@@ -1,4 +1,4 @@
-"""The command `tff-dp selftest`: what it runs, and what it prints."""
+"""The command `tff-dp selftest`: it runs a self-test and prints the report."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tff_dp.selftest.testable import check_plan
 
 
 def run(plan: PrivacyPlan, *, as_json: bool, thorough: bool = False) -> int:
-    """Tests a plan and prints what was found.
+    """Tests a plan and prints the report.
 
     Args:
       plan: The plan.
-      as_json: Whether to print for programs.
-      thorough: See `self_test`.
+      as_json: Whether to print JSON instead of text.
+      thorough: As for `self_test`.
 
     Returns:
-      The exit code: 0 if every check has passed, or 1.
+      The exit code: 0 if every check has passed, and 1 otherwise.
 
     Raises:
       ArgumentError: The plan cannot be tested.

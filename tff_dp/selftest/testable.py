@@ -20,36 +20,45 @@ OWN_TESTS = frozenset(
     {DistributedGaussianMechanism, DistributedSkellamMechanism, RecordGaussianMechanism}
 )
 """The mechanisms whose noise has no density on one coordinate of a sum, which have tests of their own."""
-_SLOWEST_CLIP = 0.01  # below it, float32 hides the count that moves the clip norm
-_MOST_CLIENTS = 1_000_000  # and above it
+_SLOWEST_CLIP = 0.01  # at lower rates, float32 hides the count that changes the clip norm
+_MOST_CLIENTS = 1_000_000  # in larger cohorts, too
 
 
 def check_plan(plan: PrivacyPlan) -> None:
-    """Raises ArgumentError if a plan has no self-test."""
+    """Checks that a plan has a self-test.
+
+    Args:
+      plan: The plan.
+
+    Raises:
+      ArgumentError: The mechanism has no self-test, has no noise, or its values do not fit the
+        test's model.
+    """
     mechanism = plan.mechanism
     if type(mechanism) not in OWN_TESTS:
         law_of(plan.update_mechanism)
     if isinstance(mechanism, PerLayerGaussianMechanism) and len(mechanism.clip_norms) != TENSORS:
         raise ArgumentError(
             f"clip_norms={mechanism.clip_norms!r} does not fit the self-test, whose model has {TENSORS} "
-            f"weight tensors: expected {TENSORS} norms. Take two of them."
+            f"weight tensors: expected {TENSORS} norms. Test a plan with two of them."
         )
     if mechanism.noise_multiplier == 0:
         raise ArgumentError(
-            "noise_multiplier=0 has no noise to test: expected a number in (0, inf). Without noise there "
-            "is no privacy."
+            "noise_multiplier=0 leaves no noise to test: expected a number in (0, inf). Without noise "
+            "there is no privacy."
         )
     if isinstance(mechanism, AdaptiveGaussianMechanism):
         _checks.real(
             "clip_learning_rate",
             mechanism.clip_learning_rate,
             f"[{_SLOWEST_CLIP}, inf)",
-            "A self-test reads the count of unclipped clients off the clip norm, which a smaller rate "
-            "moves too little.",
+            "A self-test derives the count of unclipped clients from the clip norm, which a smaller rate "
+            "changes too little.",
         )
         _checks.real(
             "cohort",
             plan.clients_per_round,
             f"(0, {_MOST_CLIENTS}]",
-            "In a larger one, float32 hides what one client adds to the count of unclipped clients.",
+            "In a larger cohort, float32 hides the influence of one client on the count of unclipped "
+            "clients.",
         )
