@@ -63,7 +63,9 @@ def test_each_client_of_tensors_counts_once_on_several_places(total, monkeypatch
 def test_a_row_that_is_not_full_is_refused():
 
     def shape_of(count):
-        block = tables.Block([], tables.ClientTable(tables.Form("tensors"), count, np.arange(count)))
+        block = tables.Block(
+            [], tables.ClientTable(tables.Form("tensors"), count, np.arange(count))
+        )
         return client_loop.shape_of(block, side_by_side=True, xla=False, carry_bytes=8)
 
     for count in (65, 127, 200):

@@ -71,9 +71,10 @@ class Settings:
 
     def trained(self, runner: Any) -> compile_policy.Trained:
         """Returns what the clients of a computation have trained in this context."""
-        if runner not in self._trained:
-            self._trained[runner] = compile_policy.Trained(self.compiles_at_once)
-        return self._trained[runner]
+        found = self._trained.get(runner)
+        if found is None:
+            found = self._trained[runner] = compile_policy.Trained(self.compiles_at_once)
+        return found
 
     def root(self) -> np.ndarray:
         """Returns the root key of the next call, uint64 [2]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -63,7 +64,8 @@ class ClientTable:
       positions: int32 [clients]: their positions in the cohort, ascending.
       starts: int32: for "regular", [clients], the positions of their first examples; for "listed",
         [batches], those of each batch.
-      full: int32 [clients]: their numbers of full batches in an epoch; for "regular".
+      full: int32 [clients]: their numbers of full batches in an epoch, or one number for all; for
+        "regular".
       first: int32 [clients + 1]: the number of each client's first batch, and of all batches; for
         "listed".
       counts: int32 [batches]: the number of examples of each batch; for "listed".
@@ -210,52 +212,86 @@ def grouped(
     if cohort.rows is not None:
         rows = padded(cohort.rows.astype(np.int32), len(cohort))
     form = Form("regular", rows is not None)
-    full, remainder = np.divmod(cohort.sizes, cohort.batch_size)
-    batches = (full + (remainder > 0)) * cohort.epochs
-    total = int(batches.sum())
+    kinds = list(_kinds(cohort, by_size=by_size))
+    total = sum(kind.batches for kind in kinds)
     others = []
-    for value, chosen in _kinds(cohort.sizes if by_size else remainder):
-        kind = (cohort.batch_size, value, cohort.epochs, cohort.apart)
-        own = total if chosen is None else int(batches[chosen].sum())
-        if not is_regular(kind, own, total):
-            others.append(np.arange(len(cohort)) if chosen is None else chosen)
+    for kind in kinds:
+        if not is_regular(
+            (cohort.batch_size, kind.label, cohort.epochs, cohort.apart), kind.batches, total
+        ):
+            others.append(kind.places)
             continue
-        if chosen is None:
-            chosen = np.arange(len(cohort))
-        for some in parts(chosen, WIDEST if by_size else 0):
-            some_full = full[some]
+        same = kind.most == kind.least
+        for some in parts(kind.places, WIDEST if by_size else 0):
             # Without a loop around its one batch, a small client's training is a tenth faster. Without
             # any full batch there must be no loop: the arrays may have fewer rows than a batch has.
-            most, least = some_full.max(), some_full.min()
-            known = by_size or most == 0 or (len(some) >= _MANY and most == least == 1)
+            known = by_size or kind.most == 0 or (same and kind.most == 1 and len(some) >= _MANY)
             batching = Batching(
                 cohort.batch_size,
-                int(remainder[some[0]]),
-                int(most) if known else None,
+                kind.remainder,
+                kind.most if known else None,
                 cohort.epochs,
                 cohort.apart,
             )
+            full = kind.most if same else cohort.sizes[some] // cohort.batch_size
             table = ClientTable(
-                form, len(some), some + offset, cohort.starts[some], some_full, rows=rows
+                form, len(some), some + offset, cohort.starts[some], full, rows=rows
             )
             yield Block(fields, table, batching, limits)
     if others:
-        chosen = np.sort(np.concatenate(others))
-        part = dataclasses.replace(cohort, starts=cohort.starts[chosen], sizes=cohort.sizes[chosen])
-        table = listed_table(as_listing(part), chosen + offset, rows)
+        places = np.sort(np.concatenate(others))
+        part = dataclasses.replace(cohort, starts=cohort.starts[places], sizes=cohort.sizes[places])
+        table = listed_table(as_listing(part), places + offset, rows)
         yield Block(fields, table, limits=limits)
 
 
-def _kinds(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Yields the values that occur, the most frequent first, and where; None for everywhere."""
-    if not len(labels):
+class _Kind(NamedTuple):
+    """Clients that a graph of static shapes can hold together.
+
+    Attributes:
+      label: What they have in common: the size of the last batch, or all examples.
+      places: int64 [clients]: who they are.
+      remainder: Examples in the last batch of an epoch.
+      most: The largest number of full batches in an epoch.
+      least: The smallest.
+      batches: The number of batches that they train on.
+    """
+
+    label: int
+    places: np.ndarray
+    remainder: int
+    most: int
+    least: int
+    batches: int
+
+
+def _kinds(cohort: CohortArrays, *, by_size: bool) -> Iterator[_Kind]:
+    """Yields the kinds of clients that there are, the most frequent first."""
+    sizes, count = cohort.sizes, len(cohort)
+    if not count:
         return
-    if (labels == labels[0]).all():  # most cohorts; faster than sorting
-        yield int(labels[0]), None
+    if (sizes == sizes[0]).all():  # most cohorts: numbers, which take less time than small arrays
+        size = int(sizes[0])
+        full, remainder = divmod(size, cohort.batch_size)
+        batches = count * (full + (remainder > 0)) * cohort.epochs
+        label = size if by_size else remainder
+        yield _Kind(label, np.arange(count), remainder, full, full, batches)
         return
+    every_full, every_remainder = np.divmod(sizes, cohort.batch_size)
+    every_batches = (every_full + (every_remainder > 0)) * cohort.epochs
+    labels = sizes if by_size else every_remainder
     values, counts = np.unique(labels, return_counts=True)
     for place in np.argsort(-counts, kind="stable"):
-        yield int(values[place]), np.flatnonzero(labels == values[place])
+        places = np.flatnonzero(labels == values[place])
+        own = every_full[places]
+        yield _Kind(
+            int(values[place]),
+            places,
+            int(every_remainder[places[0]]),
+            int(own.max()),
+            int(own.min()),
+            int(every_batches[places].sum()),
+        )
 
 
 def parts(chosen: np.ndarray, widest: int) -> Iterator[np.ndarray]:
@@ -285,6 +321,7 @@ def padded_length(count: int) -> int:
     return max(_SMALLEST_TABLE, 1 << (count - 1).bit_length()) if count else _SMALLEST_TABLE
 
 
+@functools.lru_cache(1 << 12)
 def roomy_length(count: int, clients: int) -> int:
     """Returns a length for an array of a cohort that other cohorts, drawn likewise, hardly exceed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,14 +71,12 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
         width = min(count, WIDEST)
         if count % width:
             raise ValueError(f"{count} clients do not fill rows of {width} side by side")
-    return Shape(
-        form,
-        block.batching,
-        width,
-        xla and form.kind != "listed",
-        part_count(count, width, carry_bytes),
-        block.limits,
-    )
+    parts = part_count(count, width, carry_bytes)
+    return _shape(form, block.batching, width, xla and form.kind != "listed", parts, block.limits)
+
+
+# Rounds that follow on each other hardly differ, and making it takes a fused round's time.
+_shape = functools.lru_cache(1 << 8)(Shape)
 
 
 def part_count(count: int, width: int, carry_bytes: int | None) -> int:

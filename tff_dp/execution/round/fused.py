@@ -90,7 +90,10 @@ def _blocks(
 def _common_shape(runner: RoundRunner, some: Sequence[BlockWork]) -> Shape | None:
     """Returns what the graph over rounds of one block each is made for, or None if none can be."""
     # The clients of a round are one part: rounds follow on each other, and XLA compiles them as one.
-    shapes = {dataclasses.replace(shape, parts=1) for shape in {block.shape for block in some}}
+    if not some:
+        return None
+    shapes = {block.shape for block in some if block.shape is not some[0].shape}
+    shapes = {dataclasses.replace(shape, parts=1) for shape in (some[0].shape, *shapes)}
     same = all(a is b for other in some for a, b in zip(some[0].fields, other.fields, strict=True))
     if len(shapes) != 1 or not same:
         return None
