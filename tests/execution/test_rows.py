@@ -10,8 +10,8 @@ import tree
 from tests.execution.test_modes import assert_close, cohort_of, linear  # noqa: F401
 from tff_dp import execution
 from tff_dp.execution import devices
-from tff_dp.execution.cohort import tables
-from tff_dp.execution.round import client_loop, runner
+from tff_dp.execution.cohort import grouping, tables
+from tff_dp.execution.round import block_work, client_loop
 from tff_dp.process import initialize_from
 
 pytestmark = pytest.mark.heavy
@@ -49,9 +49,9 @@ def test_each_client_of_tensors_counts_once_on_several_places(total, monkeypatch
     monkeypatch.setattr(devices, "choose", lambda device, workers: several)
     monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 32)
     used = []
-    shape_of = runner.shape_of
+    shape_of = block_work.shape_of
     monkeypatch.setattr(
-        runner, "shape_of", lambda *a, **k: (used.append(shape_of(*a, **k)), used[-1])[1]
+        block_work, "shape_of", lambda *a, **k: (used.append(shape_of(*a, **k)), used[-1])[1]
     )
     numbers = [3 * number + 1 for number in range(clients)]
     with execution.fast("vmap", strict=True):
@@ -72,7 +72,7 @@ def test_a_row_that_is_not_full_is_refused():
         with pytest.raises(ValueError, match=f"{count} clients do not fill rows of 64"):
             shape_of(count)
     for count in range(1, 300):
-        cut = [len(some) for some in tables.parts(np.arange(count), tables.WIDEST)]
+        cut = [len(some) for some in grouping.parts(np.arange(count), grouping.WIDEST)]
         assert sum(cut) == count
         for some in cut:
             assert some % shape_of(some).side_by_side == 0

@@ -17,14 +17,14 @@ from tests.execution.test_modes import cohort_of
 from tff_dp import execution
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import devices
-from tff_dp.execution.cohort import arrays, datasets
-from tff_dp.execution.round import backend, client_calls, client_loop, runner
+from tff_dp.execution.cohort import arrays, datasets, grouping
+from tff_dp.execution.round import backend, block_work, client_loop
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from
 
 pytestmark = pytest.mark.heavy
 
-WORKERS = (1, 2, 4, 23)  # the last are more than there are parts, blocks, and (mostly) cores
+WORKERS = (1, 2, 4, 23)  # the last are more than there are parts, or (mostly) cores
 CLIENTS = 90
 EQUAL = [8] * CLIENTS
 RAGGED = ([8] * 4 + [5] * 3 + [12, 7, 0, 3]) * 8  # last batches of 0, 1, 3 and 3 examples
@@ -33,18 +33,18 @@ RAGGED = ([8] * 4 + [5] * 3 + [12, 7, 0, 3]) * 8  # last batches of 0, 1, 3 and 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Has few clients make several blocks of several parts."""
-    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 16)
+    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 32)
     monkeypatch.setattr(datasets, "_AT_ONCE", 24)
-    monkeypatch.setattr(client_calls, "AT_ONCE", 20)
+    monkeypatch.setattr(block_work, "CALLS_AT_ONCE", 20)
     monkeypatch.setattr(client_loop, "WIDEST", 16)
-    monkeypatch.setattr("tff_dp.execution.cohort.tables.WIDEST", 16)
+    monkeypatch.setattr(grouping, "WIDEST", 16)
 
 
 @pytest.fixture
 def seen(monkeypatch):
     """The parts of each block that was cut, and the numbers of the blocks whose sums were joined."""
     found = {"parts": [], "blocks": []}
-    shape_of, add = runner.shape_of, backend.SumTree.add
+    shape_of, add = block_work.shape_of, backend.SumTree.add
 
     def cut(*args, **kwargs):
         shape = shape_of(*args, **kwargs)
@@ -55,7 +55,7 @@ def seen(monkeypatch):
         found["blocks"].append(number)
         add(self, number, sums)
 
-    monkeypatch.setattr(runner, "shape_of", cut)
+    monkeypatch.setattr(block_work, "shape_of", cut)
     monkeypatch.setattr(backend.SumTree, "add", added)
     return found
 
@@ -150,9 +150,8 @@ def test_any_number_of_workers_gives_equal_bits(
     monkeypatch.setattr(arrays, "_BYTES", 6000)
     clients = cohort_of(sizes)
     order = np.random.default_rng(1).permutation(len(sizes)).tolist()
-    cohorts = [clients.cohort(order, batch_size=4), clients.cohort(order[:61], batch_size=4)]
-    if case == "data sets":
-        cohorts = [list(cohort) for cohort in cohorts]
+    cohort = clients.cohort(order, batch_size=4)
+    cohorts = [list(cohort) if case == "data sets" else cohort] * 2
     assert_equal_for_all_workers(
         rounds_of(processes[privacy], bound, strategy, xla, cohorts, **options)
     )
@@ -198,9 +197,9 @@ def as_tree(values):
 
 
 def test_sums_are_joined_as_a_tree_that_follows_from_the_cohort(total):
-    """By an order of its own making: 64 clients are 8 parts of 8; by calls, 130 are 7 blocks of 20."""
+    """By an order of its own making: 64 clients are 4 parts of 16; by calls, 130 are 7 blocks of 20."""
     values = numbers(64)
-    parts = [in_order(values[i : i + 8]) for i in range(0, 64, 8)]
+    parts = [in_order(values[i : i + 16]) for i in range(0, 64, 16)]
     assert as_tree(parts) != in_order(values)
     for xla in (True, False):
         with execution.fast("scan", "cpu", xla=xla, strict=True):

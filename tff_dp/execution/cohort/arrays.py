@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp._arrays import CohortArrays
-from tff_dp.execution.cohort import resident, tables
+from tff_dp.execution.cohort import grouping, resident, tables
 
 _BYTES = 1 << 24  # of examples, copied at once where the arrays are too large for the device
 _ALIGNMENT = 64  # bytes, at which TensorFlow takes memory over instead of copying it
@@ -21,7 +21,7 @@ def blocks_of_arrays(
     cohort: CohortArrays,
     held: resident.Resident,
     *,
-    is_regular: tables.IsRegular,
+    is_regular: grouping.IsRegular,
     by_size: bool,
 ) -> Iterator[tables.Block]:
     """Yields the blocks of a cohort of arrays.
@@ -41,12 +41,12 @@ def blocks_of_arrays(
     if held.fits(cohort.fields):
         fields = [held.tensor(field) for field in cohort.fields]
         limits = tuple(held.limits(field) for field in cohort.fields)
-        yield from tables.grouped(fields, cohort, is_regular, by_size=by_size, limits=limits)
+        yield from grouping.grouped(fields, cohort, is_regular, by_size=by_size, limits=limits)
         return
     for low, high in _spans(cohort):
         part, rows = _alone(cohort, low, high)
         fields = [_copied(field, rows) for field in cohort.fields]
-        yield from tables.grouped(fields, part, is_regular, by_size=by_size, offset=low)
+        yield from grouping.grouped(fields, part, is_regular, by_size=by_size, offset=low)
 
 
 def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tff_dp._arrays import arrays_of
 from tff_dp.execution import values
-from tff_dp.execution.cohort import arrays, datasets, resident, tables, tensors
+from tff_dp.execution.cohort import arrays, datasets, grouping, resident, tables, tensors
 
 
 def blocks_of(
@@ -15,7 +15,7 @@ def blocks_of(
     data_type: Any,
     held: resident.Resident,
     *,
-    is_regular: tables.IsRegular,
+    is_regular: grouping.IsRegular,
     by_size: bool,
 ) -> Iterator[tables.Block]:
     """Returns the blocks of a cohort, which follow from the cohort and from these arguments alone.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution.cohort import tables
+from tff_dp.execution.cohort import grouping, tables
 from tff_dp.execution.cohort.listing import Listing, as_regular
 
 _AT_ONCE = 256  # data sets, read by one call
@@ -32,7 +32,7 @@ class NotRowsError(Exception):
 
 
 def blocks_of_datasets(
-    data: Sequence[Any], *, is_regular: tables.IsRegular, by_size: bool
+    data: Sequence[Any], *, is_regular: grouping.IsRegular, by_size: bool
 ) -> Iterator[tables.Block]:
     """Yields the blocks of clients whose data are data sets of batches.
 
@@ -53,14 +53,14 @@ def blocks_of_datasets(
         found = as_regular(listing)
         if found is None:
             positions = np.arange(low, low + len(some))
-            yield tables.Block(listing.fields, tables.listed_table(listing, positions))
+            yield tables.Block(listing.fields, grouping.listed_table(listing, positions))
             continue
         length = tables.padded_length(len(listing.fields[0]))
         fields = [
             tf.pad(field, [[0, length - len(field)], *[[0, 0]] * (field.shape.rank - 1)])
             for field in listing.fields
         ]
-        yield from tables.grouped(fields, found, is_regular, by_size=by_size, offset=low)
+        yield from grouping.grouped(fields, found, is_regular, by_size=by_size, offset=low)
 
 
 def read(datasets: Sequence[Any], element_spec: Any) -> Listing:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp.execution import values
-from tff_dp.execution.cohort import tables
+from tff_dp.execution.cohort import grouping, tables
 
 
 def blocks_of_tensors(
@@ -17,7 +17,7 @@ def blocks_of_tensors(
 ) -> Iterator[tables.Block]:
     """Yields the blocks of clients whose data are tensors.
 
-    Side by side, the clients of a block must fill their rows, as in `tables.grouped`: a row that is not
+    Side by side, the clients of a block must fill their rows, as in `grouping.grouped`: a row that is not
     full would count its last client several times.
 
     Args:
@@ -31,7 +31,7 @@ def blocks_of_tensors(
     leaves = values.leaves(data_type)
     dtypes = [tf.as_dtype(leaf.dtype) for leaf in leaves]
     layout = values.Layout(data_type)
-    for some in tables.parts(np.arange(len(data)), tables.WIDEST if by_size else 0):
+    for some in grouping.parts(np.arange(len(data)), grouping.WIDEST if by_size else 0):
         columns = zip(*(layout.flatten(data[i]) for i in some), strict=True)
         fields = [
             tf.stack([tf.convert_to_tensor(value, dtype) for value in column])

@@ -14,7 +14,7 @@ def account_of(runner: RoundRunner, settings: Settings) -> str:
       runner: The computation's.
       settings: The context's.
     """
-    choice, tried = runner.probed(settings)
+    choice, tried = runner.chooser.probed(settings)
     way = choice.way
     lines = [
         choice.account(),

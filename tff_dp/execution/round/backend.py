@@ -9,66 +9,17 @@ whoever runs the blocks.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
-import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution.round.client_loop import Shape
+from tff_dp.execution.round.block_work import Work
 
 Sums = list[tf.Tensor]
 """Sums over clients, then the status: the position of the client that failed, and the number of the check
 (-1 and 0 for none)."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class BlockWork:
-    """A block of clients whose examples are tensors. It holds all that running them takes.
-
-    Attributes:
-      number: The block's, from 0.
-      shape: What its graph is made for.
-      fields: Tensors [rows, ...]: the examples.
-      table: Arrays: who the clients are and where their batches begin; see `ClientTable.read`.
-    """
-
-    number: int
-    shape: Shape
-    fields: Sequence[tf.Tensor]
-    table: Sequence[np.ndarray]
-
-    def tensors(self) -> list[tf.Tensor]:
-        """Returns the examples and the table, as `client_loop.clients` takes them."""
-        return [*self.fields, *(tf.constant(column) for column in self.table)]
-
-    def of_nobody(self) -> BlockWork:
-        """Returns a block of the same shapes without clients."""
-        return dataclasses.replace(self, table=[np.zeros_like(column) for column in self.table])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CallWork:
-    """A block of clients that run by a graph call each (strategy "call").
-
-    Their data may be data sets, which live in this process: a backend that runs blocks elsewhere has to
-    run these here, by the in-process backend.
-
-    Attributes:
-      number: The block's, from 0.
-      first: The position in the cohort of its first client.
-      count: The number of its clients.
-      cohort: The values of all clients of the cohort.
-    """
-
-    number: int
-    first: int
-    count: int
-    cohort: Sequence[Any]
-
-
-Work = BlockWork | CallWork
 
 
 class Backend(Protocol):
@@ -222,3 +173,44 @@ class SumTree:
             total = sums if total is None else self._join(sums, total, after)
             after = first
         return total
+
+
+def run_round(
+    backend: Backend,
+    root: tf.Tensor,
+    words: list[tf.Tensor],
+    state: list[tf.Tensor],
+    blocks: Iterable[Work],
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Runs a round in a backend.
+
+    Args:
+      backend: The backend.
+      root: The call's key.
+      words: See `Backend.finish`.
+      state: The server's part of the argument, flat.
+      blocks: The cohort's blocks, numbered from 0; there may be none.
+
+    Returns:
+      The computation's results, flat, and the status.
+
+    Raises:
+      RuntimeError: The backend left a block out, or gave its sums twice.
+      Exception: See `Backend`.
+    """
+    common, before = backend.begin(root, state)
+    tree = SumTree(functools.partial(backend.join, root))
+    asked = 0
+
+    def counted() -> Iterator[Work]:
+        nonlocal asked
+        for block in blocks:
+            asked += 1
+            yield block
+
+    for number, sums in backend.partial_sums(root, common, counted()):
+        tree.add(number, sums)
+    total = tree.total(asked)
+    if total is None:
+        total = backend.nobody(root)
+    return backend.finish(root, words, state, before, total)

@@ -11,10 +11,8 @@ from tff_dp.execution import values
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.graph import imported_graph, traced
 from tff_dp.execution.round import failures, programs
-from tff_dp.execution.round.backend import CallWork
+from tff_dp.execution.round.block_work import CallWork
 
-AT_ONCE = 64
-"""Clients of a block: their sums are added one after another, and the blocks' joined as a tree."""
 _POSITION = tf.TensorSpec([], tf.int32)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp.execution.cohort import batches
+from tff_dp.execution.cohort.grouping import WIDEST
 from tff_dp.execution.cohort.tables import (
-    WIDEST,
     Batching,
     Block,
     ClientTable,

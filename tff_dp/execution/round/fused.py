@@ -12,7 +12,7 @@ import tensorflow as tf
 from tff_dp.execution import values
 from tff_dp.execution.graph import random_words, traced
 from tff_dp.execution.round import failures, strategies, whole_round
-from tff_dp.execution.round.backend import BlockWork
+from tff_dp.execution.round.block_work import BlockWork
 from tff_dp.execution.round.client_loop import Shape
 from tff_dp.execution.round.runner import RoundRunner
 from tff_dp.execution.settings import Settings
@@ -39,7 +39,7 @@ def iterate(
     Returns:
       The last state and each round's other results, or None if the rounds do not fit one graph.
     """
-    way = runner.way(settings, cohorts[0]) if cohorts else None
+    way = runner.chooser.way(settings, cohorts[0]) if cohorts else None
     if way is None or way.strategy == "call" or not runner.fusable:
         return None
     some = _blocks(runner, cohorts, way, settings)
@@ -98,7 +98,7 @@ def _common_shape(runner: RoundRunner, some: Sequence[BlockWork]) -> Shape | Non
     if len(shapes) != 1 or not same:
         return None
     (shape,) = shapes
-    return None if shape.xla and runner.tried.server_xla is not None else shape
+    return None if shape.xla and runner.chooser.tried.server_xla is not None else shape
 
 
 def _several(

@@ -10,7 +10,8 @@ import tensorflow as tf
 from tff_dp.execution import devices
 from tff_dp.execution.cohort.prefetch import prefetch
 from tff_dp.execution.round import client_calls, round_graphs, strategies
-from tff_dp.execution.round.backend import CallWork, Sums, Work
+from tff_dp.execution.round.backend import Sums
+from tff_dp.execution.round.block_work import CallWork, Work
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

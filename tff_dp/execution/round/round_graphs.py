@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tff_dp.execution.graph import traced
 from tff_dp.execution.round import client_loop, whole_round
-from tff_dp.execution.round.backend import BlockWork, Sums
+from tff_dp.execution.round.backend import Sums
+from tff_dp.execution.round.block_work import BlockWork
 from tff_dp.execution.round.programs import RoundPrograms
 
 _NUMBER = tf.TensorSpec([], tf.int32)

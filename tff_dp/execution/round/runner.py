@@ -1,9 +1,8 @@
-"""Runs rounds of one computation: decides how, cuts cohorts into blocks, and loops over them."""
+"""Runs rounds of one computation: decides how, and has cohorts cut into blocks and run."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,12 +13,18 @@ import tensorflow as tf
 from tff_dp._arrays import arrays_of
 from tff_dp.errors import ComputationError
 from tff_dp.execution import marked_noise, values
-from tff_dp.execution.cohort import cutting, datasets
-from tff_dp.execution.cohort.tables import IsRegular
+from tff_dp.execution.cohort import datasets
 from tff_dp.execution.graph import traced
-from tff_dp.execution.round import client_calls, failures, noise_source, probe, strategies
-from tff_dp.execution.round.backend import BlockWork, CallWork, SumTree, Work
-from tff_dp.execution.round.client_loop import shape_of
+from tff_dp.execution.round import (
+    backend,
+    block_work,
+    chooser,
+    client_calls,
+    failures,
+    noise_source,
+    strategies,
+)
+from tff_dp.execution.round.block_work import BlockWork, Work
 from tff_dp.execution.round.in_process import InProcess
 from tff_dp.execution.round.programs import RoundPrograms, ServerShapeError
 from tff_dp.execution.round.round_graphs import RoundGraphs
@@ -59,7 +64,7 @@ class RoundRunner:
       parts: The form's programs.
       result: The layout of the results.
       graphs: The graphs of its rounds.
-      tried: What has been found out by trying.
+      chooser: How cohorts run, and what has been found out by trying.
       fusable: Whether several rounds may be one graph, as far as is known.
     """
 
@@ -75,8 +80,9 @@ class RoundRunner:
         data = values.Layout(self.parts.work.type_signature.parameter[0])
         self.graphs = RoundGraphs(self.parts, data.count)
         self._calls = client_calls.Calls(form, self.parts, self.graphs.kept, data)
-        self.tried = strategies.Tried({}, self.parts.server_xla_obstacle)
-        self._choices: dict[Any, tuple[strategies.Tried, strategies.Choice]] = {}
+        self.chooser = chooser.Chooser(
+            self.parts, self.graphs.state_specs, self.graphs.common_specs
+        )
         self._noise_bits: dict[Any, marked_noise.NoiseBits] = {}
         self.fusable = self.parts.fixed_shapes
 
@@ -120,58 +126,16 @@ class RoundRunner:
         """Returns whether the noise gets its random words from outside of the graph."""
         return bool(self.parts.noisy) and noise_source.feeds(self.parts, settings)
 
-    def probed(self, settings: Settings) -> tuple[strategies.Choice, strategies.Tried]:
-        """Returns how a cohort of unknown data runs, and what was found out by writing its graphs.
-
-        What fails to trace may not have been tried yet. Nothing is remembered.
-        """
-        tried = self.tried
-        obstacle = strategies.data_obstacle(self.parts, None)
-        while True:
-            choice = self._choose(settings, obstacle, tried)
-            way = choice.way
-            if way.strategy == "call":
-                return choice, tried
-            reason = probe.clients_obstacle(self.parts, way, self.graphs.common_specs)
-            if reason is None:
-                return choice, self._with_server(tried) if way.xla else tried
-            tried = tried.with_failed(way, reason)
-
-    def _with_server(self, tried: strategies.Tried) -> strategies.Tried:
-        found = tried.server_xla or probe.server_obstacle(self.parts, self.graphs.state_specs)
-        return tried.with_server_xla(found) if found else tried
-
-    def _choose(
-        self, settings: Settings, obstacle: str | None, tried: strategies.Tried
-    ) -> strategies.Choice:
-        on_gpu = settings.places.on_gpu
-        key = (settings.strategy, settings.xla, on_gpu, obstacle)
-        found = self._choices.get(key)
-        if found is None or found[0] is not tried:
-            found = tried, strategies.choose(self.parts, *key, tried.failed)
-            self._choices[key] = found
-        return found[1]
-
-    def way(self, settings: Settings, data: Any) -> strategies.Way:
-        """Returns how a cohort runs, as far as is known before it does.
-
-        Args:
-          settings: The context's.
-          data: The cohort's data.
-        """
-        obstacle = strategies.data_obstacle(self.parts, data)
-        return self._choose(settings, obstacle, self.tried).way
-
     def _run_somehow(self, call: Call) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Runs a round by the first candidate that neither fails to trace nor to run.
 
         Which ways failed, and why, is remembered if one does not: otherwise something else is wrong, with
         the data, say. A client's own error shows where clients run by a call each.
         """
-        tried = self.tried
+        tried = self.chooser.tried
         obstacle = strategies.data_obstacle(self.parts, call.data)
         while True:
-            way = self._choose(call.settings, obstacle, tried).way
+            way = self.chooser.choose(call.settings, obstacle, tried).way
             try:
                 found = self._run(call, way, server_xla=tried.server_xla is None)
             except datasets.NotRowsError:
@@ -184,7 +148,7 @@ class RoundRunner:
                 else:
                     tried = tried.with_failed(way, failures.summary(str(error)))
             else:
-                self.tried = tried
+                self.chooser.tried = tried
                 self._begin_due(call, way)
                 return found
 
@@ -192,7 +156,7 @@ class RoundRunner:
         """Has XLA begin with the graph that is due, if there is one, beside the rounds."""
         coming = self.due(call.data, way, call.settings)
         if coming is not None:
-            wanted = self._whole(call, coming, self.tried.server_xla is None)
+            wanted = self._whole(call, coming, self.chooser.tried.server_xla is None)
             self.graphs.kept.begin(wanted, call.settings.places.scope)
 
     def due(self, data: Any, way: strategies.Way, settings: Settings) -> BlockWork | None:
@@ -208,12 +172,14 @@ class RoundRunner:
         kind = settings.trained(self).due(settings.expected) if way.xla else None
         if kind is None:
             return None
-        self.tried = self._with_server(self.tried)  # which decides what the graph is
+        self.chooser.probe_server()  # what is found decides what the graph is
         if arrays_of(data) is None:
             return None  # data sets are read once, and compiled for when they come next
-        only = self._cut(data, way, settings, lambda other, *_: bool(other == kind))
+        only = block_work.cut(
+            self.parts, data, way, settings.resident, lambda other, *_: bool(other == kind)
+        )
         block, more = next(only, None), next(only, None)
-        return None if block is None or more is not None else block.of_nobody()
+        return block.of_nobody() if isinstance(block, BlockWork) and more is None else None
 
     def _run(
         self, call: Call, way: strategies.Way, *, server_xla: bool
@@ -223,7 +189,12 @@ class RoundRunner:
         if isinstance(first, BlockWork) and second is None:
             who, check, *results = self.graphs.kept.call(self._whole(call, first, server_xla))
             return results, [who, check]
-        return self._run_blocks(call, way, itertools.chain(filter(None, (first, second)), blocks))
+        here = InProcess(self.graphs, self._calls, call.settings.places, way)
+        seen = [block for block in (first, second) if block is not None]
+        every = itertools.chain(seen, blocks)
+        return backend.run_round(
+            call.settings.backend(here), call.root, call.fed, call.state, every
+        )
 
     def _whole(self, call: Call, block: BlockWork, server_xla: bool) -> traced.Wanted:
         """Returns the graph of a round of one block."""
@@ -238,29 +209,6 @@ class RoundRunner:
             in_turn=not places.on_gpu,
         )
 
-    def _run_blocks(
-        self, call: Call, way: strategies.Way, blocks: Iterator[Work]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Runs a round of several blocks, or of none, in a backend."""
-        here = InProcess(self.graphs, self._calls, call.settings.places, way)
-        backend = call.settings.backend(here)
-        common, before = backend.begin(call.root, call.state)
-        tree = SumTree(functools.partial(backend.join, call.root))
-        asked = 0
-
-        def counted() -> Iterator[Work]:
-            nonlocal asked
-            for block in blocks:
-                asked += 1
-                yield block
-
-        for number, sums in backend.partial_sums(call.root, common, counted()):
-            tree.add(number, sums)
-        total = tree.total(asked)
-        if total is None:
-            total = backend.nobody(call.root)
-        return backend.finish(call.root, call.fed, call.state, before, total)
-
     def cut(
         self, data: Any, way: strategies.Way, settings: Settings, rounds: int = 1
     ) -> Iterator[Work]:
@@ -273,8 +221,6 @@ class RoundRunner:
           rounds: How many rounds are noted to have such a cohort: what they train on counts for when XLA
             compiles it. 0 for one that runs as those before it.
         """
-        if way.strategy == "call":
-            return call_blocks(data)
         trained = settings.trained(self)
         if rounds:
             trained.meets(rounds)
@@ -284,30 +230,4 @@ class RoundRunner:
                 return False
             return trained.uses(kind, batches, of, rounds) if rounds else trained.used(kind)
 
-        return self._cut(data, way, settings, is_regular)
-
-    def _cut(
-        self, data: Any, way: strategies.Way, settings: Settings, is_regular: IsRegular
-    ) -> Iterator[BlockWork]:
-        side_by_side = way.strategy == "vmap"
-        blocks = cutting.blocks_of(
-            data,
-            self.parts.work.type_signature.parameter[0],
-            settings.resident,
-            by_size=side_by_side,
-            is_regular=(lambda *_: True) if side_by_side else is_regular,
-        )
-        carry_bytes = self.parts.carry_bytes
-        for number, block in enumerate(blocks):
-            shape = shape_of(block, side_by_side=side_by_side, xla=way.xla, carry_bytes=carry_bytes)
-            yield BlockWork(number, shape, block.fields, block.table.arrays())
-
-
-def call_blocks(data: Sequence[Any]) -> Iterator[CallWork]:
-    """Yields the blocks of clients that run by a graph call each.
-
-    Args:
-      data: The values of the cohort's clients.
-    """
-    for number, first in enumerate(range(0, len(data), client_calls.AT_ONCE)):
-        yield CallWork(number, first, min(client_calls.AT_ONCE, len(data) - first), data)
+        return block_work.cut(self.parts, data, way, settings.resident, is_regular)
