@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tff_dp import _caching, data, execution
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import compilation
-from tff_dp.execution.cohort import blocks
+from tff_dp.execution.cohort import arrays
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from, model_weights
 
@@ -190,11 +190,11 @@ def test_arrays_too_large_for_the_device_stream_in_blocks(linear, monkeypatch):
             return state
 
     expected = trained(1 << 28)
-    monkeypatch.setattr(blocks, "_BYTES", 1000)  # about five clients
+    monkeypatch.setattr(arrays, "_BYTES", 1000)  # about five clients
     count = []
-    original = blocks._alone
+    original = arrays._alone
     monkeypatch.setattr(
-        blocks, "_alone", lambda *a: (count.append(threading.active_count()), original(*a))[1]
+        arrays, "_alone", lambda *a: (count.append(threading.active_count()), original(*a))[1]
     )
     before = threading.active_count()
     assert_close(trained(0), expected)
@@ -459,7 +459,7 @@ def test_what_cannot_be_traced_by_one_strategy_runs_by_another(linear, monkeypat
     monkeypatch.setattr(batches.Regular, "reduce", refuse)
     actual, text = trained("vmap")
     assert_close(actual, expected)
-    assert "cannot run side by side: no such operation" in text
+    assert "side by side without XLA given up: no such operation" in text
     monkeypatch.setattr(batches.Listed, "reduce", refuse)
     fresh = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
     with execution.fast("scan", xla=False, strict=True):

@@ -92,7 +92,7 @@ class Argument:
             try:
                 found.append(self._reader.nested(client))
             except ArgumentTypeError as error:
-                whose = failures.client(position, len(data))
+                whose = failures.client_name(position, len(data))
                 raise ArgumentTypeError(f"The data of {whose} do not fit: {error}") from None
         return found
 

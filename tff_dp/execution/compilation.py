@@ -116,7 +116,9 @@ class _Round:
 
     def account(self, settings: Any) -> str:
         """Returns in words how it runs."""
-        return str(self._runner.account(settings))
+        from tff_dp.execution.round import account
+
+        return account.account_of(self._runner, settings)
 
     def noise_bits(self, settings: Any) -> marked_noise.NoiseBits:
         """Returns where its noise gets its random bits."""

@@ -37,6 +37,7 @@ def fast(
     strict: bool = False,
     seed: int | None = None,
     random_bits: str = "auto",
+    workers: int | None = None,
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
@@ -66,6 +67,9 @@ def fast(
         with noise that it does not reach, such as noise that clients draw, is refused; "auto" takes
         Philox for it, and where the package is missing. `explain` and the statement of a result say
         which it was.
+      workers: How many threads of a CPU, or devices if there are several, run parts of a cohort at the
+        same time; in [1, inf), and at most the number of devices. None for as many threads as there are
+        cores, or all devices. Results do not depend on it, not even in their last bits.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -80,7 +84,14 @@ def fast(
     """
     with contextlib.ExitStack() as stack:
         context = make_context(
-            stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+            stack,
+            strategy,
+            device,
+            xla=xla,
+            strict=strict,
+            seed=seed,
+            random_bits=random_bits,
+            workers=workers,
         )
         with tff.framework.get_context_stack().install(context):
             yield context
@@ -94,6 +105,7 @@ def install(
     strict: bool = False,
     seed: int | None = None,
     random_bits: str = "auto",
+    workers: int | None = None,
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 
@@ -106,6 +118,7 @@ def install(
       strict: See `fast`.
       seed: See `fast`.
       random_bits: See `fast`.
+      workers: See `fast`.
 
     Returns:
       The execution context.
@@ -117,7 +130,14 @@ def install(
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     context = make_context(
-        stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+        stack,
+        strategy,
+        device,
+        xla=xla,
+        strict=strict,
+        seed=seed,
+        random_bits=random_bits,
+        workers=workers,
     )
     tff.framework.set_default_context(context)
     return context
@@ -195,6 +215,7 @@ def make_context(
     strict: bool,
     seed: int | None,
     random_bits: str,
+    workers: int | None,
 ) -> Any:
     """Returns the context of `fast`; what it starts later is put onto the stack."""
     xla = _checks.optional_flag("xla", xla)
@@ -204,6 +225,8 @@ def make_context(
     if seed is not None:
         seed = _checks.integer("seed", seed, f"[0, {2**128})", "Pass a non-negative whole number.")
     _checks.one_of("random_bits", random_bits, _RANDOM_BITS)
+    if workers is not None:
+        workers = _checks.integer("workers", workers, "[1, inf)", "Leave it out for all there are.")
     noise_source.check(random_bits)
     _caching.prepare()
     settings = Settings(
@@ -211,7 +234,7 @@ def make_context(
         xla=xla,
         seed=seed,
         random_bits=random_bits,
-        places=devices.choose(device),
+        places=devices.choose(device, workers),
     )
     return FastContext(settings, stack, strict=strict)
 

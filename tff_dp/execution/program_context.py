@@ -41,6 +41,7 @@ def federated_context(
     strict: bool = False,
     seed: int | None = None,
     random_bits: str = "auto",
+    workers: int | None = None,
     install: bool = True,
 ) -> Iterator[Any]:
     """Runs the federated programs of a `with` block in this process.
@@ -67,6 +68,7 @@ def federated_context(
       strict: See `fast`.
       seed: See `fast`. Calls take their keys in the order in which they run.
       random_bits: See `fast`.
+      workers: See `fast`.
       install: Whether the context that is yielded is in effect in the block, for the thread that
         enters it; otherwise, it is in effect where it is installed (`tff.framework.set_default_context`).
 
@@ -84,7 +86,14 @@ def federated_context(
     _checks.flag("install", install)
     with contextlib.ExitStack() as resources:
         context = make_context(
-            resources, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+            resources,
+            strategy,
+            device,
+            xla=xla,
+            strict=strict,
+            seed=seed,
+            random_bits=random_bits,
+            workers=workers,
         )
         executor = ThreadPoolExecutor(1, thread_name_prefix="tff_dp-calls")
         # After `resources`, and so before them: no call may lose its stock TFF while it runs.
