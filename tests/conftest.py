@@ -15,7 +15,7 @@ import pytest
 def no_worker_is_left():
     """No test runs TFF's default context, whose worker process outlives Python."""
     yield
-    from tests.execution.test_stock import workers
+    from tests.support.workers import workers
 
     assert not workers(os.getpid())
 

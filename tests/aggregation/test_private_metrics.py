@@ -11,7 +11,7 @@ import pytest
 
 import tff_dp
 from tests.support.noise import has_standard_deviation, is_normal
-from tests.training.test_training import fit, make_clients, plan
+from tests.support.training import fit, make_clients, plan
 from tff_dp import execution
 from tff_dp.aggregation import private_metrics
 from tff_dp.errors import AccountingError, ArgumentError

@@ -6,7 +6,6 @@ has negative controls, which it must reject.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 
@@ -16,73 +15,26 @@ import pytest
 from scipy import stats
 
 import tff_dp
-from tests.dp_sgd.test_record import linear, mechanism
 from tests.support import oracles
+from tests.support.silos import (
+    Silos,
+    flat,
+    in_contexts,
+    inside,
+    linear,
+    mechanism,
+    sum_of,
+)
 from tff_dp import data, execution, noise
 from tff_dp.dp_sgd import client_work
 from tff_dp.errors import ArgumentError, ModelError
-from tff_dp.model import ModelSpec
-from tff_dp.process import build_process, initialize_from, model_weights
+from tff_dp.process import initialize_from, model_weights
 
 pytestmark = pytest.mark.heavy
 
 FALSE_POSITIVE = 1e-6
 
 # --- Clipping -------------------------------------------------------------------------------------
-
-# "stock" is TFF's worker; the others are strategies of the context in this process.
-CONTEXTS = {
-    "stock": None,
-    "scan": {"strategy": "scan", "xla": False},
-    "xla": {"strategy": "scan", "xla": True},
-    "call": {"strategy": "call"},
-}
-in_contexts = pytest.mark.parametrize("context", CONTEXTS)
-
-
-@contextlib.contextmanager
-def inside(context: str, **changes):
-    if CONTEXTS.get(context, {}) is None:
-        yield
-    else:
-        with execution.fast(strict=True, **({**CONTEXTS.get(context, {})} | changes)):
-            yield
-
-
-def sum_of(_, predictions):
-    """A loss whose gradient does not depend on the weights of a linear model."""
-    return predictions
-
-
-class Silos:
-    """A process of record-level privacy over clients' data, and its weights after each round."""
-
-    def __init__(self, model, clients, own, loss="mse", algorithm=None, rounds=1000) -> None:
-        self.clients = clients
-        self.bound = ModelSpec(model=model, loss=loss).bind(clients.element_spec())
-        plan = tff_dp.PrivacyPlan(
-            unit="record", mechanism=own, records=clients.sizes, rounds=rounds, delta=1e-6
-        )
-        algorithm = algorithm or tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=1.0))
-        self.process = build_process(self.bound, algorithm=algorithm, privacy=plan)
-
-    def change(self, rounds=1, clients=None, batch_size=1000) -> list[np.ndarray]:
-        """Returns the changes of the flat trainable weights in each of some rounds."""
-        clients = clients or self.clients
-        state = initialize_from(self.process, self.bound.initial_weights)
-        found = [self._flat(state)]
-        for _ in range(rounds):
-            cohort = clients.cohort(range(clients.num_clients), batch_size=batch_size)
-            state = self.process.next(state, cohort).state
-            found.append(self._flat(state))
-        return [after - before for before, after in itertools.pairwise(found)]
-
-    def _flat(self, state) -> np.ndarray:
-        return flat(model_weights(self.process, state).trainable)
-
-
-def flat(parts) -> np.ndarray:
-    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
 
 
 def regression(sizes, features=3, seed=0) -> data.Clients:

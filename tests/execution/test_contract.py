@@ -29,6 +29,7 @@ import tree
 from tests.support import contract_cases, contract_models
 from tests.support.contract_cases import Row
 from tests.support.helpers import without_secure_sums
+from tests.support.strategies import STRATEGIES
 from tff_dp import execution
 from tff_dp.execution.cohort import batches
 
@@ -37,15 +38,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Batch Normalization contains:UserWarning"),  # TFF's own
 ]
 
-# A strategy that is added here has to pass the whole table.
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "call": {"strategy": "call"},
-    "scan": {"strategy": "scan", "xla": False},
-    "vmap": {"strategy": "vmap", "xla": False},
-    "scan-xla": {"strategy": "scan", "xla": True},
-    "vmap-xla": {"strategy": "vmap", "xla": True},
-    "auto": {"strategy": "auto"},
-}
 FEEDS = ("arrays", "datasets")
 Column = tuple[str, str]  # a strategy and a feed
 CHEAP: list[Column] = [

@@ -20,8 +20,8 @@ import pytest
 from scipy import stats
 
 import tff_dp
-from tests.execution.test_stock import workers
 from tests.support.old_queries import averaging, finite_records, gaussian_query, own_format
+from tests.support.workers import workers
 from tff_dp import cli, execution, selftest
 from tff_dp.aggregation import build as builders
 from tff_dp.errors import ArgumentError
