@@ -286,7 +286,7 @@ def test_ci_tests_every_interpreter_and_says_what_it_has_left_out(tmp_path, main
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[:2] == [" lint", " test"]
     (again,) = [call for call in calls if "-3.13 test" in call]
-    assert "tests/test_privacy_loss.py" in again
+    assert "tests/accounting/test_privacy_loss.py" in again
 
 
 def test_what_ci_repeats_on_every_interpreter_is_there():

@@ -39,8 +39,13 @@ def test_an_import_of_a_test_module_is_seen_wherever_it_is_written():
     assert imports_of_test_modules("from tests.support.workers import workers") == []
 
 
-def test_the_test_files_that_the_guide_for_contributors_names_exist():
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"tests/[\w/]+\.py", text))
-    assert named
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+def test_the_test_files_that_are_named_anywhere_exist():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *SOURCES, ROOT / ".ci/every_interpreter"]
+    named = {
+        (str(page.relative_to(ROOT)), name)
+        for page in pages
+        if page.name != "CHANGELOG.md"  # which tells of what was
+        for name in re.findall(r"\btests/\w[\w/]*\.py\b", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert {(page, name) for page, name in named if not (ROOT / name).is_file()} == set()

@@ -257,7 +257,7 @@ def test_clip_norms_that_do_not_fit_the_self_tests_model_are_refused():
 
 
 def test_every_mechanism_that_can_run_has_a_law():
-    # Whole numbers have no density: see tests/test_selftest_shares.py.
+    # Whole numbers have no density: see tests/selftest/test_shares.py.
     discrete = {kind for kind in builders._BUILDERS if kind.__name__.startswith("Distributed")}
     assert laws._LAWS.keys() == builders._BUILDERS.keys() - discrete
 
