@@ -20,10 +20,39 @@ def no_worker_is_left():
     assert not workers(os.getpid())
 
 
+def pytest_collection_modifyitems(items):
+    """Marks as heavy what needs TFF; a test that starts a process of its own says so itself."""
+    for item in items:
+        if "tff" in item.fixturenames:
+            item.add_marker(pytest.mark.heavy)
+
+
 @pytest.fixture(autouse=True)
-def no_process_is_kept():
-    """A process of a test that plants a defect must not serve another test, nor hide the defect."""
+def only_heavy_tests_import_tff(request):
+    """A test that trains without asking for the fixture `tff` would not be marked as heavy."""
+    before = "tensorflow_federated" in sys.modules
     yield
+    after = "tensorflow_federated" in sys.modules
+    assert before == after or request.node.get_closest_marker("heavy"), (
+        "this test imports TensorFlow Federated: let it use the fixture tff"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_process_of_a_defect_is_kept(request):
+    """A process of a test that plants a defect must not serve another test, nor hide the defect.
+
+    Defects are planted by `monkeypatch`. Tests without it share what `fit` keeps, as runs do.
+    """
+    if "monkeypatch" not in request.fixturenames:
+        yield
+        return
+    forget_kept_processes()
+    yield
+    forget_kept_processes()
+
+
+def forget_kept_processes() -> None:
     kept = sys.modules.get("tff_dp.training.kept_processes")
     if kept is not None:
         kept._kept.clear()
