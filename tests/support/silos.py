@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tff_dp
-from tff_dp import execution
+from tff_dp import data, execution
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from, model_weights
@@ -80,3 +80,10 @@ class Silos:
 
 def flat(parts) -> np.ndarray:
     return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
+
+
+def regression(sizes, features=3, seed=0) -> data.Clients:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(sum(sizes), features)).astype(np.float32)
+    y = (3 * rng.normal(size=(sum(sizes), 1))).astype(np.float32)
+    return data.Clients(x, y, np.cumsum([0, *sizes]))
