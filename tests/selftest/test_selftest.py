@@ -105,7 +105,9 @@ def parts_of(checks) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("context", "mechanism", "parts"),
     [
-        ("stock", FIXED, ("influence", "provenance", "noise")),
+        # On stock TFF, FIXED's influence and noise are ADAPTIVE's without the count; the complete
+        # table has all of FIXED's there.
+        ("stock", FIXED, ("provenance",)),
         ("stock", ADAPTIVE, HALVES),
         ("fast", ADAPTIVE, suite.PARTS),  # and the command's own plan below, which is FIXED's
         # Which compiles for a minute.
@@ -131,6 +133,8 @@ def test_right_plans_pass_in_every_context(request, context, mechanism, parts):
     if parts == suite.PARTS:
         assert len(names) == (33 if counted else 29)
     measured = {check.name: check.measured for check in report.checks}
+    if "influence" not in parts:
+        return
     # Clipping is exact, so that nothing passes by doing nothing: not even the noise-free half.
     for hostile in ("norm 1e9", "norm 1e9 in one coordinate", "at the bound", EXAMPLES):
         assert measured[f"sensitivity: {hostile}"] == pytest.approx(1, rel=1e-4)
