@@ -32,8 +32,8 @@ def only_heavy_tests_import_tff(request):
     """A test that trains without asking for the fixture `tff` would not be marked as heavy."""
     before = "tensorflow_federated" in sys.modules
     yield
-    after = "tensorflow_federated" in sys.modules
-    assert before == after or request.node.get_closest_marker("heavy"), (
+    imported = "tensorflow_federated" in sys.modules and not before
+    assert not imported or request.node.get_closest_marker("heavy"), (
         "this test imports TensorFlow Federated: let it use the fixture tff"
     )
 
