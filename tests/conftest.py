@@ -20,6 +20,7 @@ def no_worker_is_left():
     assert not workers(os.getpid())
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
     """Marks as heavy what needs TFF; a test that starts a process of its own says so itself."""
     for item in items:
@@ -29,12 +30,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def only_heavy_tests_import_tff(request):
-    """A test that trains without asking for the fixture `tff` would not be marked as heavy."""
-    before = "tensorflow_federated" in sys.modules
+    """A test that trains without asking for the fixture `tff` would not be marked as heavy.
+
+    Nor would it be known that TFF is imported before tf-keras, after which it cannot be.
+    """
+    names = {"tensorflow_federated", "tf_keras"}
+    before = names & sys.modules.keys()
     yield
-    imported = "tensorflow_federated" in sys.modules and not before
+    imported = names & sys.modules.keys() - before
     assert not imported or request.node.get_closest_marker("heavy"), (
-        "this test imports TensorFlow Federated: let it use the fixture tff"
+        f"this test imports {', '.join(imported)}: let it use the fixture tff"
     )
 
 
