@@ -15,17 +15,49 @@ import pytest
 def no_worker_is_left():
     """No test runs TFF's default context, whose worker process outlives Python."""
     yield
-    if "tensorflow_federated" not in sys.modules:  # whose import takes seconds
-        return
-    from tests.execution.test_stock import workers
+    from tests.support.workers import workers
 
     assert not workers(os.getpid())
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Marks as heavy what needs TFF; a test that starts a process of its own says so itself."""
+    for item in items:
+        if "tff" in item.fixturenames:
+            item.add_marker(pytest.mark.heavy)
+
+
 @pytest.fixture(autouse=True)
-def no_process_is_kept():
-    """A process of a test that plants a defect must not serve another test, nor hide the defect."""
+def only_heavy_tests_import_tff(request):
+    """A test that trains without asking for the fixture `tff` would not be marked as heavy.
+
+    Nor would it be known that TFF is imported before tf-keras, after which it cannot be.
+    """
+    names = {"tensorflow_federated", "tf_keras"}
+    before = names & sys.modules.keys()
     yield
+    imported = names & sys.modules.keys() - before
+    assert not imported or request.node.get_closest_marker("heavy"), (
+        f"this test imports {', '.join(imported)}: let it use the fixture tff"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_process_of_a_defect_is_kept(request):
+    """A process of a test that plants a defect must not serve another test, nor hide the defect.
+
+    Defects are planted by `monkeypatch`. Tests without it share what `fit` keeps, as runs do.
+    """
+    if "monkeypatch" not in request.fixturenames:
+        yield
+        return
+    forget_kept_processes()
+    yield
+    forget_kept_processes()
+
+
+def forget_kept_processes() -> None:
     kept = sys.modules.get("tff_dp.training.kept_processes")
     if kept is not None:
         kept._kept.clear()

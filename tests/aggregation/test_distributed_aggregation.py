@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 import tff_dp
-from tests.mechanisms.test_distributed import BETA, CLIP, a_plan, both_kinds, mechanism
+from tests.support.distributed import BETA, CLIP, a_plan, both_kinds, mechanism
 from tests.support.helpers import run_rounds, without_secure_sums
 from tests.support.oracles import discrete_gaussian_sum_log_pmf, skellam_log_pmf, variance_p
 from tff_dp import accounting, data, execution, process

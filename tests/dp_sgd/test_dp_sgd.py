@@ -6,7 +6,6 @@ has negative controls, which it must reject.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 
@@ -16,80 +15,26 @@ import pytest
 from scipy import stats
 
 import tff_dp
-from tests.dp_sgd.test_record import linear, mechanism
 from tests.support import oracles
+from tests.support.silos import (
+    Silos,
+    flat,
+    in_contexts,
+    inside,
+    linear,
+    mechanism,
+    regression,
+    sum_of,
+)
 from tff_dp import data, execution, noise
 from tff_dp.dp_sgd import client_work
-from tff_dp.errors import ArgumentError, ModelError
-from tff_dp.model import ModelSpec
-from tff_dp.process import build_process, initialize_from, model_weights
+from tff_dp.process import initialize_from, model_weights
 
 pytestmark = pytest.mark.heavy
 
 FALSE_POSITIVE = 1e-6
 
 # --- Clipping -------------------------------------------------------------------------------------
-
-# "stock" is TFF's worker; the others are strategies of the context in this process.
-CONTEXTS = {
-    "stock": None,
-    "scan": {"strategy": "scan", "xla": False},
-    "xla": {"strategy": "scan", "xla": True},
-    "call": {"strategy": "call"},
-}
-in_contexts = pytest.mark.parametrize("context", CONTEXTS)
-
-
-@contextlib.contextmanager
-def inside(context: str, **changes):
-    if CONTEXTS.get(context, {}) is None:
-        yield
-    else:
-        with execution.fast(strict=True, **({**CONTEXTS.get(context, {})} | changes)):
-            yield
-
-
-def sum_of(_, predictions):
-    """A loss whose gradient does not depend on the weights of a linear model."""
-    return predictions
-
-
-class Silos:
-    """A process of record-level privacy over clients' data, and its weights after each round."""
-
-    def __init__(self, model, clients, own, loss="mse", algorithm=None, rounds=1000) -> None:
-        self.clients = clients
-        self.bound = ModelSpec(model=model, loss=loss).bind(clients.element_spec())
-        plan = tff_dp.PrivacyPlan(
-            unit="record", mechanism=own, records=clients.sizes, rounds=rounds, delta=1e-6
-        )
-        algorithm = algorithm or tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=1.0))
-        self.process = build_process(self.bound, algorithm=algorithm, privacy=plan)
-
-    def change(self, rounds=1, clients=None, batch_size=1000) -> list[np.ndarray]:
-        """Returns the changes of the flat trainable weights in each of some rounds."""
-        clients = clients or self.clients
-        state = initialize_from(self.process, self.bound.initial_weights)
-        found = [self._flat(state)]
-        for _ in range(rounds):
-            cohort = clients.cohort(range(clients.num_clients), batch_size=batch_size)
-            state = self.process.next(state, cohort).state
-            found.append(self._flat(state))
-        return [after - before for before, after in itertools.pairwise(found)]
-
-    def _flat(self, state) -> np.ndarray:
-        return flat(model_weights(self.process, state).trainable)
-
-
-def flat(parts) -> np.ndarray:
-    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
-
-
-def regression(sizes, features=3, seed=0) -> data.Clients:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(sum(sizes), features)).astype(np.float32)
-    y = (3 * rng.normal(size=(sum(sizes), 1))).astype(np.float32)
-    return data.Clients(x, y, np.cumsum([0, *sizes]))
 
 
 def clipped_by_hand(gradient: np.ndarray, clip_norm: float) -> np.ndarray:
@@ -598,97 +543,3 @@ def test_examples_and_steps_drop_inputs_of_their_own(stock, context):
     # Binomial(32, 1/2) each, of variance 8: masks that steps shared would make it 16, examples 128.
     variance = np.mean((kept - 16) ** 2)
     assert abs(variance / 8 - 1) < 5.3 * math.sqrt(2 / 500)  # 1.2e-7; kurtosis is below normal's
-
-
-# --- Models ---------------------------------------------------------------------------------------
-
-
-@keras.saving.register_keras_serializable("test_record")
-class Centring(keras.layers.Layer):
-    """Takes the batch's mean off: one example's output depends on the others."""
-
-    def call(self, x):
-        return x - keras.ops.mean(x, axis=0, keepdims=True)
-
-
-def contrastive(labels, predictions):
-    """A loss of the differences between the examples of a batch."""
-    return keras.ops.square(predictions - keras.ops.mean(predictions, axis=0) - labels)
-
-
-def tf_keras_model(*layers):
-    import tf_keras
-
-    return tf_keras.Sequential([tf_keras.layers.Input([3]), *layers, tf_keras.layers.Dense(1)])
-
-
-def refused(model, loss="mse"):
-    return Silos(model, regression((4, 4)), mechanism(local_steps=1), loss=loss)
-
-
-def dense(*layers):
-    return keras.Sequential([keras.layers.Input([3]), *layers, keras.layers.Dense(1)])
-
-
-def test_models_whose_examples_depend_on_each_other_are_refused(tff):
-    with pytest.raises(ModelError, match=r"one example depends on the other examples.*LayerNorm"):
-        refused(dense(Centring()))
-    with pytest.raises(ModelError, match="one example depends on the other examples"):
-        refused(dense(LAYERS.Dense(4), LAYERS.Dropout(0.5), Centring()))
-    with pytest.raises(ModelError, match=r"depends on the other examples.*mean over examples"):
-        refused(dense(LAYERS.Dense(4)), contrastive)
-    with pytest.raises(ModelError, match="BatchNormalization"):
-        refused(dense(LAYERS.BatchNormalization()))
-    import tf_keras
-
-    with (
-        pytest.warns(UserWarning, match="moving statistics"),
-        pytest.raises(ModelError, match=r"tf-keras.*record-level.*BatchNormalization"),
-    ):
-        refused(tf_keras_model(tf_keras.layers.BatchNormalization()))
-
-
-def test_models_whose_examples_do_not_are_taken(tff):
-    refused(dense(LAYERS.Dense(4), LAYERS.Dropout(0.5), LAYERS.LayerNormalization()))
-    refused(dense(LAYERS.Dense(4, activity_regularizer="l2", kernel_regularizer="l1")))
-    frozen = dense(LAYERS.BatchNormalization(trainable=False))
-    refused(frozen)
-    refused(tf_keras_model())
-
-
-def test_a_tf_keras_model_trains(tff):
-    own = mechanism(noise_multiplier=0.0, batch_size=8, local_steps=2)
-    silos = Silos(tf_keras_model(), regression((8,)), own)
-    with inside("scan"):
-        assert np.abs(silos.change()[0]).max() > 0.01
-
-
-def test_a_client_that_diverges_sends_nothing(tff):
-    # A step of the rate 1e38 overflows. The other client is the same: nobody moves the model.
-    algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=3e38))
-    own = mechanism(noise_multiplier=100.0, batch_size=4, local_steps=5)
-    silos = Silos(linear(3), regression((4, 4)), own, algorithm=algorithm)
-    with inside("scan"):
-        (change,) = silos.change()
-    np.testing.assert_array_equal(change, 0)
-
-
-def test_federated_sgd_has_no_local_steps_to_protect_records_in(tff):
-    with pytest.raises(ArgumentError, match=r"FedSGD.*no local steps.*FedAvg"):
-        Silos(linear(3), regression((4, 4)), mechanism(), algorithm=tff_dp.FedSGD())
-
-
-@pytest.mark.parametrize(
-    "algorithm",
-    [
-        tff_dp.FedProx(proximal_strength=0.5, client_optimizer=tff_dp.SGD(learning_rate=0.1)),
-        tff_dp.FedOpt(server_optimizer=tff_dp.Adam(learning_rate=0.1)),
-        tff_dp.FedAvg(client_optimizer=tff_dp.Adam(learning_rate=0.1)),
-    ],
-)
-def test_the_other_algorithms_take_their_steps(tff, algorithm):
-    own = mechanism(batch_size=4, local_steps=3)
-    silos = Silos(linear(3), regression((8, 8)), own, algorithm=algorithm)
-    with inside("scan"):
-        changes = silos.change(2)
-    assert all(np.isfinite(change).all() and np.abs(change).max() > 1e-4 for change in changes)

@@ -12,20 +12,16 @@ import pytest
 
 import tff_dp
 from tests.support import oracles
+from tests.support.silos import linear, mechanism
 from tff_dp import data, execution
 from tff_dp.accounting import RecordRound, Round, quick_epsilon, spend
 from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError, DataError
 from tff_dp.ledger import Ledger, replay
-from tff_dp.mechanisms import GaussianMechanism, RecordGaussianMechanism
+from tff_dp.mechanisms import GaussianMechanism
 from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, PoissonSampler
 
 AOR, REPLACE, ZERO_OUT = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE, Adjacency.ZERO_OUT
-
-
-def mechanism(**changes) -> RecordGaussianMechanism:
-    values = {"clip_norm": 1.0, "noise_multiplier": 1.0, "batch_size": 2, "local_steps": 10}
-    return RecordGaussianMechanism(**(values | changes))
 
 
 def a_plan(records=(200, 400, 900), rounds=100, adjacency=None, sampler=None, **changes):
@@ -308,11 +304,6 @@ def test_without_noise_epsilon_is_infinite_at_every_silo():
 # --- Training -------------------------------------------------------------------------------------
 
 SIZES = (400, 1000, 300)
-
-
-def linear(features: int, bias: bool = False) -> keras.Model:
-    dense = keras.layers.Dense(1, use_bias=bias, kernel_initializer="zeros")
-    return keras.Sequential([keras.layers.Input([features]), dense])
 
 
 def hospitals(sizes=SIZES, seed=3) -> data.Clients:

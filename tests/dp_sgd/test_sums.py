@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import tff_dp
-from tests.dp_sgd.test_dp_sgd import Silos, inside, sum_of
-from tests.dp_sgd.test_record import linear, mechanism
+from tests.support.silos import Silos, inside, linear, mechanism, sum_of
 from tff_dp import data, noise
 from tff_dp.dp_sgd import gradients
 from tff_dp.model import ModelSpec

@@ -12,6 +12,8 @@ import pytest
 from scipy import stats
 
 import tff_dp
+from tests.support.rounds import noise_of_round, plan
+from tests.support.workers import workers
 from tff_dp import data, execution
 from tff_dp.errors import ComputationError
 from tff_dp.model import ModelSpec
@@ -20,19 +22,7 @@ from tff_dp.process import build_process, initialize_from, model_weights
 pytestmark = pytest.mark.heavy
 
 
-def plan(mechanism, population=4) -> tff_dp.PrivacyPlan:
-    return tff_dp.PrivacyPlan(
-        mechanism=mechanism,
-        population=population,
-        sampler=tff_dp.FullParticipation(),
-        rounds=10,
-        delta=1e-5,
-    )
-
-
 def workers_of_this_process() -> list[int]:
-    from tests.execution.test_stock import workers
-
     return sorted(workers(os.getpid()))
 
 
@@ -48,13 +38,6 @@ def wide(tff):
     bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
     mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=2.0)
     return build_process(bound, algorithm=tff_dp.FedSGD(), privacy=plan(mechanism)), clients
-
-
-def noise_of_round(process, clients, cohort=range(4)) -> np.ndarray:
-    state = process.initialize()
-    state = process.next(state, [clients.dataset(c, batch_size=4) for c in cohort]).state
-    weights = process.get_model_weights(state).trainable
-    return np.concatenate([np.ravel(w) for w in weights])
 
 
 @pytest.mark.parametrize("context", ["fast", "stock"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tff_dp
-from tests.execution.test_modes import assert_close, cohort_of
+from tests.support.rounds import assert_close, cohort_of
 from tff_dp import execution
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from

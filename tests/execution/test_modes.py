@@ -15,8 +15,9 @@ import pytest
 import tree
 
 import tff_dp
-from tests.execution.test_context import plan
 from tests.support.paths import ROOT
+from tests.support.rounds import assert_close, cohort_of
+from tests.support.workers import workers
 from tff_dp import _caching, data, execution
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import compilation
@@ -25,31 +26,6 @@ from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from, model_weights
 
 pytestmark = pytest.mark.heavy
-
-
-def cohort_of(sizes, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(sum(sizes), 5)).astype(np.float32)
-    y = (x @ np.arange(5) + 0.1 * rng.normal(size=len(x))).astype(np.float32)[:, None]
-    return data.Clients(x, y, np.cumsum([0, *sizes]), allow_empty=True)
-
-
-@pytest.fixture(scope="module")
-def linear(tff):
-    """A process with server noise and clients of whom some have a last batch of another size."""
-    clients = cohort_of([8, 8, 4, 12, 0, 7, 8, 3])
-    model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
-    bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
-    mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.1)
-    return bound, build_process(bound, algorithm=tff_dp.FedAvg(), privacy=plan(mechanism)), clients
-
-
-def assert_close(actual, expected):
-    for a, b in zip(tree.flatten(actual), tree.flatten(expected), strict=True):
-        if np.asarray(b).dtype.kind == "f":
-            np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
-        else:
-            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("strategy", "xla"), [("scan", True), ("scan", False), ("call", None)])
@@ -213,7 +189,7 @@ if sys.argv[1] == "2":
 import keras, numpy as np, tff_dp
 from tff_dp import execution
 sys.path.insert(0, sys.argv[2])
-from tests.execution.test_modes import cohort_of
+from tests.support.rounds import cohort_of
 clients = cohort_of([8] * 200)
 model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
 model.set_weights([np.zeros([5, 1]), np.zeros([1])])
@@ -255,7 +231,7 @@ COMPILED = """
 import json, os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import tff_dp
-from tests.execution.test_modes import cohort_of
+from tests.support.rounds import cohort_of
 import keras
 from tff_dp import execution
 clients = cohort_of([8, 8])
@@ -526,8 +502,6 @@ def test_scalars_that_come_back_are_known_by_identity_alone(linear):
 
 
 def test_weights_outside_of_any_context_start_no_worker(linear):
-    from tests.execution.test_stock import workers
-
     before = set(workers(os.getpid()))
     bound, process, _ = linear
     state = initialize_from(process, bound.initial_weights)

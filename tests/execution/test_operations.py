@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tests.support import operation_cases
-from tff_dp.execution.graph import emitter, operations, program, range_checks, xla_numerics
+from tests.support.rewriting import constants, rewritten, run, run_for_xla
+from tff_dp.execution.graph import emitter, operations, program
 
 CLIENTS = 3
 # Of a float's type: what a few operations' roundoff amounts to. TensorFlow's own kernels of two versions
@@ -101,59 +102,6 @@ def _stacked(arguments: Sequence[Any]) -> Any:
     if isinstance(arguments[0], list):
         return [np.stack(parts) for parts in zip(*arguments, strict=True)]
     return np.stack(arguments)
-
-
-def constants(values: Any) -> Any:
-    return tf.nest.map_structure(tf.constant, _lists(values))
-
-
-def _lists(values: Any) -> Any:
-    return [_lists(value) for value in values] if isinstance(values, (list, tuple)) else values
-
-
-def run(function: Callable[..., Any], argument: Any) -> list[np.ndarray]:
-    traced = tf.function(function, autograph=False)
-    return [tensor.numpy() for tensor in tf.nest.flatten(traced(argument))]
-
-
-def run_for_xla(function: Callable[..., Any], argument: Any) -> list[np.ndarray]:
-    """Runs a function of (argument, key) as XLA compiles it, which must not know the key."""
-    traced = tf.function(function, jit_compile=True, autograph=False)
-    return [
-        tensor.numpy()
-        for tensor in tf.nest.flatten(traced(argument, tf.constant([5, 7], tf.uint64)))
-    ]
-
-
-def rewritten(
-    function: Callable[..., Any],
-    arguments: Sequence[Any],
-    key: Any,
-    checks: list[Any] | None = None,
-) -> list[Any]:
-    """Writes what a function writes as the emitter does for XLA, each product as before a step."""
-    flat = tf.nest.flatten(arguments)
-    with tf.Graph().as_default() as graph:
-        places = [tf.compat.v1.placeholder(value.dtype, value.shape) for value in flat]
-        results = tf.nest.flatten(function(*tf.nest.pack_sequence_as(arguments, places)))
-    values = {place.ref(): value for place, value in zip(places, flat, strict=True)}
-    for operation in graph.get_operations():
-        if operation.type == "Placeholder":
-            continue
-        inputs = [values[tensor.ref()] for tensor in operation.inputs]
-        check = range_checks.check(operation.node_def, inputs, range_checks.Limits())
-        if check is not None and checks is not None:
-            checks.append(check)
-        if operation.type in xla_numerics.RECTIFIERS and inputs[0].dtype.is_floating:
-            written = xla_numerics.rectified(operation.node_def, inputs, for_xla=True)
-        else:
-            written = xla_numerics.write(operation.node_def, inputs, key, steps=True)
-        if written is None:
-            attributes = {k: v for k, v in operation.node_def.attr.items() if not k.startswith("_")}
-            here = tf.compat.v1.get_default_graph()
-            written = here.create_op(operation.type, inputs, attrs=attributes).outputs
-        values |= {old.ref(): new for old, new in zip(operation.outputs, written, strict=True)}
-    return [values[result.ref()] for result in results]
 
 
 def assert_same(actual: np.ndarray, expected: np.ndarray, case: operation_cases.Case) -> None:

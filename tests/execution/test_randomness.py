@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import tff_dp
-from tests.execution.test_context import noise_of_round, plan
+from tests.support.rounds import noise_of_round, plan
 from tff_dp import data, execution
 from tff_dp.execution.graph import randomness
 from tff_dp.model import ModelSpec

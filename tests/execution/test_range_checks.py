@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.execution.test_operations import constants, rewritten, run, run_for_xla
 from tests.support.operation_cases import raw, written
+from tests.support.rewriting import constants, rewritten, run, run_for_xla
 from tff_dp.execution.graph import range_checks
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)

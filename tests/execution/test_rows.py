@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tree
 
-from tests.execution.test_modes import assert_close, cohort_of, linear  # noqa: F401
+from tests.support.rounds import assert_close, cohort_of
 from tff_dp import execution
 from tff_dp.execution import devices
 from tff_dp.execution.cohort import grouping, tables
@@ -81,7 +81,7 @@ def test_a_row_that_is_not_full_is_refused():
 @pytest.mark.parametrize(("strategy", "xla"), [("scan", False), ("scan", True), ("vmap", False)])
 @pytest.mark.parametrize("shuffled_first", [False, True])
 def test_rounds_of_which_some_are_shuffled_are_the_rounds_one_by_one(
-    linear,  # noqa: F811
+    linear,
     strategy,
     xla,
     shuffled_first,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.execution.test_contract import STRATEGIES
-from tests.execution.test_operations import constants, rewritten, run, run_for_xla
 from tests.support.operation_cases import raw
+from tests.support.rewriting import constants, rewritten, run, run_for_xla
+from tests.support.strategies import STRATEGIES
 from tff_dp import execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution.graph import bodies, xla_numerics

@@ -41,19 +41,24 @@ class Examiner:
 
     Args:
       wrapper: What to do to each fast context before; for planted differences.
+      stock: What runs stock TFF, which stays with whoever has made it; by default, one of its own.
 
     Attributes:
       counts: How many cases, comparisons and so on there have been.
     """
 
-    def __init__(self, wrapper: running.Wrapper | None = None) -> None:
-        self._stock = running.Stock()
+    def __init__(
+        self, wrapper: running.Wrapper | None = None, *, stock: running.Stock | None = None
+    ) -> None:
+        self._stock = stock or running.Stock()
+        self._is_own = stock is None
         self._wrapper = wrapper
         self.counts: collections.Counter[str] = collections.Counter()
 
     def close(self) -> None:
         """Ends what it has started."""
-        self._stock.close()
+        if self._is_own:
+            self._stock.close()
 
     def faults(self, case: Case, *, first_only: bool = False) -> list[Fault]:
         """Returns what is wrong with a case.

@@ -40,10 +40,15 @@ SEEDED = {
 
 
 @pytest.fixture(scope="module")
-def examiner():
-    made = examining.Examiner()
+def stock_of_cases(tff):
+    made = running.Stock()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def examiner(stock_of_cases):
+    return examining.Examiner(stock=stock_of_cases)
 
 
 @pytest.mark.heavy
@@ -259,15 +264,12 @@ def _an_error(context: Any, comp: Any, arg: Any) -> Any:
         (_FAILING, _no_error, "no error here"),
     ],
 )
-def test_a_planted_fault_is_found_and_made_smaller(case, fault, kind, monkeypatch):
+def test_a_planted_fault_is_found_and_made_smaller(stock_of_cases, case, fault, kind, monkeypatch):
     monkeypatch.setattr(shrinking, "_SECONDS", math.inf)
-    wrong = examining.Examiner(lambda context: _wrapped(context, fault))
-    try:
-        faults = wrong.faults(case)
-        assert [found.kind for found in faults] == [kind] * 2
-        smallest, least = shrinking.shrunk(case, faults[0], wrong)
-    finally:
-        wrong.close()
+    wrong = examining.Examiner(lambda context: _wrapped(context, fault), stock=stock_of_cases)
+    faults = wrong.faults(case)
+    assert [found.kind for found in faults] == [kind] * 2
+    smallest, least = shrinking.shrunk(case, faults[0], wrong)
     assert least.kind == kind
     assert smallest.settings == (faults[0].asked,)
     parameters = smallest.parameters

@@ -17,21 +17,11 @@ import pytest
 from dp_accounting import pld
 
 import tff_dp
+from tests.support.ledgers import make_plan, rechained
 from tests.support.paths import ROOT
 from tff_dp.errors import AccountingError, ArgumentError, LedgerError
 from tff_dp.ledger import Ledger, replay
 from tff_dp.ledger import lines as ledger_lines
-
-
-def make_plan(**changes) -> tff_dp.PrivacyPlan:
-    values = {
-        "mechanism": tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
-        "population": 100,
-        "cohort": 5,
-        "rounds": 50,
-        "delta": 1e-5,
-    }
-    return tff_dp.PrivacyPlan(**(values | changes))
 
 
 def entries(path) -> list[dict]:
@@ -114,7 +104,7 @@ def test_a_charge_is_on_the_disk_before_it_is_acknowledged(tmp_path, monkeypatch
 CHARGES = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from tests.ledger.test_ledger import make_plan
+from tests.support.ledgers import make_plan
 from tff_dp.ledger import Ledger
 with Ledger(sys.argv[1], make_plan(rounds=10**6)) as book:
     for number in range(1, 10**6):
@@ -197,16 +187,6 @@ def test_every_edited_byte_is_found(written):
             Ledger(path, make_plan())
     path.write_bytes(content)
     Ledger(path, make_plan()).close()
-
-
-def rechained(lines: list[dict]) -> bytes:
-    """Returns lines with hashes that fit: what a careful edit would leave."""
-    found, before = b"", "0" * 64
-    for line in lines:
-        plain = {k: v for k, v in line.items() if k not in ("hash", "previous")}
-        text, before = ledger_lines.chained(plain, before)
-        found += text
-    return found
 
 
 @pytest.mark.parametrize(

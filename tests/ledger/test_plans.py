@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 import tff_dp
-from tests.ledger.test_ledger import make_plan, rechained
+from tests.support.ledgers import charged, make_plan, rechained
 from tff_dp import cli
 from tff_dp.accounting import spend_jointly
 from tff_dp.charges import ChargedRun, Charges, differences, incompatibility, shortened
@@ -375,10 +375,6 @@ def test_plans_of_many_records_that_cannot_be_counted_together_are_told_in_a_lin
 
 
 # --- Charges from elsewhere ----------------------------------------------------------------------
-
-
-def charged(plan, rounds=4, run="a" * 32, start=1) -> Charges:
-    return Charges(runs=(ChargedRun(plan=plan, rounds=range(start, rounds + 1), run=run),))
 
 
 def test_charges_join_by_the_run_and_survive_json():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.distributed import BETA, CLIP, DELTA, a_plan, both_kinds, mechanism
 from tests.support.oracles import (
     discrete_gaussian_sum_log_pmf,
     epsilon_from_rdp,
@@ -23,33 +24,11 @@ from tff_dp.accounting import skellam_rdp, sum_of_discrete_gaussians_rdp
 from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import (
-    DistributedGaussianMechanism,
     DistributedSkellamMechanism,
 )
 from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, PoissonSampler
 
 FALSE_POSITIVE = 1e-6
-KINDS = (DistributedGaussianMechanism, DistributedSkellamMechanism)
-CLIP = 0.5
-DELTA = 1e-5
-BETA = math.exp(-0.5)
-
-both_kinds = pytest.mark.parametrize("kind", KINDS, ids=["Gaussian", "Skellam"])
-
-
-def mechanism(kind=DistributedSkellamMechanism, z=1.0, dimension=1000, **changes):
-    return kind(clip_norm=CLIP, noise_multiplier=z, dimension=dimension, **changes)
-
-
-def a_plan(kind=DistributedSkellamMechanism, z=1.0, dimension=1000, bits=20, **changes):
-    values = {
-        "mechanism": mechanism(kind, z, dimension, bits=bits),
-        "population": 100,
-        "sampler": FullParticipation(),
-        "rounds": 10,
-        "delta": DELTA,
-    }
-    return tff_dp.PrivacyPlan(**(values | changes))
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_paths_on_the_command_line_are_those_of_the_caller(tmp_path):
     assert told("quickstart", "--out", "new") == [
         str(here), "[-P][-m][experiments][linear_regression][--out][new]",
     ]  # fmt: skip
-    assert told("fuzz", "--out", "new") == [str(here), "[-P][-m][fuzz][--out][new]"]
+    assert told("fuzz", "--out", "new") == [str(here), "[-P][-m][tests.fuzz][--out][new]"]
     # Tests run in the checkout, whose settings are pytest's; the caller's files are found all the same.
     where, arguments = told(
         "test", "-x", "test_x.py::test_it", "-k", "test_x.py", "--junitxml=a/b.xml", "no_file"
@@ -213,7 +213,23 @@ def test_paths_on_the_command_line_are_those_of_the_caller(tmp_path):
         f"[-m][pytest][-m][not full][-x][{here}/test_x.py::test_it][-k][test_x.py]"
         f"[--junitxml={here}/a/b.xml][no_file]"
     )
-    assert told("test", "--full")[1] == "[-m][pytest]"
+    assert told("test", "--full")[1] == "[-m][pytest][-n][2][--dist][worksteal]"
+
+
+def test_tests_run_in_two_processes_unless_a_single_one_or_another_number_is_asked_for(tmp_path):
+    made_environment(tmp_path, python='printf "[%s]" "$@"')
+    (tmp_path / "test_x.py").touch()
+    two, path = "[-m][pytest][-n][2][--dist][worksteal][-m][not full]", tmp_path / "test_x.py"
+
+    def told(*arguments: str) -> str:
+        return run_script(tmp_path, "test", *arguments, cwd=tmp_path).stdout
+
+    assert told() == two
+    assert told("test_x.py", "-x") == f"{two}[{path}][-x]"
+    assert told("-k", "a::b.py") == f"{two}[-k][a::b.py]"
+    assert told("test_x.py::test_it[a::b]") == f"[-m][pytest][-m][not full][{path}::test_it[a::b]]"
+    # pytest takes the last of several.
+    assert told("-n", "0") == f"{two}[-n][0]"
 
 
 def test_run_works_by_a_link_to_it(tmp_path):
@@ -287,7 +303,7 @@ def test_ci_tests_every_interpreter_and_says_what_it_has_left_out(tmp_path, main
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[:2] == [" lint", " test"]
     (again,) = [call for call in calls if "-3.13 test" in call]
-    assert "tests/test_privacy_loss.py" in again
+    assert "tests/accounting/test_privacy_loss.py" in again
 
 
 def test_what_ci_repeats_on_every_interpreter_is_there():

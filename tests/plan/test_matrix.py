@@ -157,7 +157,7 @@ def test_each_cell_has_its_values_or_is_refused(mechanism, sampler, adjacency):
         named = (f"sampler={type(draws).__name__}", f"adjacency={adjacency.value!r}")
         assert any(part in str(caught.value) for part in named)
         return
-    # Of the ideal mechanism; tests/test_arithmetic.py has what plans are charged for computed noise.
+    # Of the ideal mechanism; tests/accounting/test_arithmetic.py has what computed noise is charged for.
     report = spend(make().one_round(), rounds, DELTA)
     # RDP's golden values come from finer orders here and there, up to .06 % below.
     assert dict(report.values) == {

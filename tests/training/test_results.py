@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import tff_dp
-from tests.training.test_training import fit, linear_model, make_clients, plan
-from tests.training.test_warm_start import legacy_model
+from tests.support.training import fit, legacy_model, linear_model, make_clients, plan
 from tff_dp import execution, provenance
 from tff_dp.accounting.report import ReadOnlyDict
 from tff_dp.errors import ArgumentError, ModelError

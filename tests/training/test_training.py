@@ -14,45 +14,8 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.training import FEATURES, fit, linear_model, make_clients, plan
 from tff_dp import data, execution
-
-FEATURES = 3
-
-
-def make_clients(sizes=(8, 12, 20, 9), seed=0, labels=None) -> data.Clients:
-    rng = np.random.default_rng(seed)
-    weights = np.array([1.0, -2.0, 0.5])
-    arrays = {}
-    for client, size in enumerate(sizes):
-        x = rng.normal(size=(size, FEATURES)).astype(np.float32)
-        y = (x @ weights).astype(np.float32)[:, None] if labels is None else labels(rng, size)
-        arrays[f"c{client}"] = (x, y)
-    return data.from_arrays(arrays)
-
-
-def linear_model() -> keras.Model:
-    return keras.Sequential(
-        [keras.layers.Input([FEATURES]), keras.layers.Dense(1, kernel_initializer="zeros")]
-    )
-
-
-def plan(**changes) -> tff_dp.PrivacyPlan:
-    values = {
-        "mechanism": tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
-        "population": 4,
-        "sampler": tff_dp.FullParticipation(),
-        "rounds": 5,
-        "delta": 1e-5,
-    }
-    return tff_dp.PrivacyPlan(**(values | changes))
-
-
-def fit(clients=None, privacy=None, **changes):
-    values = {"loss": "mse", "batch_size": 8, "seed": 1} | changes
-    model = values.pop("model", linear_model)
-    return tff_dp.fit(
-        model, clients or make_clients(), privacy=privacy or tff_dp.NoPrivacy(), **values
-    )
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tff_dp
-from tests.ledger.test_plans import charged
-from tests.training.test_training import FEATURES, linear_model, make_clients, plan
+from tests.support.ledgers import charged
+from tests.support.training import FEATURES, legacy_model, linear_model, make_clients, plan
 from tff_dp import _seeds, execution, provenance
 from tff_dp.accounting import spend_jointly
 from tff_dp.charges import ChargedRun, Charges
@@ -37,12 +37,6 @@ BOTH = spend_jointly(
 
 
 # --- What a model carries -------------------------------------------------------------------------
-
-
-def legacy_model():
-    import tf_keras  # after TFF, which cannot be imported once tf-keras is
-
-    return tf_keras.Sequential([tf_keras.layers.Input([FEATURES]), tf_keras.layers.Dense(1)])
 
 
 RECORDS = (charged(FIRST), charged(SECOND, run="b" * 32))

@@ -191,7 +191,7 @@ def with_words(computation: Any, state: Any, clients: Sequence[Any], word: int) 
     programs = runner.parts.programs
     words = _SameWord(word)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(state: Sequence[tf.Tensor], clients: Sequence[Sequence[tf.Tensor]]) -> Any:
         key = tf.constant(_NO_KEY, tf.uint64)
 

@@ -1,0 +1,21 @@
+"""A learning process that the tests of several modules run."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+
+import tff_dp
+from tests.support.rounds import cohort_of, plan
+from tff_dp.model import ModelSpec
+from tff_dp.process import build_process
+
+
+@pytest.fixture(scope="module")
+def linear(tff):
+    """A process with server noise and clients of whom some have a last batch of another size."""
+    clients = cohort_of([8, 8, 4, 12, 0, 7, 8, 3])
+    model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
+    bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
+    mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.1)
+    return bound, build_process(bound, algorithm=tff_dp.FedAvg(), privacy=plan(mechanism)), clients
