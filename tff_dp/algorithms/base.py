@@ -32,12 +32,18 @@ class Components:
       client_work: Where the plan protects records: a function from the clients'
         `tff.learning.optimizers.Optimizer` to a `tff.learning.templates.ClientWorkProcess`, whose
         local steps clip the records' gradients and add the noise. None otherwise.
+
+    Raises:
+      ArgumentError: `is_weighted` is no boolean.
     """
 
     aggregator: Any
     is_weighted: bool
     metrics_aggregator: Any = None
     client_work: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_weighted", _checks.flag("is_weighted", self.is_weighted))
 
 
 class Algorithm(Config, abc.ABC):

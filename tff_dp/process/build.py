@@ -79,9 +79,10 @@ def compose(
       As `build_process`.
 
     Raises:
-      ArgumentError: As for `build_process`.
+      ArgumentError: As for `build_process`; or `scaled` is no boolean.
       ModelError: As for `build_process`.
     """
+    _checks.flag("scaled", scaled)
     if not isinstance(algorithm, Algorithm):
         raise ArgumentError(
             f"algorithm={algorithm!r} is unknown: expected FedAvg, FedOpt, FedProx or FedSGD, or an "
