@@ -20,6 +20,7 @@ from tests.support.toys import PartsSampler, RepeatedMechanism, RepeatedRound
 from tff_dp import accounting, mechanisms
 from tff_dp._registry import Registry
 from tff_dp.accounting import GaussianRound, IndependentRound, RecordRound, Round, round_of
+from tff_dp.accounting.correlated import BandedRound
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import (
     DistributedSkellamMechanism,
@@ -438,6 +439,8 @@ def _round(kind=New, one_round=GaussianRound, draws=1, **fields):
         (_round(one_round=_Half), "_Half overrides _mechanism_event of GaussianRound.*IndependentRound"),
         (_round(Quiet), "Quiet has no field noise_multiplier"),
         (_round(fields=["noise_multiplier"]), "names noise_multiplier, which every round has"),
+        (_round(one_round=BandedRound), r"fields=\(\) lacks bands.*another mechanism"),
+        (_round(one_round=RecordRound), "New protects records"),
         (_round(draws=0), r"draws_per_coordinate=0 .*\[1, inf\)"),
         (_round(draws=1.5), "draws_per_coordinate=1.5"),
         (lambda: mechanisms.register_aggregator(GaussianMechanism), "class of tff_dp"),

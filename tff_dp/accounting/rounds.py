@@ -115,16 +115,15 @@ def register_round(
         already. Nothing is added then.
     """
     _REGISTERED.check(mechanism)
-    name = mechanism.__qualname__
-    if mechanism.unit is not Unit.CLIENT:
-        raise ArgumentError(
-            f"mechanism={name} protects records: expected unit = Unit.CLIENT. Clients noise their own "
-            "steps in tff_dp.dp_sgd, for RecordGaussianMechanism alone."
-        )
     if not isinstance(one_round, type) or not issubclass(one_round, Round):
         raise ArgumentError(
             f"one_round={one_round!r} is outside its bound: expected a class that derives from Round, "
             "such as GaussianRound."
+        )
+    if mechanism.unit is not Unit.CLIENT or issubclass(one_round, RecordRound):
+        raise ArgumentError(
+            f"mechanism={mechanism.__qualname__} protects records: expected unit = Unit.CLIENT. "
+            "Clients noise their own steps in tff_dp.dp_sgd, for RecordGaussianMechanism alone."
         )
     if inspect.isabstract(one_round):
         missing = ", ".join(sorted(one_round.__abstractmethods__))
@@ -133,27 +132,44 @@ def register_round(
         )
     _check_events(one_round)
     fields = (fields,) if isinstance(fields, str) else tuple(fields)
-    for kind in (mechanism, one_round):
-        known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    _check_fields(mechanism, one_round, fields)
+    if not callable(draws_per_coordinate):
+        _checks.integer("draws_per_coordinate", draws_per_coordinate, "[1, inf)")
+    _REGISTERED.add(mechanism, _Kind(one_round, fields, draws_per_coordinate))
+
+
+def _check_fields(
+    mechanism: type[Mechanism], one_round: type[Round], fields: tuple[str, ...]
+) -> None:
+    """Raises ArgumentError unless a round can be made of a mechanism's fields, and of all of them."""
+    names = {
+        kind: [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        for kind in (mechanism, one_round)
+    }
+    for kind, known in names.items():
         for field in fields:
             _checks.one_of("fields", field, known, f"{kind.__name__} has no other fields.")
-    if _NOISE not in [field.name for field in dataclasses.fields(mechanism)]:  # type: ignore[arg-type]
-        raise ArgumentError(f"mechanism={name} has no field {_NOISE}: every mechanism has one.")
+    if _NOISE not in names[mechanism]:
+        raise ArgumentError(
+            f"mechanism={mechanism.__qualname__} has no field {_NOISE}: every mechanism has one."
+        )
     given = sorted({*fields} & {*_OF_EVERY_ROUND})
     if given:
         raise ArgumentError(
             f"fields={fields!r} names {given[0]}, which every round has: leave it out."
         )
-    needed = {f.name for f in dataclasses.fields(one_round) if _is_needed(f)}
-    absent = sorted(needed - {*fields, *_OF_EVERY_ROUND})
+    wanted = {
+        field.name
+        for field in dataclasses.fields(one_round)
+        if _is_needed(field) or field.name in names[mechanism]
+    }
+    absent = sorted(wanted - {*fields, *_OF_EVERY_ROUND})
     if absent:
         raise ArgumentError(
-            f"fields={fields!r} lacks {', '.join(absent)}: {one_round.__name__} cannot be made without. "
-            "Name every field of the round that is the mechanism's."
+            f"fields={fields!r} lacks {', '.join(absent)}: expected every field of "
+            f"{one_round.__name__} that has no default, or that the mechanism has as well. A default in "
+            "place of the mechanism's own value would give the epsilon of another mechanism."
         )
-    if not callable(draws_per_coordinate):
-        _checks.integer("draws_per_coordinate", draws_per_coordinate, "[1, inf)")
-    _REGISTERED.add(mechanism, _Kind(one_round, fields, draws_per_coordinate))
 
 
 def _check_events(one_round: type[Round]) -> None:
