@@ -100,7 +100,7 @@ class DistributedRound(IndependentRound):
     """One round of a distributed mechanism, whose noise is the sum of the participating clients' shares.
 
     The number of clients is fixed, and is the same in neighboring data sets: an absent client's
-    share of the noise would be absent as well. No amplification by sampling is proven for this
+    share of the noise would be absent as well. No amplification by sampling is claimed for this
     noise, so that each client counts as if it participated in every round. The guarantee does not
     depend on the clip norm.
 

@@ -163,7 +163,7 @@ class Pair(abc.ABC):
     """The output distributions of a round for two neighboring data sets.
 
     REMOVE and ADD dominate every pair of neighboring data sets under Poisson sampling: Zhu et al.,
-    arXiv:2106.08567, theorem 11. For REPLACE under Poisson sampling no proof is known. The pair is
+    arXiv:2106.08567, theorem 11. For REPLACE under Poisson sampling we know of no proof. The pair is
     dp-accounting's: the two clients have opposite updates of the clip norm. A numerical search over
     other lengths and angles of the two updates has found no larger divergence. At rate 1 it is
     proven, as for any shift of a Gaussian by up to twice the clip norm.
