@@ -319,8 +319,8 @@ REFUSED = {
         LINE,
         "mse",
         (),
-        r"y is one array, and loss='mse' compares each of the outputs 'left', 'right' with labels of "
-        r"its own: expected y as a dictionary.*a function of \(labels, predictions\)",
+        r"y is one array, and loss='mse' compares each of the outputs 'left', 'right' with its own "
+        r"labels: expected y as a dictionary.*a function of \(labels, predictions\)",
     ),
     "two y": (
         dense,
