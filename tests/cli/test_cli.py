@@ -394,7 +394,7 @@ def test_what_is_wrong_with_a_command_line_is_said_before_anything_heavy_is_impo
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{[2] * 6} []", "2 False"]
-    assert "--noise-multiplier=0 has no noise to test" in done.stderr
+    assert "--noise-multiplier=0 leaves no noise to test" in done.stderr
 
 
 def test_a_selftest_of_records_is_told_of_a_plan_of_records(capsys, monkeypatch):

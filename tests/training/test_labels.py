@@ -280,14 +280,14 @@ def late_auc(k):
 
 ONE_HOT = np.eye(3, dtype=np.float32)[TWO["right"]]
 REFUSED = {
-    "strings": (dense, X, WORDS, "mse", (), r"y holds strings.*np.unique\(labels, return_inverse"),
+    "strings": (dense, X, WORDS, "mse", (), r"y has strings.*np.unique\(labels, return_inverse"),
     "strings, sparse": (
         lambda k: dense(k, 3),
         X,
         WORDS,
         "sparse_categorical_crossentropy",
         (),
-        r"y holds strings, and loss='sparse_categorical_crossentropy' compares numbers",
+        r"y has strings, and loss='sparse_categorical_crossentropy' compares numbers",
     ),
     "text": (
         lambda k: lookup(k, "TextVectorization"),
@@ -319,8 +319,8 @@ REFUSED = {
         LINE,
         "mse",
         (),
-        r"y is one array, and loss='mse' compares each of the outputs 'left', 'right' with labels of "
-        r"its own: expected y as a dictionary.*a function of \(labels, predictions\)",
+        r"y is one array, and loss='mse' compares each of the outputs 'left', 'right' with its own "
+        r"labels: expected y as a dictionary.*a function of \(labels, predictions\)",
     ),
     "two y": (
         dense,
@@ -344,7 +344,7 @@ REFUSED = {
         TWO,
         {"left": "mse", "wrong": "mse"},
         (),
-        r"names an output 'wrong': expected some of 'left', 'right'",
+        r"names an unknown output 'wrong': expected some of 'left', 'right'",
     ),
     "too many losses": (
         lambda k: outputs(k, "list"),
