@@ -17,7 +17,7 @@ _CASES = {
     "clipped, not noised": Privacy(clip_norm=0.01, noise_multiplier=0.0),
 }
 _REFERENCE = "arrays"
-_OTHERS = ("datasets", "handwritten", "vectorised")
+_OTHERS = ("datasets", "handwritten", "vectorized")
 
 
 def check(workload: Workload) -> bool:

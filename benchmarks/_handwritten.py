@@ -73,7 +73,7 @@ class Loop:
             total.assign(tf.zeros_like(total))
 
 
-class Vectorised:
+class Vectorized:
     """All clients side by side: one function a round, compiled by XLA, for models of one dense layer.
 
     Each client has its own copy of the weights, along a leading dimension. The data are tensors already,

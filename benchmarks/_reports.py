@@ -16,8 +16,8 @@ _RATIOS = [  # (numerator, denominator)
     ("stock", "datasets"),
     ("stock", "fused"),
     ("handwritten", "arrays"),
-    ("vectorised", "arrays"),
-    ("vectorised", "fused"),
+    ("vectorized", "arrays"),
+    ("vectorized", "fused"),
 ]
 
 Row = dict[str, Measurement | None]  # by system; None where it failed
@@ -138,7 +138,7 @@ def plot_curve(points: Sequence[Measurement], title: str, path: pathlib.Path) ->
     matplotlib.use("Agg")  # no display is needed, and none is opened
     from matplotlib import pyplot as plt
 
-    blue, orange, grey = "#2566a8", "#c8681e", "#777777"
+    blue, orange, gray = "#2566a8", "#c8681e", "#777777"
     clients = np.array([point.job.clients for point in points])
     medians = np.array([point.median for point in points])
     low, high = np.array([point.quartiles for point in points]).T
@@ -163,7 +163,7 @@ def plot_curve(points: Sequence[Measurement], title: str, path: pathlib.Path) ->
     data = np.array([point.data_bytes for point in points]) / _MIB
     right.plot(clients, peak, "o-", color=blue, label="peak")
     right.plot(clients, peak - data, "s--", color=orange, label="peak less the clients' examples")
-    right.plot(clients, data, ":", color=grey, label="the clients' examples")
+    right.plot(clients, data, ":", color=gray, label="the clients' examples")
     right.set(xscale="log", xlabel="clients a round", ylabel="resident memory, MiB", ylim=0)
     right.legend(loc="upper left", fontsize=8)
     for axis in (left, right):

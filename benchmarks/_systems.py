@@ -235,11 +235,11 @@ class Handwritten(_Handwritten):
     kind = "Loop"
 
 
-class Vectorised(_Handwritten):
+class Vectorized(_Handwritten):
     """All clients side by side under XLA."""
 
-    title = "hand-vectorised"
-    kind = "Vectorised"
+    title = "hand-vectorized"
+    kind = "Vectorized"
 
     @classmethod
     def supports(cls, workload: Workload) -> bool:
@@ -252,7 +252,7 @@ SYSTEMS: dict[str, type[System]] = {
     "arrays": Arrays,
     "fused": Fused,
     "handwritten": Handwritten,
-    "vectorised": Vectorised,
+    "vectorized": Vectorized,
 }
 
 

@@ -26,7 +26,7 @@ _NOTES = """\
 - Timed: a round, from the call until its loss is in Python. "ours, arrays" and "ours, fused" make their
   cohorts, from arrays, in that time; "hand-written" slices its arrays in it.
 - Not timed: what is made once, before the rounds: the data sets of "stock TFF" and "ours, data sets", and
-  the tensors of "hand-vectorised". Making a data set in Python took {dataset_ms:.1f} ms a client here.
+  the tensors of "hand-vectorized". Making a data set in Python took {dataset_ms:.1f} ms a client here.
 - "ours, fused": {fused} rounds in one call; its seconds are the call's, divided."""
 
 

@@ -63,18 +63,18 @@ def once(name: str, way: str, rounds: int) -> None:
 
     import tff_dp
     from tff_dp import execution, tff
-    from tff_dp.training import loop
+    from tff_dp.training import run as run_module
 
     assert tff
     clients, make = workload(name)
     times: list[float] = []
-    record = vars(loop)["round_record"]  # `fit` calls it at the end of each round
+    record = vars(run_module)["round_record"]  # `fit` calls it at the end of each round
 
     def timed(*arguments: Any, **named: Any) -> Any:
         times.append(time.perf_counter())
         return record(*arguments, **named)
 
-    vars(loop)["round_record"] = timed
+    vars(run_module)["round_record"] = timed
     stack = contextlib.ExitStack()
     if way == "stock TFF":
         stack.enter_context(execution.stock(unkeyed_noise=True))

@@ -20,7 +20,7 @@ FEATURES = ("ses", "meanses", "minority", "female", "catholic")
 _SHA256 = "90a3dc27f09a5e060936f964c1e28366b9700f4e7c9a76baddaf017025696f7e"
 # The label's unit: the achievement test runs from about -3 to 25 points. Scaling by constants, and not
 # by the data's own mean and deviation, releases nothing about the students.
-_CENTRE, _SCALE = 11.0, 7.0
+_CENTER, _SCALE = 11.0, 7.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load(*, held_out: float, seed: int) -> Schools:
         minority=(frame["minrty"] == "Yes") - 0.5,
         female=(frame["sx"] == "Female") - 0.5,
         catholic=(frame["sector"] == "Catholic") - 0.5,
-        achievement=(frame["mAch"] - _CENTRE) / _SCALE,
+        achievement=(frame["mAch"] - _CENTER) / _SCALE,
     )
     rng = _seeds.generator(_seeds.root(seed), "held-out students")
     order = frame.sample(frac=1.0, random_state=rng)

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 from tff_dp.accounting.report import format_epsilon
 
-_BLUE, _ORANGE, _GREY = "#2566a8", "#c8681e", "#777777"
+_BLUE, _ORANGE, _GRAY = "#2566a8", "#c8681e", "#777777"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def error_against_epsilon(panels: Sequence[Panel], path: pathlib.Path) -> pathli
             for epsilon, error in zip(panel.epsilons, panel.errors, strict=True)
             if not math.isinf(epsilon)
         )
-        axis.axhline(panel.nothing_learned, color=_GREY, ls=":", label="predicting the mean")
+        axis.axhline(panel.nothing_learned, color=_GRAY, ls=":", label="predicting the mean")
         axis.axhline(panel.without_privacy, color=_ORANGE, ls="--", label="without privacy")
         axis.plot(*zip(*points, strict=True), "o-", color=_BLUE, label="differentially private")
         for epsilon, error in points:

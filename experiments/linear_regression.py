@@ -19,7 +19,7 @@ import numpy as np
 
 import tff_dp
 from experiments import _hsb82, _plots
-from tff_dp import _compat, _seeds, data, execution
+from tff_dp import _compat, _seeds, data
 from tff_dp.accounting.report import format_epsilon
 from tff_dp.config import Config
 from tff_dp.errors import ArgumentError
@@ -95,10 +95,10 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     school_data = _hsb82.load(held_out=schools.held_out, seed=schools.seed)
     with _step("finding the noise for each target epsilon"):
         school_plans = _school_plans(schools, school_data.train.num_clients)
-    with _step("importing TensorFlow Federated"), _compat.quiet_import():
-        _compat.load_tff()
+    with _step("importing TensorFlow Federated"), _compat.quiet.quiet_import():
+        _compat.tff.load()
 
-    with execution.fast():
+    with tff_dp.execution.fast():
         distances = _check_closed_form(tutorial)
         rows = [
             *_run_tutorial(tutorial, tutorial_plans),

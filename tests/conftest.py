@@ -67,7 +67,7 @@ def forget_kept_processes() -> None:
 def tff():
     from tff_dp import _compat
 
-    return _compat.load_tff()
+    return _compat.tff.load()
 
 
 @pytest.fixture(scope="session")

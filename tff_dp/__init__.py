@@ -13,8 +13,8 @@ result = tff_dp.fit(keras.Sequential([...]), clients, loss="mse", privacy=plan)
 result.model, result.epsilon
 ```
 
-Nothing here imports TensorFlow before it is needed; `from tff_dp import tff` gives plain TFF users a
-TensorFlow Federated that works on the installed TensorFlow.
+Nothing here imports TensorFlow before it is needed. Once tff_dp has been imported,
+`import tensorflow_federated as tff` works on the installed TensorFlow; so does `from tff_dp import tff`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tff_dp import _caching
+from tff_dp._compat.tff import finder
 
 __version__ = "0.1.0"
 
@@ -192,7 +193,7 @@ def __getattr__(name: str) -> Any:
     if name == "tff":
         from tff_dp import _compat
 
-        value = _compat.load_tff()
+        value = _compat.tff.load()
     elif name in _HOMES:
         value = getattr(importlib.import_module(f"tff_dp.{_HOMES[name]}"), name)
     elif name in _MODULES:
@@ -207,5 +208,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# XLA reads its flags once, at TensorFlow's first operation: later would often be too late.
-_caching.keep_compiled()
+# What importing tff_dp does beside defining names. XLA reads its flags, an environment variable, once, at
+# TensorFlow's first operation: later would often be too late. The finder lets a plain
+# `import tensorflow_federated` work, and is gone after that.
+_caching.tell_xla()
+finder.register()

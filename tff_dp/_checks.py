@@ -36,21 +36,21 @@ def real(name: str, value: Any, interval: str, remedy: str = "") -> float:
     Args:
       name: Name of the argument, as the caller wrote it.
       value: The value to check. Booleans are not numbers here.
-      interval: The bound in the notation of intervals, such as `"(0, 1]"` or `"[0, inf)"`. What is
-        checked is what the message says.
-      remedy: One sentence on what to do about it.
+      interval: The bound in interval notation, such as `"(0, 1]"` or `"[0, inf)"`. The check reads
+        it, so that the message states exactly what is checked.
+      remedy: One sentence that says how to correct the value.
 
     Returns:
       The value as a float.
 
     Raises:
-      ArgumentError: The value is no real number, or outside the interval.
+      ArgumentError: The value is not a real number, or is outside the interval.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentError(_message(name, value, f"a number in {interval}", remedy))
     try:
         as_float = float(value)
-    except OverflowError:  # a whole number beyond the floats
+    except OverflowError:  # an integer above the largest float
         as_float = math.inf
     if not math.isfinite(as_float) or not _inside(as_float, interval):
         raise ArgumentError(_message(name, value, f"a number in {interval}", remedy))
@@ -58,13 +58,19 @@ def real(name: str, value: Any, interval: str, remedy: str = "") -> float:
 
 
 def integer(name: str, value: Any, interval: str, remedy: str = "") -> int:
-    """Checks that a value is a whole number inside an interval; arguments as `real`.
+    """Checks that a value is a whole number inside an interval.
+
+    Args:
+      name: Name of the argument, as the caller wrote it.
+      value: The value to check. Booleans are not numbers here.
+      interval: The bound in interval notation, as for `real`.
+      remedy: One sentence that says how to correct the value.
 
     Returns:
       The value as an int.
 
     Raises:
-      ArgumentError: The value is no whole number, or outside the interval.
+      ArgumentError: The value is not a whole number, or is outside the interval.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentError(_message(name, value, f"a whole number in {interval}", remedy))
@@ -76,14 +82,19 @@ def integer(name: str, value: Any, interval: str, remedy: str = "") -> int:
 def flag(name: str, value: Any, remedy: str = "") -> bool:
     """Checks that a value is True or False.
 
-    A truth value of NumPy, as comparisons of arrays give it, is one. Anything else is refused, whatever
-    it would count as in an `if`: "no" and 1 would count as true.
+    NumPy's truth values, which comparisons of arrays give, are accepted. Anything else is refused,
+    whatever its truth value in an `if` statement would be: "no" and 1 would count as true there.
+
+    Args:
+      name: Name of the argument, as the caller wrote it.
+      value: The value to check.
+      remedy: One sentence that says how to correct the value.
 
     Returns:
       The value as a bool.
 
     Raises:
-      ArgumentError: It is something else.
+      ArgumentError: The value is neither True nor False.
     """
     if not _is_truth_value(value):
         raise ArgumentError(_message(name, value, "True or False", remedy))
@@ -91,7 +102,19 @@ def flag(name: str, value: Any, remedy: str = "") -> bool:
 
 
 def optional_flag(name: str, value: Any, remedy: str = "") -> bool | None:
-    """Checks that a value is True, False or None; as `flag`."""
+    """Checks that a value is True, False or None.
+
+    Args:
+      name: Name of the argument, as the caller wrote it.
+      value: The value to check, under the rules of `flag`.
+      remedy: One sentence that says how to correct the value.
+
+    Returns:
+      The value as a bool, or None.
+
+    Raises:
+      ArgumentError: The value is something else.
+    """
     if value is not None and not _is_truth_value(value):
         raise ArgumentError(_message(name, value, "True, False or None", remedy))
     return None if value is None else bool(value)
@@ -100,19 +123,25 @@ def optional_flag(name: str, value: Any, remedy: str = "") -> bool | None:
 def _is_truth_value(value: object) -> bool:
     if isinstance(value, bool):
         return True
-    import numpy as np  # not needed by the commonest answer
+    import numpy as np  # imported only when the value is not a plain bool
 
     return isinstance(value, np.bool_)
 
 
 def one_of(name: str, value: _T, choices: Iterable[_T], remedy: str = "") -> _T:
-    """Checks that a value is among `choices`.
+    """Checks that a value is one of several choices.
+
+    Args:
+      name: Name of the argument, as the caller wrote it.
+      value: The value to check.
+      choices: The valid values.
+      remedy: One sentence that says how to correct the value.
 
     Returns:
       The value.
 
     Raises:
-      ArgumentError: It is not; the message lists the choices.
+      ArgumentError: The value is none of them; the message lists the choices.
     """
     choices = list(choices)
     if value not in choices:
@@ -122,13 +151,18 @@ def one_of(name: str, value: _T, choices: Iterable[_T], remedy: str = "") -> _T:
 
 
 def member(name: str, value: object, kind: type[_E]) -> _E:
-    """Checks that a value is a member of an enumeration, or the value of one.
+    """Checks that a value is a member of an enumeration, or the value of a member.
+
+    Args:
+      name: Name of the argument, as the caller wrote it.
+      value: The value to check.
+      kind: The enumeration.
 
     Returns:
       The member.
 
     Raises:
-      ArgumentError: It is neither; the message lists the values.
+      ArgumentError: The value is neither; the message lists the members' values.
     """
     try:
         return kind(value)
@@ -138,13 +172,19 @@ def member(name: str, value: object, kind: type[_E]) -> _E:
 
 
 def instance(name: str, value: Any, kind: type[_T] | tuple[type[_T], ...], remedy: str = "") -> _T:
-    """Checks that a value is of a type, or of one of several.
+    """Checks that a value is an instance of a type, or of one of several types.
+
+    Args:
+      name: Name of the argument, as the caller wrote it.
+      value: The value to check.
+      kind: The type, or a tuple of types.
+      remedy: One sentence that says how to correct the value.
 
     Returns:
       The value.
 
     Raises:
-      ArgumentError: It is of another type.
+      ArgumentError: The value is of another type.
     """
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -154,7 +194,16 @@ def instance(name: str, value: Any, kind: type[_T] | tuple[type[_T], ...], remed
 
 
 def brief(value: Any, most: int = 6) -> str:
-    """Returns a value for a message: of a long list or tuple the first entries, and how many it has."""
+    """Returns a short text for a value, to be put into a message.
+
+    Args:
+      value: Any value.
+      most: The most entries of a list or tuple that are written out; >= 2. Of a longer one the text
+        has the first `most // 2` entries and the number of all.
+
+    Returns:
+      The value's `repr`, shortened if it is a long list or tuple.
+    """
     if not isinstance(value, list | tuple) or len(value) <= most:
         return repr(value)
     opening, closing = "[]" if isinstance(value, list) else "()"

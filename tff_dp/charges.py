@@ -20,23 +20,27 @@ from tff_dp.accounting import (
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.plan import PrivacyPlan
 
-_TOGETHER = ("population", "unit", "adjacency", "records")  # what plans on the same data share
+_TOGETHER = ("population", "unit", "adjacency", "records")  # equal in all plans on one data set
 
 
 def new_run() -> str:
-    """Returns a name for a run that no other run has: 128 random bits, which say nothing."""
+    """Returns a unique name for a run: 128 random bits in hexadecimal, which reveal nothing."""
     return secrets.token_hex(16)
 
 
 def differences(
     plan: PrivacyPlan, other: PrivacyPlan, fields: Iterable[str] | None = None
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns the fields in which two plans differ, with both values as `to_dict` has them.
+    """Compares two plans field by field.
 
     Args:
       plan: One plan.
-      other: The other.
-      fields: The fields to compare; all by default.
+      other: The other plan.
+      fields: The names of the fields to compare; all fields by default.
+
+    Returns:
+      For each field in which the plans differ, its value in `plan` and its value in `other`, as
+      `PrivacyPlan.to_dict` has them.
     """
     one, two = plan.to_dict(), other.to_dict()
     names = [*dict.fromkeys((*one, *two))] if fields is None else fields
@@ -44,11 +48,18 @@ def differences(
 
 
 def shortened(found: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[str, str]]:
-    """Returns what `differences` found as short texts.
+    """Turns the result of `differences` into short texts for a message.
 
-    Of two objects of a class, only the fields that differ are left ("mechanism.noise_multiplier"), of
-    two of different classes their names; of two lists of one length the first entries that differ, of
-    others the first entries and their number.
+    Two objects of one class are reduced to the fields in which they differ, such as
+    "mechanism.noise_multiplier"; two objects of different classes, to the names of the classes. Two
+    lists of one length are reduced to the first entries that differ; other lists, to their first
+    entries and their length.
+
+    Args:
+      found: The differing fields, as `differences` returns them.
+
+    Returns:
+      For each field that differs, its two values as texts.
     """
     texts: dict[str, tuple[str, str]] = {}
     for name, (one, two) in found.items():
@@ -70,21 +81,30 @@ def shortened(found: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[str, str]
 
 
 def incompatibility(plan: PrivacyPlan, other: PrivacyPlan) -> str:
-    """Returns the fields, and both values, that keep two plans from one joint epsilon."""
+    """Says why two plans cannot be accounted for by one joint epsilon.
+
+    Args:
+      plan: One plan.
+      other: The other plan.
+
+    Returns:
+      The fields that prevent it, with both values; empty if nothing does.
+    """
     found = shortened(differences(plan, other, _TOGETHER))
     return "; ".join(f"{name}: {one} and {two}" for name, (one, two) in found.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChargedRun:
-    """Rounds of one run under a plan.
+    """Rounds of one run under one plan.
 
     Attributes:
       plan: The plan.
-      rounds: The rounds, counted from 1 within a run.
-      run: The name of the run, which no other run has.
-      coins: Where cohorts were drawn from a seed that a caller gave: a hash of it. Runs that have it in
-        common had the same cohorts, which no composition of sampled rounds allows.
+      rounds: The rounds that were charged, counted from 1 within the run.
+      run: The unique name of the run.
+      coins: A hash of the seed from which the cohorts were drawn, if the caller gave a seed;
+        otherwise None. Runs with the same hash had the same cohorts, and the composition theorems
+        for sampled rounds do not hold for them.
     """
 
     plan: PrivacyPlan
@@ -99,12 +119,13 @@ class Charges:
 
     Args:
       runs: The runs, under one plan or several.
-      unbounded: Whether the data were also used without differential privacy. Then nothing bounds
-        what has been spent.
+      unbounded: Whether the data were also used without differential privacy. In that case nothing
+        bounds what has been spent.
 
     Raises:
-      ArgumentError: Two plans differ in the population, the unit, the neighbouring relation or the
-        numbers of records, so that no epsilon can be stated for both; or a run is there twice.
+      ArgumentError: Two plans differ in the population, the unit, the neighboring relation or the
+        numbers of records, so that no epsilon can be stated for both; or a run occurs twice; or two
+        runs drew their cohorts from the same seed.
     """
 
     runs: tuple[ChargedRun, ...] = ()
@@ -118,42 +139,52 @@ class Charges:
             if difference:
                 raise ArgumentError(
                     "Two plans cannot be counted together on one data set. They differ in "
-                    f"{difference}. Use plans with the same values, or count what they spend on "
-                    "different data apart."
+                    f"{difference}. Use plans with the same values, or count plans on different "
+                    "data separately."
                 )
         names = [run.run for run in self.runs]
         if len(set(names)) < len(names):
-            raise ArgumentError(f"runs={names!r}: a run is there twice. Join charges by `|`.")
+            raise ArgumentError(f"runs={names!r}: a run occurs twice. Join charges by `|`.")
         coins = [run.coins for run in self.runs if run.coins is not None]
         if len(set(coins)) < len(coins):
             raise ArgumentError(
-                "Two runs drew their cohorts from the same seed on the same data: they had the same "
-                "coins, and their privacy losses cannot be composed as those of independent samples. "
-                "Train with seeds that differ, with none, or with one ledger, which sees to it."
+                "Two runs drew their cohorts from the same seed on the same data: their cohorts are "
+                "the same, and their privacy losses cannot be composed as those of independent samples. "
+                "Train with different seeds, without a seed, or with one ledger for both, which derives "
+                "different seeds."
             )
 
     @property
     def plans(self) -> tuple[PrivacyPlan, ...]:
-        """The plans, in the order in which they first charged."""
+        """The plans, without repetition, in the order of their first charges."""
         return tuple(dict.fromkeys(run.plan for run in self.runs))
 
     @property
     def rounds(self) -> int:
-        """How many rounds have been charged under all plans."""
+        """The number of rounds that have been charged under all plans together."""
         return sum(len(run.rounds) for run in self.runs)
 
     def of(self, plan: PrivacyPlan) -> tuple[range, ...]:
-        """Returns the rounds of each run under one plan, as `PrivacyPlan.epsilon` takes them."""
+        """Returns the rounds that were charged under one plan.
+
+        Args:
+          plan: The plan.
+
+        Returns:
+          The rounds of each run under the plan, as `PrivacyPlan.epsilon` takes them.
+        """
         return tuple(run.rounds for run in self.runs if run.plan == plan)
 
     def __or__(self, other: Charges) -> Charges:
-        """Returns the charges of both; a run that both have counts once, with all of its rounds."""
+        """Returns the charges of both; a run that occurs in both counts once, with all its rounds."""
         found = {run.run: run for run in self.runs}
         for run in other.runs:
             known = found.get(run.run)
             if known is not None:
                 if known.plan != run.plan:
-                    raise ArgumentError(f"run={run.run!r} has two plans: a record was edited.")
+                    raise ArgumentError(
+                        f"run={run.run!r} has two different plans: one of the records was edited."
+                    )
                 first = min(known.rounds.start, run.rounds.start)
                 last = max(known.rounds.stop, run.rounds.stop)
                 coins = known.coins if run.coins is None else run.coins
@@ -162,21 +193,33 @@ class Charges:
         return Charges(runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded)
 
     def with_run(self, plan: PrivacyPlan, rounds: int, coins: str | None = None) -> Charges:
-        """Returns these charges and those of a new run.
+        """Adds a new run to these charges.
 
         Args:
-          plan: Of the run.
-          rounds: How many it has, from 1 on; >= 1.
-          coins: As for `ChargedRun`.
+          plan: The plan of the run.
+          rounds: The number of its rounds, counted from 1; >= 1.
+          coins: A hash of the seed of its cohorts, or None; as for `ChargedRun`.
+
+        Returns:
+          These charges and those of the new run.
 
         Raises:
-          ArgumentError: The plan cannot be counted together with these; or a run has the same coins.
+          ArgumentError: The plan cannot be counted together with these charges, or a run has the
+            same `coins`.
         """
         run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run(), coins=coins)
         return self | Charges(runs=(run,))
 
     def covers(self, other: Charges) -> bool:
-        """Returns whether every charge of `other` is one of these."""
+        """Says whether every charge of `other` is also a charge of this object.
+
+        Args:
+          other: The charges to look for.
+
+        Returns:
+          True if each run of `other` is here, under the same plan and with at least its rounds, and
+          `unbounded` holds here if it holds for `other`.
+        """
         found = {run.run: run for run in self.runs}
         return (self.unbounded or not other.unbounded) and all(
             run.run in found
@@ -190,11 +233,12 @@ class Charges:
         """Returns what all charges have spent together.
 
         Args:
-          delta: Of the one epsilon; in (0, 1/N), N as for `PrivacyPlan`. The smallest of the plans'
-            deltas by default.
+          delta: The delta of the joint epsilon, in (0, 1/N), with N as for `PrivacyPlan`. By
+            default the smallest delta of the plans.
 
         Returns:
-          The report; its epsilon is infinite where nothing bounds what has been spent.
+          The report. Its epsilon is infinite if the data were also used without differential
+          privacy.
 
         Raises:
           ArgumentError: There are no charges under a plan, or delta is outside its bound.
@@ -204,27 +248,49 @@ class Charges:
         return _without_bound(report) if self.unbounded else report
 
     def quick_epsilon(self, delta: float | None = None) -> float:
-        """Returns a fast upper bound on `spent(delta).epsilon`, for display during training."""
+        """Returns a cheap upper bound on `spent(delta).epsilon`, for display during training.
+
+        Args:
+          delta: As for `spent`.
+
+        Returns:
+          Epsilon; >= 0, and infinite if the data were also used without differential privacy.
+
+        Raises:
+          ArgumentError: There are no charges under a plan, or delta is outside its bound.
+          AccountingError: No accountant applies to all plans together.
+        """
         if self.unbounded:
             return math.inf
         try:
             return quick_joint_epsilon(
                 self._parts(), self._delta(delta), arithmetic=self._arithmetic()
             )
-        except AccountingError:  # none does under this sampler and adjacency
+        except AccountingError:  # there is no quick accountant for this sampler and adjacency
             latest = self.runs[-1].plan
             others = tuple(run for run in self.runs if run.plan != latest)
             if not others:
                 return self.spent(delta).epsilon
             own = tuple(run for run in self.runs if run.plan == latest)
-            half = self._delta(delta) / 2  # what others have spent stays as it is, and is kept
+            # The epsilon of the other plans does not change from round to round: it is cached.
+            half = self._delta(delta) / 2
             return sum(Charges(runs=runs).spent(half).epsilon for runs in (others, own))
 
     def spent_by_unit(self, delta: float | None = None) -> tuple[EpsilonReport, ...]:
-        """Returns what has been spent at each client, in the order of the clients.
+        """Returns what has been spent at each client.
 
-        For records, each client's report is that of its own number of records; for clients, all
-        have the same. The arguments are those of `spent`.
+        Under record-level plans, each client has the report that follows from its own number of
+        records. Under client-level plans, all clients have the same report.
+
+        Args:
+          delta: As for `spent`.
+
+        Returns:
+          One report for each client, in the order of the clients.
+
+        Raises:
+          ArgumentError: There are no charges under a plan, or delta is outside its bound.
+          AccountingError: No accountant applies to all plans together.
         """
         worst, at = self.spent(delta), self._delta(delta)
         rounds = [(plan.one_round(), self.of(plan)) for plan in self.plans]
@@ -235,7 +301,8 @@ class Charges:
                 found = spend_jointly(parts, at, arithmetic=self._arithmetic())
             except AccountingError:
                 return worst
-            # At a lower rate, less is spent; only an accountant's error can say otherwise.
+            # A lower sampling rate never spends more; only the error of an accountant can suggest
+            # it.
             return min(found, worst, key=lambda report: report.epsilon)
 
         population = self.plans[0].population
@@ -257,7 +324,7 @@ class Charges:
         return checked_delta(self.plans[0], delta)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, as JSON knows them."""
+        """Returns the charges as plain values that JSON can hold, which `from_dict` reads."""
         plans = self.plans
         return {
             "plans": [plan.to_dict() for plan in plans],
@@ -276,10 +343,16 @@ class Charges:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Charges:
-        """Restores charges from `to_dict`.
+        """Restores charges from the result of `to_dict`.
+
+        Args:
+          values: The plain values.
+
+        Returns:
+          Equal charges.
 
         Raises:
-          ArgumentError: Something is missing or outside its bound.
+          ArgumentError: A value is missing, malformed or outside its bound.
         """
         try:
             plans = [PrivacyPlan.from_dict(plan) for plan in values["plans"]]
@@ -297,11 +370,24 @@ class Charges:
             ]
             return cls(runs=tuple(runs), unbounded=values["unbounded"])
         except (KeyError, TypeError) as error:
-            raise ArgumentError(f"No record of charges: {error} is missing or malformed.") from None
+            raise ArgumentError(
+                f"This is not a record of charges: {error} is missing or malformed."
+            ) from None
 
 
 def checked_delta(plan: PrivacyPlan, delta: float) -> float:
-    """Returns a delta, if it is below one over the number of units that a plan protects."""
+    """Checks that a delta is below one over the number of units that a plan protects.
+
+    Args:
+      plan: The plan. Its units are all clients, or the records of the client with the most records.
+      delta: The delta to check.
+
+    Returns:
+      The delta as a float.
+
+    Raises:
+      ArgumentError: The delta is outside its bound.
+    """
     units = plan.population if plan.records is None else max(plan.records)
     check_delta("delta", delta, units, plan.unit.value)
     return float(delta)

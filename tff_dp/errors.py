@@ -4,18 +4,18 @@
 Exception
 └── TffDpError
     ├── ArgumentError (ValueError)      an argument is outside its bounds
-    │   ├── ArgumentTypeError (TypeError) an argument of a computation is of another type
-    │   ├── DataError                   client data do not fit together or with the model
-    │   ├── ModelError                  a model cannot be wrapped, or wrapped like this
+    │   ├── ArgumentTypeError (TypeError) an argument does not have the type of its computation
+    │   ├── DataError                   client data disagree with each other or with the model
+    │   ├── ModelError                  a model cannot be wrapped, or not in this way
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
-    ├── ComputationError (RuntimeError) a computation failed while it ran, such as a client's
-    ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or of other data
-    └── StackError (ImportError)        an installed package is missing or of a version not tested
+    ├── ComputationError (RuntimeError) a computation failed while it ran, for example on a client
+    ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or of another data set
+    └── StackError (ImportError)        an installed package is missing or of an untested version
 ```
 
-Every message names the argument or the object at fault, its value, the bound and the remedy. Whatever
-raises one of these has changed nothing, but for `fit` once rounds have been charged: what it raises then
-carries the result so far.
+Every message names the argument or the object at fault, its value, the bound and the remedy. A
+function that raises one of these has changed nothing. The one exception is `fit` after rounds have
+been charged: the error that it raises then carries the result so far.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TffDpError(Exception):
     """Base of every exception that tff_dp raises on purpose.
 
     Attributes:
-      result: Where `fit` fails after it has charged rounds: the `FitResult` of those that came to their
-        end, whose epsilon counts all that were charged. Else None.
+      result: If `fit` fails after it has charged rounds, the `FitResult` of the rounds that
+        completed; its epsilon counts every round that was charged. Otherwise None.
     """
 
     result: typing.Any = None
@@ -39,7 +39,7 @@ class ArgumentError(TffDpError, ValueError):
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """An argument of a TFF computation is not of the type that the computation takes."""
+    """An argument of a TFF computation does not have the type that the computation takes."""
 
 
 class DataError(ArgumentError):
@@ -63,4 +63,4 @@ class ComputationError(TffDpError, RuntimeError):
 
 
 class LedgerError(TffDpError, RuntimeError):
-    """A privacy ledger is in use, damaged, or of other data."""
+    """A privacy ledger is in use by another run, damaged, or belongs to another data set."""

@@ -15,7 +15,14 @@ class Optimizer(Config, abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> Any:
-        """Returns the TFF optimizer."""
+        """Builds the optimizer that this describes.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+
+        Raises:
+          StackError: TFF cannot be imported.
+        """
 
 
 def _check_rate(learning_rate: float) -> None:
@@ -44,15 +51,22 @@ class SGD(Optimizer):
         _checks.real("momentum", self.momentum, "[0, 1)")
 
     def build(self) -> Any:
-        """Returns `build_sgdm`."""
-        return _compat.load_tff().learning.optimizers.build_sgdm(
+        """Builds TFF's `build_sgdm`.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+
+        Raises:
+          StackError: TFF cannot be imported.
+        """
+        return _compat.tff.load().learning.optimizers.build_sgdm(
             self.learning_rate, self.momentum or None
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Moments(Optimizer):
-    """What Adam and Yogi have in common: running averages of the gradient and of its square."""
+    """The fields of Adam and Yogi, which keep running averages of the gradient and of its square."""
 
     learning_rate: float
     beta_1: float = 0.9
@@ -81,8 +95,15 @@ class Adam(_Moments):
     """
 
     def build(self) -> Any:
-        """Returns `build_adam`."""
-        return _compat.load_tff().learning.optimizers.build_adam(
+        """Builds TFF's `build_adam`.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+
+        Raises:
+          StackError: TFF cannot be imported.
+        """
+        return _compat.tff.load().learning.optimizers.build_adam(
             self.learning_rate, self.beta_1, self.beta_2, self.epsilon
         )
 
@@ -102,8 +123,15 @@ class Yogi(_Moments):
     """
 
     def build(self) -> Any:
-        """Returns `build_yogi`."""
-        return _compat.load_tff().learning.optimizers.build_yogi(
+        """Builds TFF's `build_yogi`.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+
+        Raises:
+          StackError: TFF cannot be imported.
+        """
+        return _compat.tff.load().learning.optimizers.build_yogi(
             self.learning_rate, self.beta_1, self.beta_2, self.epsilon
         )
 
@@ -131,7 +159,14 @@ class Adagrad(Optimizer):
         _checks.real("epsilon", self.epsilon, "(0, inf)")
 
     def build(self) -> Any:
-        """Returns `build_adagrad`."""
-        return _compat.load_tff().learning.optimizers.build_adagrad(
+        """Builds TFF's `build_adagrad`.
+
+        Returns:
+          A `tff.learning.optimizers.Optimizer`.
+
+        Raises:
+          StackError: TFF cannot be imported.
+        """
+        return _compat.tff.load().learning.optimizers.build_adagrad(
             self.learning_rate, self.initial_preconditioner, self.epsilon
         )

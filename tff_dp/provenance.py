@@ -59,7 +59,14 @@ def mark(model: Any, records: Sequence[Charges]) -> None:
 
 
 def groups_carried_by(model: Any) -> tuple[tuple[Charges, ...], ...]:
-    """Returns the records that a model carries, by what was trained together; see `charged_before`."""
+    """Finds the records that a model carries, by what was trained together; see `charged_before`.
+
+    Args:
+      model: A Keras 3 or tf-keras model.
+
+    Returns:
+      For each training, one record for each of its data sets.
+    """
     found: list[tuple[Charges, ...]] = []
     for part in _parts(model):
         with contextlib.suppress(TypeError):
@@ -70,7 +77,14 @@ def groups_carried_by(model: Any) -> tuple[tuple[Charges, ...], ...]:
 
 
 def carried_by(model: Any) -> tuple[Charges, ...]:
-    """Returns the records that a model carries: its own and those of its layers, each once."""
+    """Finds the records that a model carries: its own and those of its layers, each once.
+
+    Args:
+      model: A Keras 3 or tf-keras model.
+
+    Returns:
+      One record for each data set.
+    """
     found: list[Charges] = []
     for part in _parts(model):
         with contextlib.suppress(TypeError):
@@ -98,7 +112,9 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
     try:
         # First: no crash leaves a new model beside an old record.
         _write(record, _content(model, records))
-        if path.suffix == ".keras" or (is_legacy(model) and model.get_compile_config() is not None):
+        if path.suffix == ".keras" or (
+            _compat.keras.is_legacy(model) and model.get_compile_config() is not None
+        ):
             model.save(path)
         else:  # Keras 3 writes to other formats what it cannot read, such as the name of a loss
             model.save(path, include_optimizer=False)
@@ -152,7 +168,7 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
         )
     kind = str(found[0]["keras"])
     if kind == "tf_keras":
-        _compat.load_tff()  # which cannot be imported once tf-keras has been used
+        _compat.tff.load()  # which cannot be imported once tf-keras has been used
     keras = importlib.import_module(kind)
     model = _loaded(keras, path, arguments)
     if not inside and _fingerprint(model) != found[0]["weights"]:
@@ -195,12 +211,7 @@ def _loaded(keras: Any, path: pathlib.Path, arguments: Mapping[str, Any]) -> Any
 def _parts(model: Any) -> Iterator[Any]:
     """Yields a model and its layers, those of its layers included."""
     yield model
-    flatten = getattr(model, "_flatten_layers", None)  # also of wrappers, such as TimeDistributed
-    if callable(flatten):
-        with contextlib.suppress(
-            Exception
-        ):  # of a private name: the public one below is looked at, too
-            yield from [layer for layer in flatten(include_self=False) if layer is not model]
+    yield from _compat.keras.layers_within(model)
     layers = getattr(model, "layers", None)
     if isinstance(layers, list | tuple):  # else it is something of the layer's own
         for layer in layers:
@@ -210,16 +221,11 @@ def _parts(model: Any) -> Iterator[Any]:
 def _content(model: Any, records: Sequence[Charges]) -> str:
     record = {
         "tff_dp": _FORMAT,
-        "keras": "tf_keras" if is_legacy(model) else "keras",
+        "keras": "tf_keras" if _compat.keras.is_legacy(model) else "keras",
         "weights": _fingerprint(model),
         "records": [each.to_dict() for each in records],
     }
     return json.dumps(record, indent=1, allow_nan=False) + "\n"
-
-
-def is_legacy(model: Any) -> bool:
-    """Returns whether a model is a tf-keras one."""
-    return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__)
 
 
 def _fingerprint(model: Any) -> str:
@@ -260,7 +266,13 @@ def _parsed(path: pathlib.Path, text: str) -> Mapping[str, Any]:
 
 
 def record_of(value: Any) -> Charges:
-    """Returns charges, or those of a result.
+    """Takes the charges of what `fit` was given as `spent_before`.
+
+    Args:
+      value: Charges, or a result that has them.
+
+    Returns:
+      The charges.
 
     Raises:
       ArgumentError: The value is neither.

@@ -160,10 +160,10 @@ def test_cells_bound_every_divergence_of_one_round(pair):
     lowest, highest = pair.bounds(-50.0)
     for cells in (100, 2000, 20_000):
         interval = (highest - lowest) / cells
-        centre, _ = pair.centre(interval)
-        offset = math.remainder(centre, interval)
+        center, _ = pair.center(interval)
+        offset = math.remainder(center, interval)
         first, above, infinite = pair.cells(interval).pessimistic()
-        optimistic = pair.cells(interval, offset=offset).optimistic(centre)
+        optimistic = pair.cells(interval, offset=offset).optimistic(center)
         assert above.min() >= 0
         assert above.sum() + infinite == pytest.approx(1, abs=1e-12)
         for epsilon in np.linspace(0.7 * lowest, 0.7 * highest, 41):
@@ -210,8 +210,8 @@ def plane_divergences(q: float, z: float, x, y, epsilons) -> list[float]:
     a, b = np.meshgrid(axis, axis)
 
     def density(moved) -> np.ndarray:
-        def law(centre):
-            square = (a - centre[0]) ** 2 + (b - centre[1]) ** 2
+        def law(center):
+            square = (a - center[0]) ** 2 + (b - center[1]) ** 2
             return np.exp(-square / (2 * z * z)) / (2 * math.pi * z * z)
 
         return ((1 - q) * law((0.0, 0.0)) + q * law(moved)) * step**2
@@ -257,8 +257,8 @@ def test_an_optimistic_distribution_that_is_not_lowered_enough_is_caught(defect,
     factor = 0.0 if defect == "not lowered" else 0.1
     optimistic = Cells.optimistic
 
-    def higher(self, centre):
-        found = optimistic(self, centre)
+    def higher(self, center):
+        found = optimistic(self, center)
         if found is None:
             return None
         first, probabilities = found

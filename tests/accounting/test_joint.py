@@ -159,8 +159,8 @@ def truth(first, second, delta: float, replace: bool) -> float:
     return max(results)
 
 
-def _normal(x: np.ndarray, centre: float, z: float) -> np.ndarray:
-    return np.exp(-0.5 * ((x - centre) / z) ** 2)
+def _normal(x: np.ndarray, center: float, z: float) -> np.ndarray:
+    return np.exp(-0.5 * ((x - center) / z) ** 2)
 
 
 MIXTURES = [  # rate, noise multiplier, rounds of each
@@ -357,7 +357,7 @@ def test_more_draws_than_delta_can_pay_for_leave_no_guarantee():
     assert report.epsilon == math.inf
     assert "max_dimension" in report.refused["arithmetic"]
     assert quick_joint_epsilon(PAIRS[1], 1e-12, arithmetic=[huge, FEW]) == math.inf
-    with pytest.raises(ArgumentError, match="one for each"):
+    with pytest.raises(ArgumentError, match="one entry for each"):
         spend_jointly(PAIRS[1], DELTA, arithmetic=[FEW])
 
 

@@ -215,7 +215,7 @@ def test_infinite_losses_add_up_over_the_rounds():
 
 
 def test_two_points_compose_to_a_binomial():
-    # Randomised response: the losses are +e and -e; delta after T rounds is a sum of T + 1 terms.
+    # Randomized response: the losses are +e and -e; delta after T rounds is a sum of T + 1 terms.
     loss, rounds = 0.1, 200
     p = math.exp(loss) / (1 + math.exp(loss))
     composition = Composition(pmf_of({10: p, -10: 1 - p}))

@@ -189,8 +189,8 @@ def test_the_sensitivity_check_catches_naive_aggregators(tff, stock):
     )
     for name in ("NaN", "infinity", "overflowing norm"):  # pass through the clipping as NaN
         assert not moved(lambda updates: Aggregator(naive, 3)(updates), HOSTILE[name]) <= bound
-    realised = tff.aggregators.UnweightedMeanFactory()  # neither clips nor keeps the denominator
-    assert not moved(lambda updates: Aggregator(realised, 3)(updates), HOSTILE["norm 1e9"]) <= bound
+    realized = tff.aggregators.UnweightedMeanFactory()  # neither clips nor keeps the denominator
+    assert not moved(lambda updates: Aggregator(realized, 3)(updates), HOSTILE["norm 1e9"]) <= bound
 
 
 def test_the_denominator_is_the_expected_number_of_clients(tff, stock):

@@ -126,7 +126,7 @@ def test_a_norm_in_float16_breaks_the_bound(tff, monkeypatch):
 def aggregate(mechanism, dtype: str, updates) -> np.ndarray:
     from tff_dp import _compat
 
-    tff = _compat.load_tff()
+    tff = _compat.tff.load()
     kind = tff.types.TensorType(updates[0].dtype, [len(updates[0])])
     process = build_aggregator(mechanism, float(len(updates))).create(kind)
     return np.asarray(process.next(process.initialize(), updates).result)

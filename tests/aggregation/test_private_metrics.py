@@ -18,7 +18,7 @@ from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import PrivateMetric
 from tff_dp.plan import PrivacyPlan
 
-LOSS = PrivateMetric(name="loss", largest=4.0, share=0.1)
+LOSS = PrivateMetric(name="loss", clip_value=4.0, budget_fraction=0.1)
 M = 4.0
 
 
@@ -44,11 +44,11 @@ def aggregation(metrics, z: float):
 
 
 def test_shares_add_up_to_the_plans_noise():
-    accuracy = PrivateMetric(name="accuracy", largest=1.0, share=0.3)
+    accuracy = PrivateMetric(name="accuracy", clip_value=1.0, budget_fraction=0.3)
     private = plan(metrics=(LOSS, accuracy))
     z = private.mechanism.noise_multiplier
     update = private.update_mechanism.noise_multiplier
-    parts = [update, *(metric.stddev(z) / metric.largest for metric in private.metrics)]
+    parts = [update, *(metric.stddev(z) / metric.clip_value for metric in private.metrics)]
     assert sum(part**-2 for part in parts) == pytest.approx(z**-2)
     assert update == pytest.approx(z / math.sqrt(0.6))
     # What is accounted for is the total, and without metrics all of it is the updates'.
@@ -61,7 +61,9 @@ def test_shares_add_up_to_the_plans_noise():
 
 def test_the_noise_is_the_shares(context):
     # Each metric is a computation of its own, which takes longer to build than to run.
-    metrics = [PrivateMetric(name=f"m{i}", largest=3.0, share=0.0004) for i in range(8)]
+    metrics = [
+        PrivateMetric(name=f"m{i}", clip_value=3.0, budget_fraction=0.0004) for i in range(8)
+    ]
     call = aggregation(metrics, 2.0)
     zero = np.zeros([2, 8])
     noise = np.concatenate([call(zero) for _ in range(150)])
@@ -74,7 +76,7 @@ def test_the_noise_is_the_shares(context):
 
 
 def test_one_client_moves_a_metric_by_its_bound_at_most(context):
-    metrics = [PrivateMetric(name="a", largest=4.0), PrivateMetric(name="b", largest=1.0)]
+    metrics = [PrivateMetric(name="a", clip_value=4.0), PrivateMetric(name="b", clip_value=1.0)]
     call = aggregation(metrics, 0.0)
     honest = [[1.0, 0.5], [2.0, 0.25]]
     base = call(honest)
@@ -104,7 +106,7 @@ def test_nothing_but_the_noised_means_leaves_a_round(tff, algorithm):
 def test_training_releases_the_plans_metrics(tff):
     with execution.fast(xla=False):
         quiet = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=1e-4)
-        private = plan(mechanism=quiet, metrics=(PrivateMetric(name="loss", largest=50.0),))
+        private = plan(mechanism=quiet, metrics=(PrivateMetric(name="loss", clip_value=50.0),))
         result = fit(privacy=private)
         plain = fit(rounds=5, algorithm=tff_dp.FedAvg(weighting="uniform"))
         shown = [record.metrics for record in result.history]
@@ -127,25 +129,37 @@ def test_training_releases_the_plans_metrics(tff):
 
 def test_metrics_that_cannot_be_released_are_refused(tff):
     with pytest.raises(ArgumentError, match=r"name='accuracy' .*unknown.*'loss'"):
-        fit(privacy=plan(metrics=(PrivateMetric(name="accuracy", largest=1.0),)))
+        fit(privacy=plan(metrics=(PrivateMetric(name="accuracy", clip_value=1.0),)))
     with pytest.raises(AccountingError, match=r"metrics=.*LaplaceMechanism.*GaussianMechanism"):
         plan(
             mechanism=tff_dp.LaplaceMechanism(clip_norm=1.0, noise_multiplier=1.0), metrics=(LOSS,)
         )
-    with pytest.raises(ArgumentError, match=r"shares of metrics=1\.2.*\[0, 1\)"):
-        plan(metrics=[PrivateMetric(name=n, largest=1.0, share=0.4) for n in ("a", "b", "c")])
+    with pytest.raises(ArgumentError, match=r"budget_fractions of metrics=1\.2.*\[0, 1\)"):
+        plan(
+            metrics=[
+                PrivateMetric(name=n, clip_value=1.0, budget_fraction=0.4) for n in ("a", "b", "c")
+            ]
+        )
     with pytest.raises(ArgumentError, match="twice"):
         plan(metrics=(LOSS, LOSS))
-    for name, value in (("largest", 0.0), ("share", 1.0), ("share", 0.0), ("name", 3)):
+    for name, value in (
+        ("clip_value", 0.0),
+        ("budget_fraction", 1.0),
+        ("budget_fraction", 0.0),
+        ("name", 3),
+    ):
         with pytest.raises(ArgumentError, match=f"{name}={value!r}"):
-            PrivateMetric(**({"name": "loss", "largest": 1.0} | {name: value}))
+            PrivateMetric(**({"name": "loss", "clip_value": 1.0} | {name: value}))
 
 
 def test_the_noise_left_to_the_updates_must_suit_adaptive_clipping():
     adaptive = tff_dp.AdaptiveGaussianMechanism(noise_multiplier=1.0, clipped_count_stddev=0.6)
     assert plan(mechanism=adaptive).update_mechanism == adaptive
     with pytest.raises(ArgumentError, match=r"noise_multiplier=1\.2909.*\(0, 1\.2\)"):
-        plan(mechanism=adaptive, metrics=(PrivateMetric(name="loss", largest=1.0, share=0.4),))
+        plan(
+            mechanism=adaptive,
+            metrics=(PrivateMetric(name="loss", clip_value=1.0, budget_fraction=0.4),),
+        )
 
 
 def test_a_plan_with_metrics_survives_json():
@@ -157,11 +171,11 @@ def test_a_plan_with_metrics_survives_json():
 @pytest.mark.parametrize("shape", [[1], [4]])
 def test_a_metric_that_is_not_one_number_is_refused(tff, shape):
     """One draw of noise would be added to all its numbers, whose differences were then exact."""
-    computation = private_metrics([PrivateMetric(name="f1", largest=1.0)], 1.0, M)(
+    computation = private_metrics([PrivateMetric(name="f1", clip_value=1.0)], 1.0, M)(
         collections.OrderedDict(f1=lambda value: value)
     )
     local = collections.OrderedDict(f1=tff.types.TensorType(np.float32, shape))
-    with pytest.raises(ArgumentError, match=r"name='f1'.*shape.*one number a client"):
+    with pytest.raises(ArgumentError, match=r"name='f1'.*shape.*one number for each client"):
         tff.federated_computation(
             lambda values: computation(values),
             tff.types.FederatedType(tff.types.to_type(local), tff.CLIENTS),

@@ -283,7 +283,7 @@ def test_subset_copies_the_chosen_clients():
     assert not np.shares_memory(chosen.pooled()[0], data.pooled()[0])
 
 
-def test_subset_of_neighbours_shares_memory():
+def test_subset_of_neighbors_shares_memory():
     data = three()
     chosen = data.subset([1, 2])
     assert np.shares_memory(chosen.pooled()[0], data.pooled()[0])

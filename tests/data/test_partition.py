@@ -211,7 +211,10 @@ def test_arguments_that_are_refused(call, message):
     [
         (lambda: iid(X, Y[1:], clients=2, seed=0), r"y has 5 examples where x has 6"),
         (lambda: iid([], [], clients=1, seed=0), r"x has no examples"),
-        (lambda: iid({"a": [[1], [1, 2]]}, [0, 1], clients=1, seed=0), r"x\['a'\] is no regular"),
+        (
+            lambda: iid({"a": [[1], [1, 2]]}, [0, 1], clients=1, seed=0),
+            r"x\['a'\] is not a regular",
+        ),
         (lambda: iid(X, [{}] * 6, clients=1, seed=0), r"y has dtype object, with a dict"),
         (lambda: iid([1.0, np.nan], [0, 1], clients=1, seed=0), r"client '0': x is nan"),
         (lambda: by_column(X, Y, list("abc")), r"column has 3 entries where x has 6"),

@@ -242,7 +242,7 @@ def test_the_ledger_charges_and_replays_steps_of_silos(tmp_path):
         (lambda: mechanism(batch_size=0), ("batch_size=0", "[1, inf)")),
         (lambda: mechanism(batch_size=2.5), ("batch_size=2.5", "whole number")),
         (lambda: mechanism(local_steps=0), ("local_steps=0", "[1, inf)")),
-        (lambda: a_plan(None), ("records=None", "one a client", "clients.sizes")),
+        (lambda: a_plan(None), ("records=None", "one for each client", "clients.sizes")),
         (lambda: a_plan(()), ("records=()", "at least one")),
         (lambda: a_plan((200, 0)), ("records=0", "[1, inf)")),
         (lambda: a_plan((200, 1.5)), ("records=1.5", "whole number")),

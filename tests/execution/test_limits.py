@@ -13,7 +13,7 @@ import tff_dp
 from tff_dp import data, execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution import compilation
-from tff_dp.execution.cohort import tables
+from tff_dp.execution.cohort.resident import Resident
 from tff_dp.execution.graph import range_checks
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from
@@ -134,7 +134,7 @@ def test_a_choice_has_the_limits_of_what_it_may_be():
 
 
 def test_limits_are_those_of_arrays_that_may_be_indices():
-    resident = tables.Resident(1 << 20)
+    resident = Resident(1 << 20)
     array = np.array([[3, 1], [4, 1]], np.int32)
     assert resident.limits(array) == resident.limits(array) == (1, 4)
     assert resident.limits(np.array([3, 250], np.uint8)) == (3, 250)

@@ -21,7 +21,7 @@ from tests.support.workers import workers
 from tff_dp import _caching, data, execution
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import compilation
-from tff_dp.execution.cohort import blocks
+from tff_dp.execution.cohort import arrays
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process, initialize_from, model_weights
 
@@ -72,13 +72,13 @@ def test_iterating_takes_few_calls_where_it_can_and_needs_a_state(linear, monkey
 
 
 def test_long_training_is_fused_and_gives_what_single_rounds_give(linear, monkeypatch):
-    from tff_dp.training import loop
+    from tff_dp.training import run as run_module
 
     clients = cohort_of([8] * 6)
-    monkeypatch.setattr(loop, "_FUSED", 4)
+    monkeypatch.setattr(run_module, "_FUSED", 4)
     results = {}
     for fused_from in (10, 1000):
-        monkeypatch.setattr(loop, "_FUSED_FROM", fused_from)
+        monkeypatch.setattr(run_module, "_FUSED_FROM", fused_from)
         model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
         model.set_weights([np.zeros([5, 1]), np.zeros([1])])
         results[fused_from] = tff_dp.fit(
@@ -166,11 +166,11 @@ def test_arrays_too_large_for_the_device_stream_in_blocks(linear, monkeypatch):
             return state
 
     expected = trained(1 << 28)
-    monkeypatch.setattr(blocks, "_BYTES", 1000)  # about five clients
+    monkeypatch.setattr(arrays, "_BYTES", 1000)  # about five clients
     count = []
-    original = blocks._alone
+    original = arrays._alone
     monkeypatch.setattr(
-        blocks, "_alone", lambda *a: (count.append(threading.active_count()), original(*a))[1]
+        arrays, "_alone", lambda *a: (count.append(threading.active_count()), original(*a))[1]
     )
     before = threading.active_count()
     assert_close(trained(0), expected)
@@ -262,16 +262,69 @@ def test_the_cache_of_compiled_code_is_bounded_private_and_can_be_refused(tmp_pa
 
     monkeypatch.setenv("TF_XLA_FLAGS", "--other")
     monkeypatch.setenv("TFF_DP_CACHE", "")
-    assert _caching.keep_compiled() is None
+    assert _caching.tell_xla() is None
+    assert prepare() is None
     assert os.environ["TF_XLA_FLAGS"] == "--other"
     monkeypatch.setenv("TFF_DP_CACHE", str(tmp_path / "cache"))
-    folder = _caching.keep_compiled()
+    folder = _caching.tell_xla()
+    told = f"--other --tf_xla_persistent_cache_directory={folder}"
+    assert os.environ["TF_XLA_FLAGS"] == told
+    assert not folder.exists()
+    assert prepare() == folder
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert os.environ["TF_XLA_FLAGS"] == f"--other --tf_xla_persistent_cache_directory={folder}"
-    assert _caching.keep_compiled() is None  # the flag is set
+    assert os.environ["TF_XLA_FLAGS"] == told
+    assert _caching.tell_xla() is None  # the flag is set
+    # What is old is removed when the cache is used, not when it is named.
+    monkeypatch.setattr(_caching, "_MOST_BYTES", 150)
+    for number in range(3):
+        (folder / str(number)).write_bytes(b"x" * 100)
+        os.utime(folder / str(number), (number, number))
     monkeypatch.setenv("TF_XLA_FLAGS", "")
-    folder.chmod(0o777)  # others could put code there
-    assert _caching.keep_compiled() is None
+    assert _caching.tell_xla() == folder
+    assert len(list(folder.iterdir())) == 3
+    assert prepare() == folder
+    assert [path.name for path in folder.iterdir()] == ["2"]
+
+
+def prepare():
+    """Makes the cache ready as the first context of a process does."""
+    _caching.prepare.cache_clear()
+    return _caching.prepare()
+
+
+def test_code_that_others_could_have_written_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setenv("TFF_DP_CACHE", str(tmp_path / "cache"))
+    folder = _caching.tell_xla()
+    told = os.environ["TF_XLA_FLAGS"]
+    # Between the import and the first use, somebody else makes the folder.
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert prepare() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
+    assert _caching.tell_xla() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
+    folder.rmdir()
+    # A folder that would be made in one that others can write to is named once it has been made.
+    folder.parent.chmod(0o777)
+    assert _caching.tell_xla() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
+    assert prepare() == folder
+    assert os.environ["TF_XLA_FLAGS"] == told
+    # Another cache that the user has chosen stays as it is.
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/elsewhere")
+    assert _caching.tell_xla() is None
+    assert prepare() is None
+    assert os.environ["TF_XLA_FLAGS"] == "--tf_xla_persistent_cache_directory=/elsewhere"
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setenv("TFF_DP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert _caching.tell_xla() is None
+    assert prepare() is None
+    assert os.environ["TF_XLA_FLAGS"] == ""
 
 
 def test_runners_go_with_their_computations(tff):
@@ -382,7 +435,7 @@ def test_what_cannot_be_traced_by_one_strategy_runs_by_another(linear, monkeypat
     monkeypatch.setattr(batches.Regular, "reduce", refuse)
     actual, text = trained("vmap")
     assert_close(actual, expected)
-    assert "cannot run side by side: no such operation" in text
+    assert "side by side without XLA given up: no such operation" in text
     monkeypatch.setattr(batches.Listed, "reduce", refuse)
     fresh = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
     with execution.fast("scan", xla=False, strict=True):

@@ -47,7 +47,7 @@ def test_an_operation_that_is_not_known_is_refused_and_the_first_by_name_is_told
 
 
 def test_whatever_the_emitter_writes_in_a_way_of_its_own_is_known():
-    written = set(emitter._HANDLERS) | program._HANDLED | program._HARMLESS
+    written = set(emitter.HANDLERS) | program._HANDLED | program._HARMLESS
     for op in written:
         refused = operations.xla_obstacle([op])
         assert refused is None or op in operations.KNOWN, refused

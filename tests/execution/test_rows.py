@@ -10,8 +10,8 @@ import tree
 from tests.support.rounds import assert_close, cohort_of
 from tff_dp import execution
 from tff_dp.execution import devices
-from tff_dp.execution.cohort import blocks, tables
-from tff_dp.execution.round import runner, strategies
+from tff_dp.execution.cohort import grouping, tables
+from tff_dp.execution.round import block_work, client_loop
 from tff_dp.process import initialize_from
 
 pytestmark = pytest.mark.heavy
@@ -46,31 +46,36 @@ def test_each_client_of_tensors_counts_once(total, strategy, xla, clients):
 @pytest.mark.parametrize("clients", [128, 191, 200])
 def test_each_client_of_tensors_counts_once_on_several_places(total, monkeypatch, clients):
     several = devices.Places(False, ("/CPU:0", "/CPU:0", "/CPU:0"), 1 << 28, None)
-    monkeypatch.setattr(devices, "choose", lambda device: several)
-    monkeypatch.setattr(runner, "_IN_PARALLEL_FROM", 16)
+    monkeypatch.setattr(devices, "choose", lambda device, workers: several)
+    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 32)
     used = []
-    shape_of = runner.shape_of
-    monkeypatch.setattr(runner, "shape_of", lambda *a: (used.append(shape_of(*a)), used[-1])[1])
+    shape_of = block_work.shape_of
+    monkeypatch.setattr(
+        block_work, "shape_of", lambda *a, **k: (used.append(shape_of(*a, **k)), used[-1])[1]
+    )
     numbers = [3 * number + 1 for number in range(clients)]
     with execution.fast("vmap", strict=True):
         found = total(numbers)
-    assert any(len(shape.places) == 3 for shape in used)
+    assert any(shape.parts > 1 for shape in used)
     assert tuple(map(int, found)) == (sum(numbers), sum(number**2 for number in numbers))
 
 
 def test_a_row_that_is_not_full_is_refused():
-    how = strategies.How("vmap", False, "")
-    places = devices.Places(False, ("",), 1 << 28, None)
+
+    def shape_of(count):
+        block = tables.Block(
+            [], tables.ClientTable(tables.Form("tensors"), count, np.arange(count))
+        )
+        return client_loop.shape_of(block, side_by_side=True, xla=False, carry_bytes=8)
+
     for count in (65, 127, 200):
-        block = blocks.Block([], tables.Table(None, None, {}, count))
         with pytest.raises(ValueError, match=f"{count} clients do not fill rows of 64"):
-            runner.shape_of(block, how, places)
+            shape_of(count)
     for count in range(1, 300):
-        cut = [len(some) for some in tables.parts(np.arange(count), tables.WIDEST)]
+        cut = [len(some) for some in grouping.parts(np.arange(count), grouping.WIDEST)]
         assert sum(cut) == count
         for some in cut:
-            block = blocks.Block([], tables.Table(None, None, {}, some))
-            assert some % runner.shape_of(block, how, places).side_by_side == 0
+            assert some % shape_of(some).side_by_side == 0
 
 
 @pytest.mark.parametrize(("strategy", "xla"), [("scan", False), ("scan", True), ("vmap", False)])

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.workers import wait_until_gone, workers
 from tff_dp import execution
-from tff_dp._compat import worker_process
+from tff_dp._compat.tff import worker_process
 
 pytestmark = pytest.mark.heavy
 
@@ -68,10 +68,11 @@ def test_without_an_installed_context_the_fast_one_is_made_as_asked(stock, monke
 # Starts a worker in every way there is, and then does what is asked.
 PROGRAM = """
 import os, sys, threading, time
-from tff_dp import _compat
 if {imported_before!r}:  # as somebody would who has made placeholders of their own
+    from tff_dp._compat.tff import finder, placeholders
+    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, finder.Finder)]
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    with _compat._placeholders():
+    with placeholders.placeholders():
         import tensorflow_federated
     made_before = tensorflow_federated.backends.native.create_sync_local_cpp_execution_context()
 from tff_dp import execution, tff
@@ -157,8 +158,8 @@ def test_no_worker_outlives_a_parent_that_leaves_without_a_word_whoever_imported
 
 FORKS = """
 import os, subprocess, time
-from tff_dp._compat import worker_process
-watched = worker_process.Watched(["/bin/sleep", "1000"], subprocess.DEVNULL, subprocess.DEVNULL)
+from tff_dp._compat.tff import watched_process
+watched = watched_process.Watched(["/bin/sleep", "1000"], subprocess.DEVNULL, subprocess.DEVNULL)
 child = os.fork()
 if child == 0:
     os.close(1)

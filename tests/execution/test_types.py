@@ -136,8 +136,7 @@ def run_nothing(monkeypatch):
 
     def install():
         monkeypatch.setattr(runner.RoundRunner, "_run", fail)
-        monkeypatch.setattr(runner.RoundRunner, "_run_by_calls", fail)
-        monkeypatch.setattr(unplaced_runner._compat, "call_flat", fail)
+        monkeypatch.setattr(unplaced_runner.tf_compat, "call_flat", fail)
 
     return install
 

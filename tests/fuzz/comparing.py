@@ -148,9 +148,9 @@ def perturb(inputs: Any, seed: int) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             return value
         steps = rng.integers(-2, 3, size=value.shape)
-        towards = np.where(steps > 0, np.inf, -np.inf).astype(value.dtype)
-        once = np.nextafter(value, towards)
-        near = np.where(np.abs(steps) == 2, np.nextafter(once, towards), once)
+        toward = np.where(steps > 0, np.inf, -np.inf).astype(value.dtype)
+        once = np.nextafter(value, toward)
+        near = np.where(np.abs(steps) == 2, np.nextafter(once, toward), once)
         near = np.where(steps == 0, value, near)
         return np.where(np.isfinite(value), near, value).astype(value.dtype)
 

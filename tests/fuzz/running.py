@@ -133,7 +133,7 @@ _GONE = (
 
 def attempt(context: Any, program: Program, inputs: Any, feed: str) -> Outcome:
     """Returns what a program comes to in a context."""
-    stack = _compat.load_tff().framework.get_context_stack()
+    stack = _compat.tff.load().framework.get_context_stack()
     with quiet(), stack.install(context):
         try:
             value = program.run(inputs, feed)

@@ -215,7 +215,7 @@ def _wrapped(true: Any, fault: Any) -> Any:
       true: The context without it.
       fault: From that context, a computation and its argument to the result.
     """
-    tff = _compat.load_tff()
+    tff = _compat.tff.load()
 
     class Wrapped(tff.framework.SyncContext):
         settings = true.settings

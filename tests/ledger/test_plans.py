@@ -196,10 +196,10 @@ def of_other_data(line: dict) -> None:
         (lambda lines: lines[4].update(plan=None), "is not entry 3 of its plan"),
         (lambda lines: lines[4]["event"].update(noise_multiplier=9.0), "is not entry 3 of its plan"),
         (lambda lines: lines[4].update(round=2), "after a gap"),
-        (lambda lines: lines[2].update(run="f" * 32), "does not go on with its run"),
-        (lambda lines: lines[5].update(run=lines[4]["run"]), "does not go on with its run"),
-        (lambda lines: lines[5].update(run=lines[1]["run"]), "does not go on with its run"),
-        (lambda lines: lines[5].update(run=3), "does not go on with its run"),
+        (lambda lines: lines[2].update(run="f" * 32), "neither continues its run"),
+        (lambda lines: lines[5].update(run=lines[4]["run"]), "neither continues its run"),
+        (lambda lines: lines[5].update(run=lines[1]["run"]), "neither continues its run"),
+        (lambda lines: lines[5].update(run=3), "neither continues its run"),
         (lambda lines: lines[6].update(versions={}), "not the one that was acknowledged"),
     ],
 )  # fmt: skip
@@ -388,7 +388,7 @@ def test_charges_join_by_the_run_and_survive_json():
     assert not both.covers(charged(FIRST, 5))
     assert not both.covers(charged(FIRST, run="c" * 32))  # the same rounds, and not that run
     assert not charged(FIRST).covers(dataclasses.replace(charged(FIRST), unbounded=True))
-    with pytest.raises(ArgumentError, match="two plans"):
+    with pytest.raises(ArgumentError, match="two different plans"):
         both | charged(FIRST, run="b" * 32)
     with pytest.raises(ArgumentError, match="twice"):
         Charges(runs=(*both.runs, *charged(FIRST).runs))

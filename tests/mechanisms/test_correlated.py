@@ -1,4 +1,4 @@
-"""Trees and banded factorisation: what a run costs, and noise that is what accounting takes it for."""
+"""Trees and banded factorization: what a run costs, and noise that is what accounting takes it for."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_the_strategy_is_the_best_of_its_kind(bands, rounds):
     error = running_sum_error(found, rounds)
     assert error == pytest.approx(dense_error(found, rounds), rel=1e-9)
     rng = np.random.default_rng(0)
-    for size in (1e-3, 1e-2, 1e-1):  # no neighbour is better, as far as the search's tolerance goes
+    for size in (1e-3, 1e-2, 1e-1):  # no neighbor is better, as far as the search's tolerance goes
         for _ in range(50):
             other = np.array(found) + size * rng.normal(size=bands) / math.sqrt(bands)
             assert dense_error(other / np.linalg.norm(other), rounds) > error * (1 - 1e-4)

@@ -126,7 +126,7 @@ LEGACY_WAYS = {
     "embedding": (lambda k: k.layers.Embedding(5, 3), True),
     "batch normalisation": (lambda k: k.layers.BatchNormalization(), False),
     "dropout": (lambda k: k.layers.Dropout(0.5), False),
-    "regulariser": (lambda k: k.layers.Dense(3, bias_regularizer="l2"), False),
+    "regularizer": (lambda k: k.layers.Dense(3, bias_regularizer="l2"), False),
     "recurrent dropout": (lambda k: k.layers.LSTM(3, recurrent_dropout=0.5), False),
     "inner dropout": (lambda k: k.Sequential([k.layers.Dense(2), k.layers.Dropout(0.5)]), False),
 }
@@ -192,11 +192,11 @@ def test_a_tf_keras_builder_of_another_architecture_each_time_is_refused(tff):
     k = tf_keras()
     spec = ModelSpec(model=lambda: legacy_sequential(k.layers.Dense(next(widths))), loss="mse")
     bound = spec.bind((X4, Y1))
-    with pytest.raises(ModelError, match=r"another one each time"):
+    with pytest.raises(ModelError, match=r"a different one each time"):
         bound.to_keras(bound.initial_weights)
 
 
 def test_tf_keras_needs_tf_dot_keras_to_be_it(tff, monkeypatch):
-    monkeypatch.setattr("tff_dp._compat.tf_keras_is_legacy", lambda: False)
+    monkeypatch.setattr("tff_dp._compat.keras.tf_keras_is_legacy", lambda: False)
     with pytest.raises(ModelError, match=r"'old' is a tf-keras model.*TF_USE_LEGACY_KERAS=1"):
         ModelSpec(model=legacy_linear(), loss="mse").bind((X4, Y1))

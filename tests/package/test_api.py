@@ -17,9 +17,9 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 
 # Each module may import from its own layer downwards only. Errors and checks are at the bottom.
 LAYERS = [
-    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching"},
-    {"config", "noise"},
-    {"data", "model", "execution", "optimizers", "_proximal"},
+    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching", "_warnings"},
+    {"config", "noise", "_registry"},
+    {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},
     {"plan"},
@@ -37,6 +37,7 @@ SIBLINGS = {
     ("_seeds", "_checks"),
     ("_compat", "errors"),
     ("_seeds", "errors"),
+    ("_registry", "config"),
 }
 
 

@@ -10,22 +10,23 @@ import sys
 
 import pytest
 
-from tff_dp import _compat
+from tff_dp import _compat, errors
+from tff_dp._compat.tff import placeholders
 
 
 def test_the_installed_packages_are_a_tested_combination():
-    assert _compat.check_stack() == []
+    assert _compat.stack.check_stack() == []
 
 
 def test_a_deviating_or_missing_package_is_named(monkeypatch):
     def version(name):
         if name == "jax":
             raise importlib.metadata.PackageNotFoundError(name)
-        return {"tensorflow": "2.14.0"}.get(name, _compat.TESTED[name][0] + "0")
+        return {"tensorflow": "2.14.0"}.get(name, _compat.stack.TESTED[name][0] + "0")
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(sys, "version_info", (3, 10, 0))
-    problems = "; ".join(_compat.check_stack())
+    problems = "; ".join(_compat.stack.check_stack())
     assert "tensorflow is 2.14.0, tested is 2.21." in problems
     assert "jax is not installed, tested is 0.5.3" in problems
     assert "Python is" in problems
@@ -37,7 +38,7 @@ def test_only_the_three_dead_modules_are_placeholders(tff):
         for name, module in sys.modules.items()
         if getattr(getattr(module, "__spec__", None), "origin", None) == "placeholder of tff_dp"
     ]
-    assert sorted(replaced) == sorted(p.module for p in _compat._PLACEHOLDERS)
+    assert sorted(replaced) == sorted(p.module for p in placeholders.PLACEHOLDERS)
     with pytest.raises(ImportError):
         importlib.import_module("tensorflow_estimator")
 
@@ -53,14 +54,14 @@ def test_using_a_placeholder_says_what_is_missing(tff):
 
 def test_nothing_is_replaced_where_nothing_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    with _compat._placeholders():
+    with placeholders.placeholders():
         finder = sys.meta_path[0]
-        for placeholder in _compat._PLACEHOLDERS:
+        for placeholder in placeholders.PLACEHOLDERS:
             assert finder.find_spec(placeholder.module, None) is None
 
 
 def test_the_finder_is_gone_after_the_import(tff):
-    assert not any(isinstance(f, _compat._PlaceholderFinder) for f in sys.meta_path)
+    assert not any(isinstance(f, placeholders.PlaceholderFinder) for f in sys.meta_path)
 
 
 def test_keras_is_keras_3_and_tf_keras_is_keras_2(tff):
@@ -68,23 +69,23 @@ def test_keras_is_keras_3_and_tf_keras_is_keras_2(tff):
     import tensorflow as tf
 
     assert keras.__version__.startswith("3.")
-    assert _compat.tf_keras_is_legacy()
+    assert _compat.keras.tf_keras_is_legacy()
     assert tf.keras.Model is not keras.Model
 
 
 def test_a_failing_import_reports_the_stack(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_federated", None)
-    with pytest.raises(_compat.StackError, match="cannot be imported"):
-        _compat.load_tff()
+    with pytest.raises(errors.StackError, match="cannot be imported"):
+        _compat.tff.load()
 
 
 def test_quiet_import_shows_what_was_written_only_on_failure(capfd):
     import os
 
-    with _compat.quiet_import():
+    with _compat.quiet.quiet_import():
         os.write(2, b"noise of a native library\n")
     assert capfd.readouterr().err == ""
-    with pytest.raises(ValueError, match="broken"), _compat.quiet_import():
+    with pytest.raises(ValueError, match="broken"), _compat.quiet.quiet_import():
         os.write(2, b"the cause\n")
         raise ValueError("broken")
     assert "the cause" in capfd.readouterr().err
@@ -110,12 +111,13 @@ for name in ("tensorflow_privacy", "tensorflow_federated", "tensorflow_federated
         importlib.import_module(name)
     except ImportError:
         print("failed")
-from tff_dp import _compat, tff
-import tensorflow_federated, tensorflow_privacy
-assert tensorflow_federated is tff
+import tff_dp
+import tensorflow_federated as tff, tensorflow_privacy
+from tff_dp import _compat
+assert tff_dp.tff is tff
 assert tff.__version__ and tff.learning.algorithms.build_fed_sgd and not hasattr(tff, "python")
 assert tensorflow_privacy.privacy.dp_query
-assert _compat.tf_keras_is_legacy()
+assert _compat.keras.tf_keras_is_legacy()
 # Of each class there is one: what was imported first is not mixed with what was imported later.
 from tensorflow_federated.python.core.impl.types import computation_types
 assert tff.TensorType is computation_types.TensorType

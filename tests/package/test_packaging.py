@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tff_dp import _compat
+from tff_dp._compat.tff import placeholders
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 # Scripts that are tested must not touch the environment in which the tests run.
@@ -88,7 +89,7 @@ def test_the_locks_hold_the_tested_versions_and_agree_with_each_other():
         dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
         for lock in LOCKS
     ]
-    for name, prefixes in _compat.TESTED.items():
+    for name, prefixes in _compat.stack.TESTED.items():
         assert pinned[0][name].startswith(prefixes), name
     assert pinned[0].items() <= pinned[1].items()
 
@@ -99,7 +100,7 @@ def test_the_docs_explain_every_override_and_placeholder():
     for override in settings["tool"]["uv"]["override-dependencies"]:
         name = re.match(r"[A-Za-z0-9._-]+", override).group()
         assert f"`{name}`" in text, name
-    for placeholder in _compat._PLACEHOLDERS:
+    for placeholder in placeholders.PLACEHOLDERS:
         assert placeholder.lacks in text
 
 

@@ -29,7 +29,7 @@ from tff_dp.mechanisms import (
     RecordGaussianMechanism,
     TreeMechanism,
 )
-from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.sampling import (
     CyclicPoissonSampler,
     FixedSizeSampler,
@@ -57,7 +57,7 @@ MADE = {
     "rate": CENTRAL | {"sampler": PoissonSampler(rate=0.1)},
     "size": CENTRAL | {"sampler": FixedSizeSampler(size=10)},
     "all": CENTRAL | {"sampler": FullParticipation()},
-    "metrics": CENTRAL | {"cohort": 10, "metrics": (PrivateMetric(name="loss", largest=4.0),)},
+    "metrics": CENTRAL | {"cohort": 10, "metrics": (PrivateMetric(name="loss", clip_value=4.0),)},
     "apart": CENTRAL
     | {
         "mechanism": BandedMechanism(clip_norm=0.5, noise_multiplier=10.0, bands=2),
@@ -93,7 +93,7 @@ CHANGES = [
     {"adjacency": None, "sampler": FixedSizeSampler(size=4)},
     {"unit": "record"},
     {"metrics": ()},
-    {"metrics": (PrivateMetric(name="loss", largest=2.0, share=0.1),)},
+    {"metrics": (PrivateMetric(name="loss", clip_value=2.0, budget_fraction=0.1),)},
     {"records": (9, 30, 20, 12)},
     {"records": (8, 30, 9, 12, 14)},
     {"records": (8, 30, 9, 12, 14), "population": None},
@@ -109,7 +109,7 @@ def _made_or_refused(make):
 
 
 def test_every_field_is_changed():
-    fields = {field.name for field in dataclasses.fields(PrivacyPlan)} | {"cohort"}
+    fields = {field.name for field in dataclasses.fields(PrivacyPlan)} | {"cohort", "unit"}
     assert {name for changes in CHANGES for name in changes} == fields
 
 
@@ -204,7 +204,7 @@ CONFIGS = [
     BandedMechanism(clip_norm=0.5, noise_multiplier=1.0, bands=4),
     LocalGaussianMechanism(clip_norm=0.5, noise_multiplier=1.0),
     LocalLaplaceMechanism(clip_norm=0.5, noise_multiplier=1.0),
-    PrivateMetric(name="loss", largest=4.0),
+    PrivateMetric(name="loss", clip_value=4.0),
     MinSeparationSampler(size=3, min_separation=4),
     MinSeparationSampler(size=3, min_separation=4, max_participations=2),
     CyclicPoissonSampler(rate=0.1, cycle=4),
@@ -309,10 +309,10 @@ def test_refusals_leave_no_report_behind():
 
 
 def test_values_that_are_nearly_right_are_told_the_remedy():
-    remedy = "metrics=(PrivateMetric(name='loss', largest=10.0),)"
+    remedy = "metrics=(PrivateMetric(name='loss', clip_value=10.0),)"
     refused(lambda: a_plan(metrics="loss"), "metrics='loss'", "a tuple of PrivateMetric", remedy)
     refused(lambda: a_plan(metrics=("loss",)), "metrics='loss'", "PrivateMetric", remedy)
-    loss = PrivateMetric(name="mae", largest=2.0)
+    loss = PrivateMetric(name="mae", clip_value=2.0)
     refused(lambda: a_plan(metrics=loss), "metrics=PrivateMetric(", "(name='mae'")
     refused(lambda: a_plan(metrics=3), "metrics=3", "a tuple of PrivateMetric")
     for mechanism in ("gaussian", GaussianMechanism):
@@ -323,3 +323,25 @@ def test_values_that_are_nearly_right_are_told_the_remedy():
             "privacy=NoPrivacy()",
         )
     assert a_plan(metrics=[loss], sampler=PoissonSampler(rate=0.01)).metrics == (loss,)
+
+
+def test_the_unit_follows_from_the_mechanism_and_may_be_said_as_well():
+    for unit in (None, "client", Unit.CLIENT):
+        assert a_plan(unit=unit) == a_plan()
+        assert a_plan(unit=unit).unit is Unit.CLIENT
+    for unit in (None, "record", Unit.RECORD):
+        plan = PrivacyPlan(**RECORDS | {"unit": unit})
+        assert (plan.unit, plan.population) == (Unit.RECORD, 4)
+        assert plan == PrivacyPlan(**RECORDS)
+        assert plan.to_dict()["unit"] == "record"
+    other = RECORDS["mechanism"]
+    refused(lambda: a_plan(unit="record"), "unit='record'", "leave it out")
+    refused(lambda: PrivacyPlan(**RECORDS | {"unit": "client"}), "unit='client'", "leave it out")
+    refused(lambda: a_plan(mechanism=other), "records=None")
+    # Of plans that others replace, too: the unit is that of the new mechanism.
+    of_records = dataclasses.replace(
+        PrivacyPlan(**CENTRAL, cohort=2), mechanism=other, records=(9, 8), population=None
+    )
+    assert of_records.unit is Unit.RECORD
+    values = a_plan().to_dict() | {"unit": "record"}
+    refused(lambda: Config.from_dict(values), "unit='record'", "does not fit")

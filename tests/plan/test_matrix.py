@@ -116,8 +116,8 @@ REASONS = {
     "laplace": "PoissonSampler or FullParticipation",
     "tree": "MinSeparationSampler.*zero-out",
     "banded": "MinSeparationSampler.*zero-out",
-    "local gaussian": "'replace-one'.*takes part",
-    "local laplace": "'replace-one'.*takes part",
+    "local gaussian": "'replace-one'.*participates",
+    "local laplace": "'replace-one'.*participates",
 }
 
 CELLS = [

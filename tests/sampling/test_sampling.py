@@ -164,7 +164,7 @@ def test_clients_that_come_in_pairs_are_caught():
         check_size_variance(table, CLIENTS * RATE * (1 - RATE))
 
 
-def test_a_favoured_client_is_caught():
+def test_a_favored_client_is_caught():
     odds = np.full(CLIENTS, RATE)
     odds[17] *= 1.25
     table = planted(lambda r, rng: np.flatnonzero(rng.random(CLIENTS) < odds))
@@ -173,7 +173,7 @@ def test_a_favoured_client_is_caught():
         check_each_client(table, RATE)
 
 
-def test_blocks_of_neighbours_posing_as_fixed_sizes_are_caught():
+def test_blocks_of_neighbors_posing_as_fixed_sizes_are_caught():
     table = planted(lambda r, rng: (rng.integers(CLIENTS) + np.arange(SIZE)) % CLIENTS)
     check_each_client(table, SIZE / CLIENTS)  # each client is as likely as any other
     with pytest.raises(AssertionError, match="together"):

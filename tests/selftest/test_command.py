@@ -18,7 +18,7 @@ from tff_dp import cli, selftest
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
 from tff_dp.plan import PrivacyPlan
-from tff_dp.selftest import command, laws, self_test
+from tff_dp.selftest import laws, self_test, suite
 
 
 def test_a_report_says_what_was_measured_against_what():
@@ -92,7 +92,7 @@ def tested(monkeypatch) -> list[PrivacyPlan]:
         plans.append((plan, thorough) if thorough else plan)
         return a_report(plan.mechanism.noise_multiplier)
 
-    monkeypatch.setattr(command, "self_test", pretend)
+    monkeypatch.setattr(suite, "self_test", pretend)
     return plans
 
 
@@ -188,7 +188,7 @@ def test_the_command_is_quiet_and_leaves_no_process_behind():
     assert len(lines) == 1 + 29 + 1
     assert all(line.startswith("passed") for line in lines[1:])
     assert lines[-1] == (
-        "passed: all 29 checks. A right implementation fails with probability at most 3e-07."
+        "passed: all 29 checks. A correct implementation fails with probability at most 3e-07."
     )
     assert workers(os.getpid()) == before
 

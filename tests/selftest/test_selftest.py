@@ -193,7 +193,7 @@ def test_the_arithmetic_of_other_mechanisms_passes(tff, mechanism, changes):
         assert measured[name] == pytest.approx(1, rel=0.02)
 
 
-METRICS = {"metrics": (tff_dp.PrivateMetric(name="loss", largest=1.0, share=0.3),)}
+METRICS = {"metrics": (tff_dp.PrivateMetric(name="loss", clip_value=1.0, budget_fraction=0.3),)}
 
 
 @pytest.mark.heavy

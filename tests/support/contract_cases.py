@@ -121,7 +121,7 @@ def some_clients(row: Row) -> data.Clients:
 
 def _private(name: str, **arguments: Any) -> Callable[[bool, Any], Any]:
     def build(weighted: bool, update_spec: Any) -> Any:
-        tff = _compat.load_tff()
+        tff = _compat.tff.load()
         make = getattr(tff.aggregators.DifferentiallyPrivateFactory, name)
         specs = {"record_specs": update_spec} if name.startswith("tree") else {}
         private = make(0.0, CLIENTS_PER_ROUND, **arguments, **specs)
@@ -133,7 +133,7 @@ def _private(name: str, **arguments: Any) -> Callable[[bool, Any], Any]:
 def _tff_learning(name: str) -> Callable[[bool, Any], Any]:
     def build(weighted: bool, update_spec: Any) -> Any:
         del update_spec
-        return getattr(_compat.load_tff().learning, name)(weighted=weighted)
+        return getattr(_compat.tff.load().learning, name)(weighted=weighted)
 
     return build
 
@@ -141,7 +141,7 @@ def _tff_learning(name: str) -> Callable[[bool, Any], Any]:
 def _distributed(weighted: bool, update_spec: Any) -> Any:
     del update_spec
     assert not weighted  # TFF has it for unweighted means alone
-    return _compat.load_tff().learning.ddp_secure_aggregator(0.0, int(CLIENTS_PER_ROUND))
+    return _compat.tff.load().learning.ddp_secure_aggregator(0.0, int(CLIENTS_PER_ROUND))
 
 
 AGGREGATORS: dict[str, Callable[[bool, Any], Any]] = {
@@ -183,7 +183,7 @@ def rounding(row: Row, alone: Sequence[Any]) -> float:
 
 
 def _sgd(rate: float = 0.05, momentum: float | None = 0.9) -> Any:
-    return _compat.load_tff().learning.optimizers.build_sgdm(rate, momentum)
+    return _compat.tff.load().learning.optimizers.build_sgdm(rate, momentum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _tff(name: str, weighted: bool | None, **arguments: Any) -> Algorithm:
 
     def build(model: Any, **aggregator: Any) -> Any:
         made = {key: value() for key, value in arguments.items()}
-        builder = getattr(_compat.load_tff().learning.algorithms, name)
+        builder = getattr(_compat.tff.load().learning.algorithms, name)
         return builder(model, **made, **aggregator)
 
     return Algorithm(build, weighted)
@@ -302,7 +302,7 @@ def make_case(row: Row) -> Case:
 
 def _kmeans(row: Row, clients: data.Clients) -> Case:
     """Returns federated k-means, which takes points one by one, and no aggregator of means."""
-    process = _compat.load_tff().learning.algorithms.build_fed_kmeans(
+    process = _compat.tff.load().learning.algorithms.build_fed_kmeans(
         CLUSTERS, (contract_models.FEATURES,), random_seed=(1, 2)
     )
 
@@ -328,7 +328,7 @@ def seeded(process: Any, state: Any) -> Any:
 
 def personalization() -> tuple[Any, Any, list[Any]]:
     """Returns TFF's evaluation of personalised models, the weights to start from, and clients' data."""
-    tff = _compat.load_tff()
+    tff = _compat.tff.load()
     row = Row("", "variables dense", data="sizes")
     clients = some_clients(row)
     model_fn, _ = contract_models.make_model(row.model, clients.element_spec())

@@ -81,7 +81,7 @@ def _variable_based(layers: str, input_spec: Any) -> Callable[[], Any]:
     import tf_keras
 
     def model_fn() -> Any:
-        return _compat.load_tff().learning.models.from_keras_model(
+        return _compat.tff.load().learning.models.from_keras_model(
             _make(tf_keras, layers),
             loss=tf_keras.losses.MeanSquaredError(),
             input_spec=input_spec,

@@ -20,7 +20,7 @@ class Aggregator:
     """An aggregation process over one float32 vector a client, or over several."""
 
     def __init__(self, factory: Any, *dimensions: int) -> None:
-        tff = _compat.load_tff()
+        tff = _compat.tff.load()
         types = [tff.types.TensorType(np.float32, [dimension]) for dimension in dimensions]
         self._several = len(types) > 1
         self._process = factory.create(tff.types.to_type(types) if self._several else types[0])

@@ -95,9 +95,9 @@ def hockey_stick(p: Density, q: Density, epsilon: float, low: float, high: float
     )
 
 
-def _mixture(q: float, z: float, centre: float) -> Density:
+def _mixture(q: float, z: float, center: float) -> Density:
     def density(x: float) -> float:
-        unmoved, moved = math.exp(-0.5 * (x / z) ** 2), math.exp(-0.5 * ((x - centre) / z) ** 2)
+        unmoved, moved = math.exp(-0.5 * (x / z) ** 2), math.exp(-0.5 * ((x - center) / z) ** 2)
         return ((1 - q) * unmoved + q * moved) / (z * math.sqrt(2 * math.pi))
 
     return density
@@ -110,7 +110,7 @@ def one_round_delta(q: float, z: float, epsilon: float, *, replace: bool) -> flo
       q: The sampling rate.
       z: The noise multiplier.
       epsilon: Epsilon >= 0.
-      replace: Whether a neighbour replaces a client, which moves the sum from +1 to -1, or adds or
+      replace: Whether a neighbor replaces a client, which moves the sum from +1 to -1, or adds or
         removes one, which moves it from 0 to 1; of the latter's two directions the larger counts.
     """
     low, high = -1 - 12 * z, 1 + 12 * z
@@ -136,8 +136,8 @@ def exact_divergence(q: float, z: float, direction: str, epsilon: mpmath.mpf) ->
     """
     rate, sigma, factor = mpmath.mpf(q), mpmath.mpf(z), mpmath.exp(epsilon)
 
-    def tails(x: mpmath.mpf, centre: int) -> mpmath.mpf:  # of the mixture, above x
-        return (1 - rate) * mpmath.ncdf(-x / sigma) + rate * mpmath.ncdf((centre - x) / sigma)
+    def tails(x: mpmath.mpf, center: int) -> mpmath.mpf:  # of the mixture, above x
+        return (1 - rate) * mpmath.ncdf(-x / sigma) + rate * mpmath.ncdf((center - x) / sigma)
 
     if direction == "replace":
         # With u = e^(x / z^2) and c = q e^(-1 / 2 z^2): 1 - q + c u = e^epsilon (1 - q + c / u).
@@ -199,9 +199,9 @@ def composed_epsilon(q: float, z: float, rounds: int, delta: float, *, replace: 
     cells = round(2 * reach / step)
     x = np.linspace(-1 - 10 * z, 1 + 10 * z, 2_000_001)
 
-    def density(rate: float, centre: float) -> np.ndarray:
+    def density(rate: float, center: float) -> np.ndarray:
         law = stats.norm
-        return (1 - rate) * law.pdf(x, 0, z) + rate * law.pdf(x, centre, z)
+        return (1 - rate) * law.pdf(x, 0, z) + rate * law.pdf(x, center, z)
 
     with_one = density(q, 1.0)
     other = density(q, -1.0) if replace else density(0.0, 0.0)
@@ -358,7 +358,7 @@ def renyi_of_shift(log_pmf: np.ndarray, shift: int, order: float) -> float:
 # --- Epsilon of many rounds, by inversion of the exact moment generating function ---------------------
 
 Direction = str  # "remove", "add" or "replace"
-_QUIET = 15.0  # scales of noise beyond the centres that count; beyond them lie masses below 1e-49
+_QUIET = 15.0  # scales of noise beyond the centers that count; beyond them lie masses below 1e-49
 
 
 def _losses(
@@ -374,9 +374,9 @@ def _losses(
         step = min(z / 32, z * z / 10) / finer
         x = np.arange(-1 - _QUIET * z, 1 + _QUIET * z + step, step)
 
-        def log_density(centre: float) -> np.ndarray:
+        def log_density(center: float) -> np.ndarray:
             return (
-                -0.5 * ((x - centre) / z) ** 2
+                -0.5 * ((x - center) / z) ** 2
                 - math.log(z * math.sqrt(2 * math.pi))
                 + math.log(step)
             )
@@ -388,9 +388,9 @@ def _losses(
         x = np.concatenate([[0.0], (nodes + 1) / 2, [1.0]])
         inner = np.log(weights / (4 * z))
 
-        def log_density(centre: float) -> np.ndarray:
-            low, high = (math.log(0.5) - abs(end - centre) / z for end in (0, 1))
-            return np.concatenate([[low], inner - np.abs(x[1:-1] - centre) / z, [high]])
+        def log_density(center: float) -> np.ndarray:
+            low, high = (math.log(0.5) - abs(end - center) / z for end in (0, 1))
+            return np.concatenate([[low], inner - np.abs(x[1:-1] - center) / z, [high]])
 
         def log_ratio(sign: float) -> np.ndarray:
             return (2 * x - 1) / z
@@ -505,15 +505,12 @@ def _inverted(
 def _few_rounds(
     q: float, z: float, rounds: int, delta: float, direction: Direction, noise: str
 ) -> float:
-    """The epsilon of one round, in high precision; or of two: the second one's delta, averaged."""
-    if rounds == 2:
-        losses, masses = _losses(q, z, direction, noise)
+    """The epsilon of one round, in high precision; or of two: the second one's delta, averaged.
 
-        def found(epsilon: float) -> float:
-            return float(masses @ _one_delta(epsilon - losses, q, z, direction, noise))
-
-        high = 2 * float(losses[masses > 0].max())
-    else:
+    Raises:
+      ArithmeticError: The average has not converged.
+    """
+    if rounds == 1:
 
         def found(epsilon: float) -> float:
             with mpmath.workdps(50):
@@ -525,6 +522,33 @@ def _few_rounds(
         high = 1.0
         while found(high) > delta and high < 1e3:
             high *= 2
+        return _solved(found, delta, high)
+    if noise == "laplace":
+        return _two_rounds(q, z, delta, direction, noise, 1)
+    # At a small rate, the second round's delta rises within about the rate around epsilon less the first
+    # round's loss, which can be narrow beside the distances of losses at the nodes.
+    before = math.nan
+    for finer in (1, 4, 16, 64, 256):
+        now = _two_rounds(q, z, delta, direction, noise, finer)
+        if math.isclose(now, before, rel_tol=1e-7, abs_tol=1e-13):
+            return now
+        before = now
+    raise ArithmeticError("the average over the first round's losses has not converged")
+
+
+def _two_rounds(
+    q: float, z: float, delta: float, direction: Direction, noise: str, finer: int
+) -> float:
+    losses, masses = _losses(q, z, direction, noise, finer)
+
+    def found(epsilon: float) -> float:
+        return float(masses @ _one_delta(epsilon - losses, q, z, direction, noise))
+
+    return _solved(found, delta, 2 * float(losses[masses > 0].max()))
+
+
+def _solved(found, delta: float, high: float) -> float:
+    """The epsilon at which a falling function is delta; 0 where it is not above delta at 0."""
     if found(0.0) <= delta:
         return 0.0
     return float(optimize.brentq(lambda e: found(e) - delta, 0.0, high, rtol=1e-12, xtol=1e-18))
@@ -533,21 +557,22 @@ def _few_rounds(
 def _one_delta(epsilon, q, z, direction, noise, lib=np):
     """One round's delta, by its definition: P(loss > epsilon) - e^epsilon Q(loss > epsilon)."""
     absent = 1 - q
-    growth = lib.expm1(epsilon)
+    # Not 1 + growth, which is 0 for an epsilon below -37.
+    factor, growth = lib.exp(epsilon), lib.expm1(epsilon)
     infinity = math.inf
 
     if direction == "replace":
         damping = lib.exp(-1 / (2 * z * z)) * q
         middle = absent * growth
-        size = lib.sqrt(middle * middle + 4 * (1 + growth) * damping * damping)
+        size = lib.sqrt(middle * middle + 4 * factor * damping * damping)
         # Of the two ways to write the root, the one without a difference.
         rising = (abs(middle) + size) / (2 * damping)
-        falling = 2 * (1 + growth) * damping / (abs(middle) + size)
+        falling = 2 * factor * damping / (abs(middle) + size)
         is_rising = middle >= 0
         cut = z * z * lib.log(is_rising * rising + (1 - is_rising) * falling)
     else:
         # The likelihood ratio of a client that takes part, at which the loss is epsilon.
-        shift = -growth / (1 + growth) if direction == "add" else growth
+        shift = lib.expm1(-epsilon) if direction == "add" else growth
         ratio = 1 + shift / q
         if lib is np:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -561,8 +586,8 @@ def _one_delta(epsilon, q, z, direction, noise, lib=np):
             else:
                 cut = -lib.inf if cut < 0 else (lib.inf if cut > 1 else cut)
 
-    def mass(centre: int):  # of the side of the cut on which losses are larger
-        at = (centre - cut) / z if direction != "add" else (cut - centre) / z
+    def mass(center: int):  # of the side of the cut on which losses are larger
+        at = (center - cut) / z if direction != "add" else (cut - center) / z
         if noise == "gaussian":
             return special.ndtr(at) if lib is np else lib.ncdf(at)
         if lib is np:
@@ -575,7 +600,7 @@ def _one_delta(epsilon, q, z, direction, noise, lib=np):
     if direction == "remove":
         found = q * there - (growth + q) * here
     elif direction == "add":
-        found = here * (1 - absent * (1 + growth)) - (1 + growth) * q * there
+        found = here * (1 - absent * factor) - factor * q * there
     else:
-        found = q * there - absent * growth * here - (1 + growth) * q * mass(-1)
+        found = q * there - absent * growth * here - factor * q * mass(-1)
     return np.maximum(found, 0.0) if lib is np else max(found, lib.mpf(0))

@@ -267,7 +267,7 @@ def test_options_of_compile_that_cannot_be_honored_are_refused_by_name(kind, tmp
         ({"loss": "mse", "loss_weights": [2.0]}, r"loss_weights=\[2\.0\].*into a loss function"),
         (
             {"loss": "mse", "weighted_metrics": ["mae"]},
-            r"weighted_metrics=\['mae'\].*metrics= in place",
+            r"weighted_metrics=\['mae'\].*metrics= instead",
         ),
         ({"loss": None}, r"compiled without a loss: expected loss="),
         ({"loss": "mse"}, r"optimizer RMSprop.*client_optimizer"),
@@ -287,7 +287,7 @@ def test_losses_and_metrics_of_several_outputs(kind):
     model.compile("sgd", loss=["mse", "mae"], metrics=[["mae"], ["mse"]])
     compiled = compiled_of(model)
     assert loss_of(model, compiled) == ["mse", "mae"]  # which the model's form takes or refuses
-    with pytest.raises(ModelError, match=r"for each of its outputs.*metrics=\[\] for none"):
+    with pytest.raises(ModelError, match=r"separately for its outputs.*metrics=\[\] for none"):
         metrics_of(model, compiled)
 
 
@@ -488,7 +488,7 @@ def accuracy_like(kind):
 def test_metrics_that_no_round_releases_are_refused(kind, tmp_path):
     path = tmp_path / "ledger.jsonl"
     shared = {"loss": "mse", "metrics": [accuracy_like(kind)]}
-    lossy = plan(metrics=(tff_dp.PrivateMetric(name="loss", largest=4.0),))
+    lossy = plan(metrics=(tff_dp.PrivateMetric(name="loss", clip_value=4.0),))
     message = (
         r"metrics holds 'gap', which no round .*release_metrics=False.*PrivateMetric\(name='gap'"
     )
@@ -506,7 +506,7 @@ def test_metrics_that_the_caller_has_decided_on_train(tff):
     kept = fit(linear(keras), FOUR, privacy=plan(), release_metrics=False, **shared)
     assert kept.history[0].metrics is None
     assert "gap" in kept.model.evaluate(X, Y, verbose=0, return_dict=True)
-    named = plan(metrics=(tff_dp.PrivateMetric(name="gap", largest=4.0),))
+    named = plan(metrics=(tff_dp.PrivateMetric(name="gap", clip_value=4.0),))
     private = fit(linear(keras), FOUR, privacy=named, **shared)
     assert set(private.history[0].metrics) == {"gap"}
     assert private.history[0].metrics_private

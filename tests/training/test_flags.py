@@ -157,7 +157,7 @@ def no_stack(monkeypatch):
     def never():
         raise StackError("TFF was asked for.")
 
-    monkeypatch.setattr(_compat, "load_tff", never)
+    monkeypatch.setattr(_compat.tff, "load", never)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_plan_of_another_clip_norm_or_cohort_has_a_process_of_its_own(clients)
 
 def test_plans_of_metrics_have_the_noise_of_their_own(clients):
     """Their noise is in the graph: another noise multiplier is another process."""
-    metric = tff_dp.PrivateMetric(name="loss", largest=1000.0, share=0.5)
+    metric = tff_dp.PrivateMetric(name="loss", clip_value=1000.0, budget_fraction=0.5)
     for z in (1.0, 2.0):
         both = plan(z, metrics=(metric,))
         assert has_deviation(noise_of(clients, both), z * math.sqrt(2 * 3) / CLIENTS)

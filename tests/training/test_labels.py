@@ -360,7 +360,7 @@ REFUSED = {
         LINE,
         {"wrong": "mse"},
         (),
-        r"loss=\{'wrong'.*has one, or",
+        r"loss=\{'wrong'.*has one output, or",
     ),
     "no loss": (dense, X, LINE, {}, (), r"loss=\{\} is empty"),
     "F1Score": (
@@ -435,7 +435,7 @@ REFUSED = {
         TWO["right"],
         "categorical_crossentropy",
         (),
-        r"For y of class numbers, take 'sparse_categorical_crossentropy'",
+        r"If y has class numbers, use 'sparse_categorical_crossentropy'",
     ),
     "one-hot, sparse loss": (
         lambda k: dense(k, 3, "softmax"),
@@ -443,7 +443,7 @@ REFUSED = {
         ONE_HOT,
         "sparse_categorical_crossentropy",
         (),
-        r"expects y of shape \[\] or \[1\].*take 'categorical_crossentropy'",
+        r"expects y of shape \[\] or \[1\].*use 'categorical_crossentropy'",
     ),
     "columns beside one output": (
         dense,

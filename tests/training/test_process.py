@@ -240,7 +240,7 @@ def test_weights_by_examples_are_refused_under_a_plan(tff, bound):
         (lambda: tff_dp.FedProx(proximal_strength=-1), r"proximal_strength=-1.*\[0, inf\)"),
     ],
 )
-def test_bounds_of_algorithms_and_optimisers(make, message):
+def test_bounds_of_algorithms_and_optimizers(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 

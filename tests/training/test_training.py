@@ -263,9 +263,9 @@ def test_an_error_in_the_first_round_says_what_was_charged_and_one_before_it_not
 
 
 def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(without_xla, monkeypatch):
-    from tff_dp.training import loop
+    from tff_dp.training import run as run_module
 
-    original, calls = loop.iterate, []
+    original, calls = run_module.iterate, []
 
     def iterate(*args):
         calls.append(1)
@@ -273,9 +273,9 @@ def test_a_chunk_of_rounds_that_is_interrupted_is_charged_as_a_whole(without_xla
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(loop, "_FUSED", 3)
-    monkeypatch.setattr(loop, "_FUSED_FROM", 6)
-    monkeypatch.setattr(loop, "iterate", iterate)
+    monkeypatch.setattr(run_module, "_FUSED", 3)
+    monkeypatch.setattr(run_module, "_FUSED_FROM", 6)
+    monkeypatch.setattr(run_module, "iterate", iterate)
     private = plan(rounds=9)
     result = fit(privacy=private)
     assert len(result.history) == 3
@@ -527,9 +527,9 @@ def test_nothing_is_drawn_or_trained_before_everything_is_checked(tff, monkeypat
     def never(*args, **kwargs):
         raise AssertionError("a computation ran before the arguments were checked")
 
-    from tff_dp.training import loop
+    from tff_dp.training import setup
 
-    monkeypatch.setattr(loop, "initialize_from", never)
+    monkeypatch.setattr(setup, "initialize_from", never)
     with pytest.raises(tff_dp.ArgumentError):
         fit(privacy=plan(), rounds=6)
 

@@ -1,6 +1,20 @@
-"""Epsilon for rounds of a mechanism under a sampler; noise, rounds or a cohort for an epsilon."""
+"""Privacy accounting: epsilon for rounds of a mechanism under a sampler, and calibration to an epsilon.
 
-from tff_dp.accounting.accountants import quick_epsilon, spend
+Calibration finds the noise multiplier, the number of rounds or the cohort that reaches a target.
+
+A mechanism of your own gets its accounting by `register_round`; a round of your own that is no
+`GaussianRound` derives from `IndependentRound`, and has its accountants by `accountants_of.register`.
+"""
+
+from tff_dp.accounting.accountants import (
+    accountants_of,
+    exact_epsilon,
+    of_one_round,
+    pairs_of,
+    quick_epsilon,
+    rdp_epsilon,
+    spend,
+)
 from tff_dp.accounting.arithmetic import Arithmetic
 from tff_dp.accounting.calibration import calibrate_cohort, calibrate_noise, calibrate_rounds
 from tff_dp.accounting.distributed import (
@@ -9,11 +23,17 @@ from tff_dp.accounting.distributed import (
     skellam_rdp,
     sum_of_discrete_gaussians_rdp,
 )
-from tff_dp.accounting.events import GaussianRound, Round, check_delta, recommended_delta
+from tff_dp.accounting.events import (
+    GaussianRound,
+    IndependentRound,
+    Round,
+    check_delta,
+    recommended_delta,
+)
 from tff_dp.accounting.joint import quick_joint_epsilon, spend_jointly
 from tff_dp.accounting.record import RecordRound, check_records
 from tff_dp.accounting.report import EpsilonReport
-from tff_dp.accounting.rounds import arithmetic_of, round_of
+from tff_dp.accounting.rounds import arithmetic_of, register_round, round_of
 
 __all__ = [
     "Arithmetic",
@@ -21,17 +41,24 @@ __all__ = [
     "DistributedSkellamRound",
     "EpsilonReport",
     "GaussianRound",
+    "IndependentRound",
     "RecordRound",
     "Round",
+    "accountants_of",
     "arithmetic_of",
     "calibrate_cohort",
     "calibrate_noise",
     "calibrate_rounds",
     "check_delta",
     "check_records",
+    "exact_epsilon",
+    "of_one_round",
+    "pairs_of",
     "quick_epsilon",
     "quick_joint_epsilon",
+    "rdp_epsilon",
     "recommended_delta",
+    "register_round",
     "round_of",
     "skellam_rdp",
     "spend",

@@ -1,4 +1,4 @@
-"""Epsilon by Rényi DP, by privacy loss distributions, and exactly where a formula exists."""
+"""Epsilon by Rényi DP, by privacy loss distributions, and by an exact formula where there is one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from dp_accounting import pld, rdp
 
 from tff_dp import _checks
+from tff_dp._compat.dp_accounting import rdp_curve
 from tff_dp.accounting import loss_bounds
 from tff_dp.accounting.arithmetic import Arithmetic, charged
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
@@ -23,11 +24,12 @@ from tff_dp.accounting.report import EpsilonReport, smallest_of, without_guarant
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
-# A privacy loss distribution lives on a grid, so its cost grows with epsilon: at RDP epsilon 10^6
-# (noise multiplier .01) it does not end. Beyond this no epsilon means anything, and RDP is reported.
+# A privacy loss distribution lives on a grid, so that its cost grows with epsilon: at an RDP
+# epsilon of 10^6 (noise multiplier .01) it does not end. Above this limit no epsilon is meaningful,
+# and the bound by RDP is reported.
 _LARGEST_PLD_EPSILON = 100.0
-_EXACT_ERROR = 1e-10  # of the exact curve's roots, relative and absolute
-# Some of dp-accounting's orders: the fractional ones take ten times as long.
+_EXACT_ERROR = 1e-10  # relative and absolute error of the roots of the exact curve
+# Some of dp-accounting's orders, without the fractional ones, which take ten times as long.
 _WHOLE_ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256, 512)
 
 
@@ -41,14 +43,16 @@ def spend(
 
     Args:
       one_round: The round.
-      rounds: T >= 0, in one run; or the rounds of each of several runs, counted from 1.
-      delta: In (0, 1).
-      arithmetic: How much noise a round computes, to charge for its being computed; None for the
-        ideal mechanism.
+      rounds: T >= 0, the number of rounds of one run; or the rounds of each of several runs,
+        counted from 1.
+      delta: The delta of the guarantee, in (0, 1).
+      arithmetic: How many draws of noise a round makes, to charge for the difference between
+        computed and ideal noise; None for the ideal mechanism.
 
     Returns:
-      The report, with every accountant that applies; epsilon is 0 for T = 0 and infinite without
-      noise, and where the charge for arithmetic would take more than half of delta, which `refused` says.
+      The report, with the bound of every accountant that applies. Epsilon is 0 for T = 0. It is
+      infinite without noise, and if the charge for arithmetic would take more than half of delta;
+      `refused` then says so.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -107,17 +111,26 @@ def quick_epsilon(
     delta: float,
     arithmetic: Arithmetic | None = None,
 ) -> float:
-    """Returns an upper bound on `spend(...).epsilon` that takes no time; the arguments are its.
+    """Returns a cheap upper bound on `spend(...).epsilon`.
+
+    Args:
+      one_round: As for `spend`.
+      rounds: As for `spend`.
+      delta: As for `spend`.
+      arithmetic: As for `spend`.
+
+    Returns:
+      Epsilon >= 0; infinite without noise.
 
     Raises:
-      AccountingError: There is none under this sampler and adjacency.
+      AccountingError: No cheap bound is known under this sampler and adjacency.
     """
     runs = _runs(rounds)
     independent, count = one_round.quick_equivalent(runs)
     if count == 0 or independent.noise_multiplier == 0:
         return math.inf if count else 0.0
     accountants = accountants_of(independent)
-    for name in ("rdp", "exact"):  # the exact one takes ten times as long
+    for name in ("rdp", "exact"):  # the exact formula takes ten times as long
         if name in accountants:
             return _with_charge(accountants[name], independent, count, runs, delta, arithmetic)
     raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")
@@ -129,10 +142,19 @@ def rough_epsilon(
     delta: float,
     arithmetic: Arithmetic | None = None,
 ) -> float:
-    """Returns an upper bound on `quick_epsilon`, ten times faster for many; the arguments are its.
+    """Returns an upper bound on `quick_epsilon` that is often ten times cheaper.
+
+    Args:
+      one_round: As for `spend`.
+      rounds: As for `spend`.
+      delta: As for `spend`.
+      arithmetic: As for `spend`.
+
+    Returns:
+      Epsilon >= 0; infinite without noise.
 
     Raises:
-      AccountingError: There is none under this sampler and adjacency.
+      AccountingError: No cheap bound is known under this sampler and adjacency.
     """
     runs = _runs(rounds)
     independent, count = one_round.equivalent(runs)
@@ -150,9 +172,18 @@ def leading_epsilon(
     delta: float,
     arithmetic: Arithmetic | None = None,
 ) -> float:
-    """Returns an upper bound on `spend(...).epsilon`, nearly always equal to it; its arguments.
+    """Returns an upper bound on `spend(...).epsilon` that is nearly always equal to it.
 
-    Where a privacy loss distribution applies, no other accountant is asked.
+    If a privacy loss distribution applies, no other accountant is asked.
+
+    Args:
+      one_round: As for `spend`.
+      rounds: As for `spend`.
+      delta: As for `spend`.
+      arithmetic: As for `spend`.
+
+    Returns:
+      Epsilon >= 0; infinite without noise.
 
     Raises:
       AccountingError: No accountant applies.
@@ -174,7 +205,7 @@ def _with_charge(
     delta: float,
     arithmetic: Arithmetic | None,
 ) -> float:
-    """Returns an accountant's epsilon, with the charge for arithmetic."""
+    """Returns an accountant's epsilon including the charge for arithmetic."""
     if arithmetic is None or count == 0 or independent.noise_multiplier == 0:
         return ask(independent, count, delta)
     total = sum(len(run) for run in runs)
@@ -190,7 +221,7 @@ def _with_charge(
 
 
 def clear_caches() -> None:
-    """Forgets all answers, for measurements and for tests that change what is asked."""
+    """Forgets all cached results, for benchmarks and for tests that replace an accountant."""
     for cached in (_report, _spend, _rdp_curve):
         cached.cache_clear()
     loss_bounds.clear_caches()
@@ -222,17 +253,29 @@ def _spend(one_round: IndependentRound, rounds: int, delta: float) -> EpsilonRep
     return smallest_of(values, refused, delta, rounds, one_round.adjacency)
 
 
-Accountant = Callable[[Any, int, float], float]  # of a round, a number of rounds and a delta
+Accountant = Callable[[Any, int, float], float]  # from a round, a number of rounds and a delta
 
 
 @functools.singledispatch
 def accountants_of(one_round: IndependentRound) -> Mapping[str, Accountant]:
-    """Returns the accountants to ask for a kind of round, by name.
+    """Returns the accountants that apply to a kind of round.
 
-    Each returns a valid upper bound on epsilon, or raises AccountingError with the reason where it has
-    none. They are asked for positive noise and at least one round.
+    Each accountant returns a valid upper bound on epsilon, or raises AccountingError with the
+    reason if it has none. Accountants are only asked about positive noise and at least one round.
+
+    Args:
+      one_round: The round; its class selects the accountants.
+
+    Returns:
+      The accountants by name.
+
+    Raises:
+      AccountingError: No accountant is registered for rounds of this class.
     """
-    raise AccountingError(f"{type(one_round).__name__} has no accountant.")
+    raise AccountingError(
+        f"{type(one_round).__name__} has no accountant: expected at least one. For a round of your own, "
+        "tff_dp.accounting.accountants_of.register adds them."
+    )
 
 
 @accountants_of.register
@@ -251,8 +294,9 @@ def _rdp_curve(
     one_round: IndependentRound, orders: tuple[float, ...] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     accountant = rdp.RdpAccountant(orders, one_round.adjacency.relation)
-    # Where a fractional order does not converge, dp-accounting warns and leaves it out, for each order
-    # and call. A bound from fewer orders is looser and still valid: nothing to alarm anyone with.
+    # If a fractional order does not converge, dp-accounting leaves it out and logs a warning, for
+    # each order and call. A bound from fewer orders is looser and still valid, so that the user
+    # need not know.
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
@@ -261,8 +305,7 @@ def _rdp_curve(
         raise AccountingError(_reason(error)) from None
     finally:
         absl.logging.set_verbosity(verbosity)
-    # Private attributes of a pinned version: one curve serves every number of rounds, since RDP adds up.
-    return np.asarray(accountant._orders), np.asarray(accountant._rdp)
+    return rdp_curve(accountant)  # one curve serves every number of rounds, since RDP is additive
 
 
 def rdp_epsilon(
@@ -271,12 +314,19 @@ def rdp_epsilon(
     delta: float,
     orders: tuple[float, ...] | None = None,
 ) -> float:
-    """Returns epsilon by Rényi DP, as tensorflow-privacy does it; see `spend` for the arguments.
+    """Returns epsilon by Rényi DP, the method of tensorflow-privacy.
 
-    Each order gives a bound; the smallest one over `orders`, by default dp-accounting's, is returned.
+    Source: Mironov et al., arXiv:1908.10530 (Poisson sampling); Wang et al., arXiv:1808.00087
+    (sampling without replacement); Canonne et al., arXiv:2004.00010, proposition 12 (conversion).
 
-    Source: Mironov et al., arXiv:1908.10530 (Poisson); Wang et al., arXiv:1808.00087 (without
-    replacement); Canonne et al., arXiv:2004.00010, proposition 12 (conversion).
+    Args:
+      one_round: The round.
+      rounds: T >= 0.
+      delta: In (0, 1).
+      orders: The Rényi orders, > 1; dp-accounting's by default. Each gives an upper bound.
+
+    Returns:
+      The smallest upper bound on epsilon over all orders.
 
     Raises:
       AccountingError: RDP has no bound for this sampler and adjacency.
@@ -288,20 +338,28 @@ def rdp_epsilon(
 
 
 def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float:
-    """Returns epsilon by privacy loss distributions; see `spend` for the arguments.
+    """Returns epsilon by privacy loss distributions.
 
-    The discretisation is pessimistic: the value is an upper bound. It is the tightest one known for
-    Poisson sampling: `tff_dp.accounting.loss_bounds.bounds` says how tight.
+    The discretization is pessimistic, so that the value is an upper bound. It is the tightest bound
+    known for Poisson sampling: `tff_dp.accounting.loss_bounds.bounds` says how tight.
 
     Source: Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380.
 
+    Args:
+      one_round: The round.
+      rounds: T >= 1.
+      delta: In (0, 1).
+
+    Returns:
+      An upper bound on epsilon.
+
     Raises:
-      AccountingError: PLD has no bound for this event, or its grid would not fit.
+      AccountingError: PLD has no bound for this event, or its grid would be too large.
     """
     size = _size_of_grid(one_round, rounds, delta)
     if size > _LARGEST_PLD_EPSILON:
         raise AccountingError(
-            f"not computed: RDP epsilon {size:.4g} under add-or-remove-one is beyond "
+            f"not computed: RDP epsilon {size:.4g} under add-or-remove-one is above "
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise, fewer rounds or a lower sampling rate"
         )
@@ -309,11 +367,12 @@ def pld_epsilon(one_round: IndependentRound, rounds: int, delta: float) -> float
 
 
 def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> float:
-    """Returns an epsilon of the magnitude that the size of a distribution's grid follows."""
+    """Returns an epsilon that tells how large the grid of the distribution would be."""
     if one_round.adjacency is Adjacency.REPLACE_ONE:
         if Adjacency.ADD_OR_REMOVE_ONE not in one_round.sampler.adjacencies:
             return 0.0
-        # RDP has no bound under replace-one, and this one is of the same magnitude.
+        # RDP has no bound under replace-one; the one under add-or-remove-one has the same
+        # magnitude.
         one_round = dataclasses.replace(one_round, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
     rough = rdp_epsilon(one_round, rounds, delta, _WHOLE_ORDERS)
     return rough if rough <= _LARGEST_PLD_EPSILON else rdp_epsilon(one_round, rounds, delta)
@@ -321,10 +380,16 @@ def _size_of_grid(one_round: IndependentRound, rounds: int, delta: float) -> flo
 
 @functools.singledispatch
 def pairs_of(one_round: IndependentRound) -> tuple[Pair, ...]:
-    """Returns a round's worst pairs of output distributions, of which the worse one counts.
+    """Returns the dominating pairs of output distributions of a round.
+
+    Args:
+      one_round: The round; its class selects the implementation.
+
+    Returns:
+      The pairs; the one with the larger epsilon counts.
 
     Raises:
-      AccountingError: They are not known.
+      AccountingError: No dominating pairs are known.
     """
     raise AccountingError(f"no worst pair is known of {type(one_round).__name__}")
 
@@ -339,17 +404,21 @@ def _(one_round: GaussianRound) -> tuple[Pair, ...]:
         except dp_accounting.UnsupportedEventError as error:
             raise AccountingError(_reason(error)) from None
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
+    inner = event.event if is_sampled else event
+    if not isinstance(inner, dp_accounting.GaussianDpEvent):  # a sampler of somebody's own
+        raise AccountingError(
+            f"no worst pair is known of {type(inner).__name__}, which {one_round.sampler} makes of a "
+            "Gaussian"
+        )
     return gaussian_pairs(
-        (event.event if is_sampled else event).noise_multiplier,
-        event.sampling_probability if is_sampled else 1.0,
-        relation,
+        inner.noise_multiplier, event.sampling_probability if is_sampled else 1.0, relation
     )
 
 
 def _lower_bound(
     report: EpsilonReport, one_round: IndependentRound, rounds: int, delta: float
 ) -> float | None:
-    """Returns a lower bound at a delta that may be above the report's, or None."""
+    """Returns a lower bound on epsilon at a delta, which may be above the report's; or None."""
     if math.isinf(report.epsilon) or rounds == 0:
         return report.epsilon
     if "exact" in report.values and isinstance(one_round, GaussianRound):
@@ -363,7 +432,15 @@ def _lower_bound(
 
 @functools.singledispatch
 def of_one_round(one_round: IndependentRound, delta: float) -> float:
-    """Returns the epsilon of one round in which the client takes part for certain, or infinity."""
+    """Returns the epsilon of a single round in which the client participates with certainty.
+
+    Args:
+      one_round: The round; its class selects the implementation.
+      delta: In (0, 1).
+
+    Returns:
+      An upper bound on epsilon; infinity if none is known.
+    """
     del delta
     del one_round
     return math.inf
@@ -375,12 +452,20 @@ def _(one_round: GaussianRound, delta: float) -> float:
 
 
 def exact_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
-    """Returns the exact epsilon of T Gaussian rounds in which every client takes part.
+    """Returns the exact epsilon of T Gaussian rounds in which every client participates.
 
-    T rounds at noise multiplier z are one at z / sqrt(T); see `spend` for the arguments.
+    T rounds at noise multiplier z are equivalent to one round at z / sqrt(T).
 
     Source: Balle and Wang, "Improving the Gaussian Mechanism for Differential Privacy",
     arXiv:1805.06530, theorem 8.
+
+    Args:
+      one_round: The round.
+      rounds: T >= 1.
+      delta: In (0, 1).
+
+    Returns:
+      Epsilon, increased by the error of the numerical root.
 
     Raises:
       AccountingError: The sampler is not full participation.
@@ -389,9 +474,10 @@ def exact_epsilon(one_round: GaussianRound, rounds: int, delta: float) -> float:
         raise AccountingError(f"no exact formula under {one_round.sampler}")
     event = one_round.scaled_event()
     sigma = event.noise_multiplier / math.sqrt(rounds)
-    with np.errstate(divide="ignore"):  # at a sigma of thousands, on the way to epsilon 0
+    with np.errstate(divide="ignore"):  # NumPy warns at a sigma of thousands, where epsilon is 0
         found = float(dp_accounting.get_epsilon_gaussian(sigma, delta))
-    return found and found * (1 + _EXACT_ERROR / 2) + _EXACT_ERROR / 2  # of the search for a root
+    # The error of dp-accounting's search for the root is added, so that this is an upper bound.
+    return found and found * (1 + _EXACT_ERROR / 2) + _EXACT_ERROR / 2
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The smallest noise, the most rounds, or the largest cohort that stays within an epsilon."""
+"""Calibration: the smallest noise, the most rounds, or the largest cohort for a target epsilon."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tff_dp.accounting.events import Round
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.sampling import FixedSizeSampler, PoissonSampler
 
-_TOLERANCE = 1e-3  # what is promised, relative
-_RELATIVE_TOLERANCE = 5e-4  # of the searches
+_TOLERANCE = 1e-3  # the relative tolerance that is documented
+_RELATIVE_TOLERANCE = 5e-4  # the relative tolerance of the searches
 _LARGEST_NOISE = 1e6
 _SMALLEST_EPSILON = 1e-9
 _MOST_ROUNDS = 10**9
 
-# Of a round, rounds, a delta and arithmetic: an upper bound on the epsilon that is reported.
+# Maps a round, rounds, a delta and arithmetic to an upper bound on the epsilon that is reported.
 EpsilonOf = Callable[[Round, int | Sequence[range], float, Arithmetic | None], float]
 
 
@@ -35,13 +35,13 @@ def calibrate_noise(
 
     Args:
       one_round: The round; its own noise multiplier is ignored.
-      rounds: T >= 1.
+      rounds: T, the number of rounds; >= 1.
       delta: In (0, 1).
       target_epsilon: In (0, 100].
-      arithmetic: What is charged for computed noise; see `spend`.
+      arithmetic: The draws that are charged for; see `spend`.
 
     Returns:
-      A noise multiplier within a relative 1e-3 above the smallest valid one: the search keeps the
+      A noise multiplier, at most a relative 1e-3 above the smallest valid one. The search keeps the
       safe end of its bracket, so that `spend` at the result never exceeds the target.
 
     Raises:
@@ -63,14 +63,13 @@ def calibrate_noise(
         while (f_high := excess(high)) > 0:
             high *= 2
             if high > _LARGEST_NOISE:
-                spend(
-                    at(high), rounds, delta, arithmetic
-                )  # raises with the reason where no accountant applies
+                # If no accountant applies, this raises with the reason.
+                spend(at(high), rounds, delta, arithmetic)
                 raise AccountingError(
                     f"target_epsilon={target!r} is not reached with noise_multiplier up to "
                     f"{_LARGEST_NOISE:g}. Take fewer rounds, a lower sampling rate or a larger target."
                 )
-        # Epsilon falls at least as fast as 1 / z: this is below the answer, and not by much.
+        # Epsilon falls at least as fast as 1 / z: `low` is slightly below the answer.
         while (f_low := excess(low := high * math.exp(max(1.05 * f_high, -0.5) - 0.01))) <= 0:
             high, f_high = low, f_low
         return _smallest_safe(excess, low, high)
@@ -97,12 +96,12 @@ def calibrate_rounds(
       one_round: The round; its noise multiplier must be positive.
       delta: In (0, 1).
       target_epsilon: In (0, 100].
-      earlier: Runs that the budget has to pay for as well.
-      arithmetic: What is charged for computed noise; see `spend`.
+      earlier: Runs that the budget must pay for as well, each as its rounds, counted from 1.
+      arithmetic: The draws that are charged for; see `spend`.
 
     Returns:
-      A number of rounds whose reported epsilon is at most the target: the largest one, or at most a
-      relative 1e-3 below it; 10^9 if even those stay within the target.
+      A number of rounds whose reported epsilon is at most the target: the largest such number, or
+      at most a relative 1e-3 below it. 10^9 if even so many rounds stay within the target.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -121,7 +120,7 @@ def calibrate_rounds(
         _MOST_ROUNDS,
     )
     if not found:
-        # This raises with the reason where no accountant applies.
+        # If no accountant applies, this raises with the reason.
         spent = spend(one_round, runs(1), delta, arithmetic)
         raise AccountingError(
             f"target_epsilon={target!r} is exceeded by a single round, which spends {spent.epsilon:.4g}. "
@@ -142,17 +141,18 @@ def calibrate_cohort(
 
     Args:
       one_round: The round, with a population; the rate or size of its sampler is ignored.
-      rounds: T >= 1.
+      rounds: T, the number of rounds; >= 1.
       delta: In (0, 1).
       target_epsilon: In (0, 100].
-      arithmetic: What is charged for computed noise; see `spend`.
+      arithmetic: The draws that are charged for; see `spend`.
 
     Returns:
       A number of clients in [1, N], expected (Poisson sampling) or drawn (fixed size), at which the
-      reported epsilon is at most the target: the largest one, or at most a relative 1e-3 below it.
+      reported epsilon is at most the target: the largest such number, or at most a relative 1e-3
+      below it.
 
     Raises:
-      ArgumentError: A value is outside its bound, or the sampler takes no cohort.
+      ArgumentError: A value is outside its bound, or the sampler has no cohort size to choose.
       AccountingError: One client a round exceeds the target, or no accountant applies.
     """
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
@@ -168,8 +168,8 @@ def calibrate_cohort(
             sampler = FixedSizeSampler(size=cohort)
         else:
             raise ArgumentError(
-                f"one_round.sampler={one_round.sampler!r} takes every client: expected PoissonSampler "
-                "or FixedSizeSampler, whose cohort can be chosen."
+                f"one_round.sampler={one_round.sampler!r} has no cohort size to choose: expected "
+                "PoissonSampler or FixedSizeSampler."
             )
         return dataclasses.replace(one_round, sampler=sampler)
 
@@ -202,9 +202,9 @@ def _excess(
     target: float,
     arithmetic: Arithmetic | None,
 ) -> float:
-    """Returns the log of an epsilon over the target: positive if unsafe.
+    """Returns the logarithm of epsilon over the target, which is positive if epsilon is too large.
 
-    It is nearly linear in the log of the noise multiplier, of the rounds and of the cohort.
+    It is nearly linear in the logarithm of the noise multiplier, of the rounds and of the cohort.
     """
     try:
         epsilon = epsilon_of(one_round, rounds, delta, arithmetic)
@@ -214,11 +214,12 @@ def _excess(
 
 
 def _largest_safe(excess_by: Callable[[EpsilonOf, int], float], most: int) -> int:
-    """Returns the largest number in [1, most] without excess, but for the tolerance; 0 for none.
+    """Returns the largest number in [1, most] without excess, up to the tolerance; 0 if there is none.
 
     Args:
-      excess_by: Positive for numbers that are too large, by a way to tell epsilon and a number.
-      most: The largest number there is.
+      excess_by: Maps a function that computes epsilon, and a number, to the excess of that number,
+        which is positive if the number is too large.
+      most: The largest number to consider.
     """
 
     def search(epsilon_of: EpsilonOf) -> int:
@@ -235,8 +236,8 @@ def _largest_safe(excess_by: Callable[[EpsilonOf, int], float], most: int) -> in
             low, high = high, min(2 * high, most)
         if high == 1:
             return 0
-        # In n^-1, the safe side is above, as it is for noise. Where the tolerance is finer than whole
-        # numbers, the steps between them end the search at neighbours.
+        # In terms of 1 / n, larger is safer, as it is for noise. If the tolerance is finer than
+        # whole numbers, the search ends at two adjacent ones.
         safe = _smallest_safe(lambda x: excess(_whole(x)), 1 / high, 1 / low)
         found = _whole(safe)
         while found + 1 < high and found < 2 / _RELATIVE_TOLERANCE and excess(found + 1) <= 0:
@@ -261,7 +262,7 @@ def _safe_start(
     target: float,
     arithmetic: Arithmetic | None,
 ) -> float:
-    """Returns a noise multiplier not far above the answer, by an accountant that takes no time."""
+    """Returns a noise multiplier slightly above the answer, by a cheap accountant."""
 
     def is_safe(z: float) -> bool:
         return rough_epsilon(at(z), rounds, delta, arithmetic) <= target
@@ -272,7 +273,7 @@ def _safe_start(
             z *= 1.5
         while is_safe(z / 1.15):
             z /= 1.15
-    except AccountingError:  # none applies
+    except AccountingError:  # no cheap accountant applies
         z = 8.0
     return z
 
@@ -281,10 +282,10 @@ def _smallest_safe(excess: Callable[[float], float], low: float, high: float) ->
     """Returns the safe end of a bracket of relative width `_RELATIVE_TOLERANCE` around the root.
 
     `excess` is nearly a straight line in log z, and each evaluation may cost a privacy loss
-    distribution: the steps aim just past the root of the line through the two points nearest to it, on
-    the side of the farther end, and the bracket closes from both sides within a few steps. Where
-    `excess` jumps (epsilon reaches 0, or the noise is too small for an accountant) the line misleads:
-    two poor steps are followed by a halving.
+    distribution. Each step therefore aims just past the root of the line through the two points
+    nearest to it, on the side of the farther end, and the bracket closes from both sides within a
+    few steps. Where `excess` jumps (epsilon reaches 0, or the noise is too small for an accountant)
+    the line is misleading: after two poor steps, the bracket is halved.
     """
     left, right = math.log(low), math.log(high)
     points = [(excess(low), left), (excess(high), right)]

@@ -1,4 +1,4 @@
-"""Rounds that share noise: what a run of them costs depends on how often a client takes part in it."""
+"""Rounds that share noise: the cost of a run depends on how often a client participates in it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from tff_dp.sampling import (
 
 
 class _CorrelatedRound(Round):
-    """A round whose run is one Gaussian mechanism of all the participations of a client.
+    """A round of which a whole run is one Gaussian mechanism on all participations of a client.
 
-    A run that goes on from an earlier state counts from its first round: more than it costs, since the
-    rounds before it are counted already.
+    A run that continues from an earlier state is counted from its first round on. That is more than
+    it costs, since the earlier rounds are counted already.
     """
 
     @classmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
-        """Returns those that leave everybody else's participation as it is, where it is bounded."""
+        """Returns zero-out and replace-one, which do not change who else participates.
+
+        Without a bound on participation, no relation is valid; see `Round.adjacencies`.
+        """
         if isinstance(sampler, MinSeparationSampler | FullParticipation):
             return (Adjacency.ZERO_OUT, Adjacency.REPLACE_ONE)
         return ()
 
     def _gaussian(self, sensitivity_squared: float) -> tuple[IndependentRound, int]:
-        """Returns one Gaussian mechanism at a sensitivity, in clip norms."""
+        """Returns one Gaussian mechanism whose sensitivity is given in clip norms."""
         if sensitivity_squared == 0:
             return self._independent(self.noise_multiplier, FullParticipation()), 0
         z = self.noise_multiplier / math.sqrt(sensitivity_squared)
@@ -48,8 +51,8 @@ class _CorrelatedRound(Round):
 
     def _remedy(self) -> str:
         return (
-            "Use MinSeparationSampler, which bounds how often a client takes part, under 'zero-out': "
-            "who else takes part may not depend on the client."
+            "Use MinSeparationSampler, which bounds how often a client participates, under 'zero-out': "
+            "the participation of other clients must not depend on the client."
         )
 
 
@@ -58,21 +61,23 @@ class TreeRound(_CorrelatedRound):
     """One round of `TreeMechanism`; see `Round` for the other arguments.
 
     Args:
-      restart_every: Rounds after which a new tree begins; None for one tree over a run.
+      restart_every: The number of rounds after which a new tree begins; None for one tree over a
+        run.
 
     Raises:
       ArgumentError: A value is outside its bound.
-      AccountingError: The sampler bounds no participation, or the adjacency changes that of others.
+      AccountingError: The sampler does not bound how often a client participates, or the adjacency
+        changes the participation of other clients.
     """
 
     restart_every: int | None = None
 
     def equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
-        """Returns one Gaussian mechanism on the nodes of all runs' trees."""
+        """Returns one Gaussian mechanism on the nodes of the trees of all runs."""
         return self._of_trees(runs, quick=False)
 
     def quick_equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
-        """Returns the same from a bound of the sensitivity that takes no search."""
+        """Returns the same, from an upper bound on the sensitivity that requires no search."""
         return self._of_trees(runs, quick=True)
 
     def _of_trees(self, runs: tuple[range, ...], quick: bool) -> tuple[IndependentRound, int]:
@@ -94,12 +99,13 @@ class BandedRound(_CorrelatedRound):
     """One round of `BandedMechanism`; see `Round` for the other arguments.
 
     Args:
-      bands: b, the rounds that share noise; at most the smallest distance of two participations.
+      bands: b, the number of consecutive rounds that share noise; >= 1, and at most the smallest
+        number of rounds between two participations of a client.
 
     Raises:
       ArgumentError: A value is outside its bound.
-      AccountingError: A client may take part again within b rounds, or the adjacency changes who else
-        takes part.
+      AccountingError: A client may participate again within b rounds, or the adjacency changes the
+        participation of other clients.
     """
 
     bands: int = 1
@@ -116,7 +122,7 @@ class BandedRound(_CorrelatedRound):
 
     @classmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
-        """Returns those of all correlated rounds; zero-out alone where sampling amplifies."""
+        """Returns those of all correlated rounds; only zero-out if sampling amplifies."""
         if isinstance(sampler, CyclicPoissonSampler):
             return (Adjacency.ZERO_OUT,)
         return super().adjacencies(sampler)

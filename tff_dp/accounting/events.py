@@ -1,4 +1,4 @@
-"""What rounds of a mechanism cost, in the terms that each accountant expects."""
+"""Rounds of a mechanism under a sampler, described in the terms that each accountant expects."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ from tff_dp.sampling import Adjacency, Sampler
 
 
 def recommended_delta(population: int) -> float:
-    """Returns N^-1.1, a customary delta for N units, always below 1/N for N > 1."""
+    """Returns a customary delta for a number of protected units.
+
+    Args:
+      population: N, the number of units.
+
+    Returns:
+      N^-1.1, which is below 1/N for N > 1.
+    """
     return float(max(population, 2) ** -1.1)
 
 
 def check_delta(name: str, delta: float, population: int, unit: str = "client") -> None:
-    """Raises ArgumentError unless delta is below 1/N.
+    """Checks that delta is below 1/N.
 
     Args:
-      name: What the caller calls it.
-      delta: The probability with which the guarantee may fail.
-      population: N, the number of units.
-      unit: What they are called.
+      name: The name of the argument, as the caller wrote it.
+      delta: The delta to check.
+      population: N, the number of units; >= 1.
+      unit: The name of a unit, for the message.
+
+    Raises:
+      ArgumentError: Delta is not in (0, 1/N).
     """
     _checks.real(
         name,
@@ -38,11 +48,11 @@ def check_delta(name: str, delta: float, population: int, unit: str = "client") 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round(Config, abc.ABC):
-    """One round of a mechanism under a sampler, and what runs of such rounds come to.
+    """One round of a mechanism under a sampler, and the privacy cost of runs of such rounds.
 
     Args:
-      noise_multiplier: z: the scale of the noise over the clip norm; >= 0.
-      sampler: Who takes part.
+      noise_multiplier: z, the scale of the noise over the clip norm; >= 0.
+      sampler: The sampler, which determines who participates.
       population: Number of clients, N; >= 1.
       adjacency: One of `adjacencies(sampler)`.
 
@@ -69,19 +79,38 @@ class Round(Config, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
-        """Returns the relations under which these rounds can be accounted for, the default first."""
+        """Returns the neighboring relations under which such rounds can be accounted for.
+
+        Args:
+          sampler: The sampler of the rounds.
+
+        Returns:
+          The relations, the default first; empty if there is no valid accounting under this
+          sampler.
+        """
 
     @abc.abstractmethod
     def equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
-        """Returns a round, and how many independent ones cost what these runs do, or more.
+        """Reduces runs of such rounds to a number of independent rounds of one kind.
 
         Args:
-          runs: The rounds of each run, counted from 1. A run that begins later goes on from the state
-            after the round before its first: it may share noise with what was seen of earlier rounds.
+          runs: The rounds of each run, counted from 1. A run whose first round is above 1 continues
+            from the state after the round before; it may share noise with earlier released rounds.
+
+        Returns:
+          An independent round, and the number of such rounds that cost at least as much as the
+          runs.
         """
 
     def quick_equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
-        """Returns what `equivalent` does, or what costs more and takes no time."""
+        """Does the same as `equivalent` in less time; the rounds it returns may cost more.
+
+        Args:
+          runs: As for `equivalent`.
+
+        Returns:
+          As `equivalent`.
+        """
         return self.equivalent(runs)
 
     def _refusal(self, valid: tuple[Adjacency, ...]) -> str:
@@ -104,21 +133,22 @@ class Round(Config, abc.ABC):
 
 
 class IndependentRound(Round):
-    """Rounds that each draw noise of their own: T of them are T times the same event."""
+    """A round with noise of its own: T such rounds are T times the same event."""
 
     def equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
-        """Returns this round, and the number of rounds in all runs."""
+        """Returns this round itself, and the number of rounds in all runs."""
         return self, sum(len(run) for run in runs)
 
     @abc.abstractmethod
     def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
-        """Returns the event of a round in which everybody takes part."""
+        """Returns the event of a round in which every client participates."""
 
     def scaled_event(self) -> dp_accounting.DpEvent:
-        """Returns the event for an accountant that takes every sensitivity for one clip norm.
+        """Returns the event for an accountant that assumes a sensitivity of one clip norm.
 
-        dp-accounting's RDP accountant is of this kind: its REPLACE_ONE never doubles the sensitivity.
-        Replacing one client moves a clipped sum by up to twice the clip norm, hence z / 2.
+        dp-accounting's RDP accountant is of this kind: under REPLACE_ONE it does not double the
+        sensitivity. Replacing one client changes a clipped sum by up to twice the clip norm, so
+        that the event has z / 2.
         """
         doubled = self.adjacency is Adjacency.REPLACE_ONE
         z = self.noise_multiplier / 2 if doubled else self.noise_multiplier
@@ -127,7 +157,8 @@ class IndependentRound(Round):
     def event(self) -> dp_accounting.DpEvent:
         """Returns the event for an accountant that derives the sensitivity from the relation.
 
-        dp-accounting's PLD accountant (since 0.6.0; 0.4.3 gives too small a value) is of this kind.
+        dp-accounting's PLD accountant is of this kind since version 0.6.0; version 0.4.3 returns
+        too small an epsilon.
         """
         return self.sampler.wrap(self._mechanism_event(self.noise_multiplier), self.population)
 
@@ -135,17 +166,18 @@ class IndependentRound(Round):
 class GaussianRound(IndependentRound):
     """One round of a Gaussian mechanism under a sampler; the arguments are those of `Round`.
 
-    The noise multiplier is the noise's standard deviation over the clip norm, in total: adaptive
-    clipping is such a round as well. Its composed event (updates and clipped count) is equivalent to a
-    single Gaussian of the total noise multiplier, and the PLD accountant accepts only the single one
-    under Poisson sampling.
+    The noise multiplier is that of everything the round releases, as one Gaussian. Adaptive
+    clipping is such a round as well: its composed event (updates and clipped count) is equivalent
+    to a single Gaussian of the total noise multiplier, and the PLD accountant accepts only a single
+    Gaussian under Poisson sampling.
     """
 
     @classmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
         """Returns the relations under which the sampler's amplification of a Gaussian is accounted for.
 
-        It is proven but for Poisson sampling under replace-one; see `tff_dp.accounting.pairs.Pair`.
+        The amplification is proven for all of them except Poisson sampling under replace-one; see
+        `tff_dp.accounting.pairs.Pair`.
         """
         return sampler.adjacencies
 
@@ -156,17 +188,20 @@ class GaussianRound(IndependentRound):
 class AdaptiveGaussianRound(GaussianRound):
     """One round of adaptive clipping; the arguments are those of `Round`.
 
-    A client whose update is zeros still says that it was not clipped: under zero-out its bit may move
-    from -1/2 to 1/2, by twice what is accounted for. A client that is not there has no bit, and one that
-    is replaced moves bit and update by twice as much each, as replace-one has it.
+    A client whose update is zeros still reports that it was not clipped. Under zero-out, its bit
+    may change from -1/2 to 1/2, which is twice the change that is accounted for. An absent client
+    has no bit; and a replaced client changes both bit and update by twice as much, which
+    replace-one includes.
     """
 
     @classmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
-        """Returns those of a Gaussian without zero-out."""
+        """Returns the relations of a Gaussian round except zero-out."""
         return tuple(a for a in super().adjacencies(sampler) if a is not Adjacency.ZERO_OUT)
 
     def _remedy(self) -> str:
         if self.adjacency is Adjacency.ZERO_OUT:
-            return "A client without an update still counts as unclipped, which zero-out shows."
+            return (
+                "A client without an update still counts as unclipped, which zero-out would reveal."
+            )
         return super()._remedy()

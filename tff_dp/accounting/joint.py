@@ -1,4 +1,4 @@
-"""Epsilon of several kinds of rounds on the same clients, as of several plans."""
+"""Epsilon of several kinds of rounds on the same clients, for example of several plans."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from typing import Any, TypeAlias, TypeVar
 
 import dp_accounting
 import numpy as np
-from dp_accounting import pld, rdp
-from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
+from dp_accounting import rdp
 
 from tff_dp import _checks
+from tff_dp._compat.dp_accounting import (
+    AdjacencyType,
+    GaussianPrivacyLoss,
+    default_orders,
+    directions_of,
+    from_laplace_mechanism,
+)
 from tff_dp.accounting import accountants
 from tff_dp.accounting.accountants import spend
 from tff_dp.accounting.arithmetic import Arithmetic, charged
@@ -32,8 +38,8 @@ _T = TypeVar("_T")
 Rounds: TypeAlias = int | Sequence[range]
 _Component: TypeAlias = tuple[IndependentRound, int]
 
-_INTERVAL = 1e-4  # of the grid of privacy losses
-_LARGEST_DISTRIBUTION = 2**22  # points of one round's losses
+_INTERVAL = 1e-4  # the step of the grid of privacy losses
+_LARGEST_DISTRIBUTION = 2**22  # grid points of the losses of one round
 
 
 def spend_jointly(
@@ -45,23 +51,22 @@ def spend_jointly(
 ) -> EpsilonReport:
     """Returns the epsilon of rounds of several kinds, adaptively composed on the same clients.
 
-    Each kind of round is reduced to independent rounds as `spend` does it, and those of one kind
-    are counted together. One kind alone gives the report of `spend`. Several are composed by every
-    way that applies, each of which gives an upper bound, and the smallest is reported:
+    Each kind of round is reduced to independent rounds, as in `spend`, and rounds of one kind are
+    counted together. A single kind gives the report of `spend`. Several kinds are composed by every
+    method that applies. Each method gives an upper bound, and the smallest bound is reported:
 
-    - "exact": Gaussian noise with everybody in every round. Noise multipliers z_i over T_i rounds
-      are one Gaussian mechanism with 1 / z^2 = sum T_i / z_i^2.
+    - "exact": for Gaussian noise with full participation. Noise multipliers z_i over T_i rounds are
+      one Gaussian mechanism with 1 / z^2 = sum T_i / z_i^2.
     - "rdp": the sum of the Rényi divergences at each order.
-    - "pure": the sum of pure epsilons, for Laplace noise.
-    - "pld": the privacy losses, as distributions on one grid, are added up. The losses that a
-      client's removal and its addition cause are composed each by themselves, and the larger
-      epsilon counts.
-    - "sum": where none of these applies to all parts, those with a Rényi divergence and the others
-      are composed apart, each at half of delta, and their epsilons are added.
+    - "pure": the sum of the pure epsilons, for Laplace noise.
+    - "pld": the sum of the privacy losses, as distributions on one grid. The losses from removing a
+      client and those from adding a client are composed separately, and the larger epsilon counts.
+    - "sum": if none of these applies to all parts, the parts with a Rényi divergence and the other
+      parts are composed separately, each at half of delta, and the two epsilons are added.
 
-    Formal guarantees: the mechanisms may be chosen by what earlier ones have released, and their
-    rounds may alternate, also those of a run that shares noise across its rounds. Each part must
-    be valid by itself, and cohorts of different runs must be drawn independently.
+    Formal guarantees: a mechanism may be chosen depending on earlier outputs, and rounds of
+    different parts may alternate, including rounds of a run that shares noise across rounds. Each
+    part must be valid by itself, and the cohorts of different runs must be drawn independently.
 
     Source: Zhu, Dong and Wang, arXiv:2106.08567, theorem 10 (dominating pairs compose adaptively);
     Mironov, arXiv:1702.07476, proposition 1 (Rényi DP); Dong, Roth and Su, arXiv:1905.02383,
@@ -70,19 +75,21 @@ def spend_jointly(
     mechanisms that alternate).
 
     Args:
-      parts: Each kind of round, and its rounds: how many in one run, or the rounds of each of
-        several runs, counted from 1. All under one neighbouring relation.
-      delta: In (0, 1), of all parts together.
-      arithmetic: How much noise a round of each part computes, to charge for its being computed; None for
-        an ideal mechanism, as are all parts by default. The charge is that of the draws of all parts.
-      interval: Of the grid of privacy losses, where several kinds are composed on one; > 0.
+      parts: Pairs of a kind of round and its rounds: the number of rounds of one run, or the rounds
+        of each of several runs, counted from 1. All kinds must have one neighboring relation.
+      delta: The delta of all parts together, in (0, 1).
+      arithmetic: For each part, how many draws of noise a round makes, to charge for the difference
+        between computed and ideal noise; None for an ideal mechanism. By default all parts are
+        ideal. The charge is that for the draws of all parts together.
+      interval: The step of the grid of privacy losses on which several kinds are composed; in (0,
+        1].
 
     Returns:
-      The report. Its number of rounds is that of all parts.
+      The report. Its number of rounds is the sum over all parts.
 
     Raises:
       ArgumentError: A value is outside its bound, or there is no part.
-      AccountingError: The parts have several neighbouring relations, or no accountant applies.
+      AccountingError: The parts have different neighboring relations, or no accountant applies.
     """
     delta = _checks.real("delta", delta, "(0, 1)")
     interval = _checks.real("interval", interval, "(0, 1]")
@@ -126,15 +133,18 @@ def quick_joint_epsilon(
     *,
     arithmetic: Sequence[Arithmetic | None] = (),
 ) -> float:
-    """Returns an upper bound on `spend_jointly(...).epsilon` that takes no time.
+    """Returns a cheap upper bound on `spend_jointly(...).epsilon`.
 
     Args:
       parts: As for `spend_jointly`.
       delta: As for `spend_jointly`.
       arithmetic: As for `spend_jointly`.
 
+    Returns:
+      Epsilon >= 0; infinite without noise.
+
     Raises:
-      AccountingError: There is none for these parts.
+      AccountingError: No cheap bound is known for these parts.
     """
     merged, draws = _merged(parts), _draws(parts, arithmetic)
     kinds = _kinds(parts, arithmetic)
@@ -156,10 +166,11 @@ def quick_joint_epsilon(
 
 
 def _draws(parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]) -> int:
-    """Returns how many draws of noise all parts make."""
+    """Returns the number of noise draws of all parts together."""
     if arithmetic and len(arithmetic) != len(parts):
         raise ArgumentError(
-            f"arithmetic={arithmetic!r} does not fit the {len(parts)} parts: expected one for each."
+            f"arithmetic={arithmetic!r} does not fit the {len(parts)} parts: expected one entry for "
+            "each part."
         )
     return sum(
         each.draws_per_round * sum(map(len, accountants._runs(rounds)))
@@ -171,7 +182,7 @@ def _draws(parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmeti
 def _kinds(
     parts: Sequence[tuple[Round, Rounds]], arithmetic: Sequence[Arithmetic | None]
 ) -> list[Arithmetic | None]:
-    """Returns the different kinds of arithmetic of the parts that have rounds."""
+    """Returns the distinct `Arithmetic` values of the parts that have rounds."""
     pairs = zip(parts, arithmetic, strict=False)
     found = (each for (_, rounds), each in pairs if any(map(len, accountants._runs(rounds))))
     return list(dict.fromkeys(found))
@@ -184,21 +195,21 @@ def _charged(
     draws: int,
     delta: float,
 ) -> tuple[_T, float] | None:
-    """Returns what the ideal mechanisms answer, at a delta that pays for their noise being computed.
+    """Asks about the ideal mechanisms at a delta that leaves room for the charge for arithmetic.
 
-    The bounds of `Arithmetic` are on the sum over all draws, whatever round or part they are of, and on
-    single rounds, of which the one that reveals most counts.
+    The bounds of `Arithmetic` concern the sum over all draws, whatever round or part they belong
+    to, and single rounds, of which the round that reveals most counts.
 
     Args:
-      ask: The ideal mechanisms' answer at a delta.
-      epsilon_of: The epsilon in an answer.
-      components: The independent rounds, and how many of each.
-      draws: Of all rounds.
-      delta: To be stated.
+      ask: Returns an answer about the ideal mechanisms at a delta.
+      epsilon_of: Returns the epsilon of an answer.
+      components: The independent rounds, and the number of each.
+      draws: The number of noise draws of all rounds.
+      delta: The delta of the guarantee that is to be stated.
 
     Returns:
-      The answer, and half of what is to be added to its epsilon; None where the charge would take more
-      than half of delta.
+      The answer, and half of the amount to be added to its epsilon; None if the charge would take
+      more than half of delta.
     """
     if not draws or not components or any(r.noise_multiplier == 0 for r, _ in components):
         return ask(delta), 0.0
@@ -213,7 +224,7 @@ def _charged(
 
 
 def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[range, ...]]]:
-    """Returns the parts with the runs of equal rounds together; those without any left out."""
+    """Joins the runs of equal rounds, and leaves out parts without rounds unless all are without."""
     found: dict[Round, tuple[range, ...]] = {}
     for one_round, rounds in parts:
         _checks.instance("parts", one_round, Round, "Give pairs of a round and its rounds.")
@@ -224,13 +235,13 @@ def _merged(parts: Sequence[tuple[Round, Rounds]]) -> list[tuple[Round, tuple[ra
     if len(relations) > 1:
         raise AccountingError(
             f"adjacency: the parts have {' and '.join(map(repr, relations))}, and no epsilon "
-            "holds under both. Account for all of them under one neighbouring relation."
+            "holds under both. Account for all of them under one neighboring relation."
         )
     return [(k, v) for k, v in found.items() if any(map(len, v))] or [next(iter(found.items()))]
 
 
 def _components(found: Sequence[_Component]) -> tuple[_Component, ...]:
-    """Returns independent rounds, equal ones counted together and plain Gaussians as one."""
+    """Counts equal independent rounds together, and joins plain Gaussians into one."""
     counts: dict[IndependentRound, int] = {}
     for one_round, count in found:
         if count:
@@ -248,7 +259,7 @@ def _is_plain_gaussian(one_round: IndependentRound) -> bool:
 
 
 def _of_all(gaussians: Sequence[_Component]) -> float:
-    """Returns the noise multiplier of one Gaussian mechanism in place of several."""
+    """Returns the noise multiplier of the one Gaussian mechanism that is equivalent to several."""
     if any(one_round.noise_multiplier == 0 for one_round, _ in gaussians):
         return 0.0
     return 1 / math.sqrt(math.fsum(n / one_round.noise_multiplier**2 for one_round, n in gaussians))
@@ -296,7 +307,7 @@ def _rdp_epsilon(components: Sequence[_Component], delta: float, _: float = 0.0)
     distributed_alone = all(isinstance(each, DistributedRound) for each, _ in components)
     orders = tuple(_DISTRIBUTED_ORDERS) if distributed_alone else None
     curves = [_curve(one_round, orders) for one_round, _ in components]
-    # Where an order does not converge, dp-accounting leaves it out: those that are left are common.
+    # dp-accounting leaves out orders that do not converge; only the orders of all curves are used.
     common = functools.reduce(np.intersect1d, (at for at, _ in curves))
     total = sum(
         count * curve[np.isin(at, common)]
@@ -309,9 +320,9 @@ def _rdp_epsilon(components: Sequence[_Component], delta: float, _: float = 0.0)
 def _curve(
     one_round: IndependentRound, orders: tuple[float, ...] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns orders, ascending, and a round's Rényi divergence at each."""
+    """Returns orders, ascending, and the Rényi divergence of a round at each."""
     if isinstance(one_round, DistributedRound):
-        at = np.asarray(orders or rdp.RdpAccountant()._orders, np.float64)
+        at = np.asarray(orders, np.float64) if orders else default_orders()
         return at, one_round.rdp(at)
     at, curve = accountants._rdp_curve(one_round, orders)
     return np.asarray(at, np.float64), curve
@@ -338,17 +349,20 @@ def _directions(
     rounds: tuple[IndependentRound, ...], interval: float
 ) -> tuple[JointComposition, ...]:
     distributions = [_distribution(one_round, interval) for one_round in rounds]
-    directions = [JointComposition([each._pmf_remove for each in distributions])]
-    if not all(each._symmetric for each in distributions):
-        directions.append(JointComposition([each._pmf_add for each in distributions]))
+    pairs = [directions_of(each) for each in distributions]
+    directions = [JointComposition([removal for removal, _ in pairs])]
+    if any(addition is not None for _, addition in pairs):
+        # Of a distribution whose directions are the same, the one serves for both.
+        additions = [removal if addition is None else addition for removal, addition in pairs]
+        directions.append(JointComposition(additions))
     return tuple(directions)
 
 
 def _distribution(one_round: IndependentRound, interval: float) -> Any:
-    """Returns one round's privacy loss distribution.
+    """Returns the privacy loss distribution of one round.
 
     Raises:
-      AccountingError: There is none, or its grid would not fit.
+      AccountingError: None is known, or its grid would be too large.
     """
     if not isinstance(one_round, GaussianRound | LaplaceRound):
         raise AccountingError(f"{type(one_round).__name__} has no privacy loss distribution")
@@ -360,7 +374,7 @@ def _distribution(one_round: IndependentRound, interval: float) -> Any:
     rate = event.sampling_probability if sampled else 1.0
     if isinstance(one_round, LaplaceRound):
         _check_size(2 / z, interval)
-        return pld.privacy_loss_distribution.from_laplace_mechanism(
+        return from_laplace_mechanism(
             parameter=z, sampling_prob=rate, value_discretization_interval=interval
         )
     relation = one_round.adjacency.relation
@@ -378,15 +392,16 @@ def _distribution(one_round: IndependentRound, interval: float) -> Any:
 def _check_size(losses: float, interval: float) -> None:
     if not losses / interval <= _LARGEST_DISTRIBUTION:
         raise AccountingError(
-            f"not computed: the losses of one round range over {losses:.4g}, more than the "
-            f"{_LARGEST_DISTRIBUTION * interval:.4g} for which the grid of a privacy loss "
-            "distribution is not too large. Take more noise"
+            f"not computed: the losses of one round have a range of {losses:.4g}, above "
+            f"{_LARGEST_DISTRIBUTION * interval:.4g}, where the grid of a privacy loss distribution "
+            "is too large. Take more noise"
         )
 
 
 def _exact_epsilon(components: Sequence[_Component], delta: float, _: float) -> float:
-    del components, delta  # all plain Gaussians are one by now, and then there is one component
-    raise AccountingError("not all parts are Gaussian noise with everybody in every round")
+    # If all parts were plain Gaussians, they would be one component by now, and this is not called.
+    del components, delta
+    raise AccountingError("not all parts are Gaussian noise with full participation")
 
 
 _ACCOUNTANTS = {

@@ -1,4 +1,4 @@
-"""Epsilon of privacy losses that are composed of several kinds of rounds."""
+"""Epsilon from the composed privacy losses of several kinds of rounds."""
 
 from __future__ import annotations
 
@@ -6,51 +6,54 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from dp_accounting.pld import pld_pmf
 from numpy.typing import NDArray
 from scipy import fft, signal
+
+from tff_dp._compat.dp_accounting import PLDPmf, numbers_of
 
 Floats = NDArray[np.float64]
 
 _ORDERS_PER_OCTAVE = 3
-_OCTAVES = (-9, 9)  # of orders around the reciprocal of an end's distance from the mean
+_OCTAVES = (-9, 9)  # range of orders around the reciprocal of an end's distance from the mean
 _LEAST_DISTANCE = 32.0  # in points: a tilt by more than exp(2^9 / 32) a point would leave only one
-_SMALLEST = 1e-200  # a probability at an end; smaller ones count as infinite losses
+_SMALLEST = 1e-200  # the smallest probability at an end; smaller ones count as infinite losses
 _TAIL = 1e-16  # mass of a tilted composition that each end of its window may leave out
 _SLACKS = (1e1, 1e3, 1e5)  # how much worse than the best a tilt with a narrower window may be
-_LARGEST_TRANSFORM = 2**22  # about a second
-_LOG_NOTHING = -80.0  # of what cannot be told from roundoff beside 1
-_SUMMATION = 1e-8  # relative roundoff of sums over a window, of delta
+_LARGEST_TRANSFORM = 2**22  # takes about a second
+_LOG_NOTHING = -80.0  # the logarithm of a value that roundoff hides beside 1
+_SUMMATION = 1e-8  # relative roundoff of sums over a window, as a share of delta
 _EXPONENTS = 1e-14  # relative roundoff of tilting, for each round
 _TRIES = 4
 
 
 class JointComposition:
-    """One direction of several privacy loss distributions, each composed with itself some times.
+    """One direction of several privacy loss distributions, each composed with itself several times.
 
-    The sum of independent privacy losses decides about delta, and its distribution is the product
-    of Fourier transforms. As in `privacy_loss.Composition` the losses are tilted first, all by the
-    same order, p exp(order * loss), so that those that decide about delta are the bulk of the
-    composition.
+    Delta follows from the distribution of the sum of independent privacy losses, whose Fourier
+    transform is the product of their Fourier transforms. As in `privacy_loss.Composition`, the
+    losses are first tilted, all by the same order, p exp(order * loss), so that the losses that
+    determine delta are the bulk of the composition.
 
     Every value that is returned is an upper bound, whatever the tilt and the window:
 
-    - Losses outside of the window wrap around and add to those inside; the mass above the window,
-      bounded by a Chernoff bound, counts as an infinite loss as well.
+    - Losses outside of the window wrap around and add to those inside. The mass above the window,
+      bounded by a Chernoff bound, is in addition counted as an infinite loss.
     - The roundoff of a Fourier transform is bounded in the L2 norm by a multiple of log2(size)
-      units in the last place. What that leaves for each point of the composition is added to each.
+      units in the last place. The resulting bound for one point of the composition is added to each
+      point.
 
-    A bad tilt thus makes epsilon too large, and never too small.
+    A poor tilt therefore makes epsilon too large, but never too small.
 
     Source: Koskela et al., arXiv:1906.03049 (composition by Fourier transform); Wilson and Keich,
     "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting); Higham,
     "Accuracy and Stability of Numerical Algorithms", theorem 24.2 (roundoff of the transform).
 
     Args:
-      pmfs: A direction's distribution of one round of each kind; pessimistic losses on one grid.
+      pmfs: For each kind of round, the distribution of one round in this direction, with
+        pessimistic losses; all on one grid.
     """
 
-    def __init__(self, pmfs: Sequence[pld_pmf.PLDPmf]) -> None:
+    def __init__(self, pmfs: Sequence[PLDPmf]) -> None:
         self._parts = [_Part(pmf) for pmf in pmfs]
         self._interval = self._parts[0].interval
         distances = [distance for part in self._parts for distance in part.distances]
@@ -67,12 +70,11 @@ class JointComposition:
         """Returns an upper bound on the epsilon of all rounds.
 
         Args:
-          counts: How many rounds of each kind; >= 1 each.
+          counts: The number of rounds of each kind; each >= 1.
           delta: In (0, 1).
 
         Returns:
-          Epsilon >= 0, or infinity where losses that are infinite have a probability of delta or
-          more.
+          Epsilon >= 0; infinity if infinite losses have a probability of delta or more.
         """
         log_moments = np.asarray(counts, np.float64) @ self._log_moments
         is_above = self._orders > 0
@@ -90,10 +92,10 @@ class JointComposition:
     def _window(
         self, counts: Sequence[int], log_moments: Floats, point: float
     ) -> tuple[float, int, int]:
-        """Returns an order to tilt by to a point, and the last point and the size of the window.
+        """Returns an order whose tilt centers a point, and the last point and the size of the window.
 
-        Of the orders that lift the tail as well as the best, up to a factor, it is the one with the
-        narrowest window; where that is too wide still, it is cut.
+        Of the orders that lift the tail nearly as well as the best order, up to a factor, it is the
+        one with the narrowest window. A window that is still too wide is truncated.
         """
         orders = self._orders
         first, last = (
@@ -120,7 +122,7 @@ class JointComposition:
     def _crossing(
         self, counts: Sequence[int], log_moments: Floats, guess: float, delta: float
     ) -> float:
-        """Returns the point at which delta falls to a value, or a higher one, or infinity."""
+        """Returns the point where delta falls to a given value, or a higher point, or infinity."""
         order, high, size = self._window(counts, log_moments, guess)
         tilted, log_moment = self._tilted(counts, order, high, size)
         rounds = sum(counts)
@@ -143,7 +145,7 @@ class JointComposition:
         points = np.arange(start, high + 1)
         probabilities = tilted[size - len(points) :] * np.exp(log_moment - order * points)
         above = infinite + np.cumsum(probabilities[::-1])[::-1]
-        # Each point's own tail, discounted by the losses above it.
+        # The tail above each point, with each loss discounted by its distance from the point.
         discount = [1.0, -math.exp(-self._interval)]
         discounted = signal.lfilter([1.0], discount, probabilities[::-1])[::-1]
         (too_low,) = np.nonzero(above - delta > discounted)
@@ -157,7 +159,7 @@ class JointComposition:
     def _tilted(
         self, counts: Sequence[int], order: float, high: int, size: int
     ) -> tuple[Floats, float]:
-        """Returns bounds on the tilted composition up to a point, and its scale's log."""
+        """Returns bounds on the tilted composition up to a point, and the logarithm of its scale."""
         logs = np.zeros(size // 2 + 1, np.complex128)
         norms, moduli, log_moment, first = [], [], 0.0, 0
         for count, part in zip(counts, self._parts, strict=True):
@@ -184,11 +186,11 @@ def _roundoff(
     log_products: Floats,
     size: int,
 ) -> float:
-    """Returns a bound on each point's error in an inverse transform of a product of powers.
+    """Bounds the error of each point of an inverse transform of a product of powers.
 
     An error e in one part's coefficient c changes the product Y = c^T R by T |Y / c| |e|. The mean
-    over all coefficients is at most the product of root mean squares (Cauchy and Schwarz), of
-    which that of e is a small multiple of the part's L2 norm, by Parseval's identity.
+    over all coefficients is at most the product of root mean squares (Cauchy-Schwarz inequality).
+    The root mean square of e is a small multiple of the part's L2 norm, by Parseval's identity.
     """
     unit = float(np.finfo(np.float64).eps)
     of_transform = 8 * unit * math.log2(size)
@@ -205,33 +207,39 @@ def _roundoff(
 
 
 class _Part:
-    """One round's distribution, its points counted from the mean, which keeps exponents small."""
+    """The distribution of one round. Points are counted from the mean, which keeps exponents small."""
 
-    def __init__(self, pmf: pld_pmf.PLDPmf) -> None:
-        dense = pmf.to_dense_pmf()
-        # Private attributes of a pinned version: there is no public way to the numbers.
-        probabilities = np.maximum(dense._probs, 0)
+    def __init__(self, pmf: PLDPmf) -> None:
+        numbers = numbers_of(pmf)
+        probabilities = np.maximum(numbers.probabilities, 0)
         (kept,) = np.nonzero(probabilities >= _SMALLEST)
         inner = slice(int(kept[0]), int(kept[-1]) + 1)
         self.probabilities: Floats = probabilities[inner]
         total = float(self.probabilities.sum())
         dropped = float(probabilities[: inner.start].sum() + probabilities[inner.stop :].sum())
-        self.infinite: float = dense._infinity_mass + dropped
-        self.interval: float = dense._discretization
+        self.infinite: float = numbers.infinite + dropped
+        self.interval: float = numbers.interval
         size = len(self.probabilities)
         mean = float(np.sum(np.arange(size) * self.probabilities)) / total
         self.first = -round(mean)
         self.last = self.first + size - 1
-        self.shift: int = dense._lower_loss + inner.start - self.first  # from a point to its loss
+        self.shift: int = numbers.lowest + inner.start - self.first  # from a point to its loss
         self.distances = (
             max(mean, _LEAST_DISTANCE),
             max(size - 1 - mean, _LEAST_DISTANCE),
         )
 
     def log_moments(self, smallest: float, octaves: int) -> Floats:
-        """Returns log sum p exp(order * point) for a ladder of orders, negative ones first.
+        """Returns log sum p exp(order * point) for a ladder of orders, ascending from negative ones.
 
-        Good to some 1e-8, which is enough to choose a tilt and a window.
+        The relative error is about 1e-8, which is enough to choose a tilt and a window.
+
+        Args:
+          smallest: The smallest positive order, per point.
+          octaves: The number of octaves of the ladder.
+
+        Returns:
+          The logarithms for the negative orders, for 0, and for the positive orders.
         """
         orders = smallest * 2.0 ** (np.arange(octaves * _ORDERS_PER_OCTAVE) / _ORDERS_PER_OCTAVE)
         above = _sums_of_decays(self.probabilities[::-1], smallest, octaves) + orders * self.last
@@ -240,7 +248,14 @@ class _Part:
         return np.concatenate([below[::-1], [none], above])
 
     def tilted(self, order: float) -> tuple[Floats, float]:
-        """Returns p exp(order * point), scaled to a sum of 1, and the log of the scale."""
+        """Tilts the distribution.
+
+        Args:
+          order: The order of the tilt, per point.
+
+        Returns:
+          p exp(order * point), scaled to a sum of 1, and the logarithm of the scale.
+        """
         end = self.last if order >= 0 else self.first
         exponents = order * (np.arange(self.first, self.last + 1) - end)  # <= 0
         values = self.probabilities * np.exp(exponents)
@@ -249,13 +264,14 @@ class _Part:
 
 
 def _sums_of_decays(probabilities: Floats, smallest: float, octaves: int) -> Floats:
-    """Returns the logs of the sums of probabilities[i] exp(-order * i) over a ladder of orders."""
+    """Returns the logarithms of sum probabilities[i] exp(-order * i) for a ladder of orders."""
     sums = np.empty((octaves, _ORDERS_PER_OCTAVE))
     steps = np.arange(len(probabilities)) * smallest
     for k in range(_ORDERS_PER_OCTAVE):
         decays = np.exp(-steps * 2.0 ** (k / _ORDERS_PER_OCTAVE))
         for octave in range(octaves):
             sums[octave, k] = decays @ probabilities[: len(decays)]
-            decays = decays[: np.searchsorted(-decays, -1e-150)]  # they fall: no denormal numbers
+            # Decays fall with i; the ones left out would become denormal numbers, which are slow.
+            decays = decays[: np.searchsorted(-decays, -1e-150)]
             decays = decays * decays
     return np.log(sums.ravel())

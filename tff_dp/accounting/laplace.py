@@ -20,17 +20,17 @@ from tff_dp.accounting.pairs import Pair, laplace_pairs
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
-# A distribution's grid has 10^4 points for each unit of epsilon in a round, and a round's losses are
-# bounded by its pure epsilon. Beyond this, composing them would take minutes.
+# The grid of a distribution has 10^4 points for each unit of epsilon of a round, and the losses of
+# a round are bounded by its pure epsilon. Above this limit, composing them would take minutes.
 _LARGEST_PLD_EPSILON = 100.0
 
 
 class LaplaceRound(IndependentRound):
     """One round of the Laplace mechanism under a sampler; the arguments are those of `Round`.
 
-    The noise multiplier is the noise's scale over the L1 clip norm. Updates are vectors: that an L1
-    shift in a single coordinate dominates all others is dp-accounting's premise as well
-    (`LaplaceDpEvent`), and proven in docs/privacy.md.
+    The noise multiplier is the scale of the noise over the L1 clip norm. Updates are vectors; an L1
+    shift in a single coordinate dominates all other shifts. This is also the premise of
+    dp-accounting's `LaplaceDpEvent`, and docs/privacy.md has a proof.
     """
 
     @classmethod
@@ -56,10 +56,18 @@ def _(one_round: LaplaceRound) -> Mapping[str, Accountant]:
 
 
 def pure_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
-    """Returns epsilon at delta 0; see `tff_dp.accounting.spend` for the arguments.
+    """Returns the pure epsilon, which holds at delta 0 and therefore at every delta.
 
     Source: Dwork et al. (TCC 2006), proposition 1; amplification by Poisson sampling: Balle, Barthe and
     Gaboardi, arXiv:1807.01647, theorem 8.
+
+    Args:
+      one_round: The round.
+      rounds: T >= 0.
+      delta: Not used; it is there because all accountants have the same arguments.
+
+    Returns:
+      T times the pure epsilon of one round.
     """
     del delta
     epsilon = _of_everybody(one_round)
@@ -69,30 +77,38 @@ def pure_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
 
 
 def _of_everybody(one_round: LaplaceRound) -> float:
-    """Returns the pure epsilon of a round in which everybody takes part."""
+    """Returns the pure epsilon of a round in which every client participates."""
     sensitivity = 2 if one_round.adjacency is Adjacency.REPLACE_ONE else 1
     return sensitivity / one_round.noise_multiplier
 
 
 def _amplified(epsilon: float, rate: float) -> float:
-    """Returns log(1 + rate (e^epsilon - 1)), also where e^epsilon overflows."""
+    """Returns log(1 + rate (e^epsilon - 1)), even if e^epsilon overflows."""
     if epsilon < 1:
         return math.log1p(rate * math.expm1(epsilon))
     return epsilon + math.log(rate + (1 - rate) * math.exp(-epsilon))
 
 
 def pld_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
-    """Returns epsilon by privacy loss distributions; see `tff_dp.accounting.spend` for the arguments.
+    """Returns epsilon of Laplace noise by privacy loss distributions.
 
     Source: Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380.
 
+    Args:
+      one_round: The round.
+      rounds: T >= 1.
+      delta: In (0, 1).
+
+    Returns:
+      An upper bound on epsilon.
+
     Raises:
-      AccountingError: The grid of the distribution would not fit.
+      AccountingError: The grid of the distribution would be too large.
     """
     largest = pure_epsilon(one_round, 1, delta)
     if largest > _LARGEST_PLD_EPSILON:
         raise AccountingError(
-            f"not computed: the pure epsilon of one round, {largest:.4g}, is beyond "
+            f"not computed: the pure epsilon of one round, {largest:.4g}, is above "
             f"{_LARGEST_PLD_EPSILON:g}, where the grid of a privacy loss distribution is too large. "
             "Take more noise"
         )
@@ -101,8 +117,8 @@ def pld_epsilon(one_round: LaplaceRound, rounds: int, delta: float) -> float:
 
 @pairs_of.register
 def _(one_round: LaplaceRound) -> tuple[Pair, ...]:
-    # Laplace noise does not care where it lies: a shift by twice the clip norm is one clip norm at half
-    # the noise, which is what the scaled event says.
+    # A shift by twice the clip norm is equivalent to a shift by one clip norm at half the noise,
+    # which is what the scaled event describes.
     event = one_round.scaled_event()
     is_sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
     return laplace_pairs(

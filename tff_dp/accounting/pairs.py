@@ -1,4 +1,4 @@
-"""The worst pairs of output distributions, and their privacy losses on a grid, from above and below."""
+"""Dominating pairs of output distributions, and bounds on their privacy losses on a grid."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ import math
 
 import numpy as np
 from dp_accounting import NeighboringRelation
-from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 from numpy.typing import NDArray
 from scipy import optimize, signal, special
 
+from tff_dp._compat.dp_accounting import AdjacencyType, GaussianPrivacyLoss
+
 Floats = NDArray[np.float64]
 
-# Mass of a Gaussian's ends that a grid leaves out, in logarithms. The first is dp-accounting's; the
-# second is for so many rounds, at so small a delta, that the first would count.
+# The logarithm of the mass that a grid leaves out at the ends of a Gaussian. The first value is
+# dp-accounting's; the second is for so many rounds and so small a delta that the first would
+# matter.
 TRUNCATIONS = (-50.0, -62.0)
-_LARGEST_EXPONENT = 600.0  # of a loss; beyond it, products of masses are no longer told apart
+_LARGEST_EXPONENT = 600.0  # the largest |loss| for which products of masses and e^loss are precise
 
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """A privacy loss that is cut at the points of a grid; masses are those under the first law.
+    """The privacy losses of a pair, divided into cells between the points of a grid.
+
+    Masses are those under the first distribution of the pair.
 
     Attributes:
-      interval: The grid's, h.
-      offset: What its points are more than whole multiples of it.
+      interval: The distance of two points, h.
+      offset: The difference between the points and whole multiples of the interval.
       first: The lowest point, in intervals.
-      lower: Of the mass between each point and the next, the share that the connect-the-dots
-        discretisation gives to the lower point; shape [points - 1].
-      upper: The share that it gives to the upper one.
-      below: The mass of losses below the lowest point.
-      below_excess: By how much the mass of these under the second law, times the lowest point's e^loss,
-        exceeds it.
-      at_last: Of the mass above the highest point, the share that it gives to that point.
-      infinite: The share that counts as an infinite loss.
+      lower: For each cell, the mass that the connect-the-dots discretization gives to its lower
+        point; shape [points - 1].
+      upper: For each cell, the mass that it gives to the upper point; shape [points - 1].
+      below: The mass of the losses below the lowest point.
+      below_excess: The mass of these losses under the second distribution, times e^loss of the
+        lowest point, minus `below`.
+      at_last: The part of the mass above the highest point that is given to that point.
+      infinite: The part of the mass above the highest point that counts as an infinite loss.
     """
 
     interval: float
@@ -49,47 +53,54 @@ class Cells:
     infinite: float
 
     def pessimistic(self) -> tuple[int, Floats, float]:
-        """Returns the lowest point, the probabilities of points, and that of an infinite loss.
+        """Returns a distribution on the points whose pair dominates this pair.
 
-        In each cell, losses move to its two points so that the masses under both laws stay the same.
-        The hockey-stick divergence then is the chord between its values at the points, and nowhere
-        below the true one.
+        In each cell, losses are moved to its two points such that the masses under both
+        distributions are preserved. The hockey-stick divergence becomes the chord between its
+        values at the points, which is nowhere below the true divergence.
 
         Source: Doroshenko et al., arXiv:2207.04380, algorithm 1.
+
+        Returns:
+          The lowest point, in intervals; the probability of each point, shape [points]; and the
+          probability of an infinite loss.
         """
         probabilities = np.append(self.lower, self.at_last)
         probabilities[1:] += self.upper
         probabilities[0] += self.below
         return self.first, probabilities, self.infinite
 
-    def optimistic(self, centre: float) -> tuple[int, Floats] | None:
-        """Returns the lowest point, and probabilities of points, of a pair that is dominated.
+    def optimistic(self, center: float) -> tuple[int, Floats] | None:
+        """Returns a distribution on the points whose pair is dominated by this pair.
 
-        In a cell with shares l and r, the divergence exceeds the tangents at its ends, which are below
-        its chord by a t and b (1 - t) at a part t of the cell (in e^epsilon), a = l (e^h - 1) and
-        b = r (1 - e^-h). So a chord that is lowered at both ends by a b / (a + b), or by b at the lower
-        end alone, or by a at the upper one alone, is nowhere above it. Lowered at each point by what
-        both cells beside it ask for, the chords are nowhere above the divergence; towards the ends, they
-        are replaced by what is below every divergence,
-        1 - e^epsilon and 0. Where they are no longer convex, the greatest convex function below them is
-        taken. What is left is the divergence of a pair of laws, which the true pair dominates, however
-        many rounds are composed.
+        In a cell whose lower and upper points have masses l and r, the divergence is above the
+        tangents at both ends. At a fraction t of the cell (in e^epsilon), the tangents are below
+        the chord by a t and b (1 - t), where a = l (e^h - 1) and b = r (1 - e^-h). Hence a chord
+        that is lowered at both ends by a b / (a + b), or by b at the lower end only, or by a at the
+        upper end only, is nowhere above the divergence. Each point is lowered by the larger of the
+        amounts that its two cells require, so that the chords are nowhere above the divergence.
+        Toward the ends, the chords are replaced by 1 - e^epsilon and 0, which are below every
+        divergence. Where the result is not convex, the greatest convex function below it is taken.
+        The result is the divergence of a pair of distributions that the true pair dominates, for
+        any number of composed rounds.
 
         Source: Zhu et al., arXiv:2106.08567, proposition 13 (which functions are divergences) and
         theorem 10 (composition of dominating pairs).
 
         Args:
-          centre: Around which losses may lie closer to each other than the points. The point next to it
-            is lowered for both cells beside it, so that what is near is moved there and no further.
+          center: A loss around which losses may be closer to each other than the points. The point
+            next to it is lowered alone on behalf of both of its cells, so that nearby losses are
+            moved to this point and not further.
 
         Returns:
-          None where the grid is too coarse for such a pair.
+          The lowest point, in intervals, and the probability of each point, shape [points]; None if
+          the grid is too coarse for such a pair.
         """
         shrunk, grown = -math.expm1(-self.interval), math.expm1(self.interval)
         lower, upper = self.lower, self.upper
         with np.errstate(divide="ignore", invalid="ignore"):
             gaps = np.nan_to_num(upper * lower * shrunk / (lower + upper * (1 - shrunk)))
-        middle = round((centre - self.offset) / self.interval) - self.first
+        middle = round((center - self.offset) / self.interval) - self.first
         middle = min(max(middle, 1), len(gaps) - 1)
         gaps[middle - 1 : middle + 1] = 0.0
         drops = np.maximum(np.append(gaps, 0.0), np.insert(gaps, 0, 0.0))
@@ -97,7 +108,8 @@ class Cells:
         _, probabilities, _ = self.pessimistic()
         if len(probabilities) * self.interval > _LARGEST_EXPONENT:
             return None
-        # By how much the divergence exceeds 1 - e^epsilon at each point, and how much it exceeds 0.
+        # The difference of the divergence from 1 - e^epsilon at each point, and its difference from
+        # 0.
         from_below = np.cumsum(probabilities)
         over_line = _recursion(grown * from_below, 1 + grown, self.below_excess)
         from_above = np.cumsum(np.append(probabilities, self.infinite)[::-1])[1:]
@@ -107,18 +119,21 @@ class Cells:
         (high,) = np.nonzero((over_zero < drops)[first:])
         last = first + int(high[0]) - 1 if len(high) else len(drops) - 1
         ends = self.offset + self.interval * (self.first + np.array([first, last]))
-        if last < first + 2 or ends[0] >= 0 or ends[1] <= 0:  # where the line and 0 cross
+        if (
+            last < first + 2 or ends[0] >= 0 or ends[1] <= 0
+        ):  # 1 - e^epsilon and 0 cross at epsilon 0
             return None
         drops, probabilities = (
             drops[first : last + 1].copy(),
             probabilities[first : last + 1].copy(),
         )
-        # From there, the line 1 - e^epsilon, of slope -1, and 0.
+        # Outside of the first and last points: the line 1 - e^epsilon, of slope -1, and 0.
         probabilities[0] = over_line[first] + from_below[first]
         probabilities[-1] = from_above[::-1][last] - over_zero[last]
         drops[0], drops[-1] = over_line[first], over_zero[last]
         steps = np.diff(drops)
-        # A probability is its point's e^loss times the change of the divergence's slope in e^epsilon.
+        # A point's probability is e^loss times the change of the slope of the divergence in
+        # e^epsilon.
         kinks = np.append(steps / grown, 0.0) - np.insert(steps / shrunk, 0, 0.0)
         probabilities -= kinks
         if probabilities.min() < 0:
@@ -126,7 +141,7 @@ class Cells:
         return self.first + first, probabilities
 
     def _convex(self, probabilities: Floats) -> Floats:
-        """Returns the probabilities of the greatest convex function below a divergence's chords."""
+        """Returns the probabilities that belong to the greatest convex function below the chords."""
         points = self.interval * np.arange(1 - len(probabilities), 1)
         weighted = np.cumsum((probabilities * np.exp(-points))[::-1])[::-1]  # minus the slopes
         falling = optimize.isotonic_regression(
@@ -138,26 +153,26 @@ class Cells:
 
 
 def _recursion(terms: Floats, factor: float, start: float) -> Floats:
-    """Returns x with x[0] = start and x[i + 1] = factor x[i] + terms[i], as long as the terms."""
+    """Returns x with x[0] = start and x[i + 1] = factor x[i] + terms[i], of the length of `terms`."""
     found: Floats = signal.lfilter([1.0], [1.0, -factor], np.insert(terms[:-1], 0, start))
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair(abc.ABC):
-    """The output of a round with one more client, or another one, against that without it.
+    """The output distributions of a round for two neighboring data sets.
+
+    REMOVE and ADD dominate every pair of neighboring data sets under Poisson sampling: Zhu et al.,
+    arXiv:2106.08567, theorem 11. For REPLACE under Poisson sampling we know of no proof. The pair is
+    dp-accounting's: the two clients have opposite updates of the clip norm. A numerical search over
+    other lengths and angles of the two updates has found no larger divergence. At rate 1 it is
+    proven, as for any shift of a Gaussian by up to twice the clip norm.
 
     Args:
-      noise_multiplier: z > 0: the noise's scale over the clip norm.
-      rate: q, of Poisson sampling, in (0, 1].
-      direction: REMOVE: losses of outputs that the client may have been in, against those without it;
-        ADD: the reverse; REPLACE: the client moves the sum by +1, and in the other data set by -1.
-
-    REMOVE and ADD dominate every pair of neighbours under Poisson sampling: Zhu et al.,
-    arXiv:2106.08567, theorem 11. For REPLACE under Poisson sampling we know of no proof. The pair is
-    dp-accounting's: of two clients whose updates lie opposite each other, at the clip norm. A numerical
-    search over other lengths and angles of the two updates has found no larger divergence. At rate 1 it
-    is proven, as any shift of a Gaussian by up to twice the clip norm.
+      noise_multiplier: z > 0, the scale of the noise over the clip norm.
+      rate: q, the rate of Poisson sampling, in (0, 1].
+      direction: REMOVE: outputs with the client, against outputs without it. ADD: the reverse.
+        REPLACE: the client changes the sum by +1, and by -1 in the other data set.
     """
 
     noise_multiplier: float
@@ -166,18 +181,32 @@ class Pair(abc.ABC):
 
     @abc.abstractmethod
     def bounds(self, log_truncated: float) -> tuple[float, float]:
-        """Returns the lowest and the highest loss, but for a mass of exp(log_truncated)."""
+        """Returns the range of the losses.
+
+        Args:
+          log_truncated: The logarithm of the mass that may be outside of the range at each end.
+
+        Returns:
+          The lowest and the highest loss.
+        """
 
     @abc.abstractmethod
     def _cuts(self, losses: Floats) -> Floats:
-        """Returns the outputs at which the loss has some values; +-inf for values that it never has."""
+        """Returns the outputs at which the loss has given values; +-inf for values it never has."""
 
     @abc.abstractmethod
     def _masses(self, outputs: Floats) -> Floats:
-        """Returns the noise's mass between -inf, each output, and inf; they rise. Shape [outputs + 1]."""
+        """Returns the mass of the noise between -inf, ascending outputs, and inf; [outputs + 1]."""
 
-    def centre(self, reach: float) -> tuple[float, float]:
-        """Returns mean and standard deviation of the losses within some reach of it, nearly."""
+    def center(self, reach: float) -> tuple[float, float]:
+        """Returns the approximate mean and standard deviation of the losses near their median.
+
+        Args:
+          reach: The largest distance from the mean of the losses that count.
+
+        Returns:
+          The mean, and the standard deviation.
+        """
         losses, log_masses = self.sample_losses()
         order = np.argsort(losses)
         losses, masses = losses[order], np.exp(log_masses[order])
@@ -191,15 +220,24 @@ class Pair(abc.ABC):
 
     @abc.abstractmethod
     def sample_losses(self) -> tuple[Floats, Floats]:
-        """Returns losses at outputs that lie close to each other, and the logs of their masses."""
+        """Returns losses at outputs close to each other, and the logarithms of their masses."""
 
     def cells(
         self, interval: float, log_truncated: float = TRUNCATIONS[0], offset: float = 0.0
     ) -> Cells:
-        """Returns the losses, cut at the points of a grid, of which one is at an offset from 0.
+        """Divides the losses into the cells of a grid.
 
-        All shares come from sums of masses times the rate: no differences of nearly equal numbers,
-        which would be all there is on a grid as fine as small rates need.
+        All masses come from sums of masses times the rate, and never from differences of nearly
+        equal numbers. On a grid as fine as small rates require, such differences would be mere
+        roundoff.
+
+        Args:
+          interval: The distance of two points of the grid, h > 0.
+          log_truncated: The logarithm of the mass that may be outside of the grid at each end.
+          offset: The difference between the points and whole multiples of the interval.
+
+        Returns:
+          The cells.
         """
         lowest, highest = self.bounds(log_truncated)
         first = math.floor((lowest - offset) / interval)
@@ -209,12 +247,12 @@ class Pair(abc.ABC):
         falls = self.direction is AdjacencyType.ADD
         outputs = cuts[::-1] if falls else cuts
 
-        def masses(centre: float) -> Floats:
-            found = self._masses(outputs - centre)
+        def masses(center: float) -> Floats:
+            found = self._masses(outputs - center)
             return found[::-1] if falls else found
 
         unmoved, moved, q = masses(0.0), masses(1.0), self.rate
-        # Of each cell, of P at or above e^loss Q: the integral of p - e^loss q, at its lower point.
+        # The integral of p - e^loss q over each cell, where loss is that of the cell's lower point.
         starts = np.insert(losses, 0, losses[0])
         with np.errstate(over="ignore", invalid="ignore"):
             if self.direction is AdjacencyType.ADD:
@@ -244,7 +282,7 @@ class Pair(abc.ABC):
         )
 
     def _unsampled(self, losses: Floats) -> Floats:
-        """Returns the loss of a client that takes part, of losses under sampling; +-inf for none."""
+        """Maps losses under sampling to losses of a client that participates; +-inf if there is none."""
         if self.direction is AdjacencyType.ADD:
             losses = -losses
         with np.errstate(divide="ignore"):
@@ -253,7 +291,7 @@ class Pair(abc.ABC):
         return found
 
     def _sampled(self, unsampled: Floats) -> Floats:
-        """Returns the loss under sampling of a client's that takes part."""
+        """Maps losses of a client that participates to losses under sampling."""
         with np.errstate(divide="ignore"):
             large = np.logaddexp(np.log1p(-self.rate), math.log(self.rate) + unsampled)
             small = np.log1p(self.rate * np.expm1(np.minimum(unsampled, 1.0)))
@@ -267,7 +305,7 @@ class GaussianPair(Pair):
     """The pair of a Gaussian round; the arguments are those of `Pair`."""
 
     def bounds(self, log_truncated: float) -> tuple[float, float]:
-        """Returns the lowest and the highest loss, but for a mass of exp(log_truncated)."""
+        """Returns the lowest and the highest loss, except for a mass of exp(log_truncated)."""
         loss = GaussianPrivacyLoss(
             self.noise_multiplier,
             sampling_prob=self.rate,
@@ -307,12 +345,12 @@ class GaussianPair(Pair):
         return between
 
     def sample_losses(self) -> tuple[Floats, Floats]:
-        """Returns losses at outputs that lie close to each other, and the logs of their masses."""
+        """Returns losses at outputs close to each other, and the logarithms of their masses."""
         z, q = self.noise_multiplier, self.rate
         outputs = np.linspace(-12 * z, 1 + 12 * z, min(4000, 960 + math.ceil(10 / z)))
 
-        def log_density(centre: float) -> Floats:
-            found: Floats = -0.5 * ((outputs - centre) / z) ** 2
+        def log_density(center: float) -> Floats:
+            found: Floats = -0.5 * ((outputs - center) / z) ** 2
             return found
 
         step = math.log((outputs[1] - outputs[0]) / (z * math.sqrt(2 * math.pi)))
@@ -328,10 +366,10 @@ class GaussianPair(Pair):
 
 @dataclasses.dataclass(frozen=True)
 class LaplacePair(Pair):
-    """The pair of a round of Laplace noise, of REMOVE or ADD; the arguments are those of `Pair`."""
+    """The pair of a round of Laplace noise, in direction REMOVE or ADD; arguments as for `Pair`."""
 
     def bounds(self, log_truncated: float) -> tuple[float, float]:
-        """Returns the lowest and the highest loss; a little beyond them, so that each is in a cell."""
+        """Returns a range slightly wider than that of the losses, so that every loss is in a cell."""
         del log_truncated
         ends = self._sampled(np.array([-1.0, 1.0]) / self.noise_multiplier)
         low, high = (float(end) for end in ends)
@@ -347,7 +385,8 @@ class LaplacePair(Pair):
     def _masses(self, outputs: Floats) -> Floats:
         scaled = np.concatenate([[-np.inf], outputs / self.noise_multiplier, [np.inf]])
         starts, ends = scaled[:-1], scaled[1:]
-        # In parts below and above zero, of which each is e^-(the smaller distance) (1 - e^-width) / 2.
+        # The parts below and above zero each have a mass of e^-(smaller distance) (1 - e^-width) /
+        # 2.
         found = np.zeros(len(starts))
         for low, high in ((starts, np.minimum(ends, 0)), (-ends, np.minimum(-starts, 0))):
             (at,) = np.nonzero(low < high)
@@ -355,13 +394,13 @@ class LaplacePair(Pair):
         return found
 
     def sample_losses(self) -> tuple[Floats, Floats]:
-        """Returns losses at outputs that lie close to each other, and the logs of their masses."""
+        """Returns losses at outputs close to each other, and the logarithms of their masses."""
         z, q = self.noise_multiplier, self.rate
         edges = np.linspace(0, 1, min(4000, 960 + math.ceil(10 / z)))
         outputs = np.concatenate([[0.0], (edges[1:] + edges[:-1]) / 2, [1.0]])
         losses = self._sampled((2 * outputs - 1) / z)
         with np.errstate(divide="ignore"):
-            unmoved, moved = (np.log(self._masses(edges - centre)) for centre in (0.0, 1.0))
+            unmoved, moved = (np.log(self._masses(edges - center)) for center in (0.0, 1.0))
             if self.direction is AdjacencyType.ADD:
                 return -losses, unmoved
             return losses, np.logaddexp(np.log1p(-q) + unmoved, math.log(q) + moved)
@@ -370,16 +409,33 @@ class LaplacePair(Pair):
 def gaussian_pairs(
     noise_multiplier: float, rate: float, relation: NeighboringRelation
 ) -> tuple[Pair, ...]:
-    """Returns the pairs of a Gaussian round, of which the worse one counts."""
+    """Returns the dominating pairs of a Gaussian round.
+
+    Args:
+      noise_multiplier: z > 0, the standard deviation of the noise over the clip norm.
+      rate: q, the rate of Poisson sampling, in (0, 1].
+      relation: The neighboring relation.
+
+    Returns:
+      The pairs; the one with the larger epsilon counts.
+    """
     directions = [AdjacencyType.REMOVE, AdjacencyType.ADD]
     if relation is NeighboringRelation.REPLACE_ONE:
         directions = [AdjacencyType.REPLACE]
-    elif rate == 1:  # both are the same
+    elif rate == 1:  # both directions have the same losses
         directions = [AdjacencyType.REMOVE]
     return tuple(GaussianPair(noise_multiplier, rate, direction) for direction in directions)
 
 
 def laplace_pairs(noise_multiplier: float, rate: float) -> tuple[Pair, ...]:
-    """Returns the pairs of a round of Laplace noise that moves by one clip norm."""
+    """Returns the dominating pairs of a Laplace round whose sum changes by one clip norm.
+
+    Args:
+      noise_multiplier: z > 0, the scale of the noise over the clip norm.
+      rate: q, the rate of Poisson sampling, in (0, 1].
+
+    Returns:
+      The pairs; the one with the larger epsilon counts.
+    """
     directions = [AdjacencyType.REMOVE, AdjacencyType.ADD][: 1 if rate == 1 else 2]
     return tuple(LaplacePair(noise_multiplier, rate, direction) for direction in directions)

@@ -1,7 +1,8 @@
 """Privacy loss distributions of Gaussian rounds, and epsilon of many rounds, in milliseconds.
 
-dp-accounting defines both; what is here gives the same distributions without a Python loop over their
-tens of thousands of points, and reads epsilon at one delta from a composition that is never built.
+dp-accounting defines both. This module computes the same distributions without a Python loop over
+their tens of thousands of points, and reads epsilon at one delta off a composition of which only a
+part is computed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import math
 
 import numpy as np
 from dp_accounting import NeighboringRelation
-from dp_accounting.pld import pld_pmf
-from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from scipy import fft, signal
 
+from tff_dp._compat.dp_accounting import (
+    DensePLDPmf,
+    PLDPmf,
+    PrivacyLossDistribution,
+    directions_of,
+    numbers_of,
+)
 from tff_dp.accounting.pairs import TRUNCATIONS, Floats, Pair, gaussian_pairs
 
 
@@ -24,13 +30,13 @@ def gaussian_distribution(
     """Returns dp-accounting's `from_gaussian_mechanism`, without its Python loop over the losses.
 
     Args:
-      noise_multiplier: The noise's standard deviation over the clip norm; > 0.
-      rate: The rate of Poisson sampling, in (0, 1].
-      relation: The neighbouring relation, which sets the sensitivity.
-      interval: Of the grid of losses; > 0.
+      noise_multiplier: z > 0, the standard deviation of the noise over the clip norm.
+      rate: q, the rate of Poisson sampling, in (0, 1].
+      relation: The neighboring relation, which determines the sensitivity.
+      interval: The step of the grid of losses; > 0.
 
     Returns:
-      Pessimistic distributions of removal and of addition, or of replacement.
+      Pessimistic distributions for removing and for adding a client, or for replacing one.
     """
     return distribution_of(gaussian_pairs(noise_multiplier, rate, relation), interval)
 
@@ -38,62 +44,73 @@ def gaussian_distribution(
 def distribution_of(
     pairs: tuple[Pair, ...], interval: float, log_truncated: float = TRUNCATIONS[0]
 ) -> PrivacyLossDistribution:
-    """Returns the pessimistic distributions of a round's pairs, on a grid of their losses."""
+    """Returns the pessimistic privacy loss distributions of a round.
+
+    Args:
+      pairs: The dominating pairs of the round; one, or one for each direction.
+      interval: The step of the grid of losses; > 0.
+      log_truncated: The logarithm of the mass that the grid may leave out at each end.
+
+    Returns:
+      The distributions, one for each pair.
+    """
     return PrivacyLossDistribution(
         *(
-            pld_pmf.DensePLDPmf(interval, *pair.cells(interval, log_truncated).pessimistic(), True)
+            DensePLDPmf(interval, *pair.cells(interval, log_truncated).pessimistic(), True)
             for pair in pairs
         )
     )
 
 
 _ORDERS_PER_OCTAVE = 3
-_OCTAVES = range(-9, 9)  # of an end's distance from the mean; exp(-2^9) is far from underflow
+_OCTAVES = range(
+    -9, 9
+)  # orders, times an end's distance from the mean; exp(-2^9) does not underflow
 _LEAST_DISTANCE = 32.0  # in points: a tilt by more than exp(2^9 / 32) a point would leave only one
 _TAIL = 1e-15  # mass of a tilted composition that each end of its window may leave out
 _SLACKS = (1e2, 1e4, 1e6)  # how much worse than the best a tilt with a narrower window may be
-_ROUNDOFF = (
-    1e-16  # of delta, for each round and squared slack: allows for ten times what is measured
-)
-# Of delta, for each round: the masses of cells and their shares are right to this part of themselves.
+# As a share of delta, for each round and squared slack; ten times the measured roundoff.
+_ROUNDOFF = 1e-16
+# As a share of delta, for each round: the relative error of the masses of cells.
 _ROUNDOFF_OF_MASSES = 1e-12
-_LARGEST_TRANSFORM = 2**21  # beyond it, some milliseconds, more slack is better
-_LOG_NOTHING = -80.0  # of what cannot be told from roundoff beside 1
+_LARGEST_TRANSFORM = 2**21  # takes some milliseconds; rather than a larger one, more slack is used
+_LOG_NOTHING = -80.0  # the logarithm of a value that roundoff hides beside 1
 
 
 class Composition:
-    """Many rounds of one direction's privacy loss distribution, of which only a tail is needed.
+    """The composition of many rounds of a privacy loss distribution in one direction.
 
-    The losses are tilted, p exp(order * loss), so that those that decide about delta become the bulk
-    of the composed distribution, and tilted back after the Fourier transform. Its roundoff, 1e-16 of
-    the bulk for each round, is thus small beside any delta. Without the tilt it is not: after 30,000
-    rounds (q = .001, z = 1) it takes 2 % off the epsilon of additions at delta 1e-12.
+    Only a part of its tail is computed. The losses are tilted, p exp(order * loss), so that the
+    losses that determine delta become the bulk of the composed distribution, and are tilted back
+    after the Fourier transform. The roundoff of the transform, 1e-16 of the bulk for each round, is
+    then small compared with any delta. Without the tilt it is not: after 30,000 rounds (q = .001, z
+    = 1) it lowers the epsilon of adding a client at delta 1e-12 by 2 %.
 
-    Chernoff bounds at a ladder of orders, made once, give for any number of rounds the order and the
-    window that the transform needs. Losses outside of the window wrap around and add to those inside;
-    those above it are counted as infinite as well: the result is an upper bound.
+    Chernoff bounds at a ladder of orders are computed once. They give, for any number of rounds,
+    the order and the window that the transform needs. Losses outside of the window wrap around and
+    add to those inside; losses above it are in addition counted as infinite. The result is an upper
+    bound.
 
     Source: Koskela et al., arXiv:1906.03049 (composition by Fourier transform); Wilson and Keich,
     "Accurate pairwise convolutions of non-negative vectors via FFT", 2016 (tilting).
 
     Args:
-      pmf: A direction's distribution of one round, of losses on a grid.
-      offset: What each of its losses is more than the grid says.
+      pmf: The distribution of one round in one direction, with losses on a grid.
+      offset: A number that is added to each loss of the grid.
     """
 
-    def __init__(self, pmf: pld_pmf.PLDPmf, offset: float = 0.0) -> None:
-        dense = pmf.to_dense_pmf()
-        # Private attributes of a pinned version: there is no public way to the numbers.
-        self._probabilities: Floats = dense._probs
-        self._interval: float = dense._discretization
-        self._infinite: float = dense._infinity_mass
+    def __init__(self, pmf: PLDPmf, offset: float = 0.0) -> None:
+        numbers = numbers_of(pmf)
+        self._probabilities: Floats = numbers.probabilities
+        self._interval = numbers.interval
+        self._infinite = numbers.infinite
         # Points are counted from the mean, which keeps the exponents small.
         size, total = len(self._probabilities), float(self._probabilities.sum())
         mean = float(np.sum(np.arange(size) * self._probabilities)) / total
         self._first = -round(mean)
         self._last = self._first + size - 1
-        # From a point to its loss, in intervals.
-        self._shift: float = dense._lower_loss - self._first + offset / self._interval
+        # The difference between a loss, in intervals, and its point.
+        self._shift: float = numbers.lowest - self._first + offset / self._interval
         above, log_above = _ladder(self._probabilities[::-1], size - 1 - mean)
         below, log_below = _ladder(self._probabilities, mean)
         self._orders = np.concatenate([-below[::-1], [0.0], above])
@@ -106,23 +123,41 @@ class Composition:
         )
 
     def epsilon(self, rounds: int, delta: float) -> float:
-        """Returns an upper bound on the epsilon of some rounds, of pessimistic losses.
+        """Returns an upper bound on the epsilon of some rounds, for pessimistic losses.
 
         Args:
           rounds: T >= 1.
           delta: In (0, 1).
+
+        Returns:
+          Epsilon >= 0; infinity if infinite losses have a probability of delta or more.
         """
         return self._epsilon(rounds, delta, 1)[0]
 
     def epsilon_and_fall(self, rounds: int, delta: float) -> tuple[float, float]:
-        """Returns `epsilon`, and by which factor of itself delta falls there: -d log(delta)/d epsilon."""
+        """Returns an upper bound on epsilon, and the relative slope of delta there.
+
+        Args:
+          rounds: T >= 1.
+          delta: In (0, 1).
+
+        Returns:
+          `epsilon`, and -d log(delta) / d epsilon.
+        """
         return self._epsilon(rounds, delta, 1)
 
     def epsilon_below(self, rounds: int, delta: float) -> float:
-        """Returns a lower bound on the epsilon of some rounds, of optimistic losses; or 0.
+        """Returns a lower bound on the epsilon of some rounds, for optimistic losses.
 
-        The arguments are those of `epsilon`. What wraps around into the window is taken off again, and
-        roundoff counts the other way.
+        A bound on the mass that wraps around into the window is subtracted, and the allowance for
+        roundoff has the opposite sign.
+
+        Args:
+          rounds: T >= 1.
+          delta: In (0, 1).
+
+        Returns:
+          Epsilon >= 0; 0 if nothing larger can be shown.
         """
         return self._epsilon(rounds, delta, -1)[0]
 
@@ -138,7 +173,7 @@ class Composition:
                     break
             allowed = delta * (1 + (_ROUNDOFF * slack**2 + _ROUNDOFF_OF_MASSES) * rounds) ** -side
             found, fall = self._crossing(rounds, allowed, tilt, high, size, side)
-            # A tilt to a point far above the one found loses it in roundoff, as no tilt would.
+            # If the tilt was chosen for a point far above the one found, roundoff hides the latter.
             lifts = log_moments - orders * min(found, guess)
             if found >= guess or lifts[tilt] <= lifts[orders >= 0].min() + 2 * math.log(slack):
                 if side < 0 and fall == 0:
@@ -146,10 +181,10 @@ class Composition:
                 return max(0.0, (found + rounds * self._shift) * self._interval), fall
 
     def _window(self, rounds: int, point: float, slack: float) -> tuple[int, int, int]:
-        """Returns a tilt to a point, and the last point and size of the transform that it needs.
+        """Returns a tilt for a point, and the last point and the size of the transform that it needs.
 
-        A tilt is the position of its order. Of those that lift the tail as well as the best, up to a
-        factor, it is the one with the narrowest window.
+        A tilt is the index of its order. Of the tilts that lift the tail nearly as well as the
+        best, up to a factor, it is the one with the narrowest window.
         """
         orders, log_moments = self._orders, rounds * self._log_moments
         lifts = np.where(orders >= 0, log_moments - orders * point, np.inf)
@@ -167,10 +202,11 @@ class Composition:
     def _crossing(
         self, rounds: int, delta: float, tilt: int, high: int, size: int, side: int
     ) -> tuple[float, float]:
-        """Returns the point at which delta falls to a value, and by which factor of itself it does.
+        """Returns the point where delta falls to a given value, and the relative slope of delta there.
 
-        The factor is 0 where it is below that value already at the first point that was looked at,
-        which is returned then. Points err upwards for side 1, infinity included, and downwards for -1.
+        If delta is below that value at the first point of the window already, that point and a
+        slope of 0 are returned. Points err upward for side 1, infinity included, and downward for
+        side -1.
         """
         order, log_moment = self._orders[tilt], rounds * self._log_moments[tilt]
         infinite = 0.0
@@ -188,8 +224,9 @@ class Composition:
         weights = np.exp(log_moment - order * points)
         probabilities = self._tilted(rounds, tilt, high, size)[size - len(points) :]
         probabilities = np.maximum(probabilities, 0) * weights
-        # delta(l) = e^-h delta(l + h) + (1 - e^-h) P(loss > l): sums of what is positive, however small
-        # the interval h is, without an exponent of a whole loss, which may be hundreds.
+        # delta(l) = e^-h delta(l + h) + (1 - e^-h) P(loss > l) is a sum of positive terms, however
+        # small the interval h is, and has no exponential of a whole loss, which may be in the
+        # hundreds.
         shrunk = -math.expm1(-self._interval)
         above = np.cumsum(probabilities[::-1])
         deltas = shrunk * signal.lfilter([0.0, 1.0], [1.0, shrunk - 1], above)[::-1]
@@ -201,7 +238,7 @@ class Composition:
             return start, 0.0
         last = int(too_large[-1])  # delta is linear in e^epsilon from there to the next point
         beyond = probabilities[last + 1 :]
-        # No product of vectors: BLAS would start threads, which take longer than this.
+        # Not a dot product: BLAS would start threads, which takes longer than the sum itself.
         discounted = float(np.sum(beyond * np.exp(-self._interval * np.arange(1, len(beyond) + 1))))
         step = math.log1p((deltas[last] + infinite - delta) / discounted) / self._interval
         return start + last + min(step, 1.0), discounted / delta
@@ -219,19 +256,25 @@ class Composition:
 
 @functools.lru_cache(maxsize=16)
 def compositions(distribution: PrivacyLossDistribution) -> tuple[Composition, ...]:
-    """Returns the compositions of a distribution's directions, which share all rounds and deltas."""
-    directions = [distribution._pmf_remove]
-    if not distribution._symmetric:
-        directions.append(distribution._pmf_add)
+    """Returns the compositions of a distribution, which serve all numbers of rounds and all deltas.
+
+    Args:
+      distribution: A privacy loss distribution, in one direction or in two.
+
+    Returns:
+      One composition for each direction.
+    """
+    removal, addition = directions_of(distribution)
+    directions = [removal] if addition is None else [removal, addition]
     return tuple(map(Composition, directions))
 
 
 def _ladder(probabilities: Floats, distance: float) -> tuple[Floats, Floats]:
-    """Returns orders, ascending, and the logs of the sums of probabilities[i] exp(-order * i).
+    """Returns orders, ascending, and the logarithms of sum probabilities[i] exp(-order * i).
 
     Args:
-      probabilities: Of the points, counted from an end; shape [points].
-      distance: The mean's, from that end.
+      probabilities: The probabilities of the points, counted from one end; shape [points].
+      distance: The distance of the mean from that end, in points.
     """
     distance = max(distance, _LEAST_DISTANCE)
     steps = np.arange(len(probabilities)) / distance

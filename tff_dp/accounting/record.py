@@ -1,4 +1,4 @@
-"""What rounds of record-level privacy cost, silo by silo."""
+"""The privacy cost of rounds with record-level privacy, for each client separately."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sample
 
 
 def check_records(records: Any) -> tuple[int, ...]:
-    """Returns the numbers of records, one a client, as a tuple.
+    """Checks the numbers of records.
+
+    Args:
+      records: One whole number >= 1 for each client, in any iterable.
+
+    Returns:
+      The numbers, as a tuple of ints.
 
     Raises:
-      ArgumentError: They are no whole numbers >= 1, or there are none.
+      ArgumentError: A value is not a whole number >= 1, or there are no values.
     """
     remedy = "Give each client's number of records, such as tuple(clients.sizes)."
     if isinstance(records, str) or not isinstance(records, Iterable):
         raise ArgumentError(
-            f"records={records!r} is outside its bound: expected whole numbers >= 1, one a client. "
-            f"{remedy}"
+            f"records={records!r} is outside its bound: expected whole numbers >= 1, one for each "
+            f"client. {remedy}"
         )
     counts = tuple(_checks.integer("records", count, "[1, inf)", remedy) for count in records)
     if not counts:
@@ -34,23 +40,24 @@ def check_records(records: Any) -> tuple[int, ...]:
 class RecordRound(Round):
     """One round in which each client takes DP-SGD steps on Poisson batches of its own records.
 
-    A record is at one client, so that the clients' guarantees stand side by side: the epsilon of client k
-    is that of its own steps, at its own rate q_k = batch_size / records[k]. `equivalent` gives the worst
-    client's, which is the smallest's. Every round counts as if every client had taken part: the
-    sampler says who takes part, and nothing is amplified by it.
+    Each record belongs to one client, so that the guarantees of the clients hold in parallel: the
+    epsilon of client k is that of its own steps, at its own rate q_k = batch_size / records[k].
+    `equivalent` gives that of the worst client, which is the client with the fewest records. Every
+    round counts as if every client had participated: the sampler of clients amplifies nothing.
 
-    Neighbouring data sets differ in one record of one client, while the numbers of records, and with them
-    the rates, are public constants. So under add-or-remove-one a record that is not there is one that
-    contributes nothing, as under zero-out, and both have the same epsilon; under replace-one the
-    numbers do not differ in the first place.
+    Neighboring data sets differ in one record of one client, while the numbers of records, and thus
+    the rates, are public constants. Under add-or-remove-one, an absent record is therefore a record
+    that contributes nothing, as under zero-out, and both relations have the same epsilon. Under
+    replace-one the numbers are equal anyway.
 
     Args:
-      noise_multiplier: z of each step: the noise's standard deviation over the clip norm; >= 0.
-      sampler: Which clients take part.
-      population: Number of clients, that of `records`.
-      adjacency: Of data sets of records: any.
-      batch_size: Expected records of a batch; at most each client's number of records.
-      local_steps: A client's steps in a round; >= 1.
+      noise_multiplier: z of each step, the standard deviation of the noise over the clip norm; >=
+        0.
+      sampler: The sampler of clients.
+      population: Number of clients; the length of `records`.
+      adjacency: The neighboring relation between data sets of records; any.
+      batch_size: Expected number of records in a batch; at most each client's number of records.
+      local_steps: Steps of a client in one round; >= 1.
       records: Each client's number of records.
 
     Raises:
@@ -75,32 +82,35 @@ class RecordRound(Round):
             "batch_size",
             self.batch_size,
             f"[1, {fewest}]",
-            f"Client {self.records.index(fewest)} has {fewest} records, and no batch of them can be "
-            "expected to have more: take a smaller batch_size, or leave this client out.",
+            f"Client {self.records.index(fewest)} has {fewest} records, and the expected size of a "
+            "batch cannot exceed that: take a smaller batch_size, or leave this client out.",
         )
         _checks.integer("local_steps", self.local_steps, "[1, inf)")
 
     @classmethod
     def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
-        """Returns all relations, whoever takes part: the amplification is that of Poisson batches."""
+        """Returns all relations, whatever the sampler: amplification comes from Poisson batches only."""
         del sampler
         return PoissonSampler.adjacencies
 
     def of_client(self, position: int) -> RecordRound:
-        """Returns the round of one client alone.
+        """Returns the round of one client by itself.
 
         Args:
-          position: In [0, population).
+          position: The position of the client, in [0, population).
+
+        Returns:
+          A round with this client only.
         """
         return dataclasses.replace(
             self, records=(self.records[position],), population=1, sampler=FullParticipation()
         )
 
     def equivalent(self, runs: tuple[range, ...]) -> tuple[IndependentRound, int]:
-        """Returns one step of the client with the fewest records, and the number of its steps."""
+        """Returns one step of the client with the fewest records, and the number of such steps."""
         fewest = min(self.records)
         batches = (
-            FullParticipation()  # the same, with an exact formula
+            FullParticipation()  # equivalent to a rate of 1, and has an exact formula
             if self.batch_size == fewest
             else PoissonSampler(rate=self.batch_size / fewest)
         )

@@ -1,4 +1,4 @@
-"""What accountants report, and how it is shown."""
+"""The report of an accountant, and how it is displayed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _T = TypeVar("_T")
 
 
 class ReadOnlyDict(dict[str, _T]):
-    """A dictionary that does not change. Unlike a `mappingproxy`, it can be copied and pickled."""
+    """An immutable dictionary. Unlike a `mappingproxy`, it can be copied and pickled."""
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("a report does not change: make a dict of this to have one that does")
+        raise TypeError("a report cannot be changed: change a copy, made by dict(...)")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -28,23 +28,23 @@ class ReadOnlyDict(dict[str, _T]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpsilonReport:
-    """What some rounds have spent.
+    """The privacy that some rounds have spent.
 
     Attributes:
-      epsilon: The reported value: the smallest of the valid upper bounds in `values`.
-      accountant: The accountant it comes from.
-      values: Every valid upper bound by accountant: "rdp", "pld", "exact".
+      epsilon: The reported value, which is the smallest of the valid upper bounds in `values`.
+      accountant: The name of the accountant that gave it.
+      values: Every valid upper bound on epsilon, by accountant, such as "rdp", "pld" and "exact".
       refused: The accountants that do not apply, each with the reason.
-      delta: The delta of every epsilon here.
+      delta: The delta of every epsilon in this report.
       rounds: The number of rounds.
-      adjacency: The neighbouring relation.
-      lower_bound: What the rounds that are accounted for spend at least at this delta, whoever
-        computes it, for the worst data sets; None where no such bound is known. Where rounds are
-        counted as more than they are (rounds that share noise, clients that may not have taken part),
-        it is that of the rounds as they are counted.
-      arithmetic_epsilon: What of each epsilon here is charged for computed noise; see
-        `tff_dp.accounting.Arithmetic`.
-      arithmetic_delta: What of delta is charged for it.
+      adjacency: The neighboring relation.
+      lower_bound: A lower bound on the epsilon that the rounds spend at this delta for the worst
+        pair of neighboring data sets, which holds for every accountant; None if none is known. If
+        rounds are counted as more than they are (rounds that share noise, clients that may not have
+        participated), it is the bound for the rounds as they are counted.
+      arithmetic_epsilon: The part of each epsilon in this report that is charged for computed
+        noise; see `tff_dp.accounting.Arithmetic`.
+      arithmetic_delta: The part of delta that is charged for computed noise.
     """
 
     epsilon: float
@@ -59,7 +59,8 @@ class EpsilonReport:
     arithmetic_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        # Accountants compute with NumPy, whose numbers are shown and written as such.
+        # Accountants compute with NumPy. Plain Python numbers have the usual `repr`, and JSON knows
+        # them.
         for name in ("epsilon", "delta", "lower_bound", "arithmetic_epsilon", "arithmetic_delta"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
@@ -78,19 +79,35 @@ class EpsilonReport:
 
 
 def format_epsilon(epsilon: float, digits: int = 3) -> str:
-    """Returns epsilon for people, rounded up: a displayed bound never understates."""
+    """Returns epsilon as text, rounded up, so that a displayed upper bound is never too small.
+
+    Args:
+      epsilon: Epsilon >= 0, or infinity.
+      digits: The number of decimal places.
+
+    Returns:
+      The text; "inf" for infinity.
+    """
     return _format(epsilon, digits, decimal.ROUND_CEILING)
 
 
 def format_lower(epsilon: float, digits: int = 3) -> str:
-    """Returns a lower bound of epsilon for people, rounded down."""
+    """Returns a lower bound on epsilon as text, rounded down.
+
+    Args:
+      epsilon: The lower bound; >= 0, or infinity.
+      digits: The number of decimal places.
+
+    Returns:
+      The text; "inf" for infinity.
+    """
     return _format(epsilon, digits, decimal.ROUND_FLOOR)
 
 
 def _format(epsilon: float, digits: int, rounding: str) -> str:
     if math.isinf(epsilon):
         return "inf"
-    # In decimal: the binary product of epsilon and 10**digits may be below or above the exact one.
+    # Rounded in decimal, since the binary product of epsilon and 10**digits may be off either way.
     exact, step = decimal.Decimal(repr(float(epsilon))), decimal.Decimal(10) ** -digits
     return f"{exact.quantize(step, rounding, decimal.Context(prec=400)):f}"
 
@@ -102,14 +119,17 @@ def smallest_of(
     rounds: int,
     adjacency: Adjacency,
 ) -> EpsilonReport:
-    """Returns the report of some upper bounds, of which the smallest one is stated.
+    """Makes a report of some upper bounds, which states the smallest one.
 
     Args:
-      values: The bounds, by accountant; at least one.
-      refused: The reasons of accountants that have none.
-      delta: Of all of them.
-      rounds: That are accounted for.
+      values: The upper bounds on epsilon, by accountant; at least one.
+      refused: The accountants that do not apply, each with the reason.
+      delta: The delta of all bounds.
+      rounds: The number of rounds that are accounted for.
       adjacency: The neighboring relation.
+
+    Returns:
+      The report.
     """
     accountant = min(values, key=lambda name: values[name])
     return EpsilonReport(
@@ -124,16 +144,19 @@ def smallest_of(
 
 
 def without_guarantee(report: EpsilonReport, draws: int) -> EpsilonReport:
-    """Returns a report whose delta cannot pay the charge for arithmetic: of an infinite epsilon.
+    """Makes the report for a delta that cannot pay the charge for arithmetic.
 
     Args:
-      report: The ideal mechanism's, at the delta to be stated.
-      draws: Of noise, in all rounds.
+      report: The report of the ideal mechanism, at the delta to be stated.
+      draws: The number of noise draws in all rounds.
+
+    Returns:
+      A report with an infinite epsilon, whose `refused` has the reason.
     """
     reason = (
-        f"delta={report.delta!r} cannot pay for what computed noise may differ from the ideal one: at an "
-        f"epsilon as large as here, {draws:.3g} draws would take more than half of it. Take more noise, "
-        "a larger delta, or a smaller max_dimension"
+        f"delta={report.delta!r} cannot pay for the difference between computed and ideal noise: at so "
+        f"large an epsilon, {draws:.3g} draws would take more than half of it. Take more noise, a larger "
+        "delta, or a smaller max_dimension"
     )
     return dataclasses.replace(
         report,

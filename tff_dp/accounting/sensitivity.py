@@ -1,4 +1,4 @@
-"""How far one client can move all nodes of a binary tree over the rounds."""
+"""The sensitivity of all nodes of a binary tree over the rounds to one client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-# Elements that the exact search may compute: about a second. Beyond, a bound from above is taken.
+# The most elements that the exact search may compute, in about a second. Otherwise an upper bound
+# is used.
 _LARGEST_SEARCH = 4e8
 
 
@@ -19,23 +20,25 @@ def tree_sensitivity_squared(
     *,
     quick: bool = False,
 ) -> float:
-    """Returns the largest sum, over the nodes, of the squared number of participations under a node.
+    """Returns the largest sum, over the nodes, of the squared number of participations below a node.
 
-    The nodes are those that are complete: rounds (j w, (j + 1) w] for every power of two w. A client
-    whose updates have norm at most 1 moves all nodes together by at most the square root in L2 norm.
+    The nodes are the complete ones: rounds (j w, (j + 1) w] for every power of two w. A client
+    whose updates have a norm of at most 1 changes all nodes together by at most the square root of
+    this sum, in L2 norm.
 
     Source: Kairouz et al., arXiv:2103.00039, appendix D.2.
 
     Args:
-      rounds: T >= 1.
-      max_participations: The most rounds in which one client takes part; >= 1.
-      min_separation: The smallest difference between two of them; >= 1.
-      restart_every: Rounds after which a new tree begins; None for one tree. The separation between
-        participations in different trees is left out, which bounds the sum from above.
-      quick: Whether a bound from above will do, mostly within a few percent.
+      rounds: T, the number of rounds; the sum is 0 without any.
+      max_participations: The largest number of rounds in which one client participates; >= 1.
+      min_separation: The smallest difference between two of these rounds; >= 1.
+      restart_every: The number of rounds after which a new tree begins; None for one tree. The
+        separation between participations in different trees is ignored, which gives an upper bound.
+      quick: Whether an upper bound is enough, which is usually within a few percent.
 
     Returns:
-      The sum: exact for a single tree, or slightly above it where the exact search would take long.
+      The sum. It is exact for a single tree, unless the exact search would take long; otherwise it
+      is slightly larger.
     """
     if rounds < 1:
         return 0.0
@@ -59,7 +62,7 @@ def _possible(rounds: int, separation: int) -> int:
 
 
 def _is_long(rounds: int, most: int, separation: int) -> bool:
-    """Returns whether the exact search would take longer than about a second."""
+    """Says whether the exact search would take longer than about a second."""
     half = 1 << max(rounds.bit_length() - 2, 0)
     pairs = (min(most, _possible(half, separation)) + 1) ** 2 / 2
     steps = pairs * separation
@@ -68,7 +71,7 @@ def _is_long(rounds: int, most: int, separation: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _by_participations(rounds: int, separation: int) -> np.ndarray:
-    """Returns one tree's largest sum by the participations that are allowed, from 0 to the possible."""
+    """Returns the largest sum of one tree for each allowed number of participations, from 0 on."""
     most = _possible(rounds, separation)
     if _is_long(rounds, most, separation):
         return np.array([_bound_by_levels(rounds, count, separation) for count in range(most + 1)])
@@ -76,7 +79,7 @@ def _by_participations(rounds: int, separation: int) -> np.ndarray:
 
 
 def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the best sum of two functions of the participations, by the participations in both."""
+    """Returns, for each total number of participations, the largest sum of two trees that share them."""
     best = np.full(len(first) + len(second) - 1, -np.inf)
     for count, value in enumerate(second):
         here = best[count : count + len(first)]
@@ -85,10 +88,10 @@ def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _bound_of_trees(trees: int, period: int, rest: int, most: int, separation: int) -> float:
-    """Returns a bound for several trees, the last of which may be smaller.
+    """Returns an upper bound for several trees, the last of which may be smaller.
 
-    No tree exceeds its own largest sum; and no participation adds more than the best share of one in a
-    whole tree, of which a smaller one is a part.
+    No tree exceeds its own largest sum. And no participation adds more than the largest sum per
+    participation of a whole tree, of which a smaller tree is a part.
     """
     by_tree = sum(
         count * _bound_by_levels(size, min(most, _possible(size, separation)), separation)
@@ -99,13 +102,13 @@ def _bound_of_trees(trees: int, period: int, rest: int, most: int, separation: i
 
 @functools.lru_cache(maxsize=256)
 def _best_share(rounds: int, separation: int) -> float:
-    """Returns the largest sum of a tree for each participation in it."""
+    """Returns the largest sum per participation of a tree."""
     counts = range(1, _possible(rounds, separation) + 1)
     return max(_bound_by_levels(rounds, count, separation) / count for count in counts)
 
 
 def _bound_by_levels(rounds: int, most: int, separation: int) -> float:
-    """Returns the sum if the participations could be put under each level's nodes anew."""
+    """Returns the sum if participations could be assigned to nodes independently on each level."""
     total, width = 0, 1
     while width <= rounds:
         nodes = rounds // width
@@ -118,10 +121,11 @@ def _bound_by_levels(rounds: int, most: int, separation: int) -> float:
     return float(total)
 
 
-# The exact search puts complete subtrees side by side. A subtree with c participations is known by
+# The exact search joins adjacent complete subtrees. A subtree with c participations is described by
 # V[c][a, b], the largest sum within it if at least a rounds precede the first participation and at
-# least b follow the last; more than separation - 1 are as good as that. Two subtrees fit if the rounds
-# between their participations, x and y, have x + y >= separation - 1.
+# least b rounds follow the last one; values above separation - 1 need not be distinguished. If x
+# rounds follow the last participation of one subtree and y precede the first of the next, both can
+# be joined if x + y >= separation - 1.
 
 _Table = dict[int, np.ndarray]
 
@@ -134,7 +138,7 @@ def _search(rounds: int, most: int, separation: int) -> np.ndarray:
         table = _side_by_side(complete[width], complete[width], width, most)
         complete[2 * width] = {count: value + count**2 for count, value in table.items()}
         width *= 2
-    # From the left, no rounds have to precede the first participation: one row of each table is enough.
+    # No rounds have to precede the first participation of the leftmost subtree: one row is enough.
     row = {1: complete[1][1][:1]}
     width = 1
     while 2 * width <= rounds:
@@ -149,10 +153,10 @@ def _search(rounds: int, most: int, separation: int) -> np.ndarray:
 
 
 def _side_by_side(left: _Table, right: _Table, width: int, most: int) -> _Table:
-    """Returns the table of two neighbours, the second of which has a width, without a common node."""
+    """Returns the table of two adjacent subtrees, the second of a given width, without a common node."""
     separation = next(iter(right.values())).shape[0]
     shape = next(iter(left.values())).shape
-    shifted = np.maximum(np.arange(separation) - width, 0)  # slack that the empty neighbour gives
+    shifted = np.maximum(np.arange(separation) - width, 0)  # rounds that an empty subtree supplies
     table: _Table = {}
 
     def better(count: int, value: np.ndarray) -> None:

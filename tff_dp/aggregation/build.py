@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tff_dp import _checks, _compat
+import dp_accounting
+import tensorflow as tf
+
+from tff_dp import _checks, _compat, noise
+from tff_dp.aggregation import queries
+from tff_dp.aggregation.correlated import BandedNoise, TreeNoise, banded_grid
 from tff_dp.aggregation.distributed import distributed_mean
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import (
@@ -22,9 +26,14 @@ from tff_dp.mechanisms import (
     PerLayerGaussianMechanism,
     TreeMechanism,
 )
+from tff_dp.mechanisms.registry import AGGREGATORS
 from tff_dp.mechanisms.strategy import banded_strategy
+from tff_dp.noise import Grid, uniforms_in_word
+
+tff = _compat.tff.load()
 
 Query = Callable[[Any], Any]  # from the `tf.TensorSpec`s of an update to a query
+Clip = Callable[[Any, Any], Any]  # from an update and a `tff_dp.noise.Grid` to steps of it
 
 
 def build_aggregator(
@@ -54,44 +63,39 @@ def build_aggregator(
     """
     m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
-    if type(mechanism) not in _BUILDERS:
-        known = ", ".join(kind.__name__ for kind in _BUILDERS)
-        raise ArgumentError(f"mechanism={mechanism!r} has no aggregator: expected one of {known}.")
+    build = AGGREGATORS.find("mechanism", mechanism, _BUILDERS)
     mechanism.check(m)
-    _compat.load_tff()
     if scaled:
         return _SCALED[type(mechanism)](mechanism, m, scaled=True)
-    return _BUILDERS[type(mechanism)](mechanism, m, rounds)
+    factory = build(mechanism, m, rounds)
+    if not isinstance(factory, tff.aggregators.UnweightedAggregationFactory):
+        raise ArgumentError(
+            f"the aggregator that is registered for {type(mechanism).__name__} is {factory!r}: expected "
+            "a tff.aggregators.UnweightedAggregationFactory. Weights would break the sensitivity."
+        )
+    return factory
 
 
-def _factory(query: Query) -> Any:
-    """Returns a factory that makes its query once it knows the tensors of an update."""
-    return _factory_class()(query)
+class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
+    """Makes its query once it knows the tensors of an update.
 
+    Args:
+      query: From the `tf.TensorSpec`s of an update to a query.
+    """
 
-@functools.cache
-def _factory_class() -> type:
-    """Returns the factory class; its base is known only once TFF is imported."""
-    tff = _compat.load_tff()
-    import tensorflow as tf
+    def __init__(self, query: Query) -> None:
+        self._query = query
 
-    class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
-        def __init__(self, query: Query) -> None:
-            self._query = query
-
-        def create(self, value_type: Any) -> Any:
-            specs = _compat.tensor_specs(value_type)
-            for spec in tf.nest.flatten(specs):
-                if not spec.dtype.is_floating:
-                    raise ArgumentError(
-                        f"a tensor of updates has dtype={spec.dtype.name!r}: expected a floating-point "
-                        "type. Keep what is not trained out of the update."
-                    )
-            return tff.aggregators.DifferentiallyPrivateFactory(self._query(specs)).create(
-                value_type
-            )
-
-    return GridSumFactory
+    def create(self, value_type: Any) -> Any:
+        """Returns the aggregation process of updates of a TFF type."""
+        specs = tff.types.type_to_tf_tensor_specs(value_type)
+        for spec in tf.nest.flatten(specs):
+            if not spec.dtype.is_floating:
+                raise ArgumentError(
+                    f"a tensor of updates has dtype={spec.dtype.name!r}: expected a floating-point "
+                    "type. Keep what is not trained out of the update."
+                )
+        return tff.aggregators.DifferentiallyPrivateFactory(self._query(specs)).create(value_type)
 
 
 def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
@@ -105,8 +109,6 @@ def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
     """
     if type(mechanism) not in _SCALED or mechanism.noise_multiplier == 0:
         return None
-    from tff_dp.noise import Grid, uniforms_in_word
-
     grid = Grid.of(mechanism.noise_multiplier)
     in_word = uniforms_in_word(mechanism.noise_multiplier * grid.steps)
     return (mechanism.with_noise(1.0), grid, in_word) if in_word else None
@@ -119,9 +121,6 @@ def with_scale(state: Any, mechanism: Mechanism) -> Any:
       state: The aggregator's.
       mechanism: Of the same `scale_structure` as the one that it was built of.
     """
-    from tff_dp.aggregation import queries
-    from tff_dp.noise import Grid
-
     z = mechanism.noise_multiplier
     values = queries.scale_state(z, Grid.of(z))
     return state._replace(
@@ -134,19 +133,17 @@ def _gaussian(
     mechanism: GaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
 ) -> Any:
     del rounds  # each has noise of its own
-    from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l2(update, mechanism.clip_norm, grid).parts
 
-    return _independent(mechanism, m, clip, noise.gaussian, scaled=scaled)
+    return _gaussian_sum(mechanism, m, clip, scaled=scaled)
 
 
 def _per_layer(
     mechanism: PerLayerGaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
 ) -> Any:
     del rounds
-    from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         if len(update) != len(mechanism.clip_norms):
@@ -159,69 +156,107 @@ def _per_layer(
             for part, norm in zip(update, mechanism.clip_norms, strict=True)
         ]
 
-    return _independent(mechanism, m, clip, noise.gaussian, scaled=scaled)
+    return _gaussian_sum(mechanism, m, clip, scaled=scaled)
 
 
 def _laplace(mechanism: LaplaceMechanism, m: float, rounds: int) -> Any:
     del rounds
-    from tff_dp import noise
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l1(update, mechanism.clip_norm, grid).parts
 
-    return _independent(mechanism, m, clip, noise.laplace)
+    return independent_noise(
+        noise_multiplier=mechanism.noise_multiplier,
+        clip_norm=mechanism.clip_norm,
+        clients_per_round=m,
+        clip=clip,
+        draw=noise.laplace,
+        event=dp_accounting.LaplaceDpEvent,
+    )
 
 
-def _independent(mechanism: Any, m: float, clip: Any, draw: Any, *, scaled: bool = False) -> Any:
-    """Returns the factory of a mechanism whose noise is drawn anew for each round's sum.
+def _gaussian_sum(mechanism: Any, m: float, clip: Clip, *, scaled: bool) -> Any:
+
+    return independent_noise(
+        noise_multiplier=mechanism.noise_multiplier,
+        clip_norm=mechanism.clip_norm,
+        clients_per_round=m,
+        clip=clip,
+        draw=noise.gaussian,
+        event=dp_accounting.GaussianDpEvent,
+        scaled=scaled,
+    )
+
+
+def independent_noise(
+    *,
+    noise_multiplier: float,
+    clip_norm: float,
+    clients_per_round: float,
+    clip: Clip,
+    draw: Callable[[Sequence[int], float], Any],
+    event: Callable[[Any], dp_accounting.DpEvent] = lambda z: dp_accounting.UnsupportedDpEvent(),
+    scaled: bool = False,
+) -> Any:
+    """Returns the aggregator of a mechanism whose noise is drawn anew for each round's sum.
+
+    Updates are clipped and become whole numbers of steps of a public grid, their sum is exact, and the
+    server adds noise in whole numbers: `tff_dp.aggregation.queries.GridSumQuery`.
 
     Args:
-      mechanism: The mechanism.
-      m: The denominator.
-      clip: From an update and the grid to the update in whole numbers of steps.
-      draw: From a shape and a scale in steps to noise.
+      noise_multiplier: z, the scale of the noise over the clip norm, without unit; in [0, 1e9].
+      clip_norm: C, in units of the model's weights: what a step of the grid is a part of; > 0.
+      clients_per_round: m, by which the noised sum is divided; > 0.
+      clip: From a client's update, a list of floating-point tensors, and the grid (`tff_dp.noise.Grid`)
+        to the bounded update, a list of int64 tensors of the same shapes in steps. The sensitivity is
+        what this function lets through: use those of `tff_dp.noise`, such as `clip_l2`.
+      draw: From a shape and a scale in steps to int64 noise of that shape: `tff_dp.noise.gaussian`
+        (whose scale is the standard deviation) or `tff_dp.noise.laplace`.
+      event: From z to the dp-accounting event that the process reports for a round in which everybody
+        takes part; by default one that no accountant of theirs knows.
       scaled: See `build_aggregator`; for Gaussian noise.
+
+    Returns:
+      A `tff.aggregators.UnweightedAggregationFactory`.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+      StackError: TFF cannot be imported.
     """
-    import dp_accounting
-
-    from tff_dp.aggregation import queries
-    from tff_dp.noise import Grid
-
-    z = float(mechanism.noise_multiplier)
+    z = _checks.real("noise_multiplier", noise_multiplier, "[0, 1e9]")
+    unit = _checks.real("clip_norm", clip_norm, "(0, inf)")
+    m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
     grid = Grid.of(z)
-    is_laplace = isinstance(mechanism, LaplaceMechanism)
-    kind = dp_accounting.LaplaceDpEvent if is_laplace else dp_accounting.GaussianDpEvent
     process: queries.NoiseProcess = queries.IndependentNoise(
         lambda shape: draw(shape, z * grid.steps)
     )
     if scaled:
         process = queries.ScaledNoise(z, grid)
-    return _factory(
+
+    def reported(state: Any) -> dp_accounting.DpEvent:
+        return event(state.noise_multiplier if scaled else z)
+
+    return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,
             clip=lambda update: clip(update, grid),
             noise=process,
-            unit=float(mechanism.clip_norm),
+            unit=unit,
             denominator=m,
-            event=lambda state: kind(state.noise_multiplier if scaled else z),
+            event=reported,
         )
     )
 
 
 def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> Any:
     del rounds
-    from tff_dp.aggregation import queries
-
-    return _factory(lambda specs: queries.AdaptiveClipQuery(specs, mechanism, m))
+    return GridSumFactory(lambda specs: queries.AdaptiveClipQuery(specs, mechanism, m))
 
 
 def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, rounds: int) -> Any:
     """Returns the factory of a mechanism whose clients noise their own update; the sum gets none."""
     del rounds
-    from tff_dp import noise
-    from tff_dp.aggregation import queries
-
     is_gaussian = isinstance(mechanism, LocalGaussianMechanism)
     clip, draw = (noise.clip_l2, noise.gaussian) if is_gaussian else (noise.clip_l1, noise.laplace)
     grid = noise.Grid.of(mechanism.noise_multiplier)
@@ -231,7 +266,7 @@ def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, 
         clipped = clip(update, mechanism.clip_norm, grid).parts
         return [part + draw(part.shape.as_list(), scale) for part in clipped]
 
-    return _factory(
+    return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,
@@ -244,9 +279,6 @@ def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, 
 
 
 def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
-    from tff_dp.aggregation.correlated import TreeNoise
-    from tff_dp.noise import Grid
-
     grid = Grid.of(mechanism.noise_multiplier)
     period = min(mechanism.restart_every or rounds, rounds)
     return _correlated(
@@ -255,8 +287,6 @@ def _tree(mechanism: TreeMechanism, m: float, rounds: int) -> Any:
 
 
 def _banded(mechanism: BandedMechanism, m: float, rounds: int) -> Any:
-    from tff_dp.aggregation.correlated import BandedNoise, banded_grid
-
     grid = banded_grid(mechanism.noise_multiplier)
     coefficients = banded_strategy(mechanism.bands, rounds)
     return _correlated(
@@ -271,10 +301,7 @@ def _correlated(
 
     A round alone has no event: what a run costs depends on who takes part when.
     """
-    from tff_dp import noise
-    from tff_dp.aggregation import queries
-
-    return _factory(
+    return GridSumFactory(
         lambda specs: queries.GridSumQuery(
             specs,
             grid=grid,

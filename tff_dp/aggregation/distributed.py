@@ -1,43 +1,54 @@
-"""The aggregator of clients that share the noise: TFF's distributed one, for means of finite updates.
+"""The aggregator of distributed mechanisms: TFF's own, adapted to means of finite updates.
 
-It is TFF's `DistributedDpSumFactory`, and never `tff.learning.ddp_secure_aggregator` around it, which
-no epsilon covers: it zeroes large updates by a quantile that is estimated without noise, and divides by
-the realised number of clients.
+It uses TFF's `DistributedDpSumFactory`, and never the `tff.learning.ddp_secure_aggregator` around
+it, which no epsilon covers: that one zeroes large updates by a quantile that is estimated without
+noise, and divides by the actual number of clients.
 """
 
 from __future__ import annotations
 
-import functools
 import warnings
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp import _compat
+from tff_dp._compat.tff import internals
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import DistributedMechanism
+from tff_dp.noise.words import SCOPE
 
-# Clients clip to a little less than 1, so that TFF's own clipping to 1, after a rotation in float32,
-# finds nothing to clip: it counts whom it clips, and the server would see that count without noise.
+tff = _compat.tff.load()
+
+# Clients clip to slightly less than 1, so that TFF's own clipping to 1, after a rotation in
+# float32, never clips anything: TFF counts the clients that it clips, and the server would see that
+# count without noise.
 _MARGIN = 1e-5
 
 
 def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> Any:
-    """Returns the aggregator of a distributed mechanism: the noised sum over m.
+    """Returns the aggregator of a distributed mechanism: the noised sum divided by m.
 
-    Updates are divided by the clip norm before TFF's aggregator and multiplied by it afterwards, so that
-    grid, leeway and epsilon do not depend on the clip norm.
+    Updates are divided by the clip norm before TFF's aggregator and the result is multiplied by it
+    afterwards, so that grid, leeway and epsilon do not depend on the clip norm.
 
     Args:
       mechanism: The mechanism.
-      m: The number of clients a round, a whole number.
-      rounds: Ignored: each has noise of its own.
+      m: The number of clients in each round, a whole number.
+      rounds: Not used, since each round has noise of its own.
+
+    Returns:
+      A `tff.aggregators.UnweightedAggregationFactory`.
+
+    Raises:
+      StackError: TFF cannot be imported.
     """
     del rounds
-    from tensorflow_federated.python.aggregators import distributed_dp
-
     with warnings.catch_warnings():
-        # Conditional rounding is warned of for arithmetic in low precision, which is not used here.
+        # TFF warns that conditional rounding is unsafe with low-precision arithmetic, not used
+        # here.
         warnings.filterwarnings("ignore", "The selected beta")
-        noised_sum = distributed_dp.DistributedDpSumFactory(
+        noised_sum = internals.DistributedDpSumFactory(
             noise_multiplier=float(mechanism.noise_multiplier),
             expected_clients_per_round=int(m),
             bits=int(mechanism.bits),
@@ -48,67 +59,53 @@ def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> 
             rotation_type="hd",
             auto_l2_clip=False,
         )
-    return _factory_class()(noised_sum, mechanism, int(m))
+    return DistributedMeanFactory(noised_sum, mechanism, int(m))
 
 
-@functools.cache
-def _factory_class() -> type:
-    """Returns the factory class; its base is known only once TFF is imported."""
-    tff = _compat.load_tff()
-    import tensorflow as tf
+class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
+    """Makes updates finite and bounded on the client, and a mean of the sum on the server."""
 
-    from tff_dp.noise.words import SCOPE
+    def __init__(self, noised_sum: Any, mechanism: DistributedMechanism, clients: int) -> None:
+        self._noised_sum = noised_sum
+        self._mechanism = mechanism
+        self._clients = clients
 
-    class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
-        """Makes updates finite and bounded on the client, and a mean of the sum on the server."""
+    def create(self, value_type: Any) -> Any:
+        """Returns the aggregation process of updates of a TFF type."""
+        _check_dimension(self._mechanism, value_type)
+        clip_norm, clients = float(self._mechanism.clip_norm), self._clients
 
-        def __init__(self, noised_sum: Any, mechanism: DistributedMechanism, clients: int) -> None:
-            self._noised_sum = noised_sum
-            self._mechanism = mechanism
-            self._clients = clients
+        @tff.tensorflow.computation(value_type)
+        def bounded(update: Any) -> Any:
+            # TFF draws the shares of the noise: this marks the clients' part as one that has some.
+            with tf.name_scope(SCOPE):
+                return _bounded(update, clip_norm)
 
-        def create(self, value_type: Any) -> Any:
-            _check_dimension(self._mechanism, value_type)
-            clip_norm, clients = float(self._mechanism.clip_norm), self._clients
+        inner = self._noised_sum.create(bounded.type_signature.result)
 
-            @tff.tensorflow.computation(value_type)
-            def bounded(update: Any) -> Any:
-                # TFF draws the shares of the noise: this marks the clients' part as one that has some.
-                with tf.name_scope(SCOPE):
-                    return _bounded(update, clip_norm)
+        @tff.tensorflow.computation(
+            inner.next.type_signature.result.result.member,
+            inner.next.type_signature.result.measurements.member,
+        )
+        def mean(total: Any, measurements: Any) -> Any:
+            return _mean(total, measurements["actual_num_clients"], clients, clip_norm, value_type)
 
-            inner = self._noised_sum.create(bounded.type_signature.result)
+        state_type = inner.initialize.type_signature.result
 
-            @tff.tensorflow.computation(
-                inner.next.type_signature.result.result.member,
-                inner.next.type_signature.result.measurements.member,
-            )
-            def mean(total: Any, measurements: Any) -> Any:
-                return _mean(
-                    total, measurements["actual_num_clients"], clients, clip_norm, value_type
-                )
+        @tff.federated_computation(state_type, tff.FederatedType(value_type, tff.CLIENTS))
+        def next_fn(state: Any, updates: Any) -> Any:
+            output = inner.next(state, tff.federated_map(bounded, updates))
+            result = tff.federated_map(mean, (output.result, output.measurements))
+            return tff.templates.MeasuredProcessOutput(output.state, result, output.measurements)
 
-            state_type = inner.initialize.type_signature.result
-
-            @tff.federated_computation(state_type, tff.FederatedType(value_type, tff.CLIENTS))
-            def next_fn(state: Any, updates: Any) -> Any:
-                output = inner.next(state, tff.federated_map(bounded, updates))
-                result = tff.federated_map(mean, (output.result, output.measurements))
-                return tff.templates.MeasuredProcessOutput(
-                    output.state, result, output.measurements
-                )
-
-            return tff.templates.AggregationProcess(inner.initialize, next_fn)
-
-    return DistributedMeanFactory
+        return tff.templates.AggregationProcess(inner.initialize, next_fn)
 
 
 def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
-    """Raises ArgumentError unless updates have the dimension that is accounted for."""
-    import tensorflow as tf
-
+    """Raises ArgumentError unless updates have the dimension that the accounting assumes."""
     found = sum(
-        spec.shape.num_elements() for spec in tf.nest.flatten(_compat.tensor_specs(value_type))
+        spec.shape.num_elements()
+        for spec in tf.nest.flatten(tff.types.type_to_tf_tensor_specs(value_type))
     )
     if found != mechanism.dimension:
         raise ArgumentError(
@@ -119,9 +116,7 @@ def _check_dimension(mechanism: DistributedMechanism, value_type: Any) -> None:
 
 
 def _bounded(update: Any, clip_norm: float) -> Any:
-    """Returns an update over the clip norm, of L2 norm below 1; zeros where it is not finite."""
-    import tensorflow as tf
-
+    """Clips an update and divides it by the clip norm: its L2 norm is below 1, or 0 if not finite."""
     wide = tf.nest.map_structure(lambda part: tf.cast(part, tf.float64), update)
     squares = [tf.reduce_sum(tf.square(part)) for part in tf.nest.flatten(wide)]
     norm = tf.sqrt(tf.add_n(squares))  # in float64: no finite float32 update overflows
@@ -137,14 +132,12 @@ def _bounded(update: Any, clip_norm: float) -> Any:
 
 
 def _mean(total: Any, count: Any, clients: int, clip_norm: float, value_type: Any) -> Any:
-    """Returns the sum times the clip norm over the number of clients that there should be."""
-    import tensorflow as tf
-
+    """Returns the sum times the clip norm, divided by the planned number of clients."""
     enough = tf.debugging.Assert(
         count >= clients,
         [
-            f"fewer than the {clients} clients of the plan took part: the sum lacks their shares of the "
-            "noise, and is not released. Let all of them take part."
+            f"fewer than the {clients} clients of the plan participated: the sum lacks shares of the "
+            "noise, and is not released. Let all of them participate."
         ],
     )
     with tf.control_dependencies([enough]):
@@ -152,5 +145,5 @@ def _mean(total: Any, count: Any, clients: int, clip_norm: float, value_type: An
     return tf.nest.map_structure(
         lambda part, spec: tf.cast(tf.cast(part, tf.float64) * factor, spec.dtype),
         total,
-        _compat.tensor_specs(value_type),
+        tff.types.type_to_tf_tensor_specs(value_type),
     )

@@ -1,19 +1,23 @@
-"""The mean of updates that are private already."""
+"""The weighted mean of updates that clients have made private already."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _compat
 
+tff = _compat.tff.load()
+
 
 def weighted_mean(value_type: Any) -> Any:
-    """Returns the aggregation of updates to their mean by weights, which is 0 where these add up to 0.
+    """Returns the aggregation of updates to their weighted mean, which is 0 if all weights are 0.
 
-    It is TFF's `MeanFactory`, which is computed in float32 where updates have 16 bits: in float16, a
-    client of more than 65,504 records has an infinite weight, and of bfloat16 TFF makes no mean.
+    It is TFF's `MeanFactory`, computed in float32 if updates have 16 bits: in float16, a client
+    with more than 65,504 records would have an infinite weight, and TFF has no mean of bfloat16
+    tensors.
 
     Args:
       value_type: The TFF type of an update; floating-point tensors.
@@ -25,13 +29,10 @@ def weighted_mean(value_type: Any) -> Any:
     Raises:
       StackError: TFF cannot be imported.
     """
-    tff = _compat.load_tff()
-    import tensorflow as tf
-
     narrow = {tf.float16, tf.bfloat16}
     factory = tff.aggregators.MeanFactory(no_nan_division=True)
     weight_type = tff.types.TensorType(np.float32)
-    specs = _compat.tensor_specs(value_type)
+    specs = tff.types.type_to_tf_tensor_specs(value_type)
     if not any(spec.dtype in narrow for spec in tf.nest.flatten(specs)):
         return factory.create(value_type, weight_type)
 

@@ -11,6 +11,7 @@ from typing import Any
 import tff_dp
 from tff_dp.cli import ledgers
 from tff_dp.cli.checks import check, in_flags, open_option
+from tff_dp.cli.mechanisms import Kind, import_module, kind_of, reference_in
 from tff_dp.cli.options import (
     add_options,
     adjacency_of,
@@ -42,12 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0; 1 for a self-test that has failed, a damaged ledger or a TFF that cannot be
       imported; 2 for a wrong argument; 3 for a combination that cannot be accounted for.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    reference = reference_in(words)
+    try:
+        parser = _parser(None if reference is None else kind_of(reference))
+    except ArgumentError as error:
+        print(f"tff-dp: {error}", file=sys.stderr)
+        return _WRONG
+    options = parser.parse_args(words)
     if not options.command:
         parser.print_help()
         return 0
     try:
+        for module in getattr(options, "modules", None) or ():
+            import_module(module, f"--import={module!r}")
         if options.command != "ledger":
             check(options)
         if options.command == "selftest":
@@ -70,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(foreign: Kind | None = None) -> argparse.ArgumentParser:
+    """Returns the parser, which knows the fields of a user's mechanism that the command line names."""
     parser = argparse.ArgumentParser(
         prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG
     )
@@ -107,7 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     ledgers.add_options(ledger)
     for command in (epsilon, calibrate, selftest):
-        add_options(command)
+        add_options(command, foreign)
+    for command in (selftest, ledger):
+        command.add_argument(
+            "--import",
+            dest="modules",
+            action="append",
+            metavar="MODULE",
+            help="a module that defines mechanisms or samplers of your own that a plan names",
+        )
     return parser
 
 
@@ -170,7 +188,6 @@ def _selftest(options: argparse.Namespace) -> int:
             delta=delta_of(options),
             sampler=sampler_of(options),
             adjacency=adjacency_of(options),
-            unit="client" if options.records is None else "record",  # type: ignore[arg-type]
             records=options.records,
             max_dimension=options.max_dimension,
         )

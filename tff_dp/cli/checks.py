@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 
-from tff_dp.cli.options import MECHANISMS, OF_MECHANISMS, OF_SAMPLINGS
+from tff_dp.cli.mechanisms import Kind, kind_of, options_of, own_kinds
+from tff_dp.cli.options import OF_SAMPLINGS
 from tff_dp.errors import ArgumentError
 
 # What selftest takes where nothing is given. A thousand clients, a hundred a round: where adaptive
@@ -14,12 +15,11 @@ _DEFAULTS = {"noise_multiplier": 1.0, "clip_norm": 1.0, "rounds": 100}
 _POPULATION, _COHORT = 1000, 100
 _OF_THE_PLAN = (
     *("mechanism", "sampling", *_DEFAULTS, "delta", "population", "sampling_rate", "cohort"),
-    *("adjacency", "records", *OF_MECHANISMS, *OF_SAMPLINGS),
+    *("adjacency", "records", *OF_SAMPLINGS),
 )
 _OWN = {"separated": ("min_separation", "max_participations"), "cyclic": ("cycle",)}
 # What the library calls the values of options.
 _NAMES = {
-    "initial_clip_norm": "clip_norm",
     "size": "cohort",
     "rate": "sampling_rate",
     **{name: name for name in ("target_epsilon", *_OF_THE_PLAN)},
@@ -41,7 +41,7 @@ def check(options: argparse.Namespace) -> None:
         _check_alone(options)
         return
     options.mechanism = options.mechanism or "gaussian"
-    of_records = options.mechanism == "dp-sgd"
+    of_records = _kind(options).of_records
     given_sampling = options.sampling
     options.sampling = given_sampling or ("full" if of_records else "poisson")
     if options.command == "selftest":
@@ -64,8 +64,18 @@ def open_option(options: argparse.Namespace) -> str:
     return _open(options)[0]
 
 
+def _kind(options: argparse.Namespace) -> Kind:
+    return kind_of(getattr(options, "mechanism", None) or "gaussian")
+
+
+def _of_mechanisms(options: argparse.Namespace) -> list[str]:
+    """Returns the names of the options that are fields of mechanisms."""
+    kinds = [*own_kinds().values(), _kind(options)]
+    return list(options_of(kinds)) if hasattr(options, "mechanism") else []
+
+
 def _open(options: argparse.Namespace) -> list[str]:
-    by_cohort = options.mechanism != "dp-sgd" and options.sampling in ("poisson", "fixed")
+    by_cohort = not _kind(options).of_records and options.sampling in ("poisson", "fixed")
     no_cohort = (options.sampling_rate, options.cohort) == (None, None)
     found = {
         "--noise-multiplier": options.noise_multiplier is None,
@@ -81,7 +91,7 @@ def _not_one_open(options: argparse.Namespace) -> Iterator[str]:
     if len(found) == 1:
         return
     expected = "--noise-multiplier, --rounds, and --cohort or --sampling-rate"
-    if options.mechanism == "dp-sgd" or options.sampling not in ("poisson", "fixed"):
+    if _kind(options).of_records or options.sampling not in ("poisson", "fixed"):
         expected = "--noise-multiplier and --rounds"
     what = f"{', '.join(found)} are" if found else "nothing is"
     yield f"{what} left open: expected exactly one of {expected}, which is then found."
@@ -90,7 +100,9 @@ def _not_one_open(options: argparse.Namespace) -> Iterator[str]:
 def in_flags(message: str, options: argparse.Namespace) -> str:
     """Returns an error's message about an argument of the library as one about the option."""
     name, equals, rest = message.partition("=")
-    option = _NAMES.get(name, "")
+    option = _NAMES.get(name, name if name in _of_mechanisms(options) else "")
+    if getattr(options, "clip_norm", None) is not None and name == _kind(options).clip:
+        option = "clip_norm"
     if not equals or getattr(options, option, None) is None:
         return message
     return f"{_flag(option)}={rest}"
@@ -98,7 +110,8 @@ def in_flags(message: str, options: argparse.Namespace) -> str:
 
 def _check_alone(options: argparse.Namespace) -> None:
     """Refuses options that describe a plan beside a file that has one."""
-    given = [_flag(name) for name in _OF_THE_PLAN if getattr(options, name) is not None]
+    names = (*_OF_THE_PLAN, *_of_mechanisms(options))
+    given = [_flag(name) for name in names if getattr(options, name) is not None]
     if given:
         raise ArgumentError(
             f"--plan={options.plan!r} with {', '.join(given)}: the plan in the file has all of this "
@@ -108,9 +121,9 @@ def _check_alone(options: argparse.Namespace) -> None:
 
 def _fill(options: argparse.Namespace) -> None:
     for name, value in _DEFAULTS.items():
-        if getattr(options, name) is None:
+        if getattr(options, name) is None and (name != "clip_norm" or _kind(options).clip):
             setattr(options, name, value)
-    if options.mechanism == "dp-sgd":  # its clients are those of --records
+    if _kind(options).of_records:  # its clients are those of --records
         return
     if options.population is None:
         options.population = _POPULATION
@@ -121,11 +134,12 @@ def _fill(options: argparse.Namespace) -> None:
 def _foreign(options: argparse.Namespace, given_sampling: str | None) -> Iterator[str]:
     """Yields sentences about options that mean nothing beside the others."""
     mechanism, sampling = f"--mechanism {options.mechanism}", f"--sampling {options.sampling}"
-    kind = MECHANISMS[options.mechanism]
-    yield from _do_not_belong(
-        options, set(OF_MECHANISMS) - {*kind.needed, *kind.optional}, mechanism
-    )
-    if options.mechanism == "dp-sgd":
+    kind = _kind(options)
+    others = set(_of_mechanisms(options)) - {*kind.names}
+    if hasattr(options, "clip_norm") and kind.clip is None:
+        others.add("clip_norm")
+    yield from _do_not_belong(options, others, mechanism)
+    if _kind(options).of_records:
         of_clients = ["population", "sampling_rate", "cohort", *OF_SAMPLINGS]
         of_clients += ["sampling"] if given_sampling not in (None, "full") else []
         why = "whose clients are those of --records and take part in every round"
@@ -154,7 +168,7 @@ def _do_not_belong(options: argparse.Namespace, names: Iterable[str], what: str)
 
 def _contradictory(options: argparse.Namespace) -> Iterator[str]:
     """Yields sentences about options that say different things about who takes part."""
-    if options.mechanism == "dp-sgd":
+    if _kind(options).of_records:
         return
     rate, cohort = options.sampling_rate, options.cohort
     if options.sampling == "full":
@@ -194,11 +208,11 @@ def _missing(options: argparse.Namespace) -> Iterator[str]:
     if options.command == "calibrate":
         yield from map(_flag, absent("target_epsilon"))
     mechanism, sampling = f"(--mechanism {options.mechanism})", f"(--sampling {options.sampling})"
-    needed = MECHANISMS[options.mechanism].needed
-    if options.mechanism == "dp-sgd":
+    needed = _kind(options).needed
+    if _kind(options).of_records:
         needed = ("records", *needed)
     yield from (f"{_flag(name)} {mechanism}" for name in absent(*needed))
-    if options.mechanism == "dp-sgd":
+    if _kind(options).of_records:
         return  # delta is that of the records
     open_cohort = options.command == "calibrate" and "--cohort" in _open(options)
     needs: list[str] = []

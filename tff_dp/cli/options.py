@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
+
+from tff_dp.cli.mechanisms import Kind, counts, kind_of, options_of, own_kinds, whole
 
 SAMPLINGS = ("poisson", "fixed", "full", "separated", "cyclic")
 ADJACENCIES = {
@@ -14,39 +15,25 @@ ADJACENCIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """A mechanism's class, and the options of its own."""
-
-    name: str
-    needed: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    clip: str = "clip_norm"
-
-
-MECHANISMS = {
-    "gaussian": _Kind("GaussianMechanism"),
-    "adaptive": _Kind("AdaptiveGaussianMechanism", clip="initial_clip_norm"),
-    "laplace": _Kind("LaplaceMechanism"),
-    "tree": _Kind("TreeMechanism", optional=("restart_every",)),
-    "banded": _Kind("BandedMechanism", needed=("bands",)),
-    "skellam": _Kind("DistributedSkellamMechanism", ("dimension",), ("bits",)),
-    "discrete-gaussian": _Kind("DistributedGaussianMechanism", ("dimension",), ("bits",)),
-    "local-gaussian": _Kind("LocalGaussianMechanism"),
-    "local-laplace": _Kind("LocalLaplaceMechanism"),
-    "dp-sgd": _Kind("RecordGaussianMechanism", ("batch_size",), ("local_steps",)),
-}
-OF_MECHANISMS = ("bands", "restart_every", "dimension", "bits", "batch_size", "local_steps")
 OF_SAMPLINGS = ("min_separation", "max_participations", "cycle")
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """Adds the options that describe rounds."""
+def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -> None:
+    """Adds the options that describe rounds.
+
+    Args:
+      command: The command.
+      foreign: A user's mechanism that the command line names.
+    """
     add = command.add_argument
+    # A user's mechanism comes first: it says itself how its options are read.
+    kinds = [*([foreign] if foreign else []), *own_kinds().values()]
     add(
         "--mechanism",
-        choices=tuple(MECHANISMS),
-        help="default: gaussian; per-layer clipping costs the same",
+        choices=[kind.name for kind in kinds],
+        metavar="NAME",
+        help=f"{', '.join(own_kinds())}; or package.module:Class, a mechanism of your own "
+        "(default: gaussian)",
     )
     add(
         "--noise-multiplier",
@@ -72,12 +59,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--min-separation", type=whole, metavar="S", help="of separated: rounds to a client's next")
     add("--max-participations", type=whole, metavar="K", help="of separated: a client's rounds")
     add("--cycle", type=whole, metavar="B", help="of cyclic: parts that take turns")
-    add("--bands", type=whole, metavar="B", help="of banded: rounds that share noise")
-    add("--restart-every", type=whole, metavar="R", help="of tree: rounds of one tree")
-    add("--dimension", type=whole, metavar="D", help="of skellam, discrete-gaussian: weights")
-    add("--bits", type=whole, help="of skellam, discrete-gaussian: a number that is sent")
-    add("--batch-size", type=whole, metavar="B", help="of dp-sgd: expected records of a batch")
-    add("--local-steps", type=whole, metavar="S", help="of dp-sgd: steps of a round")
     add(
         "--records",
         type=counts,
@@ -98,27 +79,14 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="what neighbours are (default: that of the sampling)",
     )
     add("--json", action="store_true", help="print an object instead of text")
-
-
-def whole(text: str) -> int:
-    """Returns a whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number: expected digits alone, such as 1000"
-        ) from None
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """Returns whole numbers that commas separate."""
-    try:
-        return tuple(int(count) for count in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of whole numbers: expected each client's number of records, "
-            "separated by commas, such as 400,1000,300"
-        ) from None
+    own = command.add_argument_group("options of single mechanisms")
+    for field, names in options_of(kinds).values():
+        own.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=field.parse,
+            metavar=field.metavar,
+            help=f"of {', '.join(names)}: {field.text}".replace("%", "%%"),
+        )
 
 
 def round_of(options: argparse.Namespace, noise_multiplier: float | None = None) -> Any:
@@ -142,16 +110,10 @@ def round_of(options: argparse.Namespace, noise_multiplier: float | None = None)
 
 
 def mechanism_of(
-    options: argparse.Namespace, noise_multiplier: float, clip_norm: float = 1.0
+    options: argparse.Namespace, noise_multiplier: float, clip_norm: float | None = None
 ) -> Any:
     """Returns the mechanism. The noise is relative to the clip norm, which no epsilon depends on."""
-    from tff_dp import mechanisms
-
-    kind = MECHANISMS[options.mechanism]
-    own = (*kind.needed, *kind.optional)
-    given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
-    make = getattr(mechanisms, kind.name)
-    return make(noise_multiplier=noise_multiplier, **{kind.clip: clip_norm}, **given)
+    return kind_of(options.mechanism).made(noise_multiplier, vars(options), clip_norm)
 
 
 def arithmetic_of(options: argparse.Namespace, rounds: int | None = None) -> Any:
@@ -182,8 +144,8 @@ def sampler_of(options: argparse.Namespace) -> Any:
     rate, cohort, population = options.sampling_rate, options.cohort, options.population
     if population is not None:
         _checks.integer("--population", population, "[1, inf)")
-    if options.mechanism == "dp-sgd" or options.sampling == "full":
-        return sampling.FullParticipation()  # of dp-sgd, nothing is amplified by who takes part
+    if kind_of(options.mechanism).of_records or options.sampling == "full":
+        return sampling.FullParticipation()  # of records, nothing is amplified by who takes part
     if options.sampling == "separated":
         return sampling.MinSeparationSampler(
             size=cohort,

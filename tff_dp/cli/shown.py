@@ -6,7 +6,8 @@ import argparse
 import math
 from typing import Any
 
-from tff_dp.cli.options import OF_MECHANISMS, OF_SAMPLINGS
+from tff_dp.cli.mechanisms import kind_of
+from tff_dp.cli.options import OF_SAMPLINGS
 
 _UNITS = {
     "client": "a client, with all its examples, over all rounds",
@@ -27,7 +28,7 @@ def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str
         "population": options.population,
         **{
             name: getattr(options, name)
-            for name in (*OF_SAMPLINGS, *OF_MECHANISMS, "records")
+            for name in (*OF_SAMPLINGS, *kind_of(options.mechanism).names, "records")
             if getattr(options, name) is not None
         },
         "mechanism": options.mechanism,
@@ -107,9 +108,8 @@ def block(found: dict[str, Any]) -> str:
     ]
     known = ", ".join(f"{name} {value:g}" for name, value in details if value is not None)
     noise = repr(found["noise_multiplier"])  # not rounded: less noise is another epsilon
-    own = "".join(
-        f", {name.replace('_', ' ')} {found[name]}" for name in OF_MECHANISMS if name in found
-    )
+    names = [name for name in kind_of(found["mechanism"]).names if name in found]
+    own = "".join(f", {name.replace('_', ' ')} {found[name]}" for name in names)
     lines = [
         *lines_of(found),
         ("unit", _UNITS[found["unit"]]),

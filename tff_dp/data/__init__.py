@@ -1,4 +1,4 @@
-"""Client data: `Clients`, the sources that make them, and partitions of pooled data."""
+"""Client data: the class `Clients`, the sources that make it, and partitions of pooled data."""
 
 from tff_dp.data.clients import Clients
 from tff_dp.data.cohort import Cohort

@@ -14,27 +14,28 @@ from tff_dp.errors import ArgumentError, DataError
 # The names of x or y among the fields of an example; None where examples are pairs.
 Names: TypeAlias = str | Sequence[str] | None
 
-_READ = 256  # examples that are read at once
+_READ = 256  # examples that are read in one batch
 
 
 def read(client: str, dataset: Any, x: Names, y: Names) -> tuple[Fields, Fields]:
     """Reads one client's examples.
 
     Args:
-      client: Its id, for errors.
-      dataset: A finite `tf.data.Dataset` of single examples: pairs, or dictionaries.
-      x: For dictionaries, the names of the inputs; one name, not in a list, gives an array.
-      y: For dictionaries, the names of the targets, likewise.
+      client: The client's id, for messages.
+      dataset: A finite `tf.data.Dataset` of single examples, which are pairs or dictionaries.
+      x: For dictionaries, the names of the inputs. A single name that is not in a list gives an
+        array.
+      y: For dictionaries, the names of the targets, in the same way.
 
     Returns:
       x and y: arrays [examples, ...], or dictionaries of them.
 
     Raises:
       ArgumentError: The names do not fit the examples.
-      DataError: The dataset is batched, infinite, not of dense tensors, or of examples of several
-        shapes.
+      DataError: The dataset is batched or infinite, or its examples are not dense tensors of one
+        shape.
     """
-    import tensorflow as tf
+    import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
     where = f"client {client!r}"
     if not isinstance(dataset, tf.data.Dataset):
@@ -63,7 +64,7 @@ def read(client: str, dataset: Any, x: Names, y: Names) -> tuple[Fields, Fields]
 
 
 def _pair(where: str, element: Any, x: Names, y: Names) -> tuple[Any, ...]:
-    """Returns (x, y) of an example, of a batch or of an element_spec."""
+    """Returns x and y of an example, of a batch or of an element_spec."""
     if isinstance(element, tuple) and len(element) == 2:
         if x is not None or y is not None:
             raise ArgumentError(f"x={x!r}, y={y!r}: the examples are pairs already. Pass neither.")
@@ -81,7 +82,7 @@ def _pair(where: str, element: Any, x: Names, y: Names) -> tuple[Any, ...]:
         )
     _fields.check_apart("x", _listing(x), {})
     _fields.check_apart("y", _listing(y), {})
-    if _listing(x) != _listing(y):  # else a model is to reproduce its input, as an autoencoder does
+    if _listing(x) != _listing(y):  # equal names are allowed: an autoencoder reproduces its input
         for name in _listing(y):
             _fields.check_apart("x", _listing(x), {"y": name})
     return _named("x", element, x), _named("y", element, y)
@@ -90,7 +91,9 @@ def _pair(where: str, element: Any, x: Names, y: Names) -> tuple[Any, ...]:
 def _named(argument: str, element: Mapping[str, Any], names: str | Sequence[str]) -> Any:
     for name in _listing(names):
         if name not in element:
-            raise ArgumentError(f"{argument}={name!r} is no field: expected {_listed(element)}.")
+            raise ArgumentError(
+                f"{argument}={name!r} is not a field of the examples: expected {_listed(element)}."
+            )
     return element[names] if isinstance(names, str) else {name: element[name] for name in names}
 
 
@@ -103,7 +106,7 @@ def _listed(element: Mapping[str, Any]) -> str:
 
 
 def _check_specs(where: str, specs: tuple[Any, ...]) -> None:
-    import tensorflow as tf
+    import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
     leaves = [
         leaf for name, spec in zip("xy", specs, strict=True) for leaf in _spec_leaves(name, spec)

@@ -13,12 +13,20 @@ from tff_dp.errors import ArgumentError, DataError
 Array: TypeAlias = NDArray[Any]
 Fields: TypeAlias = Array | dict[str, Array]
 
-# Bounds the scratch memory of a pass over an array that may lie in a file larger than memory.
+# Bounds the memory for a pass over an array that may be mapped from a file larger than memory.
 CHUNK_BYTES = 1 << 24
 
 
 def leaves(name: str, fields: Fields) -> Iterator[tuple[str, Array]]:
-    """Yields the arrays with their labels, such as "x" or "x['age']"."""
+    """Yields the arrays of fields with their labels.
+
+    Args:
+      name: "x" or "y".
+      fields: The fields.
+
+    Yields:
+      Pairs of a label, such as "x" or "x['age']", and an array.
+    """
     if isinstance(fields, dict):
         for key, array in fields.items():
             yield f"{name}[{key!r}]", array
@@ -27,14 +35,29 @@ def leaves(name: str, fields: Fields) -> Iterator[tuple[str, Array]]:
 
 
 def apply(function: Callable[[Array], Array], fields: Fields) -> Fields:
-    """Returns fields of the same structure with the function applied to each array."""
+    """Applies a function to each array of fields.
+
+    Args:
+      function: The function.
+      fields: The fields.
+
+    Returns:
+      The results, in the same structure.
+    """
     if isinstance(fields, dict):
         return {key: function(array) for key, array in fields.items()}
     return function(fields)
 
 
 def row_chunks(array: Array) -> Iterator[slice]:
-    """Yields slices that cover an array's rows in pieces of about CHUNK_BYTES."""
+    """Divides the rows of an array into pieces of about CHUNK_BYTES.
+
+    Args:
+      array: The array, [rows, ...].
+
+    Yields:
+      Slices that cover the rows, in order.
+    """
     row_bytes = max(1, array.nbytes // max(1, len(array)))
     rows = max(1, CHUNK_BYTES // row_bytes)
     for start in range(0, len(array), rows):
@@ -52,8 +75,8 @@ def checked(name: str, fields: Any) -> Fields:
       Fields that share their memory with the argument.
 
     Raises:
-      DataError: No numpy array, no dimension, a type that TensorFlow cannot hold, or an empty or
-        nested mapping.
+      DataError: A value is not a numpy array, is a scalar, or has a type that TensorFlow cannot
+        hold; or a mapping is empty or nested.
     """
     if isinstance(fields, Mapping):
         _check_keys(name, fields)
@@ -62,17 +85,17 @@ def checked(name: str, fields: Any) -> Fields:
 
 
 def converted(name: str, value: Any) -> Fields:
-    """Makes fields of array-likes: 64-bit and wider floats become float32, other types stay.
+    """Converts array-likes to fields. Floats wider than 32 bits become float32; other types stay.
 
     Args:
-      name: What errors call it, such as "client 'a': x".
+      name: The name in messages, such as "client 'a': x".
       value: An array-like [examples, ...], or a mapping of names to array-likes.
 
     Returns:
-      Fields of arrays in native byte order, copied only where that changes something.
+      Fields of arrays in native byte order, copied only if the conversion changes something.
 
     Raises:
-      DataError: A value that is no regular array, or of a type that TensorFlow cannot hold.
+      DataError: A value is not a regular array, or has a type that TensorFlow cannot hold.
     """
     if isinstance(value, Mapping):
         _check_keys(name, value)
@@ -81,40 +104,74 @@ def converted(name: str, value: Any) -> Fields:
 
 
 def convert(label: str, value: Any) -> Array:
-    """Makes one array, as `converted`."""
+    """Converts one array-like, as `converted`.
+
+    Args:
+      label: The name in messages.
+      value: An array-like [examples, ...].
+
+    Returns:
+      The array.
+
+    Raises:
+      DataError: The value is not a regular array, or has a type that TensorFlow cannot hold.
+    """
     array = as_array(label, value)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which the finite check reports
+    # Numbers above the largest float32 become infinite, which the check for finite values reports.
+    with np.errstate(over="ignore"):
         array = array.astype(kept_dtype(array.dtype), copy=False)
     _check_array(label, array)
     return array
 
 
 def as_array(label: str, value: Any) -> Array:
-    """Makes an array of an array-like, with strings in place of objects that are all strings.
+    """Makes an array of an array-like. Objects that are all strings become an array of strings.
+
+    Args:
+      label: The name in messages.
+      value: An array-like.
+
+    Returns:
+      The array; the same object if it is one already.
 
     Raises:
-      DataError: Rows of different lengths, a masked array, or objects that are no strings.
+      DataError: Rows have different lengths, the array is masked, or objects are not strings.
     """
     _refuse_masked(label, value)
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise DataError(
-            f"{label} is no regular array: {error}. Pad its rows to one shape; give several inputs or "
-            "outputs as a dictionary of arrays by name."
+            f"{label} is not a regular array: {error}. Pad its rows to one shape; give several inputs "
+            "or outputs as a dictionary of arrays by name."
         ) from None
     return _strings(label, array) if array.dtype == object else array
 
 
 def kept_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Returns the type that data of a type are kept in: float32 for wider floats, native order."""
+    """Returns the type in which data are stored.
+
+    Args:
+      dtype: The type of the data.
+
+    Returns:
+      float32 for wider floats, and otherwise the same type in native byte order.
+    """
     if dtype.kind == "f" and dtype.itemsize > 4:
         return np.dtype(np.float32)
     return dtype.newbyteorder("=")
 
 
 def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
-    """Raises DataError for a type that a tf.data.Dataset for Keras cannot hold."""
+    """Checks that a tf.data.Dataset for Keras can hold a type.
+
+    Args:
+      label: The name in messages.
+      dtype: The type.
+
+    Raises:
+      DataError: The type is not boolean, integer, a float of at most 64 bits, or a string.
+    """
     if dtype.kind not in "biuSU" and (dtype.kind != "f" or dtype.itemsize > 8):
         raise DataError(
             f"{label} has dtype {dtype}: expected booleans, integers, floats of at most 64 bits or "
@@ -123,40 +180,40 @@ def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
 
 
 def check_apart(argument: str, names: Sequence[Hashable], others: Mapping[str, Hashable]) -> None:
-    """Checks that no name of an input occurs twice, or is that of a column with another use.
+    """Checks that no name of an input occurs twice or also names a column with another use.
 
     Args:
-      argument: What the names are given as, such as "features".
+      argument: The argument that has the names, such as "features".
       names: The columns or fields of x.
-      others: Arguments with the columns that they name, such as {"label": "y"}.
+      others: Other arguments and the columns that they name, such as {"label": "y"}.
 
     Raises:
-      ArgumentError: A name occurs twice, or in `others`.
+      ArgumentError: A name occurs twice, or also occurs in `others`.
     """
     seen: list[Hashable] = []
     for name in names:
         if name in seen:
             raise ArgumentError(
-                f"{argument}={list(names)!r} has {name!r} twice: expected every name once. Drop one of "
-                "them."
+                f"{argument}={list(names)!r} has {name!r} twice: expected every name once. Remove one "
+                "of them."
             )
         seen.append(name)
     for other, taken in others.items():
         if taken in seen:
             raise ArgumentError(
-                f"{argument}={list(names)!r} has {taken!r}, which is {other}={taken!r} as well: expected "
-                "inputs that are neither the label nor the client's id. Drop it from "
+                f"{argument}={list(names)!r} has {taken!r}, which is also {other}={taken!r}: expected "
+                "inputs that are neither the label nor the client's id. Remove it from "
                 f"{argument}, or copy the column under another name if it is meant to be an input."
             )
 
 
 def count_examples(x: Fields, y: Fields, where: str = "") -> int:
-    """Returns the number of examples, the leading dimension that all fields share.
+    """Returns the number of examples, which is the leading dimension of all fields.
 
     Args:
       x: Inputs.
       y: Targets.
-      where: What errors start with, such as "client 'a': ".
+      where: The beginning of messages, such as "client 'a': ".
 
     Returns:
       The number of examples.
@@ -169,24 +226,24 @@ def count_examples(x: Fields, y: Fields, where: str = "") -> int:
         if len(array) != len(reference):
             raise DataError(
                 f"{where}{label} has {len(array)} examples where {first} has {len(reference)}. "
-                "Give every field one entry an example, and several inputs or outputs as a dictionary "
-                "of arrays by name."
+                "Give every field one entry for each example, and several inputs or outputs as a "
+                "dictionary of arrays by name."
             )
     return len(reference)
 
 
 def as_offsets(offsets: Any, examples: int) -> Array:
-    """Checks where the clients' examples begin and end.
+    """Checks the positions at which the clients' examples begin and end.
 
     Args:
       offsets: Whole numbers [clients + 1].
-      examples: The number of examples, which the last of them must be.
+      examples: The number of examples, which must be the last offset.
 
     Returns:
       A read-only copy, int64 [clients + 1].
 
     Raises:
-      DataError: Another shape or type, another beginning or end than 0 and `examples`, or a
+      DataError: The offsets have another shape or type, do not go from 0 to `examples`, or
         decrease.
     """
     given = np.asarray(offsets)
@@ -216,13 +273,14 @@ def check_finite(label: str, array: Array, offsets: Array, ids: tuple[str, ...])
     """Checks that floats are finite, piece by piece, so that a mapped file stays on disk.
 
     Args:
-      label: The field, such as "x['age']".
-      array: [examples, ...].
-      offsets: [clients + 1], int64.
+      label: The label of the field, such as "x['age']".
+      array: The field, [examples, ...].
+      offsets: The clients' offsets, int64 [clients + 1].
       ids: The clients' ids.
 
     Raises:
-      DataError: A NaN or an infinity; names its client, field and index in the client's examples.
+      DataError: There is a NaN or an infinity. The message names the client, the field and the
+        index within the client's examples.
     """
     if array.dtype.kind != "f":
         return
@@ -292,7 +350,7 @@ def _strings(label: str, array: Array) -> Array:
         )
     if any(v.endswith(b"\0" if kind is bytes else "\0") for v in values):
         raise DataError(
-            f"{label} has a string that ends in a zero byte, which numpy drops. Decode it to "
+            f"{label} has a string that ends in a zero byte, which numpy would drop. Decode it to "
             "numbers."
         )
     return np.asarray(values, dtype=kind).reshape(array.shape)

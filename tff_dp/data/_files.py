@@ -1,4 +1,4 @@
-"""A folder of clients: one .npy file a field, the offsets, and the ids in JSON."""
+"""A folder of clients on disk: one .npy file for each field, the offsets, and the ids in JSON."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fiel
     """Writes clients into a new folder, which appears under its name only when it is complete.
 
     Args:
-      folder: Where to; must not exist or be empty. Its parents are made.
+      folder: The folder, which must be empty or not exist. Its parents are made.
       ids: The clients' ids.
-      offsets: [clients + 1], int64.
+      offsets: The clients' offsets, int64 [clients + 1].
       x: Inputs.
       y: Targets.
 
     Raises:
-      DataError: The folder has something in it, is a file, or cannot be written.
+      DataError: The folder is not empty, is a file, or cannot be written.
     """
     try:
         _write(folder, ids, offsets, x, y)
@@ -47,7 +47,7 @@ def _write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fie
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"folder={str(folder)!r} is not empty: expected a new or an empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # In the same parent, so that the renaming is within one file system and hence atomic.
+    # In the same parent folder, so that renaming stays within one file system and is atomic.
     unfinished = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     unfinished.mkdir()
     try:
@@ -63,11 +63,11 @@ def _write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fie
 
 
 def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, Fields]:
-    """Reads what `write` wrote.
+    """Reads clients that `write` wrote.
 
     Args:
-      folder: Where from.
-      mmap: Whether to map the fields' files, read-only, in place of reading them.
+      folder: The folder.
+      mmap: Whether to map the files of the fields, read-only, instead of reading them.
 
     Returns:
       ids, offsets, x and y.
@@ -89,8 +89,8 @@ def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, F
         raise
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"folder={str(folder)!r} holds no complete clients ({type(error).__name__}: {error}): "
-            "expected what Clients.save writes. Save the clients again."
+            f"folder={str(folder)!r} has no complete clients ({type(error).__name__}: {error}): "
+            "expected a folder that Clients.save wrote. Save the clients again."
         ) from error
 
 
@@ -117,5 +117,5 @@ def _files(part: str, fields: Fields) -> Iterator[tuple[str, Any]]:
 
 
 def _file(part: str, position: int) -> str:
-    # Numbered, because a field's name may hold what a file's name may not.
+    # Numbered, because the name of a field may have characters that the name of a file may not.
     return f"{part}_{position}.npy"

@@ -1,4 +1,4 @@
-"""Reads a pandas DataFrame, by its methods only: pandas is never imported."""
+"""Reads a pandas DataFrame through its methods only, without importing pandas."""
 
 from __future__ import annotations
 
@@ -21,11 +21,23 @@ def read(
     dtype: DTypeLike,
     label_dtype: DTypeLike | None,
 ) -> tuple[Array, Array, tuple[str, ...], Array, Array]:
-    """Reads a frame's columns; arguments and errors as `sources.from_frame`.
+    """Reads the columns of a frame.
+
+    Args:
+      frame: As for `sources.from_frame`.
+      client: As for `sources.from_frame`.
+      features: As for `sources.from_frame`.
+      label: As for `sources.from_frame`.
+      dtype: As for `sources.from_frame`.
+      label_dtype: As for `sources.from_frame`.
 
     Returns:
-      x [examples, features] and y [examples], in the order of the frame; the clients' ids, the rows
-      in the order of their clients, and the offsets, as `_ids.group`.
+      x [examples, features] and y [examples], in the order of the frame; and the clients' ids, the
+      rows in the order of their clients, and the offsets, as `_ids.group` returns them.
+
+    Raises:
+      ArgumentError: As `sources.from_frame`.
+      DataError: As `sources.from_frame`.
     """
     if not hasattr(frame, "columns"):
         raise DataError(f"frame is a {type(frame).__name__}: expected a pandas DataFrame.")
@@ -33,13 +45,13 @@ def read(
     _fields.check_apart("features", columns, {"client": client, "label": label})
     if client == label:
         raise ArgumentError(
-            f"label={label!r} is the column of the client ids as well: expected another one. To predict "
+            f"label={label!r} is also the column of the client ids: expected another column. To predict "
             "the client, copy the column under another name."
         )
     for name, column in [("client", client), ("label", label), *(("features", c) for c in columns)]:
         _check_column(frame, name, column)
     if len(frame) == 0:
-        raise DataError("frame has no rows: expected at least one. Check how it was selected.")
+        raise DataError("frame has no rows: expected at least one. Check how they were selected.")
     ids, order, offsets = _ids.group(f"column {client!r}", frame[client].to_numpy())
 
     def client_of(row: int) -> str:
@@ -61,7 +73,9 @@ def _columns(features: Any) -> list[Hashable]:
     try:
         columns = list(features)
     except TypeError:
-        raise ArgumentError(f"features={features!r} is no list: expected columns' names.") from None
+        raise ArgumentError(
+            f"features={features!r} is not a list: expected the names of columns."
+        ) from None
     if isinstance(features, Set):
         raise ArgumentError(
             f"features={features!r} has no order: expected a list, in the order of the columns of x. "
@@ -77,7 +91,7 @@ def _check_column(frame: Any, name: str, column: Hashable) -> None:
     if column not in known:
         choices = ", ".join(repr(choice) for choice in known)
         raise ArgumentError(
-            f"{name}={column!r} is no column of the frame: expected one of {choices}."
+            f"{name}={column!r} is not a column of the frame: expected one of {choices}."
         )
     if known.count(column) > 1:
         raise ArgumentError(
@@ -90,7 +104,7 @@ def _dtype(name: str, dtype: DTypeLike, kinds: str) -> np.dtype[Any]:
     try:
         checked = np.dtype(dtype)
     except TypeError as error:
-        raise ArgumentError(f"{name}={dtype!r} is no dtype of numpy: {error}.") from None
+        raise ArgumentError(f"{name}={dtype!r} is not a numpy dtype: {error}.") from None
     _fields.check_dtype(name, checked)
     if checked.kind not in kinds:
         raise ArgumentError(
@@ -102,7 +116,7 @@ def _dtype(name: str, dtype: DTypeLike, kinds: str) -> np.dtype[Any]:
 def _values(
     series: Any, column: Hashable, dtype: np.dtype[Any] | None, client_of: Callable[[int], str]
 ) -> Array:
-    """Returns a column as an array [examples]: of a type, or of its own if None."""
+    """Returns a column as an array [examples] of a type; of the column's own type if None."""
     missing = series.isna().to_numpy()
     if missing.any():
         row = int(np.argmax(missing))
@@ -114,13 +128,13 @@ def _values(
     if dtype is None:
         return _fields.convert(f"column {column!r}", given)
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # infinities are looked for later
+        with np.errstate(over="ignore", invalid="ignore"):  # a later check reports infinities
             values: Array = np.asarray(given).astype(dtype)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"column {column!r} does not fit {dtype}: {error}. Encode it first."
         ) from None
-    if dtype.kind in "biu":  # casts to these cut off and wrap around without a word
+    if dtype.kind in "biu":  # casts to these types truncate and wrap around silently
         changed = np.asarray(values != given)
         if changed.any():
             row = int(np.argmax(changed))

@@ -1,4 +1,4 @@
-"""Client ids: strings, unique, in the order of the clients."""
+"""Client ids: unique strings, in the order of the clients."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from tff_dp.errors import DataError
 
 
 def as_id(value: Any) -> str:
-    """Returns an id as a string.
+    """Converts an id to a string.
+
+    Args:
+      value: A string or a whole number.
+
+    Returns:
+      The id.
 
     Raises:
-      DataError: It is neither a string nor a whole number.
+      DataError: The value is neither a string nor a whole number.
     """
     if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
         raise DataError(f"ids has {value!r}: expected strings or whole numbers. Convert it to str.")
@@ -27,15 +33,15 @@ def as_ids(ids: Iterable[Any] | None, count: int) -> tuple[str, ...]:
     """Checks client ids.
 
     Args:
-      ids: As many strings or whole numbers as there are clients, or None for "0", "1", ...
+      ids: One string or whole number for each client, or None for "0", "1", ...
       count: The number of clients.
 
     Returns:
       The ids as strings.
 
     Raises:
-      DataError: Another number of ids than of clients, an id of another type, or one that occurs
-        twice (1 and "1" are the same id).
+      DataError: The number of ids is not that of the clients, an id has another type, or an id
+        occurs twice (1 and "1" are the same id).
     """
     if ids is None:
         return tuple(str(i) for i in range(count))
@@ -44,7 +50,8 @@ def as_ids(ids: Iterable[Any] | None, count: int) -> tuple[str, ...]:
     named = tuple(as_id(value) for value in ids)
     if len(named) != count:
         raise DataError(
-            f"ids has {len(named)} entries where offsets has {count} clients. Give one id a client."
+            f"ids has {len(named)} entries where offsets has {count} clients. Give one id for each "
+            "client."
         )
     seen: set[str] = set()
     for name in named:
@@ -60,28 +67,29 @@ def group(label: str, column: Any) -> tuple[tuple[str, ...], Array, Array]:
     """Groups examples by the client ids in a column.
 
     Args:
-      label: What errors call the column.
-      column: [examples], one id an example, of any type that prints: strings, numbers, dates.
+      label: The name of the column in messages.
+      column: The id of each example's client, [examples], of any printable type: strings, numbers,
+        dates.
 
     Returns:
       The ids, sorted as strings; the rows in the order of their clients, int64 [examples], where
       the rows of one client keep their order; and the offsets, int64 [clients + 1].
 
     Raises:
-      DataError: The column is not of one dimension, has no entries, or has a missing or unreadable
-        one.
+      DataError: The column does not have one dimension, has no entries, or has a missing or
+        unreadable entry.
     """
     values = np.asarray(column)
     if values.ndim != 1 or len(values) == 0:
         raise DataError(
             f"{label} has shape {list(values.shape)}: expected [examples], at least one. Give one "
-            "client id an example."
+            "client id for each example."
         )
     _check_present(label, values)
     if values.dtype == object:
         values = np.asarray([_text(label, value) for value in values.tolist()])
     distinct, codes = np.unique(values, return_inverse=True)
-    # Ordered as text, where 10 comes before 9, so that a column's type does not change the order.
+    # Sorted as text, where 10 precedes 9, so that the order does not depend on the column's type.
     ids, places = np.unique([_text(label, value) for value in distinct], return_inverse=True)
     codes = places[codes]
     offsets = np.zeros(len(ids) + 1, np.int64)
@@ -106,7 +114,7 @@ def _check_present(label: str, values: Array) -> None:
 
 
 def _is_missing(value: Any) -> bool:
-    # NaN and NaT differ from themselves; pandas' NA compares to neither true nor false.
+    # NaN and NaT differ from themselves; a comparison with pandas' NA is neither true nor false.
     if value is None:
         return True
     try:

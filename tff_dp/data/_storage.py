@@ -1,7 +1,7 @@
-"""Arrays that are joined or reordered: in memory, or in unnamed temporary files if large.
+"""Joins and reorders arrays: in memory, or in unnamed temporary files if they are large.
 
-The files lie in Python's temporary folder (`tempfile.gettempdir()`, which TMPDIR sets) and go away
-with the last array that uses them.
+The files are in Python's temporary folder (`tempfile.gettempdir()`, which TMPDIR sets) and
+disappear with the last array that uses them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tff_dp.errors import DataError
 def take(
     x: Fields, y: Fields, rows: Array, *, map_above: int, convert: bool
 ) -> tuple[Fields, Fields]:
-    """Copies rows of all fields, in pieces, so that a mapped file is never in memory as a whole.
+    """Copies rows of all fields, piece by piece, so that a mapped file is never in memory as a whole.
 
     Args:
       x: Inputs.
       y: Targets.
       rows: Rows to copy, in their new order, int64 [rows].
-      map_above: Bytes in total beyond which the copies go into temporary files.
-      convert: Whether wide floats become float32.
+      map_above: If the copies have more bytes in total, they go into temporary files.
+      convert: Whether floats wider than 32 bits become float32.
 
     Returns:
       The copies of x and y.
@@ -57,13 +57,13 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], *, mapped: bool) -> 
 
 
 class Builder:
-    """Joins clients one at a time, holding little more than `map_above` bytes in memory.
+    """Joins clients one at a time, with little more than `map_above` bytes in memory.
 
-    A context manager, which closes the files; what `finish` returned outlives it.
+    It is a context manager, which closes the files. The arrays that `finish` returns outlive it.
 
     Args:
-      map_above: Bytes in total beyond which all that came before, and what follows, goes into
-        temporary files. Strings stay in memory: their width may still grow.
+      map_above: When more bytes than this have been added in total, all of them, and whatever
+        follows, go into temporary files. Strings stay in memory, since their width may still grow.
     """
 
     def __init__(self, map_above: int) -> None:
@@ -72,7 +72,7 @@ class Builder:
         self._bytes = 0
         self._offsets = [0]
         self._columns: dict[str, _Column] = {}
-        self._example: tuple[Fields, Fields] | None = None  # no rows; what every client looks like
+        self._example: tuple[Fields, Fields] | None = None  # fields without rows: names and types
 
     def __enter__(self) -> Self:
         return self
@@ -83,27 +83,27 @@ class Builder:
     def append(self, client: str, x: Fields, y: Fields) -> None:
         """Adds a client.
 
-        An empty client has no examples that could disagree with the others', so that only its
-        number of examples counts.
+        The fields of an empty client are not compared with those of others, since it has no
+        examples.
 
         Args:
-          client: Its id, for errors.
+          client: The client's id, for messages.
           x: Inputs, [examples, ...].
           y: Targets, [examples, ...].
 
         Raises:
-          DataError: x and y differ in length, or the fields, an example's shape or a type differ
-            from those of the clients before it.
+          DataError: x and y differ in length; or the fields, the shape of an example or a type
+            differ from those of earlier clients.
         """
         size = _fields.count_examples(x, y, where=f"client {client!r}: ")
         if size and self._columns and self._example:
             self._check(client, x, y, self._example)
-        elif size or self._example is None:  # of the first client with examples, if any has some
+        elif size or self._example is None:  # taken from the first client with examples, if any
             self._example = (_fields.apply(_no_rows, x), _fields.apply(_no_rows, y))
         self._offsets.append(self._offsets[-1] + size)
         if size == 0:
             return
-        for label, array in _labelled(x, y).items():
+        for label, array in _labeled(x, y).items():
             self._columns.setdefault(label, _Column()).append(array)
             self._bytes += array.nbytes
         if self._bytes > self._map_above:
@@ -111,7 +111,7 @@ class Builder:
                 column.spill(self._files)
 
     def finish(self) -> tuple[Fields, Fields, Array]:
-        """Returns x, y and the offsets, int64 [clients + 1]. The builder is of no further use.
+        """Returns x, y and the offsets, int64 [clients + 1]. The builder cannot be used afterwards.
 
         Raises:
           DataError: No client was added.
@@ -133,8 +133,8 @@ class Builder:
 
     @staticmethod
     def _check(client: str, x: Fields, y: Fields, example: tuple[Fields, Fields]) -> None:
-        others = _labelled(*example)
-        mine = _labelled(x, y)
+        others = _labeled(*example)
+        mine = _labeled(x, y)
         if mine.keys() != others.keys():
             raise DataError(
                 f"client {client!r} has the fields {', '.join(mine)} where the clients before it "
@@ -143,7 +143,7 @@ class Builder:
         for label, array in mine.items():
             if _signature(array) != _signature(others[label]):
                 raise DataError(
-                    f"client {client!r}: {label} has {_signature(array)} an example where the "
+                    f"client {client!r}: {label} has {_signature(array)} for each example where the "
                     f"clients before it have {_signature(others[label])}. Give every client one "
                     "shape and dtype."
                 )
@@ -176,20 +176,20 @@ class _Column:
         if self._file is None:
             return np.concatenate(self._parts)
         self._file.flush()
-        example = self._parts[0]  # without rows: past the bound, each client is spilled at once
+        example = self._parts[0]  # without rows: above the bound, every client is written at once
         shape = (self._rows, *example.shape[1:])
         return np.memmap(self._file, dtype=example.dtype, mode="r", shape=shape)
 
 
 def _no_rows(array: Array) -> Array:
-    return np.empty((0, *array.shape[1:]), array.dtype)  # no view: it would keep the client alive
+    return np.empty((0, *array.shape[1:]), array.dtype)  # a view would keep the client's data alive
 
 
-def _labelled(x: Fields, y: Fields) -> dict[str, Array]:
+def _labeled(x: Fields, y: Fields) -> dict[str, Array]:
     return dict([*_fields.leaves("x", x), *_fields.leaves("y", y)])
 
 
 def _signature(array: Array) -> str:
-    # Strings of different widths join; bytes and text do not.
+    # Strings of different widths can be joined; bytes and text cannot.
     dtype = {"S": "bytes", "U": "str"}.get(array.dtype.kind, str(array.dtype))
     return f"shape {list(array.shape[1:])} and dtype {dtype}"

@@ -1,4 +1,4 @@
-"""Client data: all examples in one array a field, and where each client's begin."""
+"""Client data: the examples of all clients in one array for each field, and the clients' offsets."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from tff_dp.data._fields import Array, Fields
 from tff_dp.data.cohort import Cohort
 from tff_dp.errors import ArgumentError, DataError
 
-# Copies of more bytes than this in total go into unnamed temporary files that are mapped.
+# Copies with more bytes than this in total go into unnamed temporary files that are mapped.
 MEMORY_MAP_BYTES = 1 << 30
 
 
 class Clients:
-    """The examples of all clients, client after client. Immutable.
+    """The examples of all clients, one client after another. Immutable.
 
     Client c has the examples in rows `offsets[c]` to `offsets[c + 1]` of every field. A field is an
     array [examples, ...] of booleans, integers, floats or strings; x and y are each one field, or a
-    flat dictionary of them for models of several inputs or outputs.
+    flat dictionary of fields for models with several inputs or outputs.
 
-    The constructor copies no field: it keeps read-only views of the arrays, of whatever type, so
-    that memory-mapped files stay on disk. Writing to the original arrays later changes the clients,
-    past all checks. float64 is kept here, too, whereas Keras computes in float32; `from_arrays` and
-    the other sources convert it.
+    The constructor does not copy the fields: it keeps read-only views of the arrays, of whatever
+    type, so that memory-mapped files stay on disk. Writing to the original arrays later changes the
+    clients and bypasses all checks. float64 is kept as well, whereas Keras computes in float32;
+    `from_arrays` and the other sources convert it.
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
-      y: Targets, likewise.
+      y: Targets, in the same form.
       offsets: Whole numbers [clients + 1], non-decreasing from 0 to the number of examples. Copied.
-      ids: A unique string or whole number for each client, kept as strings; "0", "1", ... if None.
+      ids: A unique string or whole number for each client, stored as strings; "0", "1", ... if
+        None.
       allow_empty: Whether clients may have no examples.
-      allow_nonfinite: Whether floats may be NaN or infinite; if so, they are not looked at.
+      allow_nonfinite: Whether floats may be NaN or infinite; if so, they are not checked.
 
     Raises:
-      DataError: The fields are of different lengths or of a type that TensorFlow cannot hold, the
-        offsets or ids do not fit, or a client is empty or not finite and that is not allowed.
+      ArgumentError: A flag is not a boolean.
+      DataError: The fields have different lengths or a type that TensorFlow cannot hold, the
+        offsets or ids do not fit, or a client is empty or has values that are not finite and that
+        is not allowed.
     """
 
     __slots__ = ("_ids", "_offsets", "_positions", "_x", "_y")
@@ -98,22 +101,22 @@ class Clients:
         return self.num_clients
 
     def __repr__(self) -> str:
-        labelled = [*_fields.leaves("x", self._x), *_fields.leaves("y", self._y)]
-        fields = ", ".join(f"{label}: {a.dtype} {list(a.shape[1:])}" for label, a in labelled)
+        labeled = [*_fields.leaves("x", self._x), *_fields.leaves("y", self._y)]
+        fields = ", ".join(f"{label}: {a.dtype} {list(a.shape[1:])}" for label, a in labeled)
         sizes = f"{self.sizes.min()} to {self.sizes.max()} each"
         return (
             f"Clients({self.num_clients} clients, {self.num_examples} examples, {sizes}, {fields})"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By the constructor, since arrays that have been pickled can be written to afterwards.
+        # Through the constructor, since arrays are writable after unpickling.
         return _unpickled, (self._x, self._y, self._offsets, self._ids)
 
     def position(self, client_id: str | int) -> int:
-        """Returns the position of the client of an id.
+        """Returns the position of the client with an id.
 
         Args:
-          client_id: The id, as a string or as the whole number that it was given as.
+          client_id: The id, as a string, or as the whole number from which it was made.
 
         Returns:
           A position in [0, num_clients).
@@ -131,10 +134,10 @@ class Clients:
         return found
 
     def client(self, position: int) -> tuple[Fields, Fields]:
-        """Returns one client's examples.
+        """Returns the examples of one client.
 
         Args:
-          position: In [0, num_clients).
+          position: The position of the client, in [0, num_clients).
 
         Returns:
           x and y: read-only views [examples of the client, ...], or dictionaries of them.
@@ -150,16 +153,20 @@ class Clients:
         return _fields.apply(lambda a: a, self._x), _fields.apply(lambda a: a, self._y)
 
     def element_spec(self, *, batch: bool = True) -> tuple[Any, Any]:
-        """Returns the element_spec of every client's dataset.
+        """Returns the element_spec of the data sets of all clients.
 
         Args:
-          batch: Whether of a batch, with a leading dimension None, or of one example.
+          batch: Whether the specs are those of a batch, with a leading dimension None, or those of
+            one example.
 
         Returns:
-          (x, y) of `tf.TensorSpec`, or dictionaries of them.
+          x and y as `tf.TensorSpec`s, or dictionaries of them.
+
+        Raises:
+          ArgumentError: `batch` is not a boolean.
         """
         _checks.flag("batch", batch)
-        import tensorflow as tf
+        import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
         def spec(array: Array) -> Any:
             dtype = tf.string if array.dtype.kind in "SU" else tf.as_dtype(array.dtype)
@@ -176,25 +183,28 @@ class Clients:
         shuffle: bool = False,
         rng: np.random.Generator | None = None,
     ) -> Any:
-        """Returns one client's examples as TFF takes them.
+        """Returns the examples of one client as a data set for TFF.
 
         Args:
-          position: In [0, num_clients).
-          batch_size: Examples in a batch; the last batch of each epoch has what is left.
-          epochs: How often each example occurs. No batch has examples of two epochs.
-          shuffle: Whether each epoch has an order of its own, drawn now, not while iterating. Takes
-            memory for `epochs` copies of the client's examples.
-          rng: Where the orders are drawn from; needed where `shuffle` is true, else not touched.
+          position: The position of the client, in [0, num_clients).
+          batch_size: Examples in a batch, >= 1; the last batch of each epoch has the remaining
+            ones.
+          epochs: The number of times that each example occurs, >= 1. No batch has examples of two
+            epochs.
+          shuffle: Whether each epoch has a random order of its own. The orders are drawn now, and
+            not while iterating, which takes memory for `epochs` copies of the client's examples.
+          rng: The generator from which the orders are drawn; required if `shuffle` is true, and
+            otherwise not used.
 
         Returns:
-          A `tf.data.Dataset` of batches (x, y), whose element_spec is `self.element_spec()`. An
-          empty client's has no batches.
+          A `tf.data.Dataset` of batches (x, y), whose element_spec is `self.element_spec()`. That
+          of an empty client has no batches.
 
         Raises:
           ArgumentError: An argument is outside its bound, or `rng` is missing.
         """
         _checks.flag("shuffle", shuffle)
-        import tensorflow as tf
+        import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
         batch_size = _checks.integer("batch_size", batch_size, "[1, inf)")
         epochs = _checks.integer(
@@ -207,7 +217,8 @@ class Clients:
         rows = self._rows(position)
 
         def shuffled(count: int) -> Any:
-            # By halves: a chain as deep as there are epochs would cost their square in time.
+            # Joined as a balanced tree: a chain of data sets would take time quadratic in the
+            # epochs.
             if count > 1:
                 return shuffled(count // 2).concatenate(shuffled(count - count // 2))
             order = rng.permutation(rows.stop - rows.start)
@@ -225,17 +236,20 @@ class Clients:
         shuffle: bool = False,
         rng: np.random.Generator | None = None,
     ) -> Cohort:
-        """Returns some clients' data for a round.
+        """Returns the data of some clients for one round.
 
         Args:
-          positions: In [0, num_clients); may be empty.
-          batch_size: Examples in a batch; the last batch of each epoch has what is left.
-          epochs: How often each example occurs. No batch has examples of two epochs.
-          shuffle: Whether each client's epoch has an order of its own, drawn now.
-          rng: Where the orders are drawn from; needed where `shuffle` is true, else not touched.
+          positions: The positions of the clients, in [0, num_clients); may be empty.
+          batch_size: Examples in a batch, >= 1; the last batch of each epoch has the remaining
+            ones.
+          epochs: The number of times that each example occurs, >= 1. No batch has examples of two
+            epochs.
+          shuffle: Whether each epoch of each client has a random order of its own, drawn now.
+          rng: The generator from which the orders are drawn; required if `shuffle` is true, and
+            otherwise not used.
 
         Returns:
-          A sequence with a `tf.data.Dataset` a client, as `dataset` gives them. In
+          A sequence with one `tf.data.Dataset` for each client, as `dataset` returns them. In
           `tff_dp.execution.fast` the data sets are never made: the arrays are used instead, and stay
           on the device from round to round if they fit there.
 
@@ -280,8 +294,8 @@ class Clients:
           positions: Distinct positions in [0, num_clients), at least one.
 
         Returns:
-          Clients with their ids. Neighbours in their order share the memory of these; otherwise
-          only the chosen clients' examples are copied.
+          Clients with the same ids. If the positions are consecutive, they share the memory of
+          these; otherwise the examples of the chosen clients are copied.
 
         Raises:
           ArgumentError: A position is outside its bound or occurs twice, or there is none.
@@ -292,7 +306,7 @@ class Clients:
         if len(set(chosen)) != len(chosen):
             twice = next(p for p in chosen if chosen.count(p) > 1)
             raise ArgumentError(
-                f"positions has {twice} twice: expected distinct ones. Drop it once."
+                f"positions has {twice} twice: expected distinct ones. Remove one of them."
             )
         sizes = self.sizes[chosen]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -300,7 +314,7 @@ class Clients:
             rows = slice(self._offsets[chosen[0]], self._offsets[chosen[-1] + 1])
             x, y = (_fields.apply(lambda a: a[rows], part) for part in (self._x, self._y))
         else:
-            # Each row is as far behind the first of k's rows as it was.
+            # The distance of a row from its client's first row stays the same.
             index = np.arange(offsets[-1]) + np.repeat(self._offsets[chosen] - offsets[:-1], sizes)
             x, y = _storage.take(self._x, self._y, index, map_above=MEMORY_MAP_BYTES, convert=False)
         ids = [self._ids[p] for p in chosen]
@@ -309,16 +323,16 @@ class Clients:
         )  # checked already
 
     def save(self, folder: str | Path) -> None:
-        """Writes the clients into a folder: one .npy file a field, the offsets, the ids in JSON.
+        """Writes the clients into a folder: a .npy file for each field, the offsets, the ids in JSON.
 
         The folder appears under its name only when it is complete.
 
         Args:
-          folder: Where to; must not exist or be empty. Its parents are made.
+          folder: The folder, which must be empty or not exist. Its parents are made.
 
         Raises:
-          ArgumentError: `folder` is no path.
-          DataError: The folder has something in it, is a file, or cannot be written.
+          ArgumentError: `folder` is not a path.
+          DataError: The folder is not empty, is a file, or cannot be written.
         """
         _checks.instance("folder", folder, (str, os.PathLike), "Give the path of a new folder.")
         _files.write(Path(folder), self._ids, self._offsets, self._x, self._y)
@@ -328,15 +342,15 @@ class Clients:
         """Reads clients that `save` wrote.
 
         Args:
-          folder: Where from.
+          folder: The folder.
           mmap: Whether to map the files, read-only, so that examples are read when they are used.
 
         Returns:
-          The clients. That they are finite and not empty was checked, or allowed, before they were
-          saved; it is not checked again, which would read the files.
+          The clients. Whether they are finite and not empty was checked, or allowed, before they
+          were saved; it is not checked again, which would require reading the files.
 
         Raises:
-          ArgumentError: `folder` is no path.
+          ArgumentError: `folder` is not a path, or `mmap` is not a boolean.
           DataError: The folder is missing, incomplete, damaged, or of another format.
         """
         mmap = _checks.flag("mmap", mmap)

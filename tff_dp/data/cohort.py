@@ -1,4 +1,4 @@
-"""Some clients' examples for a round: a sequence of data sets that need not be made."""
+"""The data of some clients for one round: a sequence of data sets that are made only when read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,28 @@ from tff_dp.data._fields import Array, Fields
 class Cohort(Sequence[Any]):
     """The data of a round's clients, from `Clients.cohort`.
 
-    It stands for a list with a `tf.data.Dataset` a client, and is one to whoever reads its entries, as
-    stock TFF does. `tff_dp.execution.fast` takes the arrays behind it instead and makes no data set.
+    It behaves like a list with one `tf.data.Dataset` for each client when its entries are read, as
+    stock TFF does. `tff_dp.execution.fast` uses the arrays behind it instead, and makes no data
+    set.
+
+    Args:
+      x: Inputs of all clients, [examples, ...], or a dictionary of such arrays.
+      y: Targets, in the same form.
+      starts: The row of each client's first example, int64 [clients].
+      sizes: The number of each client's examples, int64 [clients].
+      batch_size: Examples in a batch; >= 1.
+      epochs: The number of times that each example occurs; >= 1.
+      rng: The generator from which the order of each client's epoch is drawn; None for no
+        shuffling.
     """
 
     __slots__ = ("_arrays", "_x", "_y")
 
     def __new__(cls, *arguments: Any, **named: Any) -> Any:
-        """Makes a cohort; or a list, from a sequence alone.
+        """Makes a cohort, or a list if a sequence is the only argument.
 
-        Stock TFF maps over its arguments by calling their type with the mapped entries.
+        Stock TFF maps a function over a sequence by calling the type of the sequence with the
+        mapped entries.
         """
         if len(arguments) == 1 and not named:
             return list(arguments[0])
@@ -46,7 +58,7 @@ class Cohort(Sequence[Any]):
         if rng is not None:
             rows = _shuffled(starts, sizes, epochs, rng)
             starts = np.concatenate([[0], np.cumsum(sizes * epochs)])[:-1]
-        # In the order in which TensorFlow flattens (x, y): dictionaries by key.
+        # In the order in which TensorFlow flattens (x, y): dictionaries are sorted by key.
         named = [
             pair
             for label, part in (("x", x), ("y", y))
@@ -64,7 +76,7 @@ class Cohort(Sequence[Any]):
         )
 
     def arrays(self) -> CohortArrays:
-        """Returns the cohort as positions in arrays."""
+        """Returns the cohort as positions in arrays that all clients share."""
         return self._arrays
 
     def __len__(self) -> int:
@@ -75,7 +87,7 @@ class Cohort(Sequence[Any]):
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(len(self)))]
         position = range(len(self))[position]
-        import tensorflow as tf
+        import tensorflow as tf  # here: clients can be made, and accounted for, without it
 
         arrays = self._arrays
         start, size = int(arrays.starts[position]), int(arrays.sizes[position])
@@ -89,7 +101,8 @@ class Cohort(Sequence[Any]):
         orders = arrays.rows[start : start + size * arrays.epochs].reshape(arrays.epochs, size)
 
         def joined(orders: Array) -> Any:
-            # By halves: a chain as deep as there are epochs would cost their square in time.
+            # Joined as a balanced tree: a chain of data sets would take time quadratic in the
+            # epochs.
             half = len(orders) // 2
             if not half:
                 return batched(orders[0])
@@ -109,7 +122,7 @@ class Cohort(Sequence[Any]):
 
 
 def _shuffled(starts: Array, sizes: Array, epochs: int, rng: np.random.Generator) -> Array:
-    """Returns the clients' rows, each client's and epoch's in an order of its own."""
+    """Returns the rows of all clients, with a random order for each client and epoch."""
     passes = np.repeat(sizes, epochs)
     pass_of = np.repeat(np.arange(len(passes)), passes)
     begins = np.concatenate([[0], np.cumsum(passes)])[:-1]

@@ -1,8 +1,9 @@
-"""Partitions of one pooled data set into clients: simulated ones, and by a column.
+"""Partitions of a pooled data set into clients, simulated or by a column.
 
-Each is a permutation of the data: no example is lost or occurs twice, and the examples of a client
-keep their order. The examples are copied, and 64-bit floats become float32, in which Keras
-computes. Copies of more than `tff_dp.data.clients.MEMORY_MAP_BYTES` go into temporary files.
+Each partition is a permutation of the data: no example is lost or occurs twice, and the examples of
+a client keep their order. The examples are copied, and 64-bit floats become float32, the type in
+which Keras computes. Copies of more than `tff_dp.data.clients.MEMORY_MAP_BYTES` bytes go into
+temporary files.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _Data = ArrayLike | Mapping[str, ArrayLike]
 def iid(
     x: _Data, y: _Data, *, clients: int, seed: int | None, allow_nonfinite: bool = False
 ) -> Clients:
-    """Deals the examples to clients at random, in sizes that differ by at most one.
+    """Distributes the examples over clients at random; sizes differ by at most one.
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
-      y: Targets, likewise.
+      y: Targets, in the same form.
       clients: Number of clients, in [1, examples].
-      seed: A whole number for a partition that can be repeated; None draws one.
+      seed: A whole number for a reproducible partition; None draws one.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
     Returns:
@@ -61,20 +62,22 @@ def shards(
     labels: ArrayLike | None = None,
     allow_nonfinite: bool = False,
 ) -> Clients:
-    """Sorts the examples by label, cuts them into shards, and deals the shards at random.
+    """Sorts the examples by label, divides them into shards, and distributes the shards at random.
 
-    With few shards per client, most clients have few labels: the "pathological non-IID" partition
-    of McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
-    arXiv:1602.05629, section 3. The sizes of shards differ by at most one.
+    With few shards per client, most clients have few labels. The sizes of shards differ by at most
+    one.
+
+    Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+    Data", arXiv:1602.05629, section 3 (the "pathological non-IID" partition).
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
-      y: Targets, likewise.
+      y: Targets, in the same form.
       clients: Number of clients, >= 1.
       shards_per_client: Shards that each client gets, >= 1; clients times shards_per_client must
         not exceed the number of examples.
-      seed: A whole number for a partition that can be repeated; None draws one.
-      labels: What to sort by, [examples]; y if None.
+      seed: A whole number for a reproducible partition; None draws one.
+      labels: The labels by which to sort, [examples]; y if None.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
     Returns:
@@ -106,24 +109,26 @@ def dirichlet(
     labels: ArrayLike | None = None,
     allow_nonfinite: bool = False,
 ) -> Clients:
-    """Deals each label's examples to the clients in shares from a symmetric Dirichlet distribution.
+    """Distributes each label's examples over the clients by shares from a symmetric Dirichlet law.
 
-    This is a simulated partition, for studying skewed labels; it says nothing about how a real
-    population is skewed. Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data
-    Distribution for Federated Visual Classification", arXiv:1909.06335, draw each client's mix of
-    labels, for clients of one size. Here the shares of each label over the clients are drawn
-    instead, as in Yurochkin et al., arXiv:1905.12022, so that every example is dealt exactly once
-    and sizes vary, too. All shares are drawn again, at most 1000 times, until every client has
-    `min_examples`.
+    This is a simulated partition for studying skewed labels; it says nothing about the skew of a
+    real population. The shares of each label over the clients are drawn, so that every example is
+    used exactly once and the sizes of clients vary as well. (Hsu, Qi and Brown, "Measuring the
+    Effects of Non-Identical Data Distribution for Federated Visual Classification",
+    arXiv:1909.06335, instead draw each client's mix of labels, for clients of equal size.) All
+    shares are drawn again, at most 1000 times, until every client has `min_examples`.
+
+    Source: Yurochkin et al., arXiv:1905.12022.
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
-      y: Targets, likewise.
+      y: Targets, in the same form.
       clients: Number of clients, >= 1.
-      alpha: Concentration, in (0, 1e6]: about 0.1 gives a client few labels, 100 nearly all alike.
-      seed: A whole number for a partition that can be repeated; None draws one.
-      min_examples: Fewest examples of a client; clients times min_examples must not exceed the
-        number of examples. 0 allows empty clients.
+      alpha: The concentration, in (0, 1e6]. About 0.1 gives each client few labels; at 100, all
+        clients have nearly the same mix.
+      seed: A whole number for a reproducible partition; None draws one.
+      min_examples: The smallest number of examples of a client; clients times min_examples must not
+        exceed the number of examples. 0 allows empty clients.
       labels: The labels, [examples]; y if None.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -159,11 +164,11 @@ def dirichlet(
 
 
 def by_column(x: _Data, y: _Data, column: ArrayLike, *, allow_nonfinite: bool = False) -> Clients:
-    """Gives each example to the client that a column names: a natural partition.
+    """Gives each example to the client that a column names, which is a natural partition.
 
     Args:
       x: Inputs, [examples, ...], or a dictionary of such arrays.
-      y: Targets, likewise.
+      y: Targets, in the same form.
       column: Client ids, [examples]: strings, numbers or dates.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -171,8 +176,9 @@ def by_column(x: _Data, y: _Data, column: ArrayLike, *, allow_nonfinite: bool = 
       The clients, sorted by their ids as strings.
 
     Raises:
-      DataError: The data are malformed or not finite, or the column is of another length or has a
-        missing entry.
+      ArgumentError: `allow_nonfinite` is not a boolean.
+      DataError: The data are malformed or not finite, or the column has another length or a missing
+        entry.
     """
     _checks.flag("allow_nonfinite", allow_nonfinite)
     x, y, examples = _pooled(x, y)
@@ -180,7 +186,7 @@ def by_column(x: _Data, y: _Data, column: ArrayLike, *, allow_nonfinite: bool = 
     if len(order) != examples:
         raise DataError(
             f"column has {len(order)} entries where x has {examples} examples. Give one client id "
-            "an example."
+            "for each example."
         )
     return _built(x, y, order, offsets, ids, allow_empty=False, allow_nonfinite=allow_nonfinite)
 
@@ -191,7 +197,7 @@ def _label_ends(
     """Returns where each client's part of each label ends, int64 [labels, clients]."""
     for _ in range(_DRAWS):
         shares = rng.dirichlet(np.full(clients, alpha), size=len(counts))
-        # Shares may sum to a little less or more than 1: the last part ends where the label does.
+        # Shares may sum to slightly less or more than 1: the last part ends where the label does.
         ends = np.minimum(np.cumsum(shares, axis=1) * counts[:, None], counts[:, None])
         ends = ends.astype(np.int64)
         ends[:, -1] = counts
@@ -215,7 +221,7 @@ def _pooled(x: _Data, y: _Data) -> tuple[Fields, Fields, int]:
     checked_x, checked_y = (_fields.checked(n, p) for n, p in zip("xy", pooled, strict=True))
     examples = _fields.count_examples(checked_x, checked_y)
     if examples == 0:
-        raise DataError("x has no examples: expected at least one. Nothing can be dealt.")
+        raise DataError("x has no examples: expected at least one for each client.")
     return checked_x, checked_y, examples
 
 
@@ -230,8 +236,8 @@ def _labels(y: Fields, labels: ArrayLike | None, examples: int) -> Array:
         given = "several fields"
     name = "y" if labels is None else "labels"
     raise ArgumentError(
-        f"{name} has {given}: expected one label an example, [{examples}]. Pass labels=, such as "
-        "the argmax of one-hot targets."
+        f"{name} has {given}: expected one label for each example, [{examples}]. Pass labels=, such "
+        "as the argmax of one-hot targets."
     )
 
 

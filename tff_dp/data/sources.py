@@ -1,8 +1,8 @@
-"""Clients from arrays, data frames, TFF's client data and tf.data.
+"""Makes clients from arrays, data frames, TFF's client data and tf.data.
 
-All of these copy the examples and keep float64 as float32, in which Keras computes; integers of any
-width, booleans and strings stay as they are. Copies of more than
-`tff_dp.data.clients.MEMORY_MAP_BYTES` go into temporary files.
+All of these functions copy the examples and convert float64 to float32, the type in which Keras
+computes; integers of any width, booleans and strings stay as they are. Copies of more than
+`tff_dp.data.clients.MEMORY_MAP_BYTES` bytes go into temporary files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tff_dp.errors import DataError
 def from_arrays(
     arrays: Mapping[Any, Any], *, allow_empty: bool = False, allow_nonfinite: bool = False
 ) -> Clients:
-    """Makes clients of one pair of arrays a client.
+    """Makes clients from one pair of arrays for each client.
 
     Args:
-      arrays: Client id to (x, y), or to {"x": x, "y": y}. x and y are each an array-like
-        [examples, ...], or a dictionary of names to array-likes.
+      arrays: A mapping from client ids to (x, y), or to {"x": x, "y": y}. x and y are each an
+        array-like [examples, ...], or a dictionary of names to array-likes.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -35,8 +35,9 @@ def from_arrays(
       The clients, in the order of the mapping.
 
     Raises:
-      DataError: A client's data are malformed, differ from the other clients' in fields, shape or
-        type, or are empty or not finite where that is not allowed.
+      ArgumentError: A flag is not a boolean.
+      DataError: A client's data are malformed, differ from those of other clients in fields, shape
+        or type, or are empty or not finite and that is not allowed.
     """
     _check_flags(allow_empty, allow_nonfinite)
     _check_mapping("arrays", arrays, "For pooled data, use a partition.")
@@ -47,11 +48,11 @@ def from_arrays(
 def from_datasets(
     datasets: Mapping[Any, Any], *, allow_empty: bool = False, allow_nonfinite: bool = False
 ) -> Clients:
-    """Makes clients of one `tf.data.Dataset` a client.
+    """Makes clients from one `tf.data.Dataset` for each client.
 
     Args:
-      datasets: Client id to a finite dataset of single examples (x, y), not batched; x and y are
-        each a tensor or a dictionary of tensors.
+      datasets: A mapping from client ids to finite data sets of single examples (x, y), not
+        batched. x and y are each a tensor or a dictionary of tensors.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -59,8 +60,9 @@ def from_datasets(
       The clients, in the order of the mapping.
 
     Raises:
-      DataError: A client's dataset is batched, infinite or not of pairs, differs from the other
-        clients' in fields, shape or type, or is empty or not finite where that is not allowed.
+      ArgumentError: A flag is not a boolean.
+      DataError: A client's data set is batched, infinite or not one of pairs; differs from those of
+        other clients in fields, shape or type; or is empty or not finite and that is not allowed.
     """
     _check_flags(allow_empty, allow_nonfinite)
     _check_mapping("datasets", datasets, "Key the datasets by client ids.")
@@ -79,13 +81,13 @@ def from_client_data(
     allow_empty: bool = False,
     allow_nonfinite: bool = False,
 ) -> Clients:
-    """Makes clients of a `tff.simulation.datasets.ClientData`.
+    """Makes clients from a `tff.simulation.datasets.ClientData`.
 
     Args:
       client_data: Client data whose examples are pairs (x, y), or dictionaries.
-      x: For dictionaries, the name of the input, or several names for a model of several inputs;
+      x: For dictionaries, the name of the input, or several names for a model with several inputs;
         otherwise None.
-      y: Likewise for the target.
+      y: The name or names of the target, in the same form.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -93,9 +95,9 @@ def from_client_data(
       The clients, in the order of `client_ids`.
 
     Raises:
-      ArgumentError: x or y is given for pairs, missing for dictionaries, or names no field; or names a
-        field twice; or a flag is no boolean.
-      DataError: As `from_datasets`, or the argument is no client data.
+      ArgumentError: x or y is given for pairs, missing for dictionaries, does not name a field, or
+        names a field twice; or a flag is not a boolean.
+      DataError: As `from_datasets`, or the argument is not client data.
     """
     _check_flags(allow_empty, allow_nonfinite)
     try:
@@ -122,27 +124,28 @@ def from_frame(
     allow_empty: bool = False,
     allow_nonfinite: bool = False,
 ) -> Clients:
-    """Makes clients of a pandas DataFrame with one example a row.
+    """Makes clients from a pandas DataFrame with one example in each row.
 
     Args:
       frame: The frame.
       client: The column of client ids: strings, numbers or dates.
-      features: The columns of x, in their order there: at least one.
+      features: The columns of x, in their order in x; at least one.
       label: The column of y.
-      dtype: Type of x, a number or bool. "float64" is kept if it is asked for here.
-      label_dtype: Type of y; the column's own if None, float64 as float32.
-      allow_empty: Accepted as by the other sources; a frame has no client without a row.
-      allow_nonfinite: Whether floats may be infinite. Missing values, which pandas does not tell
-        from NaN, are refused all the same.
+      dtype: The type of x, a numeric or boolean type. If "float64" is given here, it is kept.
+      label_dtype: The type of y. If None, the column's own type, with float64 as float32.
+      allow_empty: Accepted for uniformity with the other sources; no client of a frame is empty.
+      allow_nonfinite: Whether floats may be infinite. Missing values, which pandas does not
+        distinguish from NaN, are refused in any case.
 
     Returns:
       The clients, sorted by their ids as strings, with x [examples, features] and y [examples]. The
       rows of a client keep their order.
 
     Raises:
-      ArgumentError: A column is unknown or occurs twice in the frame; `features` is no list, has a
-        column twice, or has the client's or the label's; or a flag is no boolean.
-      DataError: A value is missing, does not fit its type, or is not finite where that is not
+      ArgumentError: A column is unknown or occurs twice in the frame; `features` is not a list, has
+        a column twice, or has the column of the clients or of the label; or a flag is not a
+        boolean.
+      DataError: A value is missing, does not fit its type, or is not finite and that is not
         allowed.
     """
     _check_flags(allow_empty, allow_nonfinite)

@@ -1,13 +1,14 @@
-"""What a client computes: noised steps on Poisson batches of its own records.
+"""The client work of DP-SGD: noised steps on Poisson batches of a client's own records.
 
-A client reads all of its records into tensors, and takes the round's steps in a loop. In each step it
-draws a Poisson batch, sums the clipped gradients of its examples, noises the sum, and divides it by the
-expected size of the batch. Sum and noise are whole numbers of steps of a public grid
-(`tff_dp.noise`), so that the mechanism that runs is the one that is accounted for, whatever the
-type of the weights.
+A client reads all of its records into tensors and takes the steps of the round in a loop. In each
+step it draws a Poisson batch, sums the clipped gradients of its examples, adds noise to the sum,
+and divides it by the expected size of the batch. Sum and noise are whole numbers of steps of a
+public grid (`tff_dp.noise`), so that the mechanism that runs is the one that is accounted for,
+whatever the type of the weights.
 
 Batches and noise are drawn in the graph, by operations without a seed, which TensorFlow's global seed
-does not reach. In `tff_dp.execution.fast` they are keyed with the call's entropy, client and step.
+does not reach. In `tff_dp.execution.fast`, their key is made of the call's entropy, the client and
+the step.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1.
 """
@@ -17,9 +18,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp import _checks, _compat
 from tff_dp.dp_sgd.gradients import sum_of_clipped
 from tff_dp.mechanisms import RecordGaussianMechanism
+from tff_dp.noise import Grid, gaussian
+from tff_dp.noise.words import SCOPE
+
+tff = _compat.tff.load()
 
 
 def build_client_work(
@@ -30,33 +37,34 @@ def build_client_work(
     fewest: int,
     weigh_by_examples: bool,
 ) -> Any:
-    """Returns what clients compute in a round: DP-SGD steps from the global weights.
+    """Returns the clients' part of a round: DP-SGD steps from the global weights.
 
-    A client's data may come in batches of any sizes. They are its records: one that occurs twice
-    has twice the influence.
+    A client's data may come in batches of any sizes. Its examples are its records: a record that
+    occurs twice has twice the influence.
+
+    Source: Abadi et al., arXiv:1607.00133, algorithm 1.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.
-      optimizer: The `tff.learning.optimizers.Optimizer` of the clients, made anew each round.
+      optimizer: The `tff.learning.optimizers.Optimizer` of the clients; its state starts anew in
+        each round.
       mechanism: Clip norm, noise, batches and steps.
-      fewest: The records that the accounting takes the smallest client to have; >= 1. A client with
-        fewer draws at the rate of that many, so that none has a higher rate than the worst that is
-        accounted for.
-      weigh_by_examples: Whether a client's update weighs as much as it has records, which are public,
-        or 1.
+      fewest: The number of records of the smallest client, according to the accounting; >= 1. A
+        client with fewer records samples at the rate of a client with `fewest` records, so that no
+        client has a higher rate than the accounting assumes.
+      weigh_by_examples: Whether the weight of a client's update is the number of its records, which
+        is public. Otherwise the weight is 1.
 
     Returns:
-      A `tff.learning.templates.ClientWorkProcess` without state and measurements: nothing but the
-      update leaves a client. The update is the weights before less those after, as TFF has it.
+      A `tff.learning.templates.ClientWorkProcess` without state and without measurements: only the
+      update leaves a client. The update is the weights before the steps minus the weights after
+      them, which is TFF's convention.
 
     Raises:
-      ArgumentError: `weigh_by_examples` is no boolean.
+      ArgumentError: `weigh_by_examples` is not a boolean.
       StackError: TFF cannot be imported.
     """
     _checks.flag("weigh_by_examples", weigh_by_examples)
-    import tensorflow as tf
-
-    tff = _compat.load_tff()
     templates = tff.learning.templates
     trainable, non_trainable = (
         tuple(tf.TensorSpec(w.shape, w.dtype) for w in part) for part in model.initial_weights
@@ -77,7 +85,8 @@ def build_client_work(
                 return _poisson_batch(count, tf.maximum(count, fewest), mechanism.batch_size)
 
             final = _take_steps(model, optimizer, mechanism, start, kept, records, draw)
-            # Rates that make the weights overflow would take the other clients' model with them.
+            # A learning rate that makes one client's weights overflow must not spoil the global
+            # model.
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(w)) for w in final])
             update = tuple(
                 tf.where(finite, before - after, tf.zeros_like(before))
@@ -110,10 +119,8 @@ def build_client_work(
 def _read(dataset: Any, spec: Any) -> Any:
     """Returns all records of a data set of batches: tensors [1 + records, ...].
 
-    The first row is no record: it stands in where there is none to take, as in an empty data set.
+    The first row is not a record but zeros: it is what an index refers to if the data set is empty.
     """
-    import tensorflow as tf
-
     start = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), spec)
 
     def append(records: Any, batch: Any) -> Any:
@@ -133,11 +140,7 @@ def _take_steps(
     records: Any,
     draw: Callable[[], tuple[Any, Any]],
 ) -> tuple[Any, ...]:
-    """Returns the trainable weights after the round's steps."""
-    import tensorflow as tf
-
-    from tff_dp.noise import Grid, gaussian
-
+    """Returns the trainable weights after all steps of a round."""
     specs = tuple(tf.TensorSpec(weight.shape, weight.dtype) for weight in start)
     grid = Grid.of(mechanism.noise_multiplier)
     stddev = mechanism.noise_multiplier * grid.steps
@@ -167,24 +170,22 @@ def _take_steps(
 
 
 def _poisson_batch(count: Any, among: Any, batch_size: int) -> tuple[Any, Any]:
-    """Draws a batch in which each record is by a coin of its own, of probability batch_size / among.
+    """Draws a batch that has each record independently with probability batch_size / among.
 
     Args:
       count: The number of records, int64 []; record k is row k + 1.
-      among: int64 [].
-      batch_size: A whole number.
+      among: The denominator of the probability, int64 [].
+      batch_size: The numerator of the probability, a whole number.
 
     Returns:
-      All rows, int32 [1 + count], those of the batch first; and how many those are, int64 [].
+      All rows, int32 [1 + count], those of the batch first; and the number of rows in the batch,
+      int64 [].
     """
-    import tensorflow as tf
-
-    from tff_dp.noise.words import SCOPE
-
-    # Whole numbers, since a coin from a float32 in [0, 1) falls too often by up to 2^-23, which at low
-    # rates is more than epsilon is computed to. With 64 bits, each value below 2^64 mod among has a
-    # probability of ceil(2^64 / among) / 2^64: a coin falls too often by less than among / 2^64 of its
-    # probability, which is below 2^-40 for 16 million records.
+    # Integers are compared, since a float32 in [0, 1) is below the rate too often, by a probability
+    # of up to 2^-23; at low rates, that is more than the precision of epsilon. With 64 bits, each
+    # value below 2^64 mod among has a probability of ceil(2^64 / among) / 2^64. The probability of
+    # a record is too large by less than among / 2^64 of itself, which is below 2^-40 for 16 million
+    # records.
     with tf.name_scope(SCOPE):
         coins = tf.raw_ops.RandomUniformInt(
             shape=tf.stack([count + 1]),

@@ -2,12 +2,13 @@
 
 - Each example's gradient, whatever the type of the weights, is widened, clipped, and truncated to the
   grid (`tff_dp.noise.clipping`). The sum over the batch is in 64-bit integers: it is exact, it does not
-  depend on the order of the records, and one record moves it by at most the clip norm.
-- Examples are vectorized over some at a time (`_AT_ONCE`), which bounds the memory for their gradients;
-  a batch is gone over in as many passes as it needs. So shapes do not depend on the draw.
-- A model cannot break the bound on one record's influence: an example's gradient is that of a batch of
-  one, whatever the model does across a batch.
-- Losses that layers add (regularisers) are part of each example's loss, and clipped with it.
+  depend on the order of the records, and one record changes it by at most the clip norm.
+- Gradients are vectorized over `_AT_ONCE` examples, which bounds the memory that they take; a batch
+  needs as many passes as its size demands. Shapes therefore do not depend on which records are
+  drawn.
+- A model cannot break the bound on the influence of one record: an example's gradient is computed
+  on a batch of this one example, whatever the model does across a batch.
+- Losses that layers add (regularizers) are part of each example's loss and are clipped with it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import tensorflow as tf
+
+from tff_dp import noise
+from tff_dp._compat.tff import internals
 from tff_dp.mechanisms import RecordGaussianMechanism
-
-if TYPE_CHECKING:
-    from tff_dp.noise import Grid
+from tff_dp.noise import Grid
 
 _AT_ONCE = 32  # examples whose gradients are in memory together
 
@@ -35,25 +38,23 @@ def sum_of_clipped(
     order: Any,
     drawn: Any,
 ) -> list[Any]:
-    """Returns the sum over a batch of the examples' clipped gradients.
+    """Returns the sum of the clipped gradients of a batch's examples.
+
+    Source: Abadi et al., arXiv:1607.00133, algorithm 1.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.
-      mechanism: Its clip norm bounds each example's gradient over all weights.
-      grid: Of what is summed.
+      mechanism: Its clip norm C bounds the L2 norm of each example's gradient over all weights.
+      grid: The grid of the sum.
       weights: The trainable weights, of any floating-point types.
-      kept: The others.
+      kept: The non-trainable weights.
       records: All records, tensors [rows, ...].
-      order: The rows, those of the batch first, int32 [rows].
-      drawn: The size of the batch, int64 [].
+      order: Indices of all rows, those of the batch first, int32 [rows].
+      drawn: The number of rows in the batch, int64 [].
 
     Returns:
-      A tensor of steps for each weight, int64.
+      One tensor for each trainable weight, of its shape, int64, in grid steps.
     """
-    import tensorflow as tf
-
-    from tff_dp import noise
-
     usual = mechanism.batch_size + 2 * math.sqrt(mechanism.batch_size)
     at_once = min(_AT_ONCE, math.ceil(usual))
 
@@ -83,23 +84,19 @@ def sum_of_clipped(
 
 
 def _added(total: Any, parts: Any) -> Any:
-    """Returns a sum and the parts of some examples, int64 [examples, ...], as one sum."""
-    import tensorflow as tf
-
+    """Adds the parts of some examples, int64 [examples, ...], to a sum."""
     # On CPUs, `tf.reduce_sum` over the first dimension takes five times as long for int64.
     return tf.add_n([total, *tf.unstack(parts)])
 
 
 def _of_each(function: Any, examples: Any, weights: tuple[Any, ...]) -> Sequence[Any]:
-    """Returns a function of each example: vectorized, or one after another where that cannot be."""
-    import tensorflow as tf
-
+    """Applies a function to each example: vectorized, or to one after another if it cannot be."""
     logger = tf.get_logger()
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what cannot be vectorized is dumped, for pages
+    logger.setLevel(logging.CRITICAL)  # TensorFlow logs pages on what it cannot vectorize
     try:
         found: Sequence[Any] = tf.vectorized_map(function, examples)
-    except Exception:  # what it raises depends on what it meets; the model's own errors come again
+    except Exception:  # of any class; errors of the model itself are raised again by `map_fn`
         specs = tuple(tf.TensorSpec(weight.shape, weight.dtype) for weight in weights)
         found = tf.map_fn(function, examples, fn_output_signature=specs)
     finally:
@@ -110,16 +107,22 @@ def _of_each(function: Any, examples: Any, weights: tuple[Any, ...]) -> Sequence
 def gradient_of(
     model: Any, weights: tuple[Any, ...], kept: tuple[Any, ...], batch: tuple[Any, Any]
 ) -> tuple[Any, ...]:
-    """Returns the gradient of a batch's loss in training, a tensor for each trainable weight."""
-    import tensorflow as tf
+    """Returns the gradient of a batch's loss in training mode.
 
-    # The function itself and not its graph, whose loops (recurrent layers) cannot be vectorized. A
-    # private attribute of a pinned version.
-    predict = model._predict_on_batch_fn.python_function
+    Args:
+      model: A `tff.learning.models.FunctionalModel`.
+      weights: The trainable weights.
+      kept: The non-trainable weights.
+      batch: Inputs and labels, each a structure of tensors [examples, ...].
+
+    Returns:
+      One tensor for each trainable weight, of its shape and type.
+    """
+    predict = internals.predict_function(model)
     x, y = batch
     with tf.GradientTape() as tape:
         tape.watch(weights)
         output = predict((weights, kept), x, training=True)
         loss = model.loss(output=output, label=y)
     found = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return tuple(tf.convert_to_tensor(part) for part in found)  # those of embeddings are sparse
+    return tuple(tf.convert_to_tensor(part) for part in found)  # gradients of embeddings are sparse

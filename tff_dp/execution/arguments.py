@@ -17,11 +17,15 @@ from typing import Any
 import attrs
 import numpy as np
 import tensorflow as tf
+import tree
 
 from tff_dp import _compat
 from tff_dp._arrays import CohortArrays, arrays_of
+from tff_dp._compat.tff import internals
 from tff_dp.errors import ArgumentTypeError
 from tff_dp.execution.round import failures
+
+tff = _compat.tff.load()
 
 _REMEDY = "Pass a value of that type: TFF converts none."
 _SHOWN = 60  # characters of a value in a message
@@ -88,7 +92,7 @@ class Argument:
             try:
                 found.append(self._reader.nested(client))
             except ArgumentTypeError as error:
-                whose = failures.client(position, len(data))
+                whose = failures.client_name(position, len(data))
                 raise ArgumentTypeError(f"The data of {whose} do not fit: {error}") from None
         return found
 
@@ -172,9 +176,6 @@ class _Tensor(_Reader):
 
     def _closely(self, value: Any) -> Any:
         """Returns a value as TFF would serialize it."""
-        import tree
-        from tensorflow_federated.python.core.impl.compiler import array
-
         given = value
         if isinstance(value, tf.Variable):
             value = value.read_value()
@@ -186,7 +187,7 @@ class _Tensor(_Reader):
                 value = tree.map_structure(_as_numpy, value)
             except TypeError as error:  # of sequences that are not made from their elements: ranges
                 raise self.refused(f"{_described(given)} ({error})") from None
-            if not all(array.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
+            if not all(internals.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
                 raise self.refused(_described(given))
             try:
                 value = np.asarray(value, object if kind is np.str_ else kind)
@@ -197,8 +198,8 @@ class _Tensor(_Reader):
         )
         if (
             not known
-            or not array.is_compatible_shape(value, self._shape)
-            or not array.is_compatible_dtype(value, kind)
+            or not internals.is_compatible_shape(value, self._shape)
+            or not internals.is_compatible_dtype(value, kind)
         ):
             raise self.refused(_described(given))
         return value if kind is np.str_ else np.asarray(value, kind)
@@ -231,10 +232,8 @@ class _Sequence(_Reader):
         spec = dataset.element_spec
         if self._last_spec is not None and spec == self._last_spec:
             return
-        from tensorflow_federated.python.core.impl.types import computation_types
-
         try:
-            given = computation_types.SequenceType(computation_types.tensorflow_to_type(spec))
+            given = tff.SequenceType(tff.types.tensorflow_to_type(spec))
         except (TypeError, ValueError) as error:  # elements that are no tensors
             raise self.refused(f"a data set of {str(spec)[:_SHOWN]} ({error})") from None
         if not self.type.is_assignable_from(given):
@@ -243,10 +242,8 @@ class _Sequence(_Reader):
 
     def _made_of(self, elements: list[Any]) -> Any:
         """Returns the data set that TFF makes of a list of elements."""
-        from tensorflow_federated.python.core.impl.utils import tensorflow_utils
-
         try:
-            return tensorflow_utils.make_data_set_from_elements(None, elements, self.type.element)
+            return internals.make_data_set_from_elements(None, elements, self.type.element)
         except (TypeError, ValueError, tf.errors.OpError) as error:  # the last, of unequal shapes
             what = f"a list of {len(elements)} elements that make no such data set ({error})"
             raise self.refused(what) from None
@@ -256,10 +253,8 @@ class _Structure(_Reader):
     """Reads structures, by position, as TFF does."""
 
     def __init__(self, name: str, type_spec: Any) -> None:
-        from tensorflow_federated.python.common_libs import structure
-
         super().__init__(name, type_spec)
-        elements = structure.to_elements(type_spec)
+        elements = tff.structure.to_elements(type_spec)
         self._names = tuple(own for own, _ in elements)
         self._parts = [
             _reader(f"{name}[{i}]" if own is None else f"{name}.{own}", part)
@@ -290,10 +285,8 @@ class _Structure(_Reader):
 
     def _elements_of(self, kind: type, value: Any) -> Callable[[Any], Sequence[Any]]:
         """Returns the function that takes containers of a kind apart."""
-        from tensorflow_federated.python.common_libs import structure
-
-        if issubclass(kind, structure.Struct):
-            return lambda value: self._ordered(structure.to_elements(value))
+        if issubclass(kind, tff.structure.Struct):
+            return lambda value: self._ordered(tff.structure.to_elements(value))
         if attrs.has(kind):
             fields = [field.name for field in attrs.fields(kind)]
             if len(fields) < 2:  # of which `attrgetter` makes no tuple
@@ -331,7 +324,6 @@ class _Structure(_Reader):
 
 
 def _reader(name: str, type_spec: Any) -> Any:
-    tff = _compat.load_tff()
     if isinstance(type_spec, tff.FederatedType):
         return _reader(name, type_spec.member)
     if isinstance(type_spec, tff.StructType):

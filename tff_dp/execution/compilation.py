@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
-from tff_dp.execution import marked_noise
+from tff_dp.execution import arguments, marked_noise, unplaced, unplaced_runner, values
+from tff_dp.execution.round import fused, runner
+
+tff = _compat.tff.load()
 
 # From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
 # dictionary: TFF hashes a computation by serializing it, which takes longer than running a small one.
@@ -63,21 +67,15 @@ def runner_of(comp: Any) -> Any:
 
 
 def _compile(comp: Any) -> Any:
-    from tensorflow_federated.python.core.backends import mapreduce
-    from tensorflow_federated.python.core.impl.types import type_analysis
-
-    from tff_dp.execution import unplaced, unplaced_runner
-
-    tff = _compat.load_tff()
     parameter, result = comp.type_signature.parameter, comp.type_signature.result
     try:
-        if type_analysis.contains(result, lambda part: isinstance(part, tff.SequenceType)):
+        if tff.types.contains(result, lambda part: isinstance(part, tff.SequenceType)):
             return NoForm("it returns a sequence")
-        if not type_analysis.contains_federated_types(comp.type_signature):
+        if not unplaced.has_placements(comp.type_signature):
             graph = comp if unplaced.is_graph(comp) else unplaced.as_graph(comp)
             return unplaced_runner.LocalRunner(graph, comp.type_signature)
         if parameter is None and isinstance(result, tff.FederatedType):
-            initialize = mapreduce.get_state_initialization_computation(comp)
+            initialize = tff.backends.mapreduce.get_state_initialization_computation(comp)
             return unplaced_runner.LocalRunner(initialize, comp.type_signature)
         if not unplaced.has_clients(comp):
             return unplaced_runner.LocalRunner(unplaced.as_graph(comp), comp.type_signature)
@@ -90,9 +88,6 @@ class _Round:
     """A computation over clients, in the form (server state, clients' data) -> (state, output)."""
 
     def __init__(self, comp: Any) -> None:
-        from tff_dp.execution import arguments, values
-        from tff_dp.execution.round import runner
-
         parameter = comp.type_signature.parameter
         self._names, types, server, clients = _placements(parameter)
         self._whole = arguments.Argument("the argument", parameter)
@@ -121,7 +116,9 @@ class _Round:
 
     def account(self, settings: Any) -> str:
         """Returns in words how it runs."""
-        return str(self._runner.account(settings))
+        from tff_dp.execution.round import account
+
+        return account.account_of(self._runner, settings)
 
     def noise_bits(self, settings: Any) -> marked_noise.NoiseBits:
         """Returns where its noise gets its random bits."""
@@ -132,8 +129,6 @@ class _Round:
         """Returns the state after rounds and their other results, or None if they cannot be one graph."""
         if self._wrapped or list(self._server) != [0] or list(self._clients) != [1]:
             return None
-        from tff_dp.execution.round import fused
-
         flat = self._server[0].flat(state)
         for cohort in cohorts:
             self._clients[1].clients(cohort)
@@ -188,23 +183,17 @@ def _form_of(comp: Any) -> Any:
     TFF would have TensorFlow optimize each graph, which takes most of the time and writes loops and
     branches in the way of TensorFlow 1; graphs are optimized where they run anyway.
     """
-    import tensorflow as tf
-    from tensorflow_federated.python.core.backends import mapreduce
-
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
-    return mapreduce.get_map_reduce_form_for_computation(comp, grappler_config=config)
+    return tff.backends.mapreduce.get_map_reduce_form_for_computation(comp, grappler_config=config)
 
 
 def _placements(
     parameter: Any,
 ) -> tuple[list[str | None] | None, list[Any], list[int], list[int]]:
     """Returns arguments' names (None for a single one), types, and who are the server's and clients'."""
-    from tensorflow_federated.python.common_libs import structure
-
-    tff = _compat.load_tff()
     single = isinstance(parameter, tff.FederatedType)
-    named = [(None, parameter)] if single else list(structure.to_elements(parameter))
+    named = [(None, parameter)] if single else list(tff.structure.to_elements(parameter))
     types = [part for _, part in named]
     if not all(isinstance(part, tff.FederatedType) for part in types):
         raise NotImplementedError("it has an argument without one placement")
@@ -215,7 +204,6 @@ def _placements(
 
 def _wrapper(comp: Any, types: list[Any], server: list[int], clients: list[int]) -> Any:
     """Returns a computation of MapReduce form: it passes the server's arguments on beside its results."""
-    tff = _compat.load_tff()
     state_type = tff.FederatedType(
         tff.StructType([types[i].member for i in server]) if server else np.int32, tff.SERVER
     )

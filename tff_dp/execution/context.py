@@ -15,11 +15,14 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tff_dp import _checks, _compat
+from tff_dp import _caching, _checks, _compat
 from tff_dp.errors import ComputationError
-from tff_dp.execution import lock, marked_noise
-from tff_dp.execution.compilation import NoForm, runner_of
+from tff_dp.execution import compilation, devices, lock, marked_noise
+from tff_dp.execution.round import noise_source
+from tff_dp.execution.settings import Settings
 from tff_dp.execution.stock import is_managed, stock
+
+tff = _compat.tff.load()
 
 _STRATEGIES = ("auto", "scan", "vmap", "call")
 _RANDOM_BITS = ("auto", "philox", "aes-ctr")
@@ -34,6 +37,7 @@ def fast(
     strict: bool = False,
     seed: int | None = None,
     random_bits: str = "auto",
+    workers: int | None = None,
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
@@ -63,6 +67,9 @@ def fast(
         with noise that it does not reach, such as noise that clients draw, is refused; "auto" takes
         Philox for it, and where the package is missing. `explain` and the statement of a result say
         which it was.
+      workers: How many threads of a CPU, or devices if there are several, run parts of a cohort at the
+        same time; in [1, inf), and at most the number of devices. None for as many threads as there are
+        cores, or all devices. Results do not depend on it, not even in their last bits.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -77,9 +84,16 @@ def fast(
     """
     with contextlib.ExitStack() as stack:
         context = make_context(
-            stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+            stack,
+            strategy,
+            device,
+            xla=xla,
+            strict=strict,
+            seed=seed,
+            random_bits=random_bits,
+            workers=workers,
         )
-        with _compat.load_tff().framework.get_context_stack().install(context):
+        with tff.framework.get_context_stack().install(context):
             yield context
 
 
@@ -91,6 +105,7 @@ def install(
     strict: bool = False,
     seed: int | None = None,
     random_bits: str = "auto",
+    workers: int | None = None,
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 
@@ -103,6 +118,7 @@ def install(
       strict: See `fast`.
       seed: See `fast`.
       random_bits: See `fast`.
+      workers: See `fast`.
 
     Returns:
       The execution context.
@@ -114,15 +130,22 @@ def install(
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     context = make_context(
-        stack, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+        stack,
+        strategy,
+        device,
+        xla=xla,
+        strict=strict,
+        seed=seed,
+        random_bits=random_bits,
+        workers=workers,
     )
-    _compat.load_tff().framework.set_default_context(context)
+    tff.framework.set_default_context(context)
     return context
 
 
 def is_seeded() -> bool:
     """Returns whether the context in effect draws its random numbers from a seed: if so, not private."""
-    current = _compat.load_tff().framework.get_context_stack().current
+    current = tff.framework.get_context_stack().current
     return bool(getattr(current, "is_seeded", False))
 
 
@@ -144,9 +167,6 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
         `federated_context`.
     """
     _checks.optional_flag("xla", xla)
-    from tensorflow_federated.python.core.impl.execution_contexts import sync_execution_context
-
-    tff = _compat.load_tff()
     current = tff.framework.get_context_stack().current
     if isinstance(current, (tff.program.FederatedContext, tff.framework.AsyncContext)):
         context = getattr(current, "synchronous", None)
@@ -158,9 +178,7 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
             )
         with tff.framework.get_context_stack().install(context):
             yield context
-    elif is_managed(current) or not isinstance(
-        current, sync_execution_context.SyncExecutionContext
-    ):
+    elif is_managed(current) or not isinstance(current, tff.framework.SyncExecutionContext):
         yield current
     else:
         with fast(xla=xla) as context:
@@ -180,7 +198,7 @@ def expecting(rounds: int) -> Iterator[None]:
       ArgumentError: The number is outside its bound.
     """
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
-    settings = getattr(_compat.load_tff().framework.get_context_stack().current, "settings", None)
+    settings = getattr(tff.framework.get_context_stack().current, "settings", None)
     if settings is None:  # stock TFF
         yield
         return
@@ -197,6 +215,7 @@ def make_context(
     strict: bool,
     seed: int | None,
     random_bits: str,
+    workers: int | None,
 ) -> Any:
     """Returns the context of `fast`; what it starts later is put onto the stack."""
     xla = _checks.optional_flag("xla", xla)
@@ -206,63 +225,76 @@ def make_context(
     if seed is not None:
         seed = _checks.integer("seed", seed, f"[0, {2**128})", "Pass a non-negative whole number.")
     _checks.one_of("random_bits", random_bits, _RANDOM_BITS)
-    tff = _compat.load_tff()
-    from tff_dp.execution import compilation, devices
-    from tff_dp.execution.round import noise_source
-    from tff_dp.execution.settings import Settings
-
+    if workers is not None:
+        workers = _checks.integer("workers", workers, "[1, inf)", "Leave it out for all there are.")
     noise_source.check(random_bits)
+    _caching.prepare()
     settings = Settings(
         strategy=strategy,
         xla=xla,
         seed=seed,
         random_bits=random_bits,
-        places=devices.choose(device),
+        places=devices.choose(device, workers),
     )
-    fallback: list[Any] = []
+    return FastContext(settings, stack, strict=strict)
 
-    class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined]
-        """See `fast`."""
 
-        is_seeded = seed is not None
+class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined]
+    """See `fast`.
 
-        @property
-        def settings(self) -> Any:
-            """How it runs computations."""
-            return settings
+    Args:
+      settings: How it runs computations.
+      stack: What it starts later is put onto it: stock TFF's worker.
+      strict: Whether to raise instead of falling back to stock TFF.
+    """
 
-        def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
-            """Returns where a computation's noise gets its random bits."""
-            with lock.lock:
-                return compilation.noise_bits(comp, settings)
+    def __init__(self, settings: Settings, stack: contextlib.ExitStack, *, strict: bool) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._strict = strict
+        self._fallback: Any = None
 
-        def invoke(self, comp: Any, arg: Any) -> Any:
-            with lock.lock:
-                return self._invoke(comp, arg)
+    @property
+    def is_seeded(self) -> bool:
+        """Whether random numbers come from a seed."""
+        return self._settings.seed is not None
 
-        def _invoke(self, comp: Any, arg: Any) -> Any:
-            found = runner_of(comp)
-            if not isinstance(found, NoForm):
-                with settings.places.scope():
-                    return found(arg, settings)
-            what = f"A computation of type {str(comp.type_signature)[:100]}"
-            if strict:
-                raise ComputationError(
-                    f"{what} has no form that runs in this process: {found.reason}. strict=True "
-                    "refuses stock TFF; leave it out to allow it."
-                )
-            marked_noise.refuse(compilation.noise_bits(comp, settings))
-            if not found.warned:
-                found.warned = True
-                warnings.warn(
-                    f"{what} runs on stock TFF, because it has no form that runs in this process: "
-                    f"{found.reason}. Its random numbers are seeded by TensorFlow, with 32 bits, or by "
-                    "the clock.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-            if not fallback:  # the worker starts only if something needs it
-                fallback.append(stack.enter_context(stock(install=False, secure_sums=True)))
-            return fallback[0].invoke(comp, arg)
+    @property
+    def settings(self) -> Settings:
+        """How it runs computations."""
+        return self._settings
 
-    return FastContext()
+    def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
+        """Returns where a computation's noise gets its random bits."""
+        with lock.lock:
+            return compilation.noise_bits(comp, self._settings)
+
+    def invoke(self, comp: Any, arg: Any) -> Any:
+        """Runs a computation."""
+        with lock.lock:
+            return self._invoke(comp, arg)
+
+    def _invoke(self, comp: Any, arg: Any) -> Any:
+        found = compilation.runner_of(comp)
+        if not isinstance(found, compilation.NoForm):
+            with self._settings.places.scope():
+                return found(arg, self._settings)
+        what = f"A computation of type {str(comp.type_signature)[:100]}"
+        if self._strict:
+            raise ComputationError(
+                f"{what} has no form that runs in this process: {found.reason}. strict=True "
+                "refuses stock TFF; leave it out to allow it."
+            )
+        marked_noise.refuse(compilation.noise_bits(comp, self._settings))
+        if not found.warned:
+            found.warned = True
+            warnings.warn(
+                f"{what} runs on stock TFF, because it has no form that runs in this process: "
+                f"{found.reason}. Its random numbers are seeded by TensorFlow, with 32 bits, or by "
+                "the clock.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        if self._fallback is None:  # the worker starts only if something needs it
+            self._fallback = self._stack.enter_context(stock(install=False, secure_sums=True))
+        return self._fallback.invoke(comp, arg)

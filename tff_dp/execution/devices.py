@@ -7,9 +7,9 @@ import dataclasses
 import os
 from typing import Any
 
-from tff_dp.errors import ArgumentError
+import tensorflow as tf
 
-_MOST_THREADS = 8
+from tff_dp.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Places:
 
     Attributes:
       on_gpu: Whether they run on GPUs.
-      names: Devices that take parts of a large cohort at the same time; empty names for threads of
-        whatever device the graph is on.
+      names: The workers that take parts of a large cohort at the same time: names of devices, or empty
+        names for threads of whatever device the graph is on.
       resident_bytes: Bytes of examples that may stay on a device between rounds.
       default: The device of everything else, or None for TensorFlow's choice.
     """
@@ -29,14 +29,16 @@ class Places:
     resident_bytes: int
     default: str | None
 
+    def of_parts(self, parts: int) -> tuple[str, ...]:
+        """Returns the workers that run a number of parts: no more than there are parts."""
+        return self.names[:parts]
+
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which graphs are called on the default device."""
-        import tensorflow as tf
-
         return tf.device(self.default) if self.default else contextlib.nullcontext()
 
 
-def choose(device: str) -> Places:
+def choose(device: str, workers: int | None = None) -> Places:
     """Returns where graphs run.
 
     A GPU's memory is taken as it is needed, not all at once: memory growth is switched on unless
@@ -44,12 +46,12 @@ def choose(device: str) -> Places:
 
     Args:
       device: "auto", "cpu" or "gpu".
+      workers: How many devices to use, if there are several, or otherwise how many threads of a CPU, in
+        [1, inf); None for all devices, or as many threads as there are cores.
 
     Raises:
-      ArgumentError: There is no GPU.
+      ArgumentError: There is no GPU, or there are more workers than devices of several.
     """
-    import tensorflow as tf
-
     present = tf.config.list_physical_devices("GPU")
     gpus = present if device != "cpu" else []
     if device == "gpu" and not gpus:
@@ -60,10 +62,16 @@ def choose(device: str) -> Places:
     for gpu in present:
         with contextlib.suppress(RuntimeError):  # started already: its setting stays
             tf.config.experimental.set_memory_growth(gpu, True)
+    kind = "GPU" if gpus else "CPU"
+    names = tuple(place.name for place in tf.config.list_logical_devices(kind))
+    if len(names) == 1 and not gpus:
+        names = ("",) * (workers or os.cpu_count() or 1)
+    elif workers is not None and workers > len(names):
+        raise ArgumentError(
+            f"workers={workers}: expected a whole number in [1, {len(names)}], the number of {kind}s "
+            "that TensorFlow sees. Leave it out to use all of them."
+        )
+    names = names[:workers]
     if gpus:
-        names = tuple(place.name for place in tf.config.list_logical_devices("GPU"))
         return Places(True, names, 1 << 31, None)
-    names = tuple(place.name for place in tf.config.list_logical_devices("CPU"))
-    if len(names) == 1:
-        names = ("",) * min(os.cpu_count() or 1, _MOST_THREADS)
     return Places(False, names, 1 << 28, "/CPU:0" if present else None)

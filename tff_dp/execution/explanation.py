@@ -8,6 +8,9 @@ from typing import Any
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import compilation, lock, marked_noise
+from tff_dp.execution.settings import Settings
+
+tff = _compat.tff.load()
 
 _PARTS = ("initialize", "next", "get_model_weights", "set_model_weights")
 
@@ -25,7 +28,6 @@ def explain(computation_or_process: Any) -> str:
       ArgumentError: It is neither.
       StackError: TFF cannot be imported.
     """
-    tff = _compat.load_tff()
     given = computation_or_process
     if isinstance(given, tff.Computation):
         named = [("computation", given)]
@@ -37,8 +39,6 @@ def explain(computation_or_process: Any) -> str:
             f"computation_or_process={type(given).__name__}: expected a tff.Computation or a process "
             "with initialize and next. Pass process, or process.next."
         )
-    from tff_dp.execution.settings import Settings
-
     current = tff.framework.get_context_stack().current
     settings = getattr(current, "settings", None) or Settings()
     with lock.lock:

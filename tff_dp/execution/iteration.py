@@ -10,6 +10,8 @@ from tff_dp._arrays import arrays_of
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import compilation, lock, values
 
+tff = _compat.tff.load()
+
 
 def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, list[Any]]:
     """Runs rounds that follow on each other, as one graph call where that is possible.
@@ -34,7 +36,6 @@ def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, 
       ArgumentError: The computation has no state to hand on.
       ComputationError: A client's computation fails; no state is returned then.
     """
-    tff = _compat.load_tff()
     result = computation.type_signature.result
     if not isinstance(result, tff.StructType) or not len(result):
         raise ArgumentError(

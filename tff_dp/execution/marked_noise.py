@@ -9,8 +9,10 @@ from typing import Any
 from tff_dp import _checks, _compat
 from tff_dp.errors import ComputationError
 
+tff = _compat.tff.load()
+
 # Random operations of a plan's noise stand under a name scope of this name; TFF keeps it. That it is
-# `tff_dp.noise.words.SCOPE` is tested: an import would bring TensorFlow.
+# `tff_dp.noise.words.SCOPE` is tested: this package imports nothing of tff_dp above the lowest layer.
 NOISE_SCOPE = "tff_dp_noise"
 
 PHILOX = (
@@ -24,7 +26,7 @@ AES_CTR = (
 SEEDED = "a seed that was given to the execution context: not private"
 NONE = "no noise"
 _REMEDY = "Noise that others could guess protects nobody, so the computation was not run."
-# From a computation's id to a weak reference to it and whether it is marked; see `compiling`.
+# From a computation's id to a weak reference to it and whether it is marked; see `compilation`.
 _marked: dict[int, tuple[weakref.ref[Any], bool]] = {}
 
 
@@ -55,7 +57,7 @@ def is_marked(computation: Any) -> bool:
     key = id(computation)
     held = _marked.get(key)
     if held is None or held[0]() is not computation:
-        proto = _compat.load_tff().framework.serialize_computation(computation)
+        proto = tff.framework.serialize_computation(computation)
         found = NOISE_SCOPE.encode() in proto.SerializeToString()
         held = weakref.ref(computation, lambda _: _marked.pop(key, None)), found
         _marked[key] = held
@@ -68,7 +70,7 @@ def noise_bits(computation: Any) -> NoiseBits:
     Args:
       computation: A `tff.Computation`, such as a process's `next`.
     """
-    context = _compat.load_tff().framework.get_context_stack().current
+    context = tff.framework.get_context_stack().current
     told = getattr(context, "noise_bits", None)
     if told is not None:
         found: NoiseBits = told(computation)

@@ -14,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tff_dp import _checks, _compat
+from tff_dp._compat.tff import internals
 from tff_dp.errors import ComputationError
 from tff_dp.execution import marked_noise
-from tff_dp.execution.context import make_context
+from tff_dp.execution.context import FastContext, make_context
+
+tff = _compat.tff.load()
 
 _LEFT = (
     "The block of execution.federated_context() was left before this computation was run. Await its "
@@ -38,6 +41,7 @@ def federated_context(
     strict: bool = False,
     seed: int | None = None,
     random_bits: str = "auto",
+    workers: int | None = None,
     install: bool = True,
 ) -> Iterator[Any]:
     """Runs the federated programs of a `with` block in this process.
@@ -64,6 +68,7 @@ def federated_context(
       strict: See `fast`.
       seed: See `fast`. Calls take their keys in the order in which they run.
       random_bits: See `fast`.
+      workers: See `fast`.
       install: Whether the context that is yielded is in effect in the block, for the thread that
         enters it; otherwise, it is in effect where it is installed (`tff.framework.set_default_context`).
 
@@ -79,15 +84,21 @@ def federated_context(
     _checks.optional_flag("xla", xla)
     _checks.flag("strict", strict)
     _checks.flag("install", install)
-    tff = _compat.load_tff()
     with contextlib.ExitStack() as resources:
         context = make_context(
-            resources, strategy, device, xla=xla, strict=strict, seed=seed, random_bits=random_bits
+            resources,
+            strategy,
+            device,
+            xla=xla,
+            strict=strict,
+            seed=seed,
+            random_bits=random_bits,
+            workers=workers,
         )
         executor = ThreadPoolExecutor(1, thread_name_prefix="tff_dp-calls")
         # After `resources`, and so before them: no call may lose its stock TFF while it runs.
         with contextlib.closing(_Calls(executor)) as calls:
-            federated = _federated(context, calls)
+            federated = FastFederatedContext(context, calls)
             if install:
                 with tff.framework.get_context_stack().install(federated):
                     yield federated
@@ -125,92 +136,99 @@ class _Calls:
         return self._closed
 
 
-def _federated(context: Any, calls: _Calls) -> Any:
-    """Returns the federated context around one of `fast`."""
-    from tensorflow_federated.python.common_libs import structure
-    from tensorflow_federated.python.core.impl.types import type_conversions
+class _AsyncFastContext(tff.framework.AsyncContext):  # type: ignore[misc, name-defined]
+    """The asynchronous version of `fast`'s context."""
 
-    tff = _compat.load_tff()
+    def __init__(self, context: FastContext, calls: _Calls) -> None:
+        self._synchronous = context
+        self._calls = calls
 
-    class AsyncFastContext(tff.framework.AsyncContext):  # type: ignore[misc, name-defined]
-        """The asynchronous version of `fast`'s context."""
+    async def invoke(self, comp: Any, arg: Any) -> Any:
+        if asyncio.iscoroutine(arg):
+            arg = await arg
+        return await self._calls.call(self._synchronous.invoke, comp, arg)
 
-        async def invoke(self, comp: Any, arg: Any) -> Any:
-            if asyncio.iscoroutine(arg):
-                arg = await arg
-            return await calls.call(context.invoke, comp, arg)
 
-    class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[misc, name-defined]
-        """See `federated_context`."""
+class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[misc, name-defined]
+    """See `federated_context`."""
 
-        is_seeded = context.is_seeded
+    def __init__(self, context: FastContext, calls: _Calls) -> None:
+        self._awaited = _AsyncFastContext(context, calls)
+        super().__init__(self._awaited)
+        self._synchronous = context
 
-        @property
-        def settings(self) -> Any:
-            """How it runs computations."""
-            return context.settings
+    @property
+    def is_seeded(self) -> bool:
+        """Whether random numbers come from a seed."""
+        return self._synchronous.is_seeded
 
-        @property
-        def synchronous(self) -> Any:
-            """The same context for calls that return values."""
-            return context
+    @property
+    def settings(self) -> Any:
+        """How it runs computations."""
+        return self._synchronous.settings
 
-        def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
-            """Returns where a computation's noise gets its random bits."""
-            found: marked_noise.NoiseBits = context.noise_bits(comp)
-            return found
+    @property
+    def synchronous(self) -> FastContext:
+        """The same context for calls that return values."""
+        return self._synchronous
 
-        def invoke(self, comp: Any, arg: Any) -> Any:
-            result_type = comp.type_signature.result
-            if not tff.program.contains_only_server_placed_data(result_type):
-                raise ValueError(
-                    "Expected the result type of `comp` to contain only structures, server-placed "
-                    f"values, or tensors, found {result_type}."
-                )
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                raise ComputationError(_NO_LOOP) from None
-            task = asyncio.create_task(self._invoke(comp, arg))
-            return type_conversions.type_to_py_container(references(task, result_type), result_type)
+    def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
+        """Returns where a computation's noise gets its random bits."""
+        return self._synchronous.noise_bits(comp)
 
-        async def _invoke(self, comp: Any, arg: Any) -> Any:
-            if comp.type_signature.parameter is not None:
-                arg = await _materialized(arg, comp.type_signature.parameter)
-            return await self._context.invoke(comp, arg)
+    def invoke(self, comp: Any, arg: Any) -> Any:
+        """Returns references to the values that a computation will have returned."""
+        result_type = comp.type_signature.result
+        if not tff.program.contains_only_server_placed_data(result_type):
+            raise ValueError(
+                "Expected the result type of `comp` to contain only structures, server-placed "
+                f"values, or tensors, found {result_type}."
+            )
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise ComputationError(_NO_LOOP) from None
+        task = asyncio.create_task(self._invoke(comp, arg))
+        return tff.types.type_to_py_container(_references(task, result_type), result_type)
 
-    class Reference(tff.program.NativeValueReference):  # type: ignore[misc, name-defined]
-        """A part of what a task returns.
+    async def _invoke(self, comp: Any, arg: Any) -> Any:
+        if comp.type_signature.parameter is not None:
+            arg = await _materialized(arg, comp.type_signature.parameter)
+        return await self._awaited.invoke(comp, arg)
 
-        TFF makes a task for each part, and asyncio complains of each of them that nobody awaits once a
-        call has failed: a hundred tracebacks a round, after the one that counts.
-        """
 
-        def __init__(self, task: Any, type_signature: Any, path: tuple[int, ...]) -> None:
-            super().__init__(task, type_signature)
-            self._path = path
+class _Reference(tff.program.NativeValueReference):  # type: ignore[misc, name-defined]
+    """A part of what a task returns.
 
-        async def get_value(self) -> Any:
-            value = await self._task
-            for index in self._path:
-                value = structure.from_container(value)[index]
-            return value
+    TFF makes a task for each part, and asyncio complains of each of them that nobody awaits once a
+    call has failed: a hundred tracebacks a round, after the one that counts.
+    """
 
-        def __eq__(self, other: object) -> bool:
-            if not isinstance(other, Reference):
-                return NotImplemented
-            return self._task is other._task and self._path == other._path
+    def __init__(self, task: Any, type_signature: Any, path: tuple[int, ...]) -> None:
+        super().__init__(task, type_signature)
+        self._whole = task
+        self._path = path
 
-    def references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
-        """Returns a structure of references to the parts of what a task returns."""
-        if isinstance(kind, tff.FederatedType):
-            return references(task, kind.member, path)
-        if not isinstance(kind, tff.StructType):
-            return Reference(task, kind, path)
-        parts = enumerate(structure.to_elements(kind))
-        return structure.Struct([(n, references(task, k, (*path, i))) for i, (n, k) in parts])
+    async def get_value(self) -> Any:
+        value = await self._whole
+        for index in self._path:
+            value = tff.structure.from_container(value)[index]
+        return value
 
-    return FastFederatedContext(AsyncFastContext())
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Reference):
+            return NotImplemented
+        return self._whole is other._whole and self._path == other._path
+
+
+def _references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
+    """Returns a structure of references to the parts of what a task returns."""
+    if isinstance(kind, tff.FederatedType):
+        return _references(task, kind.member, path)
+    if not isinstance(kind, tff.StructType):
+        return _Reference(task, kind, path)
+    parts = enumerate(tff.structure.to_elements(kind))
+    return tff.structure.Struct([(n, _references(task, k, (*path, i))) for i, (n, k) in parts])
 
 
 async def _materialized(value: Any, value_type: Any) -> Any:
@@ -219,16 +237,12 @@ async def _materialized(value: Any, value_type: Any) -> Any:
     Where each client has a structure, TFF takes the list of clients for one structure, and cuts it off at
     the structure's length.
     """
-    from tensorflow_federated.python.common_libs import structure
-    from tensorflow_federated.python.program import native_platform
-
-    tff = _compat.load_tff()
     if isinstance(value_type, tff.FederatedType) and value_type.placement is tff.CLIENTS:
         return value
     if isinstance(value_type, tff.StructType):  # at the top: the arguments, or a structure of them
-        kinds = structure.to_elements(value_type)
-        parts = structure.from_container(value)
+        kinds = tff.structure.to_elements(value_type)
+        parts = tff.structure.from_container(value)
         found = [_materialized(part, kind) for part, (_, kind) in zip(parts, kinds, strict=True)]
         names = [name for name, _ in kinds]
-        return structure.Struct(zip(names, await asyncio.gather(*found), strict=True))
-    return await native_platform._materialize_structure_of_references(value, value_type)
+        return tff.structure.Struct(zip(names, await asyncio.gather(*found), strict=True))
+    return await internals.materialized(value, value_type)

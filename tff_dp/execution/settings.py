@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tff_dp.execution import devices
-from tff_dp.execution.cohort import tables
+from tff_dp.execution.cohort.resident import Resident
 from tff_dp.execution.graph import random_words, randomness
 from tff_dp.execution.round import compile_policy
+from tff_dp.execution.round.backend import Backend
 
 
 @dataclasses.dataclass(eq=False)
@@ -28,6 +29,8 @@ class Settings:
       places: The devices.
       calls: How many calls have drawn a key.
       expected: How many rounds are expected in all; None if nobody has said.
+      backend: From the in-process backend of a computation to the backend that its rounds of several
+        blocks run in.
       resident: The arrays that stay on the device.
     """
 
@@ -38,10 +41,11 @@ class Settings:
     places: devices.Places = dataclasses.field(default_factory=lambda: devices.choose("auto"))
     calls: int = 0
     expected: int | None = None
-    resident: tables.Resident = dataclasses.field(init=False)
+    backend: Callable[[Backend], Backend] = lambda here: here
+    resident: Resident = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        self.resident = tables.Resident(self.places.resident_bytes)
+        self.resident = Resident(self.places.resident_bytes)
         self._trained: weakref.WeakKeyDictionary[Any, compile_policy.Trained] = (
             weakref.WeakKeyDictionary()
         )
@@ -67,9 +71,10 @@ class Settings:
 
     def trained(self, runner: Any) -> compile_policy.Trained:
         """Returns what the clients of a computation have trained in this context."""
-        if runner not in self._trained:
-            self._trained[runner] = compile_policy.Trained(self.compiles_at_once)
-        return self._trained[runner]
+        found = self._trained.get(runner)
+        if found is None:
+            found = self._trained[runner] = compile_policy.Trained(self.compiles_at_once)
+        return found
 
     def root(self) -> np.ndarray:
         """Returns the root key of the next call, uint64 [2]."""

@@ -1,6 +1,6 @@
 """Stock TFF, with a worker process that ends when it should.
 
-`tff_dp._compat.worker_process` has the worker: a process in which TFF 0.87 runs every computation.
+`tff_dp._compat.tff.worker_process` has the worker: a process in which TFF 0.87 runs every computation.
 """
 
 from __future__ import annotations
@@ -12,58 +12,62 @@ from collections.abc import Iterator
 from typing import Any
 
 from tff_dp import _checks, _compat
-from tff_dp._compat import worker_process
+from tff_dp._compat.tff import worker_process
 from tff_dp.errors import ComputationError
 from tff_dp.execution import marked_noise
+
+tff = _compat.tff.load()
 
 _managed: weakref.WeakSet[Any] = weakref.WeakSet()  # the contexts that `stock` has made
 
 
+class StockContext(tff.framework.SyncExecutionContext):  # type: ignore[misc, name-defined]
+    """See `stock`.
+
+    Args:
+      unkeyed_noise: See `stock`.
+      **arguments: Those of `tff.framework.SyncExecutionContext`.
+    """
+
+    def __init__(self, *, unkeyed_noise: bool, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._runs_noise = unkeyed_noise
+
+    def invoke(self, comp: Any, arg: Any) -> Any:
+        """Runs a computation."""
+        if not self._runs_noise and marked_noise.is_marked(comp):
+            raise ComputationError(
+                marked_noise.refusal(
+                    "stock TFF has TensorFlow seed random operations, with 32 bits or by the clock",
+                    "Run it in tff_dp.execution.fast(); or, only to compare with stock TFF, in "
+                    "tff_dp.execution.stock(unkeyed_noise=True).",
+                )
+            )
+        return super().invoke(comp, arg)
+
+
 def _compiled(comp: Any, secure_sums: bool) -> Any:
     """Returns a computation as TFF's local contexts compile it, or those of its test backend."""
-    from tensorflow_federated.python.core.backends.native import compiler
-    from tensorflow_federated.python.core.backends.test import compiler as test_compiler
-
     if secure_sums:
-        comp = test_compiler.replace_secure_intrinsics_with_bodies(comp)
-    return compiler.desugar_and_transform_to_native(comp)
+        comp = tff.backends.test.replace_secure_intrinsics_with_bodies(comp)
+    return tff.backends.native.desugar_and_transform_to_native(comp)
 
 
 def _context(worker: worker_process.Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
     """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
-    from tensorflow_federated.python.core.environments.tensorflow_frontend import (
-        tensorflow_computation,
-    )
-    from tensorflow_federated.python.core.impl.execution_contexts import sync_execution_context
-    from tensorflow_federated.python.core.impl.executor_stacks import python_executor_stacks
-    from tensorflow_federated.python.core.impl.executors import remote_executor
-    from tensorflow_federated.python.core.impl.types import placements
 
     def stack(cardinalities: dict[Any, int]) -> Any:
-        cardinalities.setdefault(placements.CLIENTS, 0)
-        executor = remote_executor.RemoteExecutor(worker.stub, stream_structs=False)
+        cardinalities.setdefault(tff.CLIENTS, 0)
+        executor = tff.framework.RemoteExecutor(worker.stub, stream_structs=False)
         executor.set_cardinalities(cardinalities)
         return executor
 
-    class StockContext(sync_execution_context.SyncExecutionContext):  # type: ignore[misc]
-        """See `stock`."""
-
-        def invoke(self, comp: Any, arg: Any) -> Any:
-            if not unkeyed_noise and marked_noise.is_marked(comp):
-                raise ComputationError(
-                    marked_noise.refusal(
-                        "stock TFF has TensorFlow seed random operations, with 32 bits or by the clock",
-                        "Run it in tff_dp.execution.fast(); or, only to compare with stock TFF, in "
-                        "tff_dp.execution.stock(unkeyed_noise=True).",
-                    )
-                )
-            return super().invoke(comp, arg)
-
     return StockContext(
-        executor_fn=python_executor_stacks.ResourceManagingExecutorFactory(executor_stack_fn=stack),
+        unkeyed_noise=unkeyed_noise,
+        executor_fn=tff.framework.ResourceManagingExecutorFactory(executor_stack_fn=stack),
         compiler_fn=lambda comp: _compiled(comp, secure_sums),
-        transform_args=tensorflow_computation.transform_args,
-        transform_result=tensorflow_computation.transform_result,
+        transform_args=tff.tensorflow.transform_args,
+        transform_result=tff.tensorflow.transform_result,
     )
 
 
@@ -100,7 +104,6 @@ def stock(
     _checks.flag("install", install)
     _checks.flag("unkeyed_noise", unkeyed_noise)
     _checks.flag("secure_sums", secure_sums)
-    tff = _compat.load_tff()
     with open(os.devnull if log is None else log, "ab") as sink:
         worker = worker_process.Worker(
             sink,

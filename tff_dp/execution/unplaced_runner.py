@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution import arguments, marked_noise, values
-from tff_dp.execution.graph import imported_graph, program, randomness, traced
+from tff_dp.execution.graph import emitter, imported_graph, program, randomness, traced
 from tff_dp.execution.round import failures, noise_source, programs
 from tff_dp.execution.settings import Settings
 
@@ -50,7 +50,7 @@ class LocalRunner:
         return noise_source.of_program(self._program, settings)
 
     def _emit(self, root: tf.Tensor, *arguments: tf.Tensor) -> list[tf.Tensor]:
-        results, failed = self._program.emit(arguments, randomness.fold(root, 0))
+        results, failed = emitter.emit(self._program, arguments, randomness.fold(root, 0))
         return [failed, *results]
 
     def __call__(self, arg: Any, settings: Settings) -> Any:
@@ -62,6 +62,6 @@ class LocalRunner:
             results = self._graph(given, key)
         else:
             inputs = [tf.constant(settings.root()), *self._program.tensors(given)]
-            failed, *results = _compat.call_flat(self._graph, inputs)
+            failed, *results = tf_compat.call_flat(self._graph, inputs)
             failures.raise_if_failed([programs.SERVER_FAILED, int(failed)], self._program.checks, 0)
         return self._result.value(results)

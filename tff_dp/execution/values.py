@@ -8,8 +8,11 @@ from typing import Any
 
 import attrs
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _compat
+
+tff = _compat.tff.load()
 
 
 class Layout:
@@ -92,7 +95,6 @@ class _Place(int):
 
 
 def _tree(type_spec: Any) -> list[tuple[str | None, Any]] | None:
-    tff = _compat.load_tff()
     if isinstance(type_spec, tff.FederatedType):
         return _tree(type_spec.member)
     if isinstance(type_spec, tff.StructType):
@@ -109,13 +111,10 @@ def _collect(value: Any, tree: Any, found: list[Any]) -> None:
 
 
 def _structs(type_spec: Any, places: Iterator[int]) -> Any:
-    tff = _compat.load_tff()
     if isinstance(type_spec, tff.FederatedType):
         return _structs(type_spec.member, places)
     if isinstance(type_spec, tff.StructType):
-        from tensorflow_federated.python.common_libs import structure
-
-        return structure.Struct(
+        return tff.structure.Struct(
             [(name, _structs(part, places)) for name, part in _elements(type_spec)]
         )
     return _Place(next(places))
@@ -156,14 +155,11 @@ def fields_of(value: Any) -> list[Any]:
 
 def in_containers(value: Any, type_spec: Any) -> Any:
     """Returns a value in the Python containers that its type was annotated with."""
-    from tensorflow_federated.python.core.impl.types import type_conversions
-
-    return type_conversions.type_to_py_container(value, type_spec)
+    return tff.types.type_to_py_container(value, type_spec)
 
 
 def count_tensors(type_spec: Any) -> int:
     """Returns the number of tensors and sequences in a type."""
-    tff = _compat.load_tff()
     if isinstance(type_spec, tff.FederatedType):
         return count_tensors(type_spec.member)
     if isinstance(type_spec, tff.StructType):
@@ -173,7 +169,6 @@ def count_tensors(type_spec: Any) -> int:
 
 def leaves(type_spec: Any) -> list[Any]:
     """Returns the types of the tensors and sequences in a type, in order."""
-    tff = _compat.load_tff()
     if isinstance(type_spec, tff.FederatedType):
         return leaves(type_spec.member)
     if isinstance(type_spec, tff.StructType):
@@ -183,16 +178,12 @@ def leaves(type_spec: Any) -> list[Any]:
 
 def is_one_sequence(type_spec: Any) -> bool:
     """Returns whether a type is that of one sequence, in whatever structures."""
-    tff = _compat.load_tff()
     found = leaves(type_spec)
     return len(found) == 1 and isinstance(found[0], tff.SequenceType)
 
 
 def tensor_specs(leaf: Any) -> Any:
     """Returns the `tf.TensorSpec`s of a tensor's type, or of a sequence's elements, in a structure."""
-    tff = _compat.load_tff()
-    import tensorflow as tf
-
     if isinstance(leaf, tff.SequenceType):
         return [tensor_specs(part) for part in leaves(leaf.element)]
     return tf.TensorSpec(leaf.shape, leaf.dtype)
@@ -206,7 +197,6 @@ def spread(tensors: Sequence[Any], type_spec: Any, over: Any) -> list[Any]:
       type_spec: Their type.
       over: The type whose tensors they are for.
     """
-    tff = _compat.load_tff()
     if not isinstance(type_spec, tff.StructType):
         return [tensors[0]] * count_tensors(over)
     found, rest = [], list(tensors)
@@ -218,9 +208,7 @@ def spread(tensors: Sequence[Any], type_spec: Any, over: Any) -> list[Any]:
 
 
 def _elements(type_spec: Any) -> list[tuple[str | None, Any]]:
-    from tensorflow_federated.python.common_libs import structure
-
-    return list(structure.to_elements(type_spec))
+    return list(tff.structure.to_elements(type_spec))
 
 
 def _element(value: Any, position: int, name: str | None) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import warnings
 from types import TracebackType
 from typing import Any, Self
 
-from tff_dp import _checks
+from tff_dp import _checks, _warnings
 from tff_dp.accounting import EpsilonReport
 from tff_dp.charges import ChargedRun, Charges, incompatibility, new_run
 from tff_dp.errors import ArgumentError, LedgerError
@@ -19,23 +18,24 @@ from tff_dp.plan import PrivacyPlan
 
 
 class Ledger:
-    """The charges of one plan or several on one data set. One process at a time has it open.
+    """The charges of one or several plans on one data set. Only one process can have it open at a time.
 
     Args:
-      path: The file; made, with its `.head`, where there is none.
-      plan: Under which the next charges are made. A plan that is new to the ledger must have the
-        population, the unit, the neighbouring relation and the numbers of records of those before
-        it.
+      path: The path of the file. If there is none, it is made, together with its `.head`.
+      plan: The plan under which the next charges are made. A plan that is new to the ledger must
+        have the population, the unit, the neighboring relation and the numbers of records of the
+        plans that the ledger has charges for.
 
     Attributes:
-      dropped: What was dropped when the ledger was opened, or None.
+      dropped: A description of the incomplete line that was dropped when the ledger was opened, or
+        None.
 
     Raises:
-      ArgumentError: `path` is no path, or `plan` no plan.
-      LedgerError: Another process has it open; it is of plans that cannot be counted together with
-        this one; or lines are missing, torn or edited. Or no file can be made or written there: in a
-        folder that does not exist, in place of a folder or a device, or on a full disk. The message
-        says what to do; nothing has been changed then.
+      ArgumentError: `path` is not a path, or `plan` is not a plan.
+      LedgerError: Another process has the ledger open; its plans cannot be accounted for together
+        with this one; or lines are missing, torn or edited. Or no file can be made or written
+        there: the folder does not exist, the path is that of a folder or a device, or the disk is
+        full. The message says what to do; nothing has been changed.
     """
 
     def __init__(self, path: str | os.PathLike[str], plan: PrivacyPlan) -> None:
@@ -58,22 +58,22 @@ class Ledger:
 
     @property
     def runs(self) -> tuple[range, ...]:
-        """The rounds charged under this plan, run by run; a round charged again begins a run."""
+        """The rounds charged under this plan, for each run; a round charged again begins a new run."""
         return self.all_charges.of(self._plan)
 
     @property
     def all_charges(self) -> Charges:
-        """The charges under all plans."""
+        """The charges under all plans together."""
         return self._found.all_charges()
 
     @property
     def plans(self) -> tuple[PrivacyPlan, ...]:
-        """The plans that have a line, in the order of their lines."""
+        """The plans that have a line in the file, in the order of these lines."""
         return tuple(self._found.plans.values())
 
     @property
     def charges(self) -> int:
-        """How many rounds have been charged under all plans, those charged again included."""
+        """The number of rounds charged under all plans; a round charged twice counts twice."""
         return self._found.charges
 
     @property
@@ -93,25 +93,26 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes open the ledger."""
+        """Closes the ledger, so that other processes can open it."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def charge(self, round_number: int, count: int = 1, *, coins: str | None = None) -> None:
-        """Charges rounds that follow on each other. When it returns, the charges are on the disk.
+        """Charges consecutive rounds. When this returns, the charges are on the disk.
 
         Args:
-          round_number: The first of them, from 1; at most one after the last that was charged
-            under this plan, which goes on with that run. An earlier one begins another run, whose
-            rounds cost again.
-          count: How many; >= 1.
-          coins: As for `ChargedRun`; the same for all rounds of a run.
+          round_number: The first of the rounds, counted from 1. The round after the last one that
+            was charged under this plan continues that run. An earlier round begins a new run, whose
+            rounds are paid for again. A later round is refused.
+          count: The number of rounds; >= 1.
+          coins: A hash of the seed of the cohorts, or None; as for `ChargedRun`. It is the same for
+            all rounds of a run.
 
         Raises:
-          ArgumentError: A number is outside its bound; or another run has the same coins.
-          LedgerError: The ledger is closed, or could not be written. The rounds must not be run
-          then.
+          ArgumentError: A number is outside its bound, or another run has the same `coins`.
+          LedgerError: The ledger is closed, or could not be written. The rounds must then not be
+            run.
         """
         self._refuse_closed()
         last = self.last_round
@@ -119,7 +120,7 @@ class Ledger:
             "round_number",
             round_number,
             f"[1, {last + 1}]",
-            "Rounds are charged one after another.",
+            "Rounds are charged in order, without gaps.",
         )
         _checks.integer("count", count, "[1, inf)")
         name = new_run()
@@ -130,24 +131,24 @@ class Ledger:
         self._append(ChargedRun(plan=self._plan, rounds=rounds, run=name, coins=coins))
 
     def include(self, charges: Charges) -> None:
-        """Charges here what was charged elsewhere on the same data, where it is not here already.
+        """Charges runs that were charged elsewhere on the same data and are not in this ledger yet.
 
-        A run that was charged from a later round than its first counts from the first: too much,
-        and never too little.
+        A run that was charged from a later round on is counted from its first round: too much, and
+        never too little.
 
         Args:
-          charges: Such as `FitResult.charges` of a run without this ledger.
+          charges: The charges to include, such as `FitResult.charges` of a run without this ledger.
 
         Raises:
-          ArgumentError: They are without bound; or a run has the coins of another one.
-          LedgerError: The ledger is closed, or could not be written; the plans cannot be counted
-            together; or the ledger has lost rounds that the charges know of.
+          ArgumentError: The charges are unbounded, or two runs have the same `coins`.
+          LedgerError: The ledger is closed, or could not be written; the plans cannot be accounted
+            for together; or the ledger has lost rounds that the charges contain.
         """
         self._refuse_closed()
         if charges.unbounded:
             raise ArgumentError(
                 f"The ledger {self._path} cannot hold charges without a bound: the data were used "
-                "without differential privacy, and nothing that is charged later bounds that."
+                "without differential privacy, and no later charge can bound that."
             )
         for plan in charges.plans:
             self._refuse_incompatible(plan)
@@ -168,11 +169,14 @@ class Ledger:
             self._append(dataclasses.replace(run, rounds=range(1, run.rounds.stop)))
 
     def spent(self, delta: float | None = None) -> EpsilonReport:
-        """Returns what all charges under all plans together have spent.
+        """Returns what all charges under all plans have spent together.
 
         Args:
-          delta: Of the one epsilon; in (0, 1/N), N as for `PrivacyPlan`. By default the smallest
-            delta of the plans that have charged.
+          delta: The delta of the joint epsilon, in (0, 1/N), with N as for `PrivacyPlan`. By
+            default the smallest delta of the plans that have charges.
+
+        Returns:
+          The report; its epsilon is 0 if nothing has been charged.
 
         Raises:
           ArgumentError: delta is outside its bound.
@@ -181,7 +185,7 @@ class Ledger:
         return self._found.spent(delta)
 
     def _append(self, run: ChargedRun) -> None:
-        """Writes a run's charges, and its plan's line before the first ones, and acknowledges them."""
+        """Writes charges of a run, after the line of its plan if that is new, and acknowledges them."""
         if run.coins is not None and run.run not in self._found.runs:
             _ = self.all_charges | Charges(runs=(run,))  # refuses equal coins
         plan, name, rounds = run.plan, run.run, run.rounds
@@ -214,7 +218,7 @@ class Ledger:
                 found.last_hash = found.charge_hash = before
                 self._acknowledge()
         except OSError as error:
-            self.close()  # what is on the disk is found out when it is opened again
+            self.close()  # what has reached the disk is only known when the file is opened again
             raise LedgerError(
                 f"The ledger {self._path} could not be written: {error}. Make room or repair the "
                 "disk, and open it again; the round has not been run."
@@ -227,15 +231,15 @@ class Ledger:
             )
 
     def _refuse_incompatible(self, plan: PrivacyPlan) -> None:
-        # A plan without charges, such as that of a run that was refused, binds nobody.
+        # Only plans with charges matter: the plan of a run that was refused has none.
         charged = self.all_charges.plans
         difference = incompatibility(charged[0], plan) if charged else ""
         if difference:
             raise LedgerError(
-                f"The ledger {self._path} cannot take this plan, since no one epsilon could be "
-                "stated for it and for the ledger's plans. The ledger's and this plan's fields "
-                f"differ in {difference}. Make the plan with the ledger's values, or give it a "
-                "ledger of its own where it is for other data."
+                f"The ledger {self._path} cannot take this plan, since no joint epsilon could be "
+                "stated for it and for the ledger's plans. The fields of the ledger's plans and of "
+                f"this plan differ in {difference}. Make the plan with the ledger's values, or use "
+                "another ledger if the plan is for other data."
             )
 
     def _lock(self) -> None:
@@ -258,7 +262,7 @@ class Ledger:
         self._found = verified(self._path, whole, acknowledged)
         self._refuse_incompatible(self._plan)
         if whole != content:
-            # The head knows no charge beyond the whole lines, so that nobody has acted on this one.
+            # The head acknowledges only whole lines, so that nobody has acted on the torn one.
             os.ftruncate(self._file, len(whole))
             os.fsync(self._file)
             number = whole.count(b"\n") + 1
@@ -270,8 +274,8 @@ class Ledger:
         line, last_hash = lines.chained(lines.plan_line(self._plan), lines.START)
         if not line.startswith(torn):
             raise LedgerError(
-                f"{self._path} is no ledger: it begins with {torn[:20]!r}. Give the path of a "
-                "ledger, or one at which there is no file yet."
+                f"{self._path} is not a ledger: it begins with {torn[:20]!r}. Give the path of a "
+                "ledger, or a path at which there is no file yet."
             )
         if torn:
             os.ftruncate(self._file, 0)
@@ -282,9 +286,9 @@ class Ledger:
         self._acknowledge()
 
     def _acknowledge(self) -> None:
-        """Writes that all charges so far may be acted on."""
+        """Records in the head that all charges so far are on the disk and may be acted on."""
         lines.write_head(self._path, self.charges, self._found.charge_hash)
 
     def _report(self, what: str) -> None:
         self.dropped = what
-        warnings.warn(f"The ledger {self._path}: dropped {what}.", RuntimeWarning, stacklevel=5)
+        _warnings.warn(f"The ledger {self._path}: dropped {what}.", RuntimeWarning)

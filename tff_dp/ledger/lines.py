@@ -1,4 +1,4 @@
-"""The lines of a ledger: their hashes, and how they get to the disk."""
+"""The lines of a ledger: their hashes, and how they are written to the disk."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tff_dp.errors import LedgerError
 from tff_dp.plan import PrivacyPlan
 
 FORMAT = 2
-START = "0" * 64  # what stands for the hash before the first line's
-CIRCUMSTANCES = ("sampler", "population", "adjacency")  # of an event
+START = "0" * 64  # the first line has no line before it, whose hash this replaces
+CIRCUMSTANCES = ("sampler", "population", "adjacency")  # fields of a round beside its event
 RESTORE = (
     "Restore the ledger and its .head file from the same backup; or start a new ledger elsewhere, "
-    "and add what this one had spent to whatever the new one reports"
+    "and add what this one had spent to everything that the new one reports"
 )
 _PACKAGES = (
     "dp-accounting",
@@ -38,12 +38,27 @@ _PACKAGES = (
 
 
 def plan_line(plan: PrivacyPlan) -> dict[str, Any]:
-    """Returns the line of a plan: a file's first, or that before the plan's first charge."""
+    """Returns the content of the line that stands before the first charge under a plan.
+
+    Args:
+      plan: The plan.
+
+    Returns:
+      Plain values.
+    """
     return {"ledger": FORMAT, "plan": plan.to_dict(), "versions": versions()}
 
 
 def facts(plan: PrivacyPlan) -> dict[str, Any]:
-    """Returns what a charge says of its round. Nothing in it depends on the data."""
+    """Returns what a charge records about its round. Nothing in it depends on the data.
+
+    Args:
+      plan: The plan of the round.
+
+    Returns:
+      The event, the sampler, the population, the adjacency and the expected number of clients, as
+      plain values.
+    """
     event = plan.one_round().to_dict()
     circumstances = {name: event.pop(name) for name in CIRCUMSTANCES}
     return {"event": event, **circumstances, "expected_clients": plan.clients_per_round}
@@ -51,7 +66,7 @@ def facts(plan: PrivacyPlan) -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages that noise and accounting depend on."""
+    """Returns the installed versions of the packages that noise and accounting depend on."""
     found = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -60,32 +75,57 @@ def versions() -> dict[str, str]:
 
 
 def chained(entry: dict[str, Any], before: str) -> tuple[bytes, str]:
-    """Returns an entry's line, and its hash."""
+    """Adds an entry to the chain of hashes.
+
+    Args:
+      entry: The content of the line.
+      before: The hash of the line before it.
+
+    Returns:
+      The line, with both hashes and a line break, and its own hash.
+    """
     entry = {**entry, "previous": before}
     own = hash_of(entry)
     return canonical({**entry, "hash": own}) + b"\n", own
 
 
 def hash_of(value: Any) -> str:
-    """Returns the SHA-256 of a value's one representation."""
+    """Returns the SHA-256 hash of a value.
+
+    Args:
+      value: Plain values that JSON can hold.
+
+    Returns:
+      The hash of the canonical representation, in hexadecimal.
+    """
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def canonical(value: Any) -> bytes:
-    """Returns the one JSON representation of a value."""
+    """Returns the canonical JSON representation of a value, the same for equal values.
+
+    Args:
+      value: Plain values that JSON can hold; no NaN and no infinity.
+
+    Returns:
+      JSON with sorted keys and no spaces, as UTF-8.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def checked_path(name: str, path: Any) -> pathlib.Path:
-    """Returns the path of a ledger, if there is one or one can be made there. Changes nothing.
+    """Checks that there is a ledger at a path, or that one can be made there. Changes nothing.
 
     Args:
-      name: Of the argument.
-      path: Its value.
+      name: The name of the argument, as the caller wrote it.
+      path: The path to check.
+
+    Returns:
+      The path.
 
     Raises:
-      ArgumentError: It is no path; a number would be taken for an open file.
-      LedgerError: There can be no ledger.
+      ArgumentError: The value is not a path. (A number would be used as an open file descriptor.)
+      LedgerError: There cannot be a ledger at this path.
     """
     _checks.instance(
         name, path, (str, os.PathLike), "Give the path of a file, as a string or a Path."
@@ -101,7 +141,7 @@ def checked_path(name: str, path: Any) -> pathlib.Path:
         if not stat.S_ISREG(mode):
             raise LedgerError(
                 f"{where} is a device or a pipe, which keeps no charges: expected a file. Give the path "
-                "of a ledger, or one at which there is no file yet."
+                "of a ledger, or a path at which there is no file yet."
             )
     except FileNotFoundError:
         if not found.parent.is_dir():
@@ -121,7 +161,15 @@ def checked_path(name: str, path: Any) -> pathlib.Path:
 
 
 def cannot_be_opened(path: pathlib.Path, error: Exception) -> LedgerError:
-    """Returns the error of a ledger that the operating system does not let be opened."""
+    """Makes the error for a ledger that the operating system does not open.
+
+    Args:
+      path: The path of the ledger.
+      error: The error of the operating system.
+
+    Returns:
+      The error to raise.
+    """
     return LedgerError(
         f"The ledger {str(path)!r} cannot be opened: {error}. Make room or repair what that says, "
         "or give another path."
@@ -129,15 +177,29 @@ def cannot_be_opened(path: pathlib.Path, error: Exception) -> LedgerError:
 
 
 def head_path(path: pathlib.Path) -> pathlib.Path:
-    """Returns where the head of a ledger is."""
+    """Returns the path of the head of a ledger.
+
+    Args:
+      path: The path of the ledger.
+
+    Returns:
+      The path of the head, in the same folder.
+    """
     return path.with_name(path.name + ".head")
 
 
 def read_head(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the head of a ledger, or None where there is none.
+    """Reads the head of a ledger.
+
+    Args:
+      path: The path of the ledger.
+
+    Returns:
+      The number of acknowledged charges ("charges") and the hash of the last of them ("hash"); None
+      if there is no head.
 
     Raises:
-      LedgerError: It is damaged.
+      LedgerError: The head cannot be read, or is damaged.
     """
     head = head_path(path)
     try:
@@ -155,7 +217,13 @@ def read_head(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_head(path: pathlib.Path, charges: int, last_hash: str) -> None:
-    """Writes, in one step, that so many charges may be acted on."""
+    """Replaces the head of a ledger atomically, which acknowledges charges.
+
+    Args:
+      path: The path of the ledger.
+      charges: The number of charges that may be acted on.
+      last_hash: The hash of the line of the last of them, or of the first line before any charge.
+    """
     head = head_path(path)
     fresh = head.with_name(head.name + ".new")
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -172,7 +240,14 @@ def write_head(path: pathlib.Path, charges: int, last_hash: str) -> None:
 
 
 def read(file: int) -> bytes:
-    """Returns the content of an open file."""
+    """Reads an open file from its beginning.
+
+    Args:
+      file: The file descriptor, which stays open.
+
+    Returns:
+      The content.
+    """
     with open(os.dup(file), "rb") as stream:
         stream.seek(0)
         return stream.read()
@@ -180,10 +255,14 @@ def read(file: int) -> bytes:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is left, so that what is on the disk is whole and known.
+    """Delays Ctrl-C until the block is left, so that what is on the disk is complete and known.
 
-    Python gives signals to its main thread alone. Where that has another handler, such as a program's
-    own, it is called afterwards; where Ctrl-C is ignored or ends the process at once, so it stays.
+    Python delivers signals to its main thread only; in another thread, this does nothing. A handler
+    of the program's own is called after the block. If Ctrl-C is ignored, or ends the process at
+    once, that is left unchanged.
+
+    Yields:
+      Nothing.
     """
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
@@ -200,7 +279,12 @@ def uninterrupted() -> Iterator[None]:
 
 
 def write(file: int, content: bytes) -> None:
-    """Appends to an open file, and returns when the content is on the disk."""
+    """Appends to an open file, and returns when the content is on the disk.
+
+    Args:
+      file: The file descriptor.
+      content: The bytes to append.
+    """
     while content:
         content = content[os.write(file, content) :]
     os.fsync(file)

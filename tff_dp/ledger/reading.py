@@ -1,4 +1,4 @@
-"""A ledger read from its file alone, which may be open elsewhere and is not changed."""
+"""Reads a ledger from its file only, without locking it; it may be open elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from tff_dp.plan import PrivacyPlan
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LedgerSummary:
-    """What a ledger says.
+    """The content of a ledger.
 
     Attributes:
-      plans: The plans in the order of their lines, those that have charged nothing included.
+      plans: The plans in the order of their lines, including plans without charges.
       charges: Every run under every plan.
       versions: The sets of package versions under which lines were written.
       torn: Whether the last line is torn. Nobody has acted on it, and it does not count.
-      spent: What all charges have spent together.
+      spent: The privacy that all charges have spent together.
+
+    Raises:
+      ArgumentError: `torn` is not a boolean.
     """
 
     plans: tuple[PrivacyPlan, ...]
@@ -39,17 +42,17 @@ class LedgerSummary:
 
 
 def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonReport:
-    """Returns what a ledger's charges have spent together, from the ledger alone.
+    """Computes what the charges of a ledger have spent together, from its file only.
 
     Args:
-      path: The ledger; it may be open elsewhere, and is not changed.
+      path: The path of the ledger; it may be open elsewhere, and is not changed.
       delta: As for `Ledger.spent`.
 
     Returns:
-      The report: that of `Ledger.spent`, to the last bit.
+      The same report as `Ledger.spent`, to the last bit.
 
     Raises:
-      ArgumentError: delta is outside its bound, or `path` is no path.
+      ArgumentError: delta is outside its bound, or `path` is not a path.
       LedgerError: There is no ledger, or lines are missing or edited. A torn last line, which
         nobody has acted on, does not count.
     """
@@ -57,7 +60,7 @@ def replay(path: str | os.PathLike[str], delta: float | None = None) -> EpsilonR
 
 
 def summarize(path: str | os.PathLike[str], delta: float | None = None) -> LedgerSummary:
-    """Returns what a ledger says: its plans, its charges, and what they have spent together.
+    """Reads a ledger: its plans, its charges, and what they have spent together.
 
     Args:
       path: As for `replay`.
@@ -67,7 +70,7 @@ def summarize(path: str | os.PathLike[str], delta: float | None = None) -> Ledge
       The summary.
 
     Raises:
-      ArgumentError: delta is outside its bound.
+      ArgumentError: delta is outside its bound, or `path` is not a path.
       LedgerError: As for `replay`.
     """
     found, torn = _read(path)

@@ -1,4 +1,4 @@
-"""Whether a ledger's lines are as they were written, and what they say."""
+"""Verifies that the lines of a ledger are as they were written, and reads them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from tff_dp.plan import PrivacyPlan
 
 @dataclasses.dataclass
 class Found:
-    """What a ledger says.
+    """The verified content of a ledger.
 
     Attributes:
-      plans: The plans by the hash under which entries name them, in the order of their lines.
+      plans: The plans by their hashes, which entries refer to, in the order of their lines.
       runs: The charged runs by name, in the order in which they began.
       last_run: The name of each plan's last run, by the plan's hash.
-      charges: How many rounds have been charged.
-      versions: The sets of package versions under which lines were written, in that order.
+      charges: The number of rounds that have been charged.
+      versions: The sets of package versions under which lines were written, in the order of the
+        lines.
       last_hash: The hash of the last line.
-      charge_hash: The hash of the last charge's line, or of the first line before any charge.
+      charge_hash: The hash of the line of the last charge, or of the first line before any charge.
     """
 
     plans: dict[str, PrivacyPlan] = dataclasses.field(default_factory=dict)
@@ -38,16 +39,37 @@ class Found:
     charge_hash: str = lines.START
 
     def hash_of(self, plan: PrivacyPlan) -> str | None:
-        """Returns the hash under which entries name a plan, or None where it has no line yet."""
+        """Returns the hash by which entries refer to a plan.
+
+        Args:
+          plan: The plan.
+
+        Returns:
+          The hash, or None if the plan has no line yet.
+        """
         return next((key for key, known in self.plans.items() if known == plan), None)
 
     def last_round(self, plan_hash: str | None) -> int:
-        """Returns the number of the last round that was charged under a plan; 0 before any."""
+        """Returns the last round that was charged under a plan.
+
+        Args:
+          plan_hash: The hash of the plan, or None for a plan without a line.
+
+        Returns:
+          The number of the round; 0 if none was charged.
+        """
         name = self.last_run.get(plan_hash or "")
         return self.runs[name].rounds.stop - 1 if name is not None else 0
 
     def add(self, plan_hash: str, name: str, rounds: range, coins: str | None = None) -> None:
-        """Adds rounds to a run, or begins one; `coins` as for `ChargedRun`."""
+        """Adds rounds to a run, or begins a new one.
+
+        Args:
+          plan_hash: The hash of the plan.
+          name: The name of the run.
+          rounds: The rounds, which follow those that the run has.
+          coins: As for `ChargedRun`.
+        """
         if name in self.runs:
             run = self.runs[name]
             rounds = range(run.rounds.start, rounds.stop)
@@ -61,7 +83,18 @@ class Found:
         return Charges(runs=tuple(self.runs.values()))
 
     def spent(self, delta: float | None = None) -> EpsilonReport:
-        """Returns what all charges have spent together; see `Ledger.spent`."""
+        """Returns what all charges have spent together.
+
+        Args:
+          delta: As for `Ledger.spent`.
+
+        Returns:
+          The report; its epsilon is 0 if nothing has been charged.
+
+        Raises:
+          ArgumentError: delta is outside its bound.
+          AccountingError: No accountant applies to all plans together.
+        """
         if self.runs:
             return self.all_charges().spent(delta)
         plan = next(iter(self.plans.values()))
@@ -70,10 +103,18 @@ class Found:
 
 
 def verified(path: pathlib.Path, whole: bytes, head: Mapping[str, Any] | None) -> Found:
-    """Returns what the whole lines of a ledger say, if they are as they were written.
+    """Verifies and reads the complete lines of a ledger.
+
+    Args:
+      path: The path of the ledger, for messages.
+      whole: The complete lines.
+      head: The head, as `lines.read_head` returns it.
+
+    Returns:
+      The content.
 
     Raises:
-      LedgerError: They are not; or a plan is refused by this version.
+      LedgerError: The lines are not as they were written, or this version refuses a plan in them.
     """
     return _Verifier(path).found(whole, head)
 
@@ -104,9 +145,9 @@ class _Verifier:
             entry = json.loads(line)
             own, previous = entry.pop("hash"), entry["previous"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise self._damaged(f"line {number} is no entry") from None
+            raise self._damaged(f"line {number} is not an entry") from None
         if previous != self._found.last_hash:
-            raise self._damaged(f"line {number} does not follow on the line before it")
+            raise self._damaged(f"line {number} does not continue the line before it")
         if own != lines.hash_of(entry):
             raise self._damaged(f"line {number} was edited: its hash is not that of its content")
         if number == 1 and entry.get("ledger") not in (1, lines.FORMAT):
@@ -159,7 +200,7 @@ class _Verifier:
         # Format 1 has no names of runs: a run's name is then the hash of its first entry.
         name = entry.get("run", latest if follows else own[:32])
         if not isinstance(name, str) or (name != latest if follows else name in found.runs):
-            raise self._damaged(f"line {number} does not go on with its run, nor begin another")
+            raise self._damaged(f"line {number} neither continues its run nor begins another")
         coins = entry.get("coins")
         others = [run.coins for run in found.runs.values() if run.run != name]
         if coins is not None and (not isinstance(coins, str) or coins in others):
@@ -173,7 +214,7 @@ class _Verifier:
         facts = self._facts[plan_hash]
         if all(entry.get(name) == value for name, value in facts.items()):
             return True
-        try:  # fields may have been added, with defaults, since the entry was written
+        try:  # a newer version may have added fields with defaults since the entry was written
             circumstances = {name: entry[name] for name in lines.CIRCUMSTANCES}
             written = Round.from_dict({**entry["event"], **circumstances})
         except (ArgumentError, KeyError, TypeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import enum
 from typing import ClassVar
 
 from tff_dp import _checks
@@ -12,14 +13,36 @@ from tff_dp.config import Config
 SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM = 1e-10, 1e10
 
 
+class Unit(enum.Enum):
+    """Whose contribution is protected as a whole."""
+
+    CLIENT = "client"
+    RECORD = "record"
+
+
 class Mechanism(Config, abc.ABC):
     """How one client's update is bounded, and how the sum is noised, at a known noise multiplier.
 
+    A mechanism is a frozen, keyword-only dataclass of plain values. What it costs, how it is computed and
+    how it is tested are looked up by its exact class: `tff_dp.accounting.register_round`,
+    `tff_dp.mechanisms.register_aggregator` and `tff_dp.mechanisms.register_law` add these for a class of
+    your own.
+
     Attributes:
       limits: What the mechanism's epsilon does not cover, in words.
+      unit: Whose contribution it protects.
+      command_name: What the command line calls the mechanism; None for one that it does not offer by a
+        short name.
+      clip_field: The field that the command line's --clip-norm sets, if there is one: epsilon does not
+        depend on it.
+      noise_multiplier: z, the total noise over the sensitivity, without unit; >= 0. A field of every
+        mechanism.
     """
 
     limits: ClassVar[str] = "tuning on the same data, and other runs on it"
+    unit: ClassVar[Unit] = Unit.CLIENT
+    command_name: ClassVar[str | None] = None
+    clip_field: ClassVar[str | None] = "clip_norm"
 
     noise_multiplier: float
 

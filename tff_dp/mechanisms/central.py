@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 from tff_dp import _checks
 from tff_dp.mechanisms.base import (
@@ -39,6 +40,8 @@ class GaussianMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "gaussian"
 
     clip_norm: float
     noise_multiplier: float
@@ -79,6 +82,9 @@ class AdaptiveGaussianMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "adaptive"
+    clip_field: ClassVar[str | None] = "initial_clip_norm"
 
     noise_multiplier: float
     initial_clip_norm: float = 0.1
@@ -174,6 +180,9 @@ class PerLayerGaussianMechanism(Mechanism):
       ArgumentError: A value is outside its bound.
     """
 
+    command_name: ClassVar[str | None] = "per-layer"
+    clip_field: ClassVar[str | None] = None
+
     clip_norms: tuple[float, ...]
     noise_multiplier: float
 
@@ -214,6 +223,8 @@ class LaplaceMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "laplace"
 
     clip_norm: float
     noise_multiplier: float

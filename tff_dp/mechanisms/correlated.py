@@ -10,6 +10,7 @@ Gaussian mechanism, also if updates depend on earlier releases (Denisov et al., 
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from tff_dp import _checks
 from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
@@ -45,6 +46,8 @@ class TreeMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "tree"
 
     clip_norm: float
     noise_multiplier: float
@@ -86,6 +89,8 @@ class BandedMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "banded"
 
     clip_norm: float
     noise_multiplier: float

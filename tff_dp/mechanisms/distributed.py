@@ -6,8 +6,8 @@ import abc
 import dataclasses
 import math
 import statistics
-
-import numpy as np
+import struct
+from typing import ClassVar
 
 from tff_dp import _checks
 from tff_dp.errors import ArgumentError
@@ -124,7 +124,7 @@ def _inflated_norm(step: float, dimension: int, beta: float) -> float:
       beta: Of conditional rounding; 0 for rounding that is never repeated.
     """
     width = step * math.sqrt(dimension)  # no coordinate moves by more than a step
-    beta = float(np.float32(beta))  # as TFF has it
+    (beta,) = struct.unpack("f", struct.pack("f", beta))  # in float32, as TFF has it
     if beta == 0:
         return 1 + width
     deviation = math.sqrt(2 * math.log(1 / beta))
@@ -238,6 +238,8 @@ class DistributedSkellamMechanism(DistributedMechanism):
       ArgumentError: A value is outside its bound.
     """
 
+    command_name: ClassVar[str | None] = "skellam"
+
     @property
     def tff_name(self) -> str:
         """What TFF calls the mechanism."""
@@ -267,6 +269,8 @@ class DistributedGaussianMechanism(DistributedMechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "discrete-gaussian"
 
     @property
     def tff_name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
 
@@ -35,6 +36,8 @@ class LocalGaussianMechanism(Mechanism):
       ArgumentError: A value is outside its bound.
     """
 
+    command_name: ClassVar[str | None] = "local-gaussian"
+
     clip_norm: float
     noise_multiplier: float
 
@@ -66,6 +69,8 @@ class LocalLaplaceMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    command_name: ClassVar[str | None] = "local-laplace"
 
     clip_norm: float
     noise_multiplier: float

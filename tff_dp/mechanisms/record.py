@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from tff_dp import _checks
-from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
+from tff_dp.mechanisms.base import Mechanism, Unit, check_clip, check_noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class RecordGaussianMechanism(Mechanism):
     Raises:
       ArgumentError: A value is outside its bound.
     """
+
+    unit: ClassVar[Unit] = Unit.RECORD
+    command_name: ClassVar[str | None] = "dp-sgd"
 
     clip_norm: float
     noise_multiplier: float

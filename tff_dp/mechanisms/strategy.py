@@ -1,4 +1,4 @@
-"""The strategy of banded matrix factorisation: how rounds share their noise."""
+"""The strategy of banded matrix factorization: how rounds share their noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def banded_strategy(bands: int, rounds: int) -> tuple[float, ...]:
     """Returns the coefficients of the best banded Toeplitz strategy for running sums.
 
     A round's noise w solves S w = g for independent g, where S is lower triangular Toeplitz with these
-    coefficients on its diagonals. They minimise the mean squared noise of the running sums at a given
+    coefficients on its diagonals. They minimize the mean squared noise of the running sums at a given
     sensitivity (the norm of the first column, of which the others are parts).
 
     Source: McKenna, "Scaling up the Banded Matrix Factorization Mechanism", arXiv:2405.15913, section 4.

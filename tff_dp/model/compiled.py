@@ -1,8 +1,8 @@
-"""What a compiled Keras model brings along, and what of it federated training cannot honor.
+"""The arguments of a compiled Keras model, and those of them that federated training cannot honor.
 
-`model.compile(optimizer, loss, metrics)` says how a model is trained. Loss and metrics are taken from
-there where none are given. What `compile` or a subclass says beyond that, and what would change the
-training, is refused by name: a round is no call of the model's own `fit`.
+`model.compile(optimizer, loss, metrics)` says how a model is trained. Loss and metrics are taken
+from it if they are not given otherwise. Anything else in `compile` or in a subclass that would
+change the training is refused by name, since a round does not call the model's own `fit`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ModelError
 
-# The methods by which subclasses say how a step is computed, or what is measured in it. Keras's `fit`,
-# the loop around the steps, is replaced as a whole by rounds.
+# The methods by which subclasses define how a step is computed, or what is measured in it. Keras's
+# `fit`, the loop around the steps, is not among them: rounds replace it as a whole.
 _STEPS = (
     "train_step",
     "compute_loss",
@@ -30,11 +31,11 @@ class Compiled(NamedTuple):
 
     Attributes:
       optimizer: A Keras optimizer, its name, or None.
-      loss: As it was given; None where there is none.
-      loss_weights: As they were given.
-      metrics: As they were given.
-      weighted_metrics: As they were given.
-      hints: What changes how Keras runs steps and not what they compute.
+      loss: The loss as it was given, or None.
+      loss_weights: The weights of losses as they were given, or None.
+      metrics: The metrics as they were given, or None.
+      weighted_metrics: The weighted metrics as they were given, or None.
+      hints: Arguments that change how Keras runs steps, but not what they compute.
     """
 
     optimizer: Any
@@ -46,21 +47,32 @@ class Compiled(NamedTuple):
 
 
 def is_compiled(model: Any) -> bool:
-    """Returns whether a value is a model of either Keras that was compiled."""
-    held = getattr(model, "_compile_config", None)  # both have it; neither says so in public
-    compiled = getattr(model, "compiled", False) or getattr(model, "_is_compiled", False)
-    return bool(compiled) and isinstance(getattr(held, "config", None), Mapping)
+    """Says whether a value is a compiled model of either Keras.
+
+    Args:
+      model: Any value.
+
+    Returns:
+      True if it is a model, and `compile` was called on it.
+    """
+    return keras_compat.compile_arguments(model) is not None
 
 
 def compiled_of(model: Any) -> Compiled | None:
-    """Returns what a model was compiled with, or None where it was not.
+    """Returns the arguments with which a model was compiled.
+
+    Args:
+      model: A model of either Keras.
+
+    Returns:
+      The arguments, or None if the model was not compiled.
 
     Raises:
-      ModelError: It is to run eagerly.
+      ModelError: The model was compiled to run eagerly.
     """
-    if not is_compiled(model):
+    config = keras_compat.compile_arguments(model)
+    if config is None:
         return None
-    config = model._compile_config.config
     if config.get("run_eagerly"):
         raise ModelError(
             f"The model {model.name!r} was compiled with run_eagerly=True, which cannot be honored: "
@@ -79,10 +91,17 @@ def compiled_of(model: Any) -> Compiled | None:
 
 
 def loss_of(model: Any, compiled: Compiled | None) -> Any:
-    """Returns the loss that a model was compiled with, the only one of it.
+    """Returns the loss with which a model was compiled.
+
+    Args:
+      model: A model of either Keras.
+      compiled: The arguments with which it was compiled, or None.
+
+    Returns:
+      The loss; a list or dictionary with a single loss is unpacked.
 
     Raises:
-      ModelError: There is none, or it is weighted.
+      ModelError: There is no loss, or it is weighted.
     """
     if compiled is None:
         raise ModelError(missing_loss())
@@ -92,7 +111,7 @@ def loss_of(model: Any, compiled: Compiled | None) -> Any:
     if loss is None or (isinstance(loss, list | tuple | dict) and not loss):
         raise ModelError(
             f"The model {model.name!r} was compiled without a loss: expected loss= of compile, or of "
-            "this call, such as loss='mse'. Losses that layers add count beside it."
+            "this call, such as loss='mse'. Losses that layers add are added to it."
         )
     if any(weight != 1 for weight in _leaves(compiled.loss_weights)):
         raise ModelError(
@@ -103,7 +122,7 @@ def loss_of(model: Any, compiled: Compiled | None) -> Any:
 
 
 def missing_loss() -> str:
-    """Returns the message of a loss that is nowhere."""
+    """Returns the message for a model without any loss."""
     return (
         "loss=None: expected a Keras loss or the name of one. Pass for example loss='mse', or "
         "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), or compile the model with "
@@ -112,14 +131,17 @@ def missing_loss() -> str:
 
 
 def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
-    """Returns the metrics that a model was compiled with, in one list.
+    """Returns the metrics with which a model was compiled.
 
     Args:
       model: A model of either Keras.
-      compiled: What it was compiled with, or None.
+      compiled: The arguments with which it was compiled, or None.
+
+    Returns:
+      The metrics, in one list.
 
     Raises:
-      ModelError: They are weighted, or are given for each of several outputs.
+      ModelError: The metrics are weighted, or are given separately for several outputs.
     """
     if compiled is None:
         return ()
@@ -127,7 +149,7 @@ def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
         raise ModelError(
             f"The model {model.name!r} was compiled with weighted_metrics="
             f"{compiled.weighted_metrics!r}, which cannot be honored: examples have no weights in "
-            "federated training. Compile it with metrics= in place of weighted_metrics=."
+            "federated training. Compile it with metrics= instead of weighted_metrics=."
         )
     given = compiled.metrics
     nested = isinstance(given, Mapping) or any(
@@ -137,21 +159,21 @@ def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
     )
     if nested and len(getattr(model, "outputs", None) or ()) > 1:
         raise ModelError(
-            f"The model {model.name!r} was compiled with metrics={given!r}, for each of its outputs, "
-            "which cannot be honored. Pass metrics= of this call: metrics=[] for none."
+            f"The model {model.name!r} was compiled with metrics={given!r}, separately for its outputs, "
+            "which cannot be honored. Pass metrics= to this call: metrics=[] for none."
         )
     return list(_leaves(given))
 
 
 def refuse_overrides(model: Any, keras: Any) -> None:
-    """Refuses a model whose class, or which itself, computes a training step in a way of its own.
+    """Refuses a model whose class, or the model itself, overrides how a training step is computed.
 
     Args:
       model: A model of either Keras.
-      keras: The Keras that it is of.
+      keras: The Keras module of the model.
 
     Raises:
-      ModelError: It does; the message names the methods.
+      ModelError: There are such methods; the message names them.
     """
     kind = type(model)
     found = [
@@ -163,8 +185,8 @@ def refuse_overrides(model: Any, keras: Any) -> None:
         raise ModelError(
             f"The model {model.name!r} ({kind.__name__}) overrides {' and '.join(found)}, which cannot "
             "be honored: federated training computes its steps from the model's call, its loss and the "
-            "losses that its layers add. Put what the override computes into a loss function (loss=), "
-            "into add_loss of a layer, or into a layer; for another optimizer pass algorithm=."
+            "losses that its layers add. Move the computation of the override into a loss function "
+            "(loss=), into add_loss of a layer, or into a layer; for another optimizer, pass algorithm=."
         )
 
 

@@ -1,7 +1,8 @@
-"""Whether two models compute the same: a digest of the graph of a training step.
+"""A digest of the graph of a training step, which says whether two models compute the same.
 
-A model is known by the graph that TensorFlow traces of it, not by its configuration or its class: these
-say nothing of what a function closes over, or of an attribute that has changed since.
+A model is identified by the graph that TensorFlow traces, and not by its configuration or its
+class: these do not show the values that a function closes over, or an attribute that has changed
+since.
 """
 
 from __future__ import annotations
@@ -12,27 +13,29 @@ from typing import Any
 
 import tensorflow as tf
 
-# Made anew by each trace, and without a meaning for what is computed once gradients are traced, too.
+from tff_dp import _compat
+
+tff = _compat.tff.load()
+
+# These attributes differ from trace to trace, and have no meaning once gradients have been traced.
 _LABELS = frozenset({"_gradient_op_type", "_class", "_output_shapes"})
 
 
 def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None) -> str | None:
     """Returns a digest of what a model's training step computes, apart from the values of its weights.
 
-    The step is the predictions in training, the loss, its gradient by the trainable weights, and the
-    metrics. Two models of the same digest can be trained by the same TFF process.
+    The step consists of the predictions in training mode, the loss, its gradient with respect to
+    the trainable weights, and the metrics. Models with the same digest can be trained by the same
+    TFF process.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.
-      input_spec: (x, y) of a batch.
-      examples: In the batch; None for any number.
+      input_spec: The specs of x and y of a batch.
+      examples: The number of examples in the batch; None for any number.
 
     Returns:
-      The digest; None where the graph reads what is outside of it, or cannot be traced so.
+      The digest; None if the graph reads variables or tensors from outside, or cannot be traced.
     """
-    from tff_dp import _compat
-
-    batch_output = _compat.load_tff().learning.models.BatchOutput
 
     def step(trainable: Any, non_trainable: Any, x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -40,7 +43,9 @@ def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None
             predictions = model.predict_on_batch((trainable, non_trainable), x, training=True)
             loss = model.loss(predictions, y)
         count = tf.shape(tf.nest.flatten(y)[0])[0]
-        output = batch_output(loss=loss, predictions=predictions, num_examples=count)
+        output = tff.learning.models.BatchOutput(
+            loss=loss, predictions=predictions, num_examples=count
+        )
         state = model.initialize_metrics_state()
         found = model.finalize_metrics(model.update_metrics_state(state, y, output))
         return predictions, loss, tape.gradient(loss, trainable), found
@@ -52,9 +57,9 @@ def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None
         lambda s: tf.TensorSpec([examples, *s.shape[1:]], s.dtype), input_spec
     )
     try:
-        with tf.Graph().as_default():  # outside of which TFF's converter of tf-keras refuses
+        with tf.Graph().as_default():  # TFF's converter of tf-keras models refuses to run eagerly
             traced = tf.function(step, autograph=False).get_concrete_function(*weights, *batch)
-    except Exception:  # whatever is wrong shows, and is named, when the process is built
+    except Exception:  # the error is raised again, with its reason, when the process is built
         return None
     if traced.captured_inputs:
         return None
@@ -67,14 +72,14 @@ def _digest(graph_def: Any, results: str, outputs: list[str]) -> str:
 
     Args:
       graph_def: The graph.
-      results: In which containers its results are.
-      outputs: The tensors that they are.
+      results: The containers of its results.
+      outputs: The names of the result tensors.
     """
     functions = {each.signature.name: each for each in graph_def.library.function}
-    order = [""]  # functions in the order in which they are met; the graph itself first
+    order = [""]  # functions in the order of their first use; the graph itself comes first
     hashed = hashlib.sha256()
     _add(hashed, results)
-    for met in order:  # which grows meanwhile
+    for met in order:  # the list grows during the loop
         body = functions[met] if met else graph_def
         nodes = body.node_def if met else body.node
         places = {node.name: f"n{i}" for i, node in enumerate(nodes)}

@@ -1,15 +1,15 @@
-"""Keras 3 models as `tff.learning.models.FunctionalModel`.
+"""Converts Keras 3 models to `tff.learning.models.FunctionalModel`.
 
-TFF has no Keras 3 support. A Keras 3 model can be called as a pure function of its variables, which is
-what a functional model is; three things need care:
+TFF does not support Keras 3. A Keras 3 model can be called as a pure function of its variables,
+which is what a functional model is. Three things need care:
 
 - Random layers keep the state of their generator in a variable, which a functional model never
-  advances: every step of every client would draw the same dropout mask. Each call draws that state
-  anew, from TensorFlow's own random numbers.
-- Moving statistics (batch normalization) are non-trainable state that training changes, which a
-  functional model drops. A layer with such state is refused by name.
-- Losses that layers add (regularisers), and masks of padded outputs, are returned beside the
-  predictions: the loss needs them.
+  advances: every step of every client would draw the same dropout mask. Each call therefore draws
+  that state from TensorFlow's own random numbers.
+- Moving statistics (batch normalization) are non-trainable state that training changes, and a
+  functional model drops such changes. A layer with such state is refused by name.
+- Losses that layers add (regularizers), and masks of padded outputs, are returned together with the
+  predictions, since the loss needs them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
+from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
 from tff_dp.model.labels import describe
 from tff_dp.model.layers import check_strings, inputs_of, random_inputs, refuse_lookups
 from tff_dp.model.losses import resolve_loss
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
+
+tff = _compat.tff.load()
 
 _SEED_STATE = "seed_generator_state"
 
@@ -43,7 +47,22 @@ def bind(
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
 ) -> BoundModel:
-    """See `ModelSpec.bind`."""
+    """Converts a Keras 3 model; see `ModelSpec.bind`.
+
+    Args:
+      sample: The model, or what the function made.
+      builder: The function that makes the model, if one was given, or None.
+      loss: As for `ModelSpec`; not None.
+      metrics: As for `ModelSpec`; not None.
+      input_spec: As for `ModelSpec.bind`.
+
+    Returns:
+      The model in the form that TFF's builders require.
+
+    Raises:
+      ModelError: As `ModelSpec.bind`.
+      DataError: The loss would broadcast labels and predictions.
+    """
     return _Keras3Model(sample, builder, loss, metrics, input_spec)
 
 
@@ -65,8 +84,8 @@ class _Keras3Model(BoundModel):
             )
         self._input_spec = input_spec
         refuse_lookups(sample, keras)
-        # A model that was handed in is copied: neither building nor training may change it. Where Keras
-        # cannot copy it, the model itself is trained, as by its own `fit`.
+        # A model that was given is copied, since neither building nor training may change it. If
+        # Keras cannot copy it, the model itself is trained, as by its own `fit`.
         _build(sample, input_spec[0])
         check_strings(sample, input_spec[0])
         self._make = builder or _copier(sample, input_spec[0])
@@ -87,7 +106,7 @@ class _Keras3Model(BoundModel):
         self.terms = found.terms
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
         batch_loss = _with_extras(found.value) if has_extras else found.value
-        self.tff_model = _compat.load_tff().learning.models.FunctionalModel(
+        self.tff_model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
@@ -118,15 +137,16 @@ class _Keras3Model(BoundModel):
             ),
         ]
         for variable, reference, value in pairs:
-            # By position, which is unique; the path (without the numbers that Keras gives to unnamed
-            # layers) must agree as well. A bare name such as "kernel" says nothing.
+            # Matched by position, which is unique. The paths, without the numbers that Keras gives
+            # to unnamed layers, must agree as well; a bare name such as "kernel" would not be
+            # enough.
             if _unnumbered(variable.path) != _unnumbered(reference.path) or tuple(
                 variable.shape
             ) != tuple(np.shape(value)):
                 raise ModelError(
                     f"The weight {reference.path} of shape {np.shape(value)} meets {variable.path} of "
-                    f"shape {tuple(variable.shape)}: the function that makes the model makes another "
-                    "one each time. Make the same layers in the same order."
+                    f"shape {tuple(variable.shape)}: the function that makes the model makes a "
+                    "different one each time. Make the same layers in the same order."
                 )
         for variable, _, value in pairs:
             variable.assign(value)
@@ -139,17 +159,17 @@ def _unnumbered(path: str) -> str:
 
 
 def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
-    """Returns a function that makes models of the same layers.
+    """Returns a function that makes models with the same layers.
 
-    Where Keras cannot record how the model was made, or a copy does not compute what it computes, that
-    function returns the model itself.
+    If Keras cannot record how the model was made, or a copy does not compute the same as the model,
+    the function returns the model itself.
     """
     if not _is_recorded(sample):
         return lambda: sample
     x = random_inputs(x_spec)
     try:
         expected = tf.nest.flatten(sample(x))
-    except Exception:  # random x may be what the model cannot take; if no x is, tracing tells
+    except Exception:  # the model may reject random x; if it rejects every x, tracing reports it
         return lambda: keras.models.clone_model(sample)
     try:
         copy = _clone(sample)
@@ -165,10 +185,10 @@ def _copier(sample: keras.Model, x_spec: Any) -> Callable[[], keras.Model]:
 
 
 def _clone(model: keras.Model) -> keras.Model:
-    """Returns a model of the same layers that is not compiled.
+    """Returns a model with the same layers that is not compiled.
 
-    Keras compiles the clone of a compiled model from its configuration, and fails where that does not
-    hold all, such as a loss that is a function.
+    Keras compiles the clone of a compiled model from its configuration, and fails if the
+    configuration is incomplete, for example if the loss is a function.
     """
     compiled = model.compiled
     model.compiled = False
@@ -179,16 +199,17 @@ def _clone(model: keras.Model) -> keras.Model:
 
 
 def _is_recorded(model: keras.Model) -> bool:
-    """Returns whether a model's configuration, if it has one, says how the model was made.
+    """Says whether a model's configuration, if it has one, records how the model was made.
 
-    Keras records the defaults in place of the arguments that a subclass's constructor was given. A copy
-    may then have another dropout rate, say, which no comparison of predictions shows.
+    For a subclass, Keras records the defaults instead of the arguments that the constructor was
+    given. A copy may then have, for example, another dropout rate, which no comparison of
+    predictions shows.
     """
     kind = type(model)
-    if kind in (keras.Sequential, keras.Model) or kind.__module__.startswith("keras."):
+    if kind in (keras.Sequential, keras.Model) or keras_compat.is_defined_by_keras(kind):
         return all(_is_recorded(part) for part in model.layers if isinstance(part, keras.Model))
-    if not kind.get_config.__module__.startswith("keras."):
-        return True  # the class has its own
+    if not keras_compat.is_defined_by_keras(kind.get_config):
+        return True  # the class defines its own `get_config`
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return all(
         p.kind is inspect.Parameter.VAR_KEYWORD or p.name in ("name", "trainable", "dtype")
@@ -198,7 +219,7 @@ def _is_recorded(model: keras.Model) -> bool:
 
 def _set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
     model.set_weights(weights)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_compat.layers_of(model):
         if hasattr(layer, "finalize_state"):  # preprocessing layers derive tensors from weights
             layer.finalize_state()
 
@@ -220,11 +241,12 @@ def _call(
 ) -> tuple[Any, list[Any], list[str]]:
     """Calls a model as a pure function.
 
-    `Model.stateless_call` skips `__call__`, and with it what `__call__` does for subclassed models (the
-    training flag for inner layers where `call` does not take it); hence the scope here.
+    `Model.stateless_call` bypasses `__call__`, which passes the training flag to inner layers if
+    the `call` of a subclassed model does not accept it. Therefore a stateless scope is used here.
 
     Returns:
-      Predictions, the losses added by layers, and the paths of weights that the call has changed.
+      The predictions, the losses that layers add, and the paths of weights that the call has
+      changed.
     """
     trainable, non_trainable = weights
     kept = model.non_trainable_weights
@@ -234,8 +256,8 @@ def _call(
         *((v, _fresh_state(v)) for v in _other_state(model)),
     ]
     with (
-        _compat.constants_for_eager_tensors(),
-        _compat.equality_by_value(),
+        tf_compat.constants_for_eager_tensors(),
+        tf_compat.equality_by_value(),
         keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
     ):
         before = {id(v): scope.get_current_value(v) for v in kept}
@@ -246,7 +268,7 @@ def _call(
 
 
 def _other_state(model: keras.Model) -> list[Any]:
-    """Returns the state that is no weight: generators' seeds, and metrics held by the model."""
+    """Returns the state that is not a weight: seeds of generators, and metrics held by the model."""
     weights = {id(v) for v in model.non_trainable_weights}
     return [v for v in model.non_trainable_variables if id(v) not in weights]
 
@@ -254,10 +276,10 @@ def _other_state(model: keras.Model) -> list[Any]:
 def _fresh_state(variable: Any) -> tf.Tensor:
     if variable.name != _SEED_STATE:
         return tf.zeros(variable.shape, variable.dtype)
-    # One draw an execution, from an operation with a state of its own, so that no two steps, clients
-    # or generators share a mask. Stateless draws would repeat; a constant would be folded. The raw
-    # operation, since tf.random.uniform takes over a global seed (keras.utils.set_random_seed), after
-    # which every instance of this graph would draw the same masks.
+    # Each execution draws from an operation with its own state, so that no two steps, clients or
+    # generators share a mask. Stateless draws would repeat, and a constant would be folded. The raw
+    # operation is used, since tf.random.uniform adopts a global seed (keras.utils.set_random_seed),
+    # with which every instance of this graph would draw the same masks.
     draw = tf.raw_ops.RandomUniformInt(shape=variable.shape, minval=0, maxval=2**31 - 1)
     return tf.cast(draw, variable.dtype)
 
@@ -265,10 +287,10 @@ def _fresh_state(variable: Any) -> tf.Tensor:
 def _trace(
     model: keras.Model, weights: ModelWeights, input_spec: tuple[Any, Any]
 ) -> tuple[Any, bool, Any]:
-    """Returns the prediction function for TFF, whether it gives extras, and the outputs' spec.
+    """Returns the prediction function for TFF, whether it returns extras, and the spec of the outputs.
 
-    Extras are what a loss needs beside the outputs: the sum of the losses that layers add, and the mask
-    that comes with the outputs where the examples are padded.
+    Extras are the values that a loss needs in addition to the outputs: the sum of the losses that
+    layers add, and the mask of the outputs if the examples are padded.
     """
     found: dict[str, Any] = {"changed": [], "losses": False, "mask": False}
 
@@ -323,20 +345,18 @@ def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:
         )
     else:
         remedy = (
-            "Federated averaging would not carry such state from step to step: make a recurrent layer "
-            "with stateful=False, and a custom layer's variables with add_weight."
+            "Federated averaging would not keep such state from step to step: make a recurrent layer "
+            "with stateful=False, and the variables of a custom layer with add_weight."
         )
     return (
-        f"The model {model.name!r} reads variables that are no weights of it: {', '.join(names)}. "
+        f"The model {model.name!r} reads variables that are not its weights: {', '.join(names)}. "
         f"{remedy}"
     )
 
 
 def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
     layers = OrderedDict.fromkeys(path.rsplit("/", 1)[0] for path in paths)
-    kinds = {
-        layer.path: type(layer).__name__ for layer in model._flatten_layers(include_self=False)
-    }
+    kinds = {layer.path: type(layer).__name__ for layer in keras_compat.layers_of(model)}
     names = ", ".join(f"{path!r} ({kinds.get(path, 'layer')})" for path in layers)
     return (
         f"The layer {names} of the model {model.name!r} changes non-trainable state in training "
@@ -347,16 +367,16 @@ def _changed_state(model: keras.Model, paths: Sequence[str]) -> str:
 
 
 def _mask(outputs: Any) -> Any:
-    """Returns which of the outputs count, where layers such as `Masking` say so of the one output."""
-    return getattr(outputs, "_keras_mask", None)
+    """Returns the mask of the outputs, which layers such as `Masking` set on a single output."""
+    return keras_compat.mask_of(outputs)
 
 
 def _outputs(predictions: tuple[Any, Any]) -> Any:
-    """Returns the model's outputs without the extras, with their mask, which a graph has lost."""
+    """Returns the outputs without the extras, and attaches the mask again, which a graph drops."""
     outputs, extras = predictions
     if "mask" in extras:
         outputs = tf.identity(outputs)
-        outputs._keras_mask = extras["mask"]
+        keras_compat.set_mask(outputs, extras["mask"])
     return outputs
 
 

@@ -1,37 +1,38 @@
-"""Labels beside predictions: brought to one rank as Keras does it, and refused where they do not fit."""
+"""Labels and predictions: brought to one rank as in Keras, and refused if their shapes do not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp.errors import DataError
 
-# Losses of Keras whose labels have another shape than predictions. All others compare value by value.
+# Losses of Keras whose labels do not have the shape of the predictions. All others compare value by
+# value.
 _CLASS_NUMBERS = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
-_OWN_CHECKS = ("ctc", "circle")  # labels that these cannot take, they refuse themselves
+_OWN_CHECKS = ("ctc", "circle")  # these losses check the shape of labels themselves
 
 
 def to_one_rank(labels: Any, predictions: Any, *, legacy: bool) -> tuple[Any, Any]:
     """Brings labels and predictions to one rank, as Keras does before it compares them.
 
-    Where ranks differ by one and the larger shape ends in 1, that dimension is added to the smaller one,
-    or taken from the larger one: labels [n] beside predictions [n, 1] become [n, 1].
+    If the ranks differ by one and the larger shape ends in 1, that dimension is added to the
+    smaller shape or removed from the larger one: labels [n] with predictions [n, 1] become [n, 1].
+
+    Source: Keras 3.15, `keras.src.losses.loss.squeeze_or_expand_to_same_rank`; tf-keras 2.21,
+    `compile_utils.match_dtype_and_rank` and `losses_utils.squeeze_or_expand_dimensions`.
 
     Args:
-      labels: A tensor [examples, ...] of known rank; anything else is returned as it is.
-      predictions: Likewise.
-      legacy: Whether to do it as tf-keras, which differs from Keras 3 in one case: labels [n, 1] beside
-        predictions [n] become [n], where Keras 3 makes the predictions [n, 1].
+      labels: A tensor [examples, ...] of known rank; anything else is returned unchanged.
+      predictions: The predictions, in the same form.
+      legacy: Whether to follow tf-keras, which differs from Keras 3 in one case: labels [n, 1] with
+        predictions [n] become [n], where Keras 3 expands the predictions to [n, 1].
 
     Returns:
       Labels and predictions.
-
-    Source: Keras 3.15, `keras.src.losses.loss.squeeze_or_expand_to_same_rank`; tf-keras 2.21,
-      `compile_utils.match_dtype_and_rank` and `losses_utils.squeeze_or_expand_dimensions`.
     """
-    import tensorflow as tf
-
     if not hasattr(labels, "shape") or not hasattr(predictions, "shape"):
         return labels, predictions
     ranks = len(labels.shape), len(predictions.shape)
@@ -51,10 +52,10 @@ def check_shapes(function: str, loss: str, where: str, labels: Any, predictions:
 
     Args:
       function: The name of Keras's function, such as "mean_squared_error".
-      loss: What messages call the loss.
-      where: What messages call the labels, such as "y" or "y['age']".
-      labels: Their spec or a tensor, after `to_one_rank`.
-      predictions: Likewise.
+      loss: The name of the loss in messages.
+      where: The name of the labels in messages, such as "y" or "y['age']".
+      labels: The labels or their spec, after `to_one_rank`.
+      predictions: The predictions or their spec, after `to_one_rank`.
 
     Raises:
       DataError: The loss would broadcast them.
@@ -69,27 +70,41 @@ def check_shapes(function: str, loss: str, where: str, labels: Any, predictions:
             allowed.append([*expected[:-1], 1])
     if any(_fit(given, shape) for shape in allowed):
         return
-    remedy = "Give y the shape of the predictions, or the model as many outputs as y has."
+    remedy = "Give y the shape of the predictions, or the model as many outputs as y has values."
     if function in _CLASS_NUMBERS:
-        remedy = "Give y one whole number an example, or take 'categorical_crossentropy'."
+        remedy = "Give y one whole number for each example, or use 'categorical_crossentropy'."
     elif len(given) < len(expected) and "categorical" in function:
-        remedy = "For y of class numbers, take 'sparse_categorical_crossentropy'."
+        remedy = "If y has class numbers, use 'sparse_categorical_crossentropy'."
     raise DataError(
         f"{where} has shape {given} for one example, and the model predicts {expected}: "
         f"loss={loss!r} expects y of shape {' or '.join(map(str, allowed))}, and would compare every "
-        f"value with every other. {remedy}"
+        f"value with every other value. {remedy}"
     )
 
 
 def loss_name(loss: Any) -> str:
-    """Returns the name of a loss: a string, a function or an object."""
+    """Returns the name of a loss.
+
+    Args:
+      loss: A name, a function, or a loss object.
+
+    Returns:
+      The name: that of the class for an object.
+    """
     if isinstance(loss, str):
         return loss
     return str(getattr(loss, "__name__", type(loss).__name__))
 
 
 def describe(spec: Any) -> str:
-    """Returns types and shapes of a structure of tensors or of their specs, for messages."""
+    """Describes the types and shapes of a structure of tensors, for messages.
+
+    Args:
+      spec: A structure of tensors or of `tf.TensorSpec`s.
+
+    Returns:
+      The description, such as "float32[None, 3]".
+    """
     if isinstance(spec, Mapping):
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in spec.items()) + "}"
     if isinstance(spec, list | tuple):

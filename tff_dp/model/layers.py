@@ -1,4 +1,4 @@
-"""Layers that need a look at the data: tables of words, embeddings, inputs with names."""
+"""Layers that have to be checked with the data: lookup tables, embeddings, named inputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ModelError
 from tff_dp.model.labels import describe
 from tff_dp.model.trial import reason
@@ -18,13 +19,13 @@ _LOOKUPS = ("TextVectorization", "StringLookup", "IntegerLookup")
 
 
 class IndexRange(NamedTuple):
-    """The indices with which an embedding is called on some data.
+    """The range of indices with which an embedding is called on some data.
 
     Attributes:
-      layer: The embedding's name.
-      rows: Its input_dim: indices are whole numbers in [0, rows - 1].
+      layer: The name of the embedding.
+      rows: Its input_dim: valid indices are whole numbers in [0, rows - 1].
       low: The smallest index.
-      high: The largest.
+      high: The largest index.
     """
 
     layer: str
@@ -34,36 +35,43 @@ class IndexRange(NamedTuple):
 
 
 def refuse_lookups(model: Any, keras: ModuleType) -> None:
-    """Refuses layers that look their inputs up in a table, which is no weight that clients could get.
+    """Refuses layers that look up their inputs in a table, which is not a weight and not sent to clients.
 
     Args:
       model: A model of either Keras.
-      keras: That Keras.
+      keras: The Keras module of the model.
 
     Raises:
-      ModelError: There is one.
+      ModelError: The model has such a layer.
     """
     kinds = tuple(getattr(keras.layers, name) for name in _LOOKUPS)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_compat.layers_of(model):
         if isinstance(layer, kinds):
             raise ModelError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) of the model {model.name!r} looks "
-                "its inputs up in a table, which is no weight, and which clients do not get. Apply the "
-                "layer to the data first, x = layer(x), and train the layers after it on its numbers; or "
+                "up its inputs in a table, which is not a weight and is not sent to clients. Apply the "
+                "layer to the data first, x = layer(x), and train the layers after it on its output; or "
                 "use Hashing, which needs no table. A vocabulary that was read from the clients' data "
                 "is not covered by any epsilon."
             )
 
 
 def random_inputs(x_spec: Any) -> Any:
-    """Returns two random examples."""
+    """Returns a batch of two random examples.
+
+    Args:
+      x_spec: The spec of a batch of x.
+
+    Returns:
+      Tensors [2, ...] in the structure of the spec; dimensions of unknown size have size 3.
+    """
     rng = np.random.default_rng(0)
 
     def of(spec: Any) -> Any:
         shape = [2, *(size or 3 for size in spec.shape[1:])]
         if spec.dtype == tf.string:
             return tf.constant(rng.choice(["a", "b"], size=shape))
-        if spec.dtype.is_integer:  # rows that an embedding has
+        if spec.dtype.is_integer:  # 0 and 1 are valid indices of nearly every embedding
             return tf.cast(rng.integers(0, 2, size=shape), spec.dtype)
         return tf.cast(rng.normal(size=shape), spec.dtype)
 
@@ -71,7 +79,7 @@ def random_inputs(x_spec: Any) -> Any:
 
 
 def check_strings(model: Any, x_spec: Any) -> None:
-    """Refuses x that holds strings where a model takes numbers: only running it shows that.
+    """Refuses strings in x if the model takes numbers, which only a call of the model shows.
 
     Args:
       model: A built model of either Keras.
@@ -87,12 +95,20 @@ def check_strings(model: Any, x_spec: Any) -> None:
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be called on the data, whose x is {describe(x_spec)}: "
-            f"{reason(error)}. Make numbers of the strings first, or hash them with Hashing."
+            f"{reason(error)}. Convert the strings to numbers first, or hash them with Hashing."
         ) from error
 
 
 def inputs_of(model: Any, x_spec: Any) -> str:
-    """Returns what a message adds on a model's inputs where x does not fit their number or names."""
+    """Returns a sentence for a message if x does not fit the number or names of a model's inputs.
+
+    Args:
+      model: A model of either Keras.
+      x_spec: The spec of a batch of x.
+
+    Returns:
+      The sentence, which begins with a space; empty if x fits, or the inputs are not known.
+    """
     try:
         names = [tensor.name.split(":")[0] for tensor in model.inputs]
     except (AttributeError, TypeError, ValueError):
@@ -108,23 +124,25 @@ def inputs_of(model: Any, x_spec: Any) -> str:
 
 
 def index_reader(model: Any, keras: ModuleType, x_spec: Any) -> Callable[[Any], Any] | None:
-    """Returns a function of a batch of x that finds the indices of a model's embeddings.
+    """Returns a function that finds the indices of a model's embeddings for a batch of x.
 
-    TensorFlow stops at an index that an embedding does not have, in the middle of a round, or gives
-    zeros, depending on the device. This computes what leads to the embeddings, and nothing else.
+    For an index that an embedding does not have, TensorFlow either fails in the middle of a round
+    or returns zeros, depending on the device. The function computes only what leads to the
+    embeddings.
 
     Args:
-      model: A built model of either Keras, called eagerly.
-      keras: That Keras.
+      model: A built model of either Keras, in eager mode.
+      keras: The Keras module of the model.
       x_spec: The spec of a batch of x.
 
     Returns:
-      A function that gives a list of `IndexRange`; None where the model has no embeddings, or none
-      whose indices can be computed beforehand (inside of loops).
+      A function from a batch of x to a list of `IndexRange`, one for each call of an embedding.
+      None if the model has no embeddings, or if their indices cannot be computed beforehand (inside
+      loops).
     """
     layers = [
         layer
-        for layer in model._flatten_layers(include_self=False)
+        for layer in keras_compat.layers_of(model)
         if isinstance(layer, keras.layers.Embedding)
     ]
     if not layers:
@@ -141,7 +159,7 @@ def index_reader(model: Any, keras: ModuleType, x_spec: Any) -> Callable[[Any], 
 
     try:
         concrete = read.get_concrete_function(x_spec)
-    except Exception:  # indices that only exist inside of a loop: the error comes in the round
+    except Exception:  # indices that only exist inside a loop: a round reports the error
         return None
 
     def ranges(x: Any) -> list[IndexRange]:
@@ -156,7 +174,7 @@ def index_reader(model: Any, keras: ModuleType, x_spec: Any) -> Callable[[Any], 
 
 @contextlib.contextmanager
 def _listening(layers: list[Any], met: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Notes the indices with which embeddings are called."""
+    """Records the indices with which embeddings are called."""
 
     def listen(layer: Any) -> Any:
         call = layer.call
@@ -164,7 +182,7 @@ def _listening(layers: list[Any], met: list[tuple[Any, Any]]) -> Iterator[None]:
         def noted(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             indices = tf.cast(inputs, tf.int32) if inputs.dtype.is_floating else inputs
             met.append((layer, tf.cast(indices, tf.int64)))
-            return call(tf.zeros_like(inputs), *args, **kwargs)  # which has a row
+            return call(tf.zeros_like(inputs), *args, **kwargs)  # index 0 is always valid
 
         return noted
 

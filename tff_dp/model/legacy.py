@@ -1,15 +1,14 @@
-"""tf-keras (Keras 2) models, through TFF's own converters.
+"""Converts tf-keras (Keras 2) models by TFF's own converters.
 
-Functional where possible: the graph then has no variables, which is what fast execution needs. What
-the functional converter cannot represent goes through the variable-based one: losses added by layers,
-which it drops; random layers, whose generator it takes for a weight; batch normalization, whose moving
-statistics it would have to change.
+The functional converter is used if possible: the graph then has no variables, which fast execution
+requires. Models that it cannot represent use the variable-based converter: models with losses added
+by layers, which the functional converter drops; with random layers, whose generator it treats as a
+weight; and with batch normalization, whose moving statistics it would have to change.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,20 +16,30 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp import _compat, _warnings
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
+from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
 from tff_dp.model.labels import describe
 from tff_dp.model.layers import check_strings, inputs_of, refuse_lookups
 from tff_dp.model.losses import resolve_loss
-from tff_dp.model.spec import BoundModel, ModelWeights, compute_dtypes
+
+tff = _compat.tff.load()
+import tf_keras  # noqa: E402  # TFF cannot be imported once tf-keras has been used
 
 
 def is_model(value: Any) -> bool:
-    """Returns whether a value is a tf-keras model."""
-    import tf_keras
+    """Says whether a value is a tf-keras model.
 
+    Args:
+      value: Any value.
+
+    Returns:
+      True if it is one.
+    """
     return isinstance(value, tf_keras.Model)
 
 
@@ -41,14 +50,63 @@ def bind(
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
 ) -> BoundModel:
-    """See `ModelSpec.bind`."""
-    if not _compat.tf_keras_is_legacy():
+    """Converts a tf-keras model; see `ModelSpec.bind`.
+
+    Args:
+      sample: The model, or what the function made.
+      builder: The function that makes the model, if one was given, or None.
+      loss: As for `ModelSpec`; not None.
+      metrics: As for `ModelSpec`; not None.
+      input_spec: As for `ModelSpec.bind`.
+
+    Returns:
+      The model in the form that TFF's builders require.
+
+    Raises:
+      ModelError: `tf.keras` is Keras 3 in this process; or as `ModelSpec.bind`.
+      DataError: The loss would broadcast labels and predictions.
+    """
+    if not keras_compat.tf_keras_is_legacy():
         raise ModelError(
             f"The model {sample.name!r} is a tf-keras model, but `tf.keras` is Keras 3 in this process, "
             "which TFF's converter cannot use. Set TF_USE_LEGACY_KERAS=1, or import tff_dp.tff, before "
             "tf.keras is first used; or make the model with Keras 3."
         )
     return _LegacyModel(sample, builder, loss, metrics, input_spec)
+
+
+class _BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
+    """A loss that is one number for a batch, its mean.
+
+    Args:
+      value: From labels and predictions to that number.
+      name: As of any loss.
+    """
+
+    def __init__(self, value: Callable[[Any, Any], Any], name: str) -> None:
+        super().__init__(name=name)
+        self._value = value
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._value(y_true, y_pred)
+
+
+class _MeanLoss(tf_keras.metrics.Mean):  # type: ignore[misc]
+    """The mean loss over examples, as the variable-based converter reports it.
+
+    Args:
+      loss: Of a batch.
+      name: As of any metric.
+    """
+
+    def __init__(self, loss: Any, name: str) -> None:
+        super().__init__(name=name)
+        self._loss = loss
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        del sample_weight
+        examples = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
+        return super().update_state(self._loss(y_true, y_pred), sample_weight=examples)
 
 
 class _LegacyModel(BoundModel):
@@ -62,13 +120,11 @@ class _LegacyModel(BoundModel):
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
     ) -> None:
-        import tf_keras
-
         if builder is not None:
             builder = _uncompiled(builder)
         self._make = builder or (lambda: _clone(sample))
         self._input_spec = input_spec
-        _restore_classes(sample)
+        keras_compat.restore_classes(sample)
         refuse_lookups(sample, tf_keras)
         _warn_of_moving_statistics(sample)
         outputs = _check_call(sample, input_spec[0])
@@ -101,17 +157,17 @@ class _LegacyModel(BoundModel):
             self.tff_model = self._variable_based(loss_object, makers)
             if sample.losses:
                 self._check_losses(sample)
-        _restore_classes(sample)
+        keras_compat.restore_classes(sample)
 
     def fingerprint(self, examples: int | None = None) -> str | None:
         try:
-            with _compat.usable_tf_keras_models():
+            with keras_compat.usable_tf_keras_models():
                 return super().fingerprint(examples)
         finally:
-            _restore_classes(self.source)
+            keras_compat.restore_classes(self.source)
 
     def _check_clone(self, sample: Any, builder: Callable[[], Any] | None) -> None:
-        """Refuses an instance whose copy would not have its variables."""
+        """Refuses an instance whose copy does not have the same variables."""
         if builder is None:
             copy = _clone(sample)
             if [tuple(v.shape) for v in copy.variables] != [
@@ -123,10 +179,10 @@ class _LegacyModel(BoundModel):
                 )
 
     def _check_losses(self, sample: Any) -> None:
-        """Refuses losses that TFF cannot read: all but those of weights alone."""
+        """Refuses losses added by layers that TFF cannot read, which are all that depend on inputs."""
         try:
             with tf.Graph().as_default():
-                converted = self.tff_model()  # its functions hold no reference to it
+                converted = self.tff_model()  # kept alive: its functions hold no reference to it
                 converted.forward_pass.get_concrete_function(self._input_spec)
         except Exception as error:
             raise ModelError(
@@ -138,8 +194,6 @@ class _LegacyModel(BoundModel):
     def _variable_based(
         self, loss: Any, metrics: Mapping[str, Callable[[], Any]]
     ) -> Callable[[], Any]:
-        tff = _compat.load_tff()
-
         def model_fn() -> Any:
             model = self._make()
             _build(model, self._input_spec[0])  # TFF reads the variables before the first call
@@ -160,7 +214,7 @@ class _LegacyModel(BoundModel):
         if [tuple(v.shape) for v in targets] != [tuple(np.shape(v)) for v in values]:
             raise ModelError(
                 f"The trained weights do not fit the model {model.name!r}: the function that makes it "
-                "makes another one each time. Make the same layers in the same order."
+                "makes a different one each time. Make the same layers in the same order."
             )
         for variable, value in zip(targets, values, strict=True):
             variable.assign(value)
@@ -168,44 +222,28 @@ class _LegacyModel(BoundModel):
 
 
 def _uncompiled(builder: Callable[[], Any]) -> Callable[[], Any]:
-    """Returns a function whose models count as not compiled, as TFF's converters want them."""
+    """Returns a function whose models count as not compiled, which TFF's converters require."""
 
     def make() -> Any:
         model = builder()
-        model._is_compiled = False
+        keras_compat.count_as_uncompiled(model)
         return model
 
     return make
 
 
-def _restore_classes(model: Any) -> None:
-    """Makes a model usable again after TFF has made one of the same classes in a graph.
-
-    When tf-keras makes a layer in a `tf.Graph`, as TFF does, it swaps the bases of the layer's class for
-    those of TensorFlow 1, and every eager layer of that class is broken until another one is made
-    eagerly, which swaps them back.
-    """
-    for layer in model._flatten_layers():
-        object_type: Any = type(layer)
-        object_type.__new__(object_type)
-
-
 def _warn_of_moving_statistics(model: Any) -> None:
-    import tf_keras
-
     names = [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in keras_compat.layers_of(model, include_self=True)
         if isinstance(layer, tf_keras.layers.BatchNormalization) and layer.trainable
     ]
     if names:
-        warnings.warn(
+        _warnings.warn(
             f"The moving statistics of {', '.join(map(repr, names))} in the tf-keras model "
             f"{model.name!r} stay at their initial values: TFF averages trainable weights only. "
             "Predictions of the trained model will use the initial statistics. Use GroupNormalization or "
-            "LayerNormalization.",
-            UserWarning,
-            stacklevel=6,
+            "LayerNormalization."
         )
 
 
@@ -215,14 +253,14 @@ def _build(model: Any, x_spec: Any) -> None:
 
 
 def _check_call(model: Any, x_spec: Any) -> Any:
-    """Builds a model, refuses it where it cannot be called on the data, and returns its outputs' spec."""
+    """Builds a model, refuses it if it cannot be called on the data, and returns its outputs' spec."""
     try:
         _build(model, x_spec)
         masked: list[bool] = []
 
         def call(x: Any) -> Any:
             outputs = model(x)
-            masked.extend(hasattr(t, "_keras_mask") for t in tf.nest.flatten(outputs))
+            masked.extend(keras_compat.mask_of(t) is not None for t in tf.nest.flatten(outputs))
             return outputs
 
         concrete = tf.function(call, autograph=False).get_concrete_function(x_spec)
@@ -233,10 +271,10 @@ def _check_call(model: Any, x_spec: Any) -> Any:
         ) from error
     if any(masked):
         raise ModelError(
-            f"The outputs of the tf-keras model {model.name!r} have a mask (as of Masking, or of "
-            "Embedding with mask_zero=True), which TFF's converter loses: the loss would count what is "
+            f"The outputs of the tf-keras model {model.name!r} have a mask (for example from Masking, or "
+            "from Embedding with mask_zero=True), which TFF's converter loses: the loss would include "
             "padding. Make the model with Keras 3; or without the mask, with a loss of your own that "
-            "leaves the padding out."
+            "leaves out the padding."
         )
     return tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
@@ -244,8 +282,6 @@ def _check_call(model: Any, x_spec: Any) -> Any:
 
 
 def _clone(model: Any) -> Any:
-    import tf_keras
-
     try:
         return tf_keras.models.clone_model(model)
     except (ValueError, RuntimeError, NotImplementedError) as error:
@@ -256,29 +292,19 @@ def _clone(model: Any) -> Any:
 
 
 def _has_changing_state(model: Any) -> bool:
-    import tf_keras
-
-    random_layer = tf_keras.__internal__.layers.BaseRandomLayer
+    random_layer = keras_compat.random_layer_class()
     return any(
         isinstance(layer, tf_keras.layers.BatchNormalization | random_layer)
         or getattr(layer, "dropout", 0)
         or getattr(layer, "recurrent_dropout", 0)
         or getattr(layer, "stateful", False)
-        for layer in model._flatten_layers(include_self=False)
+        for layer in keras_compat.layers_of(model)
     )
 
 
 def _loss_object(value: Callable[[Any, Any], Any]) -> Any:
-    """Returns a batch's loss as a `tf.keras.losses.Loss`, which TFF's converters insist on."""
-    import tf_keras
-
-    class BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
-        """The mean over the batch."""
-
-        def call(self, y_true: Any, y_pred: Any) -> Any:
-            return value(y_true, y_pred)
-
-    return BatchLoss(name="loss")
+    """Returns the loss of a batch as a `tf.keras.losses.Loss`, which TFF's converters require."""
+    return _BatchLoss(value, name="loss")
 
 
 def _functional(
@@ -289,32 +315,20 @@ def _functional(
     metrics: Mapping[str, Callable[[], Any]],
     input_spec: tuple[Any, Any],
 ) -> Any | None:
-    """Returns TFF's functional model, or None where its converter cannot represent the model.
+    """Returns TFF's functional model, or None if its converter cannot represent the model.
 
-    The converter takes weights in the order in which they are made, which is not the model's own where
-    models are nested or branches are made out of order; the model returned takes its own order.
+    The converter orders weights as they are made. That is not the model's own order if models are
+    nested or branches are made out of order. The model that is returned here has its own order.
     """
-    import tf_keras
-
-    tff = _compat.load_tff()
-
-    class Loss(tf_keras.metrics.Mean):  # type: ignore[misc]
-        """The mean loss over examples, as the variable-based converter reports it."""
-
-        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-            del sample_weight
-            examples = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
-            return super().update_state(loss(y_true, y_pred), sample_weight=examples)
-
     constructors: OrderedDict[str, Callable[[], Any]] = OrderedDict(
-        loss=lambda: Loss(name="loss"),
+        loss=lambda: _MeanLoss(loss, name="loss"),
         num_examples=lambda: tff.learning.metrics.NumExamplesCounter(name="num_examples"),
     )
     constructors.update(metrics)
 
     def marked() -> Any:
         model = builder() if builder else _clone(sample)
-        if tf.executing_eagerly():  # not where the converter traces it
+        if tf.executing_eagerly():  # not while the converter traces it
             for variables in (model.trainable_variables, model.non_trainable_variables):
                 for position, variable in enumerate(variables):
                     variable.assign(tf.fill(variable.shape, tf.cast(position, variable.dtype)))
@@ -334,7 +348,7 @@ def _functional(
                 tuple(part[position] for position in positions)
                 for part, positions in zip(model_weights, order, strict=True)
             )
-            with _compat.equality_by_value():
+            with tf_compat.equality_by_value():
                 return converted.predict_on_batch(weights, x, training)
 
         model = tff.learning.models.FunctionalModel(
@@ -348,13 +362,13 @@ def _functional(
             ),
             input_spec=input_spec,
         )
-        with tf.Graph().as_default():  # the converter's traps show at tracing only
+        with tf.Graph().as_default():  # the converter's limits appear only when it is traced
             weights = tf.nest.map_structure(tf.constant, model.initial_weights)
             x = tf.nest.map_structure(
                 lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), input_spec[0]
             )
             model.predict_on_batch(weights, x, training=True)
-    except Exception:  # what it raises depends on what it meets: IndexError, StagingError, ...
-        # The variable-based converter takes the model, or says what is wrong with it.
+    except Exception:  # of any class: IndexError, StagingError, ...
+        # The variable-based converter accepts the model, or says what is wrong with it.
         return None
     return model

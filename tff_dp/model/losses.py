@@ -1,4 +1,4 @@
-"""Losses of a Keras model, in the form that TFF's models take."""
+"""Converts the losses of a Keras model to the form that TFF's models require."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import check_shapes, describe, loss_name, to_one_rank
@@ -20,11 +21,12 @@ class Term:
     """The loss of one output, or one loss of all outputs.
 
     Attributes:
-      loss: As the user gave it.
-      function: The name of Keras's function that computes it, such as "mean_squared_error"; None for
-        losses of the user's own.
-      output: The output's name in y and in the predictions where they have several fields, else None.
-      shape: The shape of what is predicted for one example, None where that is not one tensor.
+      loss: The loss as the user gave it.
+      function: The name of the Keras function that computes it, such as "mean_squared_error"; None
+        for a loss that the user defined.
+      output: The name of the output in y and in the predictions if they have several fields, or
+        None.
+      shape: The shape of the prediction for one example; None if it is not one tensor.
     """
 
     loss: Any
@@ -35,7 +37,13 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLoss:
-    """The loss of a batch: a function of (labels, predictions), and what it adds up."""
+    """The loss of a batch.
+
+    Attributes:
+      value: A function of (labels, predictions), whose value is one number, the mean over the
+        batch.
+      terms: The terms of which it is the sum.
+    """
 
     value: Callable[[Any, Any], Any]
     terms: tuple[Term, ...]
@@ -48,25 +56,26 @@ def resolve_loss(
     predictions: Any,
     output_names: Sequence[str] | None = None,
 ) -> BatchLoss:
-    """Finds a loss, and makes sure that it takes the labels and the predictions.
+    """Finds a loss, and checks that it accepts the labels and the predictions.
 
-    Keras's own losses are computed for each output and added up, as Keras does it. A loss of the user's
-    own gets all labels and all predictions, unless it comes in a list or dictionary by output.
+    Keras's own losses are computed for each output and added, as Keras does it. A loss that the
+    user defined gets all labels and all predictions, unless it is in a list or dictionary by
+    output.
 
     Args:
       loss: A loss object, a name, or a function of (labels, predictions); or a list or dictionary of
-        them by output, in which None stands for no loss.
-      keras: The Keras that the model is of.
+        these by output, in which None means no loss.
+      keras: The Keras module of the model.
       labels: The spec of y: a `tf.TensorSpec`, or a dictionary of them.
       predictions: The spec of the model's outputs: one, or a list or dictionary of them.
-      output_names: The outputs' names, in order, where the predictions are a list.
+      output_names: The names of the outputs, in order, if the predictions are a list.
 
     Returns:
-      The loss; its value is one number, the mean over the batch.
+      The loss of a batch.
 
     Raises:
-      ModelError: The loss is unknown, of the other Keras, or fails.
-      DataError: It would broadcast labels and predictions.
+      ModelError: The loss is unknown, belongs to the other Keras, or fails.
+      DataError: The loss would broadcast labels and predictions.
     """
     legacy = keras.__name__ == "tf_keras"
     names = _output_names(predictions, output_names)
@@ -79,7 +88,7 @@ def resolve_loss(
         loss = loss[0]
     if isinstance(loss, Mapping | list | tuple):
         losses = _by_output(loss, loss, names, labels)
-    elif several and _resolved(loss, keras)[1] is not None:  # Keras's own
+    elif several and _resolved(loss, keras)[1] is not None:  # one of Keras's own losses
         losses = _by_output(loss, dict.fromkeys(names or (), loss), names, labels)
     else:
         one, term = _term(loss, None, keras, labels, predictions, legacy)
@@ -108,7 +117,7 @@ def resolve_loss(
 
 
 def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | None]:
-    """Returns a loss as something to call, and the name of Keras's function if it is Keras's own."""
+    """Returns a loss as a callable, and the name of Keras's function if it is one of Keras's own."""
     kind = "tf-keras" if keras.__name__ == "tf_keras" else "Keras 3"
     found = loss
     if isinstance(loss, str):
@@ -125,7 +134,7 @@ def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | N
         raise ModelError(
             f"loss={loss!r} is a class: expected a loss object, such as {found.__name__}(), or its name."
         )
-    of_keras = type(found).__module__.startswith(("keras.", "tf_keras."))
+    of_keras = keras_compat.is_defined_by_keras(type(found))
     if (
         not callable(found)
         or isinstance(found, keras.metrics.Metric)
@@ -135,8 +144,7 @@ def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | N
             f"loss={loss!r} does not fit a {kind} model: expected a loss of {kind}, or its name."
         )
     function = getattr(found, "fn", None) if of_keras else found
-    module = getattr(function, "__module__", None) or ""
-    if not module.startswith((f"{keras.__name__}.src.losses", f"{keras.__name__}.losses")):
+    if not keras_compat.is_own_loss_function(function, keras):
         return found, None
     return found, getattr(function, "__name__", None)
 
@@ -149,7 +157,7 @@ def _term(
     where = "y" if output is None else f"y[{output!r}]"
     if function is not None and isinstance(labels, Mapping):
         raise ModelError(
-            f"{where} has the fields {_listed(labels)}, and loss={loss_name(loss)!r} compares the one "
+            f"{where} has the fields {_listed(labels)}, and loss={loss_name(loss)!r} compares the single "
             "output of the model with one array: expected y as an array. Take the field out of the "
             "dictionary, or give a function of (labels, predictions), which gets all of them."
         )
@@ -161,7 +169,7 @@ def _term(
         )
     if any(spec.dtype == tf.string for spec in tf.nest.flatten(labels)):
         raise ModelError(
-            f"{where} holds strings, and loss={loss_name(loss)!r} compares numbers: expected labels that "
+            f"{where} has strings, and loss={loss_name(loss)!r} compares numbers: expected labels that "
             "are numbers. Number the classes: names, numbers = np.unique(labels, return_inverse=True), "
             "with the same names for all clients."
         )
@@ -175,15 +183,15 @@ def _term(
         found = _as_object(found, keras)
 
     def value(labels: Any, predictions: Any) -> Any:
-        mask = getattr(predictions, "_keras_mask", None)
+        mask = keras_compat.mask_of(predictions)
         labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
         if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
             kinds = tf.as_dtype(labels.dtype), tf.as_dtype(predictions.dtype)
             if all(k.is_floating for k in kinds) or all(k.is_integer for k in kinds):
                 labels = tf.cast(labels, predictions.dtype)
-        if mask is not None:  # what Keras leaves out of the mean
-            predictions._keras_mask = mask
-        with _compat.equality_by_value():
+        if mask is not None:  # Keras leaves masked values out of the mean
+            keras_compat.set_mask(predictions, mask)
+        with tf_compat.equality_by_value():
             result = found(labels, predictions)
         return result if getattr(found, "reduction", None) == "sum" else tf.reduce_mean(result)
 
@@ -194,8 +202,8 @@ def _term(
 
 
 def _classes_last(predictions: Any, loss: Any) -> Any:
-    """Returns the spec of predictions with the dimension last in which a sparse loss has the classes."""
-    axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    """Returns the spec of predictions with the class dimension of a sparse loss moved to the end."""
+    axis = keras_compat.loss_arguments(loss).get("axis", -1)
     if not isinstance(axis, int) or axis == -1 or "Sparse" not in type(loss).__name__:
         return predictions
     sizes = list(predictions.shape)
@@ -203,10 +211,10 @@ def _classes_last(predictions: Any, loss: Any) -> Any:
 
 
 def _as_object(function: Callable[[Any, Any], Any], keras: ModuleType) -> Any:
-    """Returns a function as a loss object: Keras's casts, and the mean over the batch."""
+    """Wraps a function in a loss object, which adds Keras's casts and the mean over the batch."""
 
     class FunctionLoss(keras.losses.Loss):  # type: ignore[misc, name-defined]
-        """A loss function as an object."""
+        """A loss object that calls a function."""
 
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return function(y_true, y_pred)
@@ -217,7 +225,7 @@ def _as_object(function: Callable[[Any, Any], Any], keras: ModuleType) -> Any:
 def _try(
     value: Callable[[Any, Any], Any], term: Term, labels: Any, predictions: Any, legacy: bool
 ) -> None:
-    """Computes a loss and its gradient on the shapes alone, and refuses what fails."""
+    """Traces a loss and its gradient on the shapes, and refuses a loss that fails."""
     where = "" if term.output is None else f" of the output {term.output!r}"
     told = (
         f"loss={loss_name(term.loss)!r} cannot compare y, which is {describe(labels)}, with the "
@@ -226,8 +234,8 @@ def _try(
     hint = ""
     if term.function is None and any(s.dtype.is_integer for s in tf.nest.flatten(labels)):
         hint = (
-            " Keras 3 gives labels to a loss as float32, where whole numbers are needed: "
-            "tf.cast(labels, tf.int32) makes them so again."
+            " Keras 3 passes labels to a loss as float32; if the loss needs whole numbers, convert "
+            "them back by tf.cast(labels, tf.int32)."
         )
     trial.of_loss(value, told, labels, predictions, hint)
     aligned = labels, predictions
@@ -238,18 +246,18 @@ def _try(
     if term.function is None and trial.mixes_by_broadcast(value, *aligned):
         raise ModelError(
             f"{told}: it would broadcast them, and compare the labels of each example with the "
-            "predictions of all others. Give y the rank of the predictions, such as [examples, 1], or "
-            "reshape it in the function."
+            "predictions of all other examples. Give y the rank of the predictions, such as "
+            "[examples, 1], or reshape it in the function."
         )
 
 
 def _by_output(given: Any, loss: Any, names: Sequence[str] | None, labels: Any) -> dict[str, Any]:
-    """Returns the losses by the outputs' names, without those that are None."""
+    """Returns the losses by the names of the outputs, without losses that are None."""
     if names is None:
         raise ModelError(
-            f"loss={given!r} is for each output, and the model has one, or has several without names: "
-            "expected one loss, a function of (labels, predictions), or a model whose outputs are a "
-            "dictionary."
+            f"loss={given!r} has losses by output, and the model has one output, or several without "
+            "names: expected one loss, a function of (labels, predictions), or a model whose outputs "
+            "are a dictionary."
         )
     if not isinstance(loss, Mapping):
         if len(loss) != len(names):
@@ -261,20 +269,22 @@ def _by_output(given: Any, loss: Any, names: Sequence[str] | None, labels: Any) 
     unknown = [name for name in loss if name not in names]
     if unknown:
         raise ModelError(
-            f"loss={given!r} names an output {unknown[0]!r}: expected some of {_listed(names)}."
+            f"loss={given!r} names an unknown output {unknown[0]!r}: expected some of {_listed(names)}."
         )
     losses = {name: loss[name] for name in names if loss.get(name) is not None}
     if not losses:
-        raise ModelError(f"loss={given!r} is no loss: expected one for some of {_listed(names)}.")
+        raise ModelError(
+            f"loss={given!r} has no loss: expected one for at least one of {_listed(names)}."
+        )
     fields = list(labels) if isinstance(labels, Mapping) else None
     if fields is None and len(names) == 1:
         return losses
     if fields is None or set(losses) - set(fields) or set(fields) - set(names):
         have = "is one array" if fields is None else f"has the fields {_listed(fields)}"
         raise ModelError(
-            f"y {have}, and loss={given!r} compares each of the outputs {_listed(losses)} with labels of "
-            "its own: expected y as a dictionary of arrays with the outputs' names. For anything else, "
-            "give a function of (labels, predictions), which gets all of both."
+            f"y {have}, and loss={given!r} compares each of the outputs {_listed(losses)} with its own "
+            "labels: expected y as a dictionary of arrays with the names of the outputs. For anything "
+            "else, give a function of (labels, predictions), which gets all labels and predictions."
         )
     return losses
 

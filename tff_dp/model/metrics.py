@@ -1,4 +1,4 @@
-"""Metrics of a Keras model, in the forms that TFF's models take."""
+"""Converts the metrics of a Keras model to the forms that TFF's models require."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import describe, loss_name, to_one_rank
@@ -20,15 +21,19 @@ RESERVED = ("loss", "num_examples")
 
 
 def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> list[Any]:
-    """Returns metric objects with distinct names.
+    """Finds metrics, and checks that their names are distinct.
 
     Args:
-      metrics: Objects, functions or names. "accuracy" means the accuracy that goes with the loss.
+      metrics: Objects, functions or names. "accuracy" means the accuracy that belongs to the loss.
       loss: The loss as the user gave it.
-      keras: The Keras that the model is of.
+      keras: The Keras module of the model.
+
+    Returns:
+      One metric object for each.
 
     Raises:
-      ModelError: A metric is unknown, of the other Keras, or has a name that is taken.
+      ModelError: A metric is unknown, belongs to the other Keras, or has a name that is invalid or
+        taken.
     """
     resolved = []
     for metric in metrics:
@@ -43,8 +48,8 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
         if callable(found) and not isinstance(
             found, type | keras.metrics.Metric | keras.losses.Loss
         ):
-            name = re.sub(r"[^\w.-]", "", loss_name(metric))  # "<lambda>" is no name in a graph
-            if not type(found).__module__.startswith(("keras.", "tf_keras.")):
+            name = re.sub(r"[^\w.-]", "", loss_name(metric))  # "<lambda>" is not valid in a graph
+            if not keras_compat.is_defined_by_keras(type(found)):
                 found = keras.metrics.MeanMetricWrapper(found, name=name)
         if not isinstance(found, keras.metrics.Metric):
             raise ModelError(
@@ -57,13 +62,13 @@ def resolve_metrics(metrics: Sequence[Any], loss: Any, keras: ModuleType) -> lis
         if not re.fullmatch(r"[\w./-]+", name, re.ASCII):
             raise ModelError(
                 f"metrics holds a metric named {name!r}: expected a name of letters, digits and "
-                "underscores, which TensorFlow takes."
+                "underscores, which TensorFlow accepts."
             )
     for position, name in enumerate(names):
         if name in RESERVED or name in names[:position]:
             raise ModelError(
                 f"metrics holds two values named {name!r}, or one of {RESERVED}, which every run "
-                "reports: give each metric a name of its own, such as "
+                "reports: give each metric a unique name, such as "
                 "keras.metrics.MeanSquaredError(name='mse_1')."
             )
     return resolved
@@ -77,7 +82,7 @@ def _accuracy(loss: Any, keras: ModuleType) -> Any:
     if "categorical" in squeezed:
         return keras.metrics.CategoricalAccuracy(name="accuracy")
     if "binary" in squeezed:
-        # With logits, the decision boundary is 0, not 0.5.
+        # For logits, the decision boundary is 0 and not 0.5.
         threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
         return keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
     raise ModelError(
@@ -92,21 +97,22 @@ def functional_metrics(
     predictions: Any,
     outputs_of: Callable[[Any], Any] = lambda predictions: predictions,
 ) -> tuple[Any, Any, Any]:
-    """Returns Keras 3 metrics as TFF's functional metrics, with the loss and the count of examples.
+    """Returns Keras 3 metrics as TFF's functional metrics, with the loss and the number of examples.
 
-    The states of a metric are summed over clients before they are finalised, as TFF does it.
+    The states of a metric are summed over clients before they are finalized, as TFF does it.
 
     Args:
       metrics: Keras 3 metric objects; they are not changed.
       labels: The spec of y.
       predictions: The spec of the model's outputs.
-      outputs_of: Gives the model's outputs, given what the functional model predicts.
+      outputs_of: Extracts the model's outputs from the predictions of the functional model.
 
     Returns:
-      TFF's (initialize, update, finalize).
+      TFF's functions (initialize, update, finalize).
 
     Raises:
-      ModelError: A metric cannot be computed from these labels and predictions, or is no number.
+      ModelError: A metric cannot be computed from these labels and predictions, or is not one
+        number.
     """
     metrics = [tried(metric, labels, predictions, legacy=False) for metric in metrics]
 
@@ -125,7 +131,7 @@ def functional_metrics(
     def update(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
         del sample_weight  # TFF passes none
         predictions = outputs_of(batch_output.predictions)
-        mask = getattr(predictions, "_keras_mask", None)
+        mask = keras_compat.mask_of(predictions)
         examples = tf.cast(batch_output.num_examples, tf.float32)
         total, weight = state["loss"]
         new = OrderedDict(
@@ -134,8 +140,8 @@ def functional_metrics(
         )
         labels, predictions = to_one_rank(labels, predictions, legacy=False)
         if mask is not None:
-            predictions._keras_mask = mask
-        with _compat.equality_by_value():
+            keras_compat.set_mask(predictions, mask)
+        with tf_compat.equality_by_value():
             for metric in metrics:
                 new[metric.name] = tuple(
                     metric.stateless_update_state(list(state[metric.name]), labels, predictions)
@@ -146,7 +152,7 @@ def functional_metrics(
     def finalize(state: Any) -> OrderedDict[str, Any]:
         total, weight = state["loss"]
         values = OrderedDict(loss=total / weight, num_examples=state["num_examples"][0])
-        with _compat.equality_by_value():
+        with tf_compat.equality_by_value():
             for metric in metrics:
                 result = metric.stateless_result(list(state[metric.name]))
                 values[metric.name] = tf.reshape(result, [])
@@ -162,39 +168,48 @@ def legacy_metric(metric: Any, labels: Any, predictions: Any) -> Any:
       metric: A metric of tf-keras; it is not changed.
       labels: The spec of y.
       predictions: The spec of the model's outputs.
+
+    Returns:
+      The copy, with its variables made.
+
+    Raises:
+      ModelError: The metric cannot be copied.
     """
     copy = copy_metric(metric)
-    if _builds_late(copy):  # TFF has to see the variables before the first update
+    if _builds_late(copy):  # TFF reads the variables before the first update
         batch = to_one_rank(trial.zeros(labels, 1), trial.zeros(predictions, 1), legacy=True)
         copy.build(*(tf.TensorShape([None, *tensor.shape[1:]]) for tensor in batch))
     update, result = copy.update_state, copy.result
 
     def update_state(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true, y_pred = to_one_rank(y_true, y_pred, legacy=True)
-        with _compat.equality_by_value():
+        with tf_compat.equality_by_value():
             return update(y_true, y_pred, sample_weight=sample_weight)
 
     def one_number() -> Any:
-        with _compat.equality_by_value():
+        with tf_compat.equality_by_value():
             return tf.reshape(result(), [])
 
-    # On the object, as tf-keras itself does it: another class would be another metric to TFF.
+    # Set on the object, as tf-keras itself does: TFF would treat a subclass as a different metric.
     copy.update_state = update_state
     copy.result = one_number
     return copy
 
 
 def tried(metric: Any, labels: Any, predictions: Any, *, legacy: bool) -> Any:
-    """Returns a copy of a metric that has been tried on the shapes, with its variables made.
+    """Tries a metric on the shapes.
 
     Args:
-      metric: A metric of either Keras.
+      metric: A metric of either Keras; it is not changed.
       labels: The spec of y.
       predictions: The spec of the model's outputs.
-      legacy: Whether it is of tf-keras.
+      legacy: Whether the metric belongs to tf-keras.
+
+    Returns:
+      A copy of the metric, with its variables made and its state reset.
 
     Raises:
-      ModelError: It fails, its variables change their shapes, or it is not one number.
+      ModelError: The metric fails, makes its variables too late, or is not one number.
     """
     copy = copy_metric(metric)
     told = (
@@ -214,8 +229,9 @@ def tried(metric: Any, labels: Any, predictions: Any, *, legacy: bool) -> Any:
     if late and len(copy.variables) != made:
         raise ModelError(
             f"The metric {metric.name!r} ({type(metric).__name__}) makes its variables at its first "
-            "update, which TFF's converter of tf-keras models cannot: give the metric the number of "
-            "labels, such as AUC(multi_label=True, num_labels=3), or make the model with Keras 3."
+            "update, which TFF's converter of tf-keras models does not support: give the metric the "
+            "number of labels, such as AUC(multi_label=True, num_labels=3), or make the model with "
+            "Keras 3."
         )
     shape = getattr(result, "shape", None)
     if shape is None or any(size != 1 for size in shape):
@@ -224,8 +240,9 @@ def tried(metric: Any, labels: Any, predictions: Any, *, legacy: bool) -> Any:
         )
         raise ModelError(
             f"The metric {metric.name!r} ({type(metric).__name__}) gives {given}: expected one number. "
-            "A metric with an average has one for all classes, such as F1Score(average='macro'); else "
-            "give a metric for each class, or evaluate the trained model."
+            "A metric with an average has one number for all classes, such as "
+            "F1Score(average='macro'). Otherwise give one metric for each class, or evaluate the trained "
+            "model."
         )
     copy.reset_state()
     return copy
@@ -236,7 +253,7 @@ def _remedy(predictions: Any) -> str:
         return ""
     return (
         " With several outputs, a metric gets all labels and all predictions: give a metric class of "
-        "your own that takes one of them."
+        "your own that selects one output."
     )
 
 
@@ -245,19 +262,26 @@ def _builds_late(metric: Any) -> bool:
 
 
 def copy_metric(metric: Any) -> Any:
-    """Returns a metric of the same configuration, of either Keras.
+    """Copies a metric by its configuration.
+
+    Args:
+      metric: A metric of either Keras.
+
+    Returns:
+      A new metric with the same configuration.
 
     Raises:
-      ModelError: Its configuration does not say how it was made.
+      ModelError: The configuration is incomplete, so that the metric cannot be made from it.
     """
-    if type(metric).__name__ == "MeanMetricWrapper" and hasattr(metric, "_fn_kwargs"):
-        # Of a function, which need not be registered.
-        return type(metric)(metric._fn, name=metric.name, dtype=metric.dtype, **metric._fn_kwargs)
+    wrapped = keras_compat.wrapped_function(metric)
+    if wrapped is not None:  # copied directly, since the function need not be registered
+        function, arguments = wrapped
+        return type(metric)(function, name=metric.name, dtype=metric.dtype, **arguments)
     try:
         return type(metric).from_config(metric.get_config())
     except Exception as error:
         raise ModelError(
-            f"The metric {metric.name!r} ({type(metric).__name__}) cannot be copied, as every client's "
-            f"must be: {trial.reason(error)} Give its class a get_config() with all arguments of its "
-            "constructor, and register functions with keras.saving.register_keras_serializable."
+            f"The metric {metric.name!r} ({type(metric).__name__}) cannot be copied, which is needed "
+            f"for every client: {trial.reason(error)} Give its class a get_config() with all arguments "
+            "of its constructor, and register functions with keras.saving.register_keras_serializable."
         ) from error

@@ -1,21 +1,19 @@
-"""What is trained: a Keras model, a loss and metrics, later bound to the shape of the data."""
+"""A Keras model with its loss and metrics, and its conversion for data of a given shape."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-import importlib
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import numpy as np
+import keras
 
-from tff_dp import _compat
+from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ModelError
+from tff_dp.model import keras3, legacy
+from tff_dp.model.bound import BoundModel
 from tff_dp.model.compiled import (
-    Compiled,
     compiled_of,
     is_compiled,
     loss_of,
@@ -24,116 +22,30 @@ from tff_dp.model.compiled import (
     refuse_overrides,
 )
 
-if TYPE_CHECKING:
-    from tff_dp.model.losses import Term
-
-
-class ModelWeights(NamedTuple):
-    """A model's weights in the order of its own lists, as TFF's `ModelWeights` holds them.
-
-    Attributes:
-      trainable: Arrays in the order of `model.trainable_variables`.
-      non_trainable: Arrays in the order of `model.non_trainable_weights` (Keras 3) or
-        `model.non_trainable_variables` (tf-keras): state that training does not change.
-    """
-
-    trainable: tuple[np.ndarray, ...]
-    non_trainable: tuple[np.ndarray, ...]
-
-
-class BoundModel(abc.ABC):
-    """A model whose input shape is known, in the form that TFF's builders take.
-
-    Attributes:
-      tff_model: A `tff.learning.models.FunctionalModel`, or a zero-argument function that makes a
-        `tff.learning.models.VariableModel`.
-      initial_weights: The weights that training starts from.
-      terms: What the loss adds up, with the shapes that it compares.
-      compute_dtypes: Names of the types in which the layers compute, such as "float32".
-      source: The Keras model that came in, or what the function that came in made.
-      input_spec: (x, y) of a batch, which it is bound to.
-      loss: The loss, as it was given or as `source` was compiled with it.
-      metrics: Metric objects of the model's Keras.
-      compiled: What `source` was compiled with, or None.
-    """
-
-    tff_model: Any
-    initial_weights: ModelWeights
-    terms: tuple[Term, ...]
-    compute_dtypes: frozenset[str]
-    source: Any = None
-    loss: Any = None
-    metrics: Sequence[Any] = ()
-    compiled: Compiled | None = None
-    input_spec: Any = None
-
-    @property
-    def is_functional(self) -> bool:
-        """Whether the graph has no variables (a `FunctionalModel`)."""
-        return not callable(self.tff_model)
-
-    def fingerprint(self, examples: int | None = None) -> str | None:
-        """Returns a digest of what a training step computes, apart from the values of the weights.
-
-        None where that is not known: of a model that is not functional, or whose graph reads what is
-        outside of it.
-
-        Args:
-          examples: In the step's batch; None for any number.
-        """
-        from tff_dp.model import fingerprint
-
-        if not self.is_functional:
-            return None
-        return fingerprint.of_step(self.tff_model, self.input_spec, examples)
-
-    def index_reader(self, x_spec: Any) -> Callable[[Any], Any] | None:
-        """Returns a function that finds the indices of the model's embeddings; see `layers`."""
-        import keras
-
-        from tff_dp.model import layers
-
-        if isinstance(self.source, keras.Model):
-            return layers.index_reader(self.source, keras, x_spec)
-        import tf_keras
-
-        return layers.index_reader(self.source, tf_keras, x_spec)
-
-    @abc.abstractmethod
-    def to_keras(self, weights: ModelWeights) -> Any:
-        """Returns a new Keras model of the kind that came in, with these weights.
-
-        Args:
-          weights: As `initial_weights`, in shapes and order.
-
-        Raises:
-          ModelError: The weights do not fit the model.
-        """
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A Keras model with its loss and metrics.
 
-    Training starts from the model's weights as they are when it is bound, and the trained weights go
-    into a new model of the same kind: the model itself is not changed. The exception is a subclassed
-    model that Keras cannot make again: one whose constructor takes arguments of its own (or no
-    **kwargs) and that has no `get_config`. It is trained in place, as by its own `fit`, unless it comes
-    as a function.
+    Training starts from the weights that the model has when it is bound, and the trained weights go
+    into a new model of the same kind: the model itself is not changed. The exception is a
+    subclassed model that Keras cannot recreate: one whose constructor has arguments of its own (or
+    no **kwargs) and that has no `get_config`. Such a model is trained in place, as by its own
+    `fit`, unless it is given as a function.
 
     Args:
       model: A Keras 3 model (Sequential, functional, subclassed), a tf-keras model, or a function
         without arguments that makes one.
       loss: A loss of the same Keras: an object, a name that its `losses.get` knows, or a function of
         (labels, predictions). For several outputs also a list or dictionary of these by output. Labels
-        are brought to the rank of the predictions first, as Keras does it. None for the one that the
-        model was compiled with.
-      metrics: Metrics of the same Keras: objects, functions, or names, "accuracy" among them. Each gives
-        one number. docs/keras.md says which are supported. None for those that the model was compiled
-        with, if it was.
+        are first brought to the rank of the predictions, as in Keras. None for the loss with which
+        the model was compiled.
+      metrics: Metrics of the same Keras: objects, functions, or names, including "accuracy". Each
+        must be one number. docs/keras.md says which metrics are supported. None for the metrics
+        with which the model was compiled, if any.
 
     Raises:
-      ModelError: The model is of no Keras kind, or loss or metrics are missing or of another Keras.
+      ModelError: The loss is missing, or `metrics` is not a list.
     """
 
     model: Any
@@ -151,27 +63,22 @@ class ModelSpec:
             )
 
     def bind(self, input_spec: tuple[Any, Any]) -> BoundModel:
-        """Fits the model to the shape of the data.
+        """Converts the model for data of a given shape.
 
         Args:
-          input_spec: (x, y), each a `tf.TensorSpec` with None as first dimension, or a dictionary of
-            them; `Clients.element_spec()` gives it.
+          input_spec: The specs of x and y, each a `tf.TensorSpec` with None as first dimension, or
+            a dictionary of them; `Clients.element_spec()` returns it.
 
         Returns:
-          The model in TFF's terms.
+          The model in the form that TFF's builders require.
 
         Raises:
-          ModelError: The model cannot be wrapped, or the loss or a metric cannot be computed; the message
-            names the layer, loss or metric and the remedy.
+          ModelError: The model is not a Keras model or cannot be wrapped, or the loss or a metric
+            cannot be computed. The message names the layer, loss or metric and the remedy.
           DataError: The loss would broadcast labels and predictions.
           StackError: TFF cannot be imported.
         """
-        _compat.load_tff()
-        import keras
-
-        from tff_dp.model import keras3, legacy
-
-        # A function is called once here: its result tells the kind of Keras.
+        # A function is called once here, since only its result tells which Keras it uses.
         sample = self.model
         builder: Callable[[], Any] | None = None
         if not isinstance(sample, keras.Model) and not legacy.is_model(sample):
@@ -179,12 +86,12 @@ class ModelSpec:
                 raise ModelError(_not_a_model(self.model))
             builder, sample = sample, sample()
         if isinstance(sample, keras.Model):
-            bind, library = keras3.bind, keras
+            bind = keras3.bind
         elif legacy.is_model(sample):
-            bind, library = legacy.bind, importlib.import_module("tf_keras")
+            bind = legacy.bind
         else:
             raise ModelError(_not_a_model(sample))
-        refuse_overrides(sample, library)
+        refuse_overrides(sample, keras_compat.library_of(sample))
         compiled = compiled_of(sample)
         loss = loss_of(sample, compiled) if self.loss is None else self.loss
         metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
@@ -195,36 +102,14 @@ class ModelSpec:
         return bound
 
 
-def compute_dtypes(model: Any) -> frozenset[str]:
-    """Returns the types in which a Keras model's layers compute, and warns of float16.
-
-    Args:
-      model: A model of either Keras.
-    """
-    layers = model._flatten_layers(include_self=False)
-    found = {layer.name: str(layer.compute_dtype) for layer in layers}
-    half = [repr(name) for name, dtype in found.items() if dtype == "float16"]
-    if half:
-        named = ", ".join(half[:3]) + (", ..." if half[3:] else "")
-        warnings.warn(
-            f"The model {model.name!r} computes in float16 (layers {named}), and its loss is not "
-            "scaled: parts of a gradient below 6e-8 become zero, and one with a part above 65,504 is "
-            "infinite, and counts as zero under a privacy plan. Use bfloat16 or 'mixed_bfloat16', which "
-            "has the range of float32.",
-            UserWarning,
-            stacklevel=6,
-        )
-    return frozenset(found.values())
-
-
 def _makes_something(value: Any) -> bool:
-    """Returns whether a value can be called without arguments, and is no layer."""
+    """Says whether a value can be called without arguments, and is not a layer."""
     if not callable(value) or hasattr(type(value), "trainable_variables"):
         return False
     try:
         inspect.signature(value).bind()
     except (TypeError, ValueError) as error:
-        return isinstance(error, ValueError)  # then it has no signature to read
+        return isinstance(error, ValueError)  # a callable whose signature is not known
     return True
 
 

@@ -1,4 +1,4 @@
-"""Losses and metrics tried on shapes alone, so that what fails fails before training, in few words."""
+"""Tries losses and metrics on shapes, so that they fail before training and with a short message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from tff_dp.errors import ModelError
 
 _SIZES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
-_LONGEST = 300  # characters of another library's message
+_LONGEST = 300  # characters that are kept of another library's message
 _TRACE = re.compile(r'^\s*File ".*", line \d+')
 _NOISE = re.compile(
     r"\x1b\[\d*m|\{\{.*?\}\} ?|\s*\[Op:\w+\]( name:)?\s*$|Exception encountered when calling \S+ ?"
@@ -21,30 +21,45 @@ _NAMED = re.compile(r"^\s*[\w.]*(?:Error|Exception): ")
 
 
 def batch_size(*specs: Any) -> int:
-    """Returns a size for a batch that no other dimension has, so that nothing fits it by chance."""
+    """Returns a batch size that differs from all other dimensions, so that nothing fits it by chance.
+
+    Args:
+      *specs: Structures of `tf.TensorSpec`s of batches.
+
+    Returns:
+      The batch size.
+    """
     taken = {size for spec in tf.nest.flatten(specs) for size in spec.shape[1:]}
     return next(size for size in _SIZES if size not in taken) if taken else _SIZES[0]
 
 
 def on_shapes(function: Callable[..., Any], *specs: Any) -> Any:
-    """Returns the specs of what a function of tensors gives for tensors of these specs."""
+    """Traces a function for tensors of given specs.
+
+    Args:
+      function: A function of tensors.
+      *specs: The specs of its arguments.
+
+    Returns:
+      The specs of its results.
+    """
     return tf.function(function, autograph=False).get_concrete_function(*specs).structured_outputs
 
 
 def of_loss(
     value: Callable[[Any, Any], Any], told: str, labels: Any, predictions: Any, hint: str = ""
 ) -> None:
-    """Traces a batch's loss and its gradient by the predictions.
+    """Traces the loss of a batch and its gradient with respect to the predictions.
 
     Args:
       value: A function of (labels, predictions).
-      told: What errors begin with.
-      labels: Their spec.
-      predictions: Likewise.
-      hint: What errors end with where the loss fails.
+      told: The beginning of messages.
+      labels: The spec of the labels.
+      predictions: The spec of the predictions.
+      hint: The end of the message if the loss fails.
 
     Raises:
-      ModelError: It fails, or is not one number.
+      ModelError: The loss fails, or is not one floating-point number.
     """
     sized = _sized(batch_size(labels, predictions), (labels, predictions))
 
@@ -67,15 +82,19 @@ def of_loss(
 
 
 def mixes_by_broadcast(value: Callable[[Any, Any], Any], labels: Any, predictions: Any) -> bool:
-    """Returns whether a loss broadcasts labels of one example with predictions of others.
+    """Says whether a loss broadcasts labels of one example against predictions of others.
 
-    A loss may compare examples with each other on purpose. It is a mistake where shapes of different
-    ranks are there that can be broadcast over the examples, such as [n] and [n, 1].
+    A loss may compare examples with each other on purpose. It is considered a mistake if there are
+    shapes of different ranks that can be broadcast over the examples, such as [n] and [n, 1].
 
     Args:
       value: A function of (labels, predictions).
-      labels: Their spec.
-      predictions: Likewise.
+      labels: The spec of the labels.
+      predictions: The spec of the predictions.
+
+    Returns:
+      True if exchanging the labels of one example changes the loss by an amount that depends on
+      another example, and the shapes can be broadcast.
     """
     sized = _sized(batch_size(labels, predictions), (labels, predictions))
     if not any(
@@ -95,16 +114,23 @@ def mixes_by_broadcast(value: Callable[[Any, Any], Any], labels: Any, prediction
         losses = [
             of(y1, p1, y2, p2), of(y1, p1, y4, p4), of(y3, p3, y2, p2), of(y3, p3, y4, p4)
         ]  # fmt: skip
-    except Exception:  # it takes no such values, and nothing can be said
+    except Exception:  # the loss does not accept random values, and the test says nothing
         return False
     coupling = abs(losses[0] - losses[1] - losses[2] + losses[3])
     return coupling > 1e-4 * max(map(abs, losses))
 
 
 def reason(error: BaseException) -> str:
-    """Returns what another library's error says, in a line: without traces, and cut where long."""
+    """Shortens the message of another library's error.
+
+    Args:
+      error: The error.
+
+    Returns:
+      The message in one line, without traces, truncated if it is long.
+    """
     lines = str(getattr(error, "message", None) or error).splitlines()
-    for place in range(len(lines) - 1, -1, -1):  # the innermost error is what is meant
+    for place in range(len(lines) - 1, -1, -1):  # the innermost error is the informative one
         if _NAMED.match(lines[place]) and any(_TRACE.match(line) for line in lines[:place]):
             lines = lines[place:]
             break
@@ -120,7 +146,15 @@ def reason(error: BaseException) -> str:
 
 
 def zeros(spec: Any, size: int) -> Any:
-    """Returns tensors of zeros (of empty strings) for a batch of a size."""
+    """Returns a batch of zeros, or of empty strings.
+
+    Args:
+      spec: A structure of `tf.TensorSpec`s.
+      size: The number of examples.
+
+    Returns:
+      Tensors [size, ...] in the structure of the spec; dimensions of unknown size have size 3.
+    """
     return tf.nest.map_structure(
         lambda s: (
             tf.fill([size, *(d or 3 for d in s.shape[1:])], "")

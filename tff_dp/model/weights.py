@@ -1,4 +1,4 @@
-"""What a model's weights must be before training: there, trainable, and finite."""
+"""Checks the weights of a model before training: there are some, and they are finite."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from tff_dp.errors import ModelError
-from tff_dp.model.spec import BoundModel
+from tff_dp.model.bound import BoundModel
 
 
 def check_weights(model: BoundModel) -> None:
-    """Refuses a model that training cannot change, or whose weights are no numbers to begin with.
+    """Refuses a model that training cannot change, or whose initial weights are not finite.
 
-    Infinities in weights that are not trained may be a layer's own, such as a mask that is added to
-    scores.
+    Infinities in non-trainable weights are allowed, since a layer may need them, for example in a
+    mask that is added to scores.
 
     Args:
       model: The model, bound to data.
 
     Raises:
-      ModelError: No weight is trainable, a trainable one is NaN or infinite, or another one is NaN.
+      ModelError: No weight is trainable, a trainable weight is NaN or infinite, or a non-trainable
+        weight is NaN.
     """
     trainable, non_trainable = model.initial_weights
     name = getattr(model.source, "name", "model")
@@ -41,13 +42,13 @@ def check_weights(model: BoundModel) -> None:
 
 def _nothing_to_train(name: str, held: int) -> str:
     what = (
-        f"all of its {held} weights are frozen. Set trainable=True for the layers that are to be trained"
+        f"all of its {held} weights are frozen. Set trainable=True for the layers to be trained"
         if held
-        else "it has no weights at all. Give it a layer that has some, such as Dense"
+        else "it has no weights at all. Add a layer with weights, such as Dense"
     )
     return (
         f"The model {name!r} has no trainable weights: {what}. Nothing would be trained, and the epsilon "
-        "of the rounds would be spent on it."
+        "of the rounds would be spent for nothing."
     )
 
 
@@ -56,12 +57,12 @@ def _check(what: str, weight: Any, is_right: Callable[[Any], Any], expected: str
     if values.dtype.kind in "biuSUO":
         return
     if values.dtype.kind not in "fc":
-        values = values.astype(np.float32)  # bfloat16 and others that are not NumPy's own
+        values = values.astype(np.float32)  # bfloat16 and other types that NumPy does not have
     right = is_right(values)
     if not right.all():
         where = tuple(int(index) for index in np.argwhere(~right)[0])
         raise ModelError(
             f"{what} is {values[where]} at index {list(where)}: expected {expected} everywhere. Every "
-            "client's update would be no number, and every round would be charged for nothing. Load the "
-            "model's weights anew, or initialize them."
+            "client's update would be NaN, and every round would be charged for nothing. Load the "
+            "weights of the model again, or initialize them."
         )

@@ -1,12 +1,12 @@
-"""Integer noise, the grid that it shares with clipped updates, and the bits it is made of.
+"""Integer noise, the grid that it shares with clipped updates, and the random bits it is made of.
 
-A mechanism that is analyzed over the real numbers and run in floating point is another mechanism: sums
-depend on their order, noise ends at some sigma, and the low bits of a result say what was added
-(Mironov, CCS 2012; Casacuberta et al., arXiv:2207.10635). Here what is released is a whole number of
-grid steps. Updates are clipped and truncated to the grid (`clipping`), sums of them are exact, and the
-noise is a whole number as well (`gaussian`, `laplace`). Since a sum k is whole,
-k + floor(N) = floor(k + N): rounding the noise is post-processing of the mechanism over the reals, and
-costs nothing.
+A mechanism that is analyzed over the real numbers but runs in floating point is a different
+mechanism: sums depend on their order, noise has a largest value, and the low bits of a result
+reveal what was added (Mironov, CCS 2012; Casacuberta et al., arXiv:2207.10635). Here every released
+value is a whole number of grid steps. Updates are clipped and truncated to the grid (`clipping`),
+their sums are exact, and the noise is a whole number as well (`gaussian`, `laplace`). Since a sum k
+is an integer, k + floor(N) = floor(k + N): rounding the noise is post-processing of the mechanism
+over the reals, and costs no privacy.
 """
 
 from tff_dp.noise.clipping import Clipped, clip_l1, clip_l2, clip_l2_each

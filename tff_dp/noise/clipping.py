@@ -1,12 +1,13 @@
-"""Updates as whole numbers of grid steps, of a norm that is certain.
+"""Clipped updates as whole numbers of grid steps, whose norm is bounded with certainty.
 
-A clipped update is truncated to the grid, toward zero: that makes no coordinate larger, so that the norm
-of the whole numbers is at most the clip norm, with nothing to add for rounding. What roundoff could do to
-the norm itself is taken off beforehand: updates are clipped to (1 - 2^-15) of the clip norm. A norm is
-summed in float32 within blocks of 256 terms, and in float64 over the blocks, so that the relative error
-of the sum is below 255 2^-24 and a little, for every order of summation, number of weights, compiler and
-device (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2: n - 1 units of
-roundoff for n terms). With 2 more units for scale and product that is half of what is taken off.
+A clipped update is truncated to the grid, toward zero. Truncation makes no coordinate larger, so
+that the norm of the whole numbers is at most the clip norm, with no allowance for rounding. The
+effect of roundoff on the norm itself is subtracted beforehand: updates are clipped to (1 - 2^-15)
+of the clip norm. A norm is summed in float32 within blocks of 256 terms, and in float64 over the
+blocks, so that the relative error of the sum is only slightly above 255 * 2^-24, for every order of
+summation, number of weights, compiler and device (Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, section 4.2: n - 1 units of roundoff for n terms). With 2 more units for the
+scale and the product, this is half of what is subtracted.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import tensorflow as tf
 from tff_dp.noise.grid import Grid, as_float64
 
 _BLOCK = 256  # terms that are summed in float32
-_SMALL = 4096  # elements, up to which a tensor is summed in float64 at once
+_SMALL = 4096  # a tensor of at most so many elements is summed in float64 directly
 MARGIN = 2.0**-15
-"""How much is taken off the clip norm, relative, before updates are scaled to it."""
+"""The share of the clip norm that is subtracted from it before updates are scaled to it."""
 
 
 class Clipped(NamedTuple):
     """An update on the grid, or several updates.
 
     Attributes:
-      parts: int64, a tensor for each of the update's.
-      norm: The update's norm before clipping, float64 [], or each update's, float64 [updates]; NaN or
-        infinite where an update counts as zero.
+      parts: One tensor for each tensor of the update, int64, in grid steps.
+      norm: The norm of the update before clipping, float64 []; of several updates, the norm of
+        each, float64 [updates]. It is NaN or infinite if the update counts as zero.
     """
 
     parts: list[Any]
@@ -38,16 +39,19 @@ class Clipped(NamedTuple):
 
 
 def clip_l2(update: Sequence[Any], clip_norm: Any, grid: Grid, unit: Any = None) -> Clipped:
-    """Returns an update of floating-point tensors, scaled to an L2 norm and truncated to the grid.
+    """Clips an update to an L2 norm and truncates it to the grid.
+
+    Formal guarantee: the L2 norm of the result, over all tensors, is at most C divided by the size
+    of a grid step, for every input, including infinities and NaN.
 
     Args:
-      update: Tensors of any floating-point types: those below float32 are widened first.
+      update: Tensors of any floating-point types; types narrower than float32 are widened first.
       clip_norm: C > 0, a number or a tensor [].
       grid: The grid.
-      unit: The clip norm that the grid divides, where it is another than C.
+      unit: The clip norm that the grid divides into steps, if it is not C; a number or a tensor [].
 
     Returns:
-      The update in steps, of L2 norm at most C over the step: zeros if the norm is not finite.
+      The update in grid steps; zeros if its norm is not finite.
     """
     wide = _widened(update)
     norm = _l2_norm(wide, 0)
@@ -55,18 +59,19 @@ def clip_l2(update: Sequence[Any], clip_norm: Any, grid: Grid, unit: Any = None)
 
 
 def clip_l2_each(updates: Sequence[Any], clip_norm: Any, grid: Grid, counted: Any) -> Clipped:
-    """Returns several updates, each scaled to an L2 norm and truncated to the grid by itself.
+    """Clips each of several updates to an L2 norm and truncates it to the grid.
+
+    Formal guarantee: as `clip_l2`, for each update by itself.
 
     Args:
-      updates: A tensor [updates, ...] for each tensor of an update, of any floating-point types and of
-        known shapes.
+      updates: One tensor [updates, ...] for each tensor of an update, of any floating-point types
+        and of known shapes.
       clip_norm: C > 0, a number or a tensor [].
       grid: The grid.
       counted: Which updates count, bool [updates]; the others become zeros.
 
     Returns:
-      The updates in steps, [updates, ...]: each, over all tensors, of L2 norm at most C over the step,
-      and zeros where the norm is not finite.
+      The updates in grid steps, [updates, ...]; an update whose norm is not finite becomes zeros.
     """
     wide = _widened(updates)
     norms = _l2_norm(wide, 1)
@@ -74,7 +79,18 @@ def clip_l2_each(updates: Sequence[Any], clip_norm: Any, grid: Grid, counted: An
 
 
 def clip_l1(update: Sequence[Any], clip_norm: Any, grid: Grid) -> Clipped:
-    """Returns an update scaled to an L1 norm and truncated to the grid; as `clip_l2`."""
+    """Clips an update to an L1 norm and truncates it to the grid.
+
+    Formal guarantee: as `clip_l2`, for the L1 norm.
+
+    Args:
+      update: Tensors of any floating-point types; types narrower than float32 are widened first.
+      clip_norm: C > 0, a number or a tensor [].
+      grid: The grid.
+
+    Returns:
+      The update in grid steps, and its L1 norm; zeros if the norm is not finite.
+    """
     wide = _widened(update)
     norm = tf.add_n([_sum(tf.abs, part, 0) for part in wide])
     return Clipped(_scaled(wide, norm, clip_norm, grid), norm)
@@ -91,7 +107,7 @@ def _l2_norm(wide: Sequence[Any], leading: int) -> tf.Tensor:
 def _sum(function: Callable[[Any], Any], part: tf.Tensor, leading: int) -> tf.Tensor:
     """Returns the sum of a function of the elements over all but the leading dimensions, float64.
 
-    The module says how large its error is.
+    The module's docstring bounds the error of the sum.
     """
     kept = part.shape[:leading].as_list()
     count = part.shape[leading:].num_elements()
@@ -122,12 +138,13 @@ def _scaled(
 
     def steps(part: tf.Tensor) -> tf.Tensor:
         factor = tf.reshape(scale, [*leading, *(1 for _ in part.shape[len(leading) :])])
-        # Also 0 for an element that is not finite, where a product would be NaN.
+        # Where the factor is 0, this gives 0 even for an element that is not finite; a product is
+        # NaN.
         return _truncated(tf.math.multiply_no_nan(part, tf.cast(factor, part.dtype)))
 
     return [steps(part) for part in wide]
 
 
 def _truncated(part: tf.Tensor) -> tf.Tensor:
-    """Returns whole numbers, int64, none larger than what it is made of: `tf.cast` goes toward zero."""
+    """Returns int64 numbers, none larger in magnitude than its input: `tf.cast` truncates."""
     return tf.cast(part, tf.int64)

@@ -1,14 +1,15 @@
-"""Laplace noise in whole numbers, bit by bit.
+"""Laplace noise in whole numbers, drawn digit by digit.
 
 The floor of an exponential variable is geometric, and the binary digits of a geometric variable are
 independent: digit i is 1 with probability 1 / (1 + exp(2^i / scale)). Each digit is one comparison of
 random bits with a threshold that is computed here in high precision, so that no floating-point number is
-involved when noise is drawn. With a random sign, ~x = -1 - x in place of -x, the result is the floor of a
-Laplace variable, and adding it to a whole number is post-processing of the Laplace mechanism.
+involved when noise is drawn. With a random sign, where ~x = -1 - x takes the place of -x, the
+result is the floor of a Laplace variable, and adding it to a whole number is post-processing of the
+Laplace mechanism.
 
-A threshold has 62 bits, 124 where a digit's probability is below 1/8, and 186 where it is below 2^-60.
-Digits whose probability is below 2^-124 are left out. The law p' of a draw beside the ideal law p has
-|log(p' / p)| below 2^-54 but for an event of probability 2^-120.
+A threshold has 62 bits; it has 124 bits if the digit's probability is below 1/8, and 186 bits if it
+is below 2^-60. Digits whose probability is below 2^-124 are left out. Between the law p' of a draw
+and the ideal law p, |log(p' / p)| is below 2^-54 except on an event of probability 2^-120.
 
 Source: Devroye, "Non-Uniform Random Variate Generation" (1986), section X.2 (geometric variables); the
 independence of the digits follows from exp(-(a + b)) = exp(-a) exp(-b).
@@ -28,18 +29,18 @@ import tensorflow as tf
 from tff_dp.noise.words import MAGNITUDE, SCOPE, low_bits, sign_of, words
 
 _PRECISION = 80  # decimal digits
-_SMALLEST = 2 * MAGNITUDE  # bits of the smallest probability that counts
-_DIGITS = 63  # of a whole number of 64 bits that is not negative
+_SMALLEST = 2 * MAGNITUDE  # digits of a probability below 2^-_SMALLEST are left out
+_DIGITS = 63  # binary digits of the magnitude of an int64
 LARGEST_SCALE = 2.0**50
-"""Of what `laplace` draws: the largest digit stays within 64 bits."""
+"""The largest scale, in steps; the highest digit then stays within 64 bits."""
 
 
 class Threshold(NamedTuple):
-    """A digit's probability of being 1, in units of 2^-186, as three numbers of 62 bits.
+    """The probability that a digit is 1, in units of 2^-186, as three numbers of 62 bits.
 
     Attributes:
-      parts: From the highest.
-      compared: How many of them are compared.
+      parts: The three numbers, the most significant first.
+      compared: How many of them are compared with random bits; 1, 2 or 3.
     """
 
     parts: tuple[int, int, int]
@@ -48,10 +49,14 @@ class Threshold(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def thresholds(scale: float) -> tuple[Threshold, ...]:
-    """Returns the thresholds of the digits, from the lowest digit, which is the most likely one.
+    """Returns the thresholds of the digits.
 
     Args:
-      scale: Of the Laplace variable, in steps; > 0.
+      scale: The scale of the Laplace variable, in steps; > 0.
+
+    Returns:
+      One threshold for each digit, the least significant digit first; its probability is the
+      largest.
     """
     found = []
     with decimal.localcontext(prec=_PRECISION, Emax=decimal.MAX_EMAX):
@@ -73,11 +78,12 @@ def laplace(shape: Sequence[int], scale: float) -> tf.Tensor:
     """Returns independent draws of Laplace noise in whole numbers.
 
     Args:
-      shape: Of the result.
-      scale: Of the density exp(-|x| / scale) / (2 scale), in steps of the grid; in [0, 2^50].
+      shape: The shape of the result.
+      scale: The scale of the density exp(-|x| / scale) / (2 scale), in steps of the grid; in [0,
+        2^50].
 
     Returns:
-      int64, of the shape that was asked for: floors of Laplace variables.
+      int64 of the given shape, in steps: floors of Laplace variables.
 
     Raises:
       ValueError: The scale is outside its bound.
@@ -92,7 +98,14 @@ def laplace(shape: Sequence[int], scale: float) -> tf.Tensor:
 
 
 def words_of(scale: float) -> int:
-    """Returns the number of words of a draw: those of the digits, and one for the sign."""
+    """Returns how many random words one draw takes.
+
+    Args:
+      scale: The scale of the Laplace variable, in steps; > 0.
+
+    Returns:
+      The number of words: those of the digits, and one for the sign.
+    """
     return sum(threshold.compared for threshold in thresholds(scale)) + 1
 
 
@@ -100,17 +113,21 @@ def _floors(bits: tf.Tensor, scale: float) -> tf.Tensor:
     """Returns floors of Laplace draws.
 
     Args:
-      bits: int64 [`words_of(scale)`, n]: the first words of all digits; the second words of those that
-        have one, which are the last ones; the third words; and a word that gives its sign.
-      scale: In steps.
+      bits: int64 [`words_of(scale)`, n]: the first words of all digits; then the second words of
+        the digits that have one, which are the last digits; then the third words; then one word for
+        the sign.
+      scale: The scale, in steps.
 
     Returns:
-      int64 [n].
+      int64 [n], in steps.
     """
     table = thresholds(scale)
     below: tf.Tensor = tf.zeros([0, *bits.shape[1:]], tf.bool)
     end = bits.shape[0] - 1
-    for part in reversed(range(3)):  # from the last words, whose digits are the last ones
+    # Multi-word comparison from the least significant words, which only the last digits have:
+    # `below` is the result of the words so far, and decides where the next more significant words
+    # are equal.
+    for part in reversed(range(3)):
         some = [threshold.parts[part] for threshold in table if threshold.compared > part]
         drawn = low_bits(bits[end - len(some) : end], MAGNITUDE)
         limits = tf.constant(np.array(some, np.int64)[:, None])

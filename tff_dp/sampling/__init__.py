@@ -1,8 +1,8 @@
-"""Who takes part in a round, and what that does to the privacy accounting.
+"""Samplers: which clients participate in a round, and what that means for the privacy accounting.
 
-A sampler states the neighbouring relations under which its amplification is known, draws a round's
-cohort, and wraps the event of one round, so that what is drawn and what is accounted for cannot
-disagree.
+A sampler states the neighboring relations under which its amplification is known, draws the cohort
+of a round, and wraps the privacy event of one round. The cohorts that are drawn and the sampling
+that is accounted for can therefore not disagree.
 """
 
 from tff_dp.sampling.base import Adjacency, Sampler

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 import enum
-from typing import ClassVar
+import inspect
+from typing import Any, ClassVar
 
 import dp_accounting
 import numpy as np
 
 from tff_dp import _checks
 from tff_dp.config import Config
+from tff_dp.errors import ArgumentError
 
 
 class Adjacency(enum.Enum):
@@ -30,27 +32,67 @@ class Adjacency(enum.Enum):
 class Sampler(Config, abc.ABC):
     """Draws cohorts.
 
+    A sampler of your own is a frozen, keyword-only dataclass that derives from this class: it defines
+    `adjacencies`, `expected_clients`, `wrap` and `_draw`, and states in `wrap` and `adjacencies` what is
+    proven of what `_draw` does. Accountants know the samplers of tff_dp by their classes, so that a
+    sampler that can draw has no subclasses.
+
     Attributes:
-      adjacencies: The relations under which this sampler's amplification is accounted for, the
-        default first.
+      adjacencies: The relations under which this sampler's amplification of Gaussian noise is accounted
+        for, the default first.
       of_one_seed: Whether a round's cohort depends on those of earlier rounds, so that all of a run must
         be drawn from the same seed.
+
+    Raises:
+      ArgumentError: A class is defined that derives from a sampler that can draw.
     """
 
     adjacencies: ClassVar[tuple[Adjacency, ...]]
     of_one_seed: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__[1:]:
+            if issubclass(base, Sampler) and not inspect.isabstract(base):
+                raise ArgumentError(
+                    f"class {cls.__qualname__} derives from {base.__name__}: expected Sampler itself. "
+                    f"What is known of cohorts that {base.__name__} draws need not hold of another "
+                    "class's. Derive from Sampler, and state its adjacencies and its event."
+                )
+
     def check(self, population: int) -> None:
-        """Raises ArgumentError if the sampler cannot draw from so many clients."""
+        """Checks that the sampler can draw from a population.
+
+        Args:
+          population: Number of clients, N.
+
+        Raises:
+          ArgumentError: The sampler cannot draw from so many, or so few, clients.
+        """
         _checks.integer("population", population, "[1, inf)", "Give at least one client.")
 
     @abc.abstractmethod
     def expected_clients(self, population: int) -> float:
-        """Returns the public expected number of clients a round, m."""
+        """Returns the expected size of a cohort.
+
+        Args:
+          population: Number of clients, N; >= 1.
+
+        Returns:
+          m, the expected number of clients in a round. It is public.
+        """
 
     @abc.abstractmethod
     def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
-        """Returns the event of one round: this sampler over `event`, the mechanism's."""
+        """Returns the privacy event of one round under this sampler.
+
+        Args:
+          event: The event of the mechanism, for a client that participates.
+          population: Number of clients, N; >= 1.
+
+        Returns:
+          The event with the amplification that this sampler gives.
+        """
 
     def participation(self, rounds: int) -> tuple[int, int]:
         """Returns how often, and at what distance, one client may take part.
@@ -64,7 +106,15 @@ class Sampler(Config, abc.ABC):
         return rounds, 1
 
     def check_rounds(self, population: int, rounds: int) -> None:
-        """Raises ArgumentError if there are too few clients for so many rounds."""
+        """Checks that there are enough clients for a number of rounds.
+
+        Args:
+          population: Number of clients, N; >= 1.
+          rounds: T, the number of rounds; >= 1.
+
+        Raises:
+          ArgumentError: There are too few clients.
+        """
 
     @abc.abstractmethod
     def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
@@ -82,8 +132,22 @@ class Sampler(Config, abc.ABC):
           Sorted positions in [0, N), shape [cohort], int64. May be empty under Poisson sampling.
 
         Raises:
-          ArgumentError: The sampler cannot draw from so many clients, or the round is below 1.
+          ArgumentError: The sampler cannot draw from so many clients, or the round is below 1; or it is
+            a user's, and what it draws is no cohort.
         """
         self.check(population)
         _checks.integer("round_number", round_number, "[1, inf)", "Rounds count from 1.")
-        return self._draw(population, round_number, root_seed).astype(np.int64)
+        drawn = self._draw(population, round_number, root_seed)
+        is_cohort = (
+            isinstance(drawn, np.ndarray)
+            and drawn.ndim == 1
+            and (drawn.size == 0 or np.issubdtype(drawn.dtype, np.integer))
+            and bool(np.all(np.diff(drawn.astype(np.int64), prepend=-1, append=population) > 0))
+        )
+        if not is_cohort:  # a client that is in a cohort twice has twice the influence
+            raise ArgumentError(
+                f"{self}._draw has drawn {_checks.brief(np.asarray(drawn).tolist())} in round "
+                f"{round_number}: expected an array of different client positions in "
+                f"[0, {population}), sorted, of whole numbers."
+            )
+        return drawn.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Samplers that bound how often, and how soon again, a client takes part."""
+"""Samplers that bound how often a client participates, and after how many rounds again."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from tff_dp.sampling.independent import PoissonSampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinSeparationSampler(Sampler):
-    """Cohorts of one size in which no client takes part again too soon, or too often.
+    """Cohorts of a fixed size, with a minimum number of rounds between a client's participations.
 
-    Each round draws uniformly among the clients that may take part, as a server does that makes devices
-    wait after they have contributed. It amplifies nothing; it bounds what one client can move, which is
-    what mechanisms with correlated noise need. Near the end of what `max_participations` allows, a
-    round may find fewer clients than `size`; who they are, and how many, depends on no data.
+    Each round draws uniformly among the clients that are eligible, as a server does that makes
+    devices wait after they have contributed. Sampling amplifies nothing here. It bounds the
+    influence of one client on a run, which is what mechanisms with correlated noise require. When
+    few clients are left that have participated fewer than `max_participations` times, a round may
+    have fewer clients than `size`; which clients and how many does not depend on any data.
 
-    Rounds depend on each other: they must be drawn from one seed.
+    The cohorts depend on each other: all rounds of a run must be drawn from one seed.
 
     Source: Kairouz et al., arXiv:2103.00039, appendix D.2; the name is Choquette-Choo et al.'s,
     arXiv:2306.08153, section 2.
 
     Args:
       size: Clients in each round; >= 1.
-      min_separation: Rounds from one participation of a client to its next, at least; >= 1, at most
-        population / size.
-      max_participations: The most rounds of a run that a client takes part in, >= 1; None for as many
-        as the separation allows.
+      min_separation: The smallest number of rounds from one participation of a client to its next;
+        >= 1, and at most population / size.
+      max_participations: The largest number of rounds of a run in which a client participates; >=
+        1, or None for as many as the separation allows.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -53,38 +54,54 @@ class MinSeparationSampler(Sampler):
             _checks.integer("max_participations", self.max_participations, "[1, inf)")
 
     def check(self, population: int) -> None:
-        """Raises ArgumentError if full cohorts cannot be that far apart."""
+        """Checks that there are enough clients for full cohorts at this separation.
+
+        Args:
+          population: Number of clients, N.
+
+        Raises:
+          ArgumentError: `min_separation` exceeds population / size, or there are no clients.
+        """
         super().check(population)
         _checks.integer(
             "min_separation",
             self.min_separation,
             f"[1, {population // self.size}]",
-            f"{population} clients in cohorts of {self.size} cannot rest longer.",
+            f"{population} clients in cohorts of {self.size} cannot be further apart. Take smaller "
+            "cohorts or a smaller min_separation.",
         )
 
     def check_rounds(self, population: int, rounds: int) -> None:
-        """Raises ArgumentError if the clients' participations do not suffice for so many rounds."""
+        """Checks that the clients' participations suffice for a number of rounds.
+
+        Args:
+          population: Number of clients, N.
+          rounds: T, the number of rounds; >= 1.
+
+        Raises:
+          ArgumentError: `max_participations` does not allow so many full cohorts.
+        """
         if self.max_participations is not None:
             _checks.integer(
                 "rounds",
                 rounds,
                 f"[1, {population * self.max_participations // self.size}]",
-                f"{population} clients may take part {self.max_participations} times each, in cohorts "
-                f"of {self.size}. Take smaller cohorts or a larger max_participations.",
+                f"{population} clients may participate {self.max_participations} times each, in "
+                f"cohorts of {self.size}. Take smaller cohorts or a larger max_participations.",
             )
 
     def expected_clients(self, population: int) -> float:
-        """Returns the size."""
+        """Returns the size of a full cohort."""
         del population
         return float(self.size)
 
     def participation(self, rounds: int) -> tuple[int, int]:
-        """Returns the bounds that the draws keep; see `Sampler.participation`."""
+        """Returns the bounds on participation that the draws respect; see `Sampler.participation`."""
         possible = -(-rounds // self.min_separation)
         return min(possible, self.max_participations or possible), self.min_separation
 
     def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
-        """Returns the event as it is."""
+        """Returns the event unchanged: this sampler amplifies nothing."""
         del population
         return event
 
@@ -111,32 +128,32 @@ class _Participations:
 
     cohorts: list[np.ndarray]
     counts: np.ndarray
-    resting_until: np.ndarray  # the last round of each client's rest
+    resting_until: np.ndarray  # the last round in which each client is not eligible
 
 
 @functools.lru_cache(maxsize=4)
 def _participations(
     sampler: MinSeparationSampler, population: int, root_seed: int
 ) -> _Participations:
-    del sampler, root_seed  # what is drawn depends on them
+    del sampler, root_seed  # they are the key of the cache
     return _Participations([], np.zeros(population, np.int64), np.zeros(population, np.int64))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CyclicPoissonSampler(Sampler):
-    """Poisson sampling from one part of the clients after another: the sampler of DP-BandMF.
+    """Poisson sampling from one part of the clients after another, the sampler of DP-BandMF.
 
-    The clients are divided once, at random, into as many parts as the cycle has rounds. A round draws
-    from its part alone, each client by a coin of its own, so that a client's rounds lie whole cycles
-    apart.
+    The clients are divided once, at random, into as many parts as a cycle has rounds. Each round
+    samples from one part only; each client of that part participates independently with probability
+    `rate`. A client's participations are therefore a multiple of `cycle` rounds apart.
 
-    Rounds depend on each other: they must be drawn from one seed.
+    The cohorts depend on each other: all rounds of a run must be drawn from one seed.
 
     Source: Choquette-Choo et al., arXiv:2306.08153, algorithm 2.
 
     Args:
-      rate: The coin's probability q, in (0, 1], in the rounds of a client's part.
-      cycle: The number of parts, >= 1, at most the population.
+      rate: The probability q, in (0, 1], that a client participates in a round of its part.
+      cycle: The number of parts, and of rounds in a cycle; >= 1, and at most the population.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -149,30 +166,42 @@ class CyclicPoissonSampler(Sampler):
     cycle: int
 
     def __post_init__(self) -> None:
-        _checks.real("rate", self.rate, "(0, 1]", "It is the share of a part that a round draws.")
+        _checks.real(
+            "rate",
+            self.rate,
+            "(0, 1]",
+            "It is the probability that a client participates in a round of its part.",
+        )
         _checks.integer("cycle", self.cycle, "[1, inf)", "It counts rounds.")
 
     def check(self, population: int) -> None:
-        """Raises ArgumentError if a part of the cycle would have no client."""
+        """Checks that each part of the cycle has at least one client.
+
+        Args:
+          population: Number of clients, N.
+
+        Raises:
+          ArgumentError: The cycle is longer than the population, or there are no clients.
+        """
         super().check(population)
         _checks.integer(
-            "cycle", self.cycle, f"[1, {population}]", "Each part needs a client at least."
+            "cycle", self.cycle, f"[1, {population}]", "Each part needs at least one client."
         )
 
     def expected_clients(self, population: int) -> float:
-        """Returns q N / cycle, the mean over the parts, whose sizes differ by one at most."""
+        """Returns q N / cycle, the mean over the parts, whose sizes differ by at most one."""
         return self.rate * population / self.cycle
 
     def participation(self, rounds: int) -> tuple[int, int]:
-        """Returns once a cycle; see `Sampler.participation`."""
+        """Returns one participation in each cycle; see `Sampler.participation`."""
         return -(-rounds // self.cycle), self.cycle
 
     def coin(self) -> PoissonSampler:
-        """Returns the sampling of one cycle: a client's only chance in it."""
+        """Returns the sampling of one cycle: a client has one chance to participate in it."""
         return PoissonSampler(rate=self.rate)
 
     def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
-        """Returns the event sampled by the coin."""
+        """Returns the event of one round under Poisson sampling with probability `rate`."""
         return self.coin().wrap(event, population)
 
     def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Samplers whose rounds do not depend on each other."""
+"""Samplers whose cohorts are independent from round to round."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from tff_dp.sampling.base import Adjacency, Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoissonSampler(Sampler):
-    """Each client takes part in each round by a coin of its own. The default under DP.
+    """Each client participates in each round independently with probability `rate`.
+
+    This is the default under differential privacy.
 
     Source: Mironov, Talwar and Zhang, "Rényi Differential Privacy of the Sampled Gaussian
     Mechanism", arXiv:1908.10530.
 
     Args:
-      rate: The coin's probability q, in (0, 1].
+      rate: The probability q that a client participates in a round, in (0, 1].
 
     Raises:
       ArgumentError: The rate is outside its bound.
@@ -38,7 +40,7 @@ class PoissonSampler(Sampler):
         _checks.real("rate", self.rate, "(0, 1]", "It is the share of the clients in a round.")
 
     def expected_clients(self, population: int) -> float:
-        """Returns q N."""
+        """Returns the mean size of a cohort, q N."""
         return self.rate * population
 
     def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
@@ -53,10 +55,10 @@ class PoissonSampler(Sampler):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedSizeSampler(Sampler):
-    """The same number of clients each round, uniformly without replacement, as TFF's own sampler.
+    """Draws the same number of clients each round, uniformly without replacement, as TFF's own sampler.
 
-    Its amplification is proven under replace-one only, where a clipped sum has sensitivity twice the
-    clip norm; Poisson accounting does not hold for it.
+    Its amplification is proven under replace-one only, where a clipped sum has a sensitivity of
+    twice the clip norm. The accounting of Poisson sampling does not hold for it.
 
     Source: Wang, Balle and Kasiviswanathan, "Subsampled Rényi Differential Privacy and Analytical
     Moments Accountant", arXiv:1808.00087.
@@ -76,17 +78,24 @@ class FixedSizeSampler(Sampler):
         _checks.integer("size", self.size, "[1, inf)", "It is the number of clients in each round.")
 
     def check(self, population: int) -> None:
-        """Raises ArgumentError if the size exceeds the population."""
+        """Checks that the size does not exceed the population.
+
+        Args:
+          population: Number of clients, N.
+
+        Raises:
+          ArgumentError: The size exceeds the population, or there are no clients.
+        """
         super().check(population)
         _checks.integer(
             "size",
             self.size,
             f"[1, {population}]",
-            "A round cannot hold more clients than there are.",
+            "A round cannot have more clients than the population.",
         )
 
     def expected_clients(self, population: int) -> float:
-        """Returns the size."""
+        """Returns the size of every cohort."""
         del population
         return float(self.size)
 
@@ -101,7 +110,7 @@ class FixedSizeSampler(Sampler):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FullParticipation(Sampler):
-    """Every client, every round; no amplification."""
+    """Every client participates in every round; sampling amplifies nothing."""
 
     adjacencies: ClassVar[tuple[Adjacency, ...]] = (
         Adjacency.ADD_OR_REMOVE_ONE,
@@ -110,11 +119,11 @@ class FullParticipation(Sampler):
     )
 
     def expected_clients(self, population: int) -> float:
-        """Returns N."""
+        """Returns the size of every cohort, N."""
         return float(population)
 
     def wrap(self, event: dp_accounting.DpEvent, population: int) -> dp_accounting.DpEvent:
-        """Returns the event as it is."""
+        """Returns the event unchanged."""
         del population
         return event
 

@@ -1,6 +1,7 @@
-"""With the noise off: that sums and norms in floating point hold what the analysis over the reals says.
+"""Checks without noise that floating-point sums and norms satisfy the analysis over the real numbers.
 
-Each client here is made for the arithmetic that it would deceive. Nothing is left to chance.
+Each client here is designed to exploit a particular kind of arithmetic. All checks are
+deterministic.
 """
 
 from __future__ import annotations
@@ -9,24 +10,24 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+import ml_dtypes  # which TensorFlow needs
 import numpy as np
 
 from tff_dp import execution
-from tff_dp.mechanisms import AdaptiveGaussianMechanism, Mechanism, PerLayerGaussianMechanism
+from tff_dp.mechanisms import Mechanism
 from tff_dp.plan import PrivacyPlan
-from tff_dp.selftest.laws import Law
-from tff_dp.selftest.probes import TENSORS, Aggregator, Path
+from tff_dp.selftest.laws import Law, law_of
+from tff_dp.selftest.probes import Aggregator, Path
 from tff_dp.selftest.report import Check
+from tff_dp.selftest.testable import TENSORS
 
-MANY_LOG, MANY_LOG_THOROUGH = (
-    10,
-    13,
-)  # of the clients whose sum comes before the one that is left out
-LARGE_LOG, LARGE_LOG_THOROUGH = 22, 25  # of a model's weights
-_WIDTH = 4  # coordinates of a tensor, where their number does not matter
-_OF_RESULTS = 1e-6  # float32's roundoff in a result of many coordinates
-_FIRST = 64  # weights of a large update that come first, and are large
-_ACCUMULATORS = (4, 64, 256)  # of float32, that a compiler may sum with
+# Logarithms of the number of clients that are summed before the one whose influence is measured.
+MANY_LOG, MANY_LOG_THOROUGH = 10, 13
+LARGE_LOG, LARGE_LOG_THOROUGH = 22, 25  # logarithms of the number of weights of a large model
+_WIDTH = 4  # coordinates of a tensor if their number does not matter
+_OF_RESULTS = 1e-6  # roundoff of float32 in a result of many coordinates
+_FIRST = 64  # the first weights of a large update, which are large
+_ACCUMULATORS = (4, 64, 256)  # numbers of float32 accumulators that a compiler may use for a sum
 _ORDERS = 4
 _OF_UNIT = "of what is allowed"
 
@@ -36,11 +37,11 @@ class Format:
     """A floating-point format of updates.
 
     Attributes:
-      name: Of its dtype.
-      precision: Bits of its significand.
-      many_log: As `MANY_LOG`, for this format.
-      smallest: The smallest clip norm for which its range is enough.
-      largest: The largest one.
+      name: The name of its dtype.
+      precision: The number of bits of its significand.
+      many_log: The value of `MANY_LOG` for this format.
+      smallest: The smallest clip norm for which its range is large enough.
+      largest: The largest clip norm for which its range is large enough.
     """
 
     name: str
@@ -51,13 +52,11 @@ class Format:
 
     @property
     def dtype(self) -> np.dtype:
-        """Its type in numpy."""
-        import ml_dtypes  # which TensorFlow needs
-
+        """Its numpy type."""
         return np.dtype(getattr(ml_dtypes, self.name, None) or self.name)
 
 
-# Where a format's range ends, its numbers are zero or infinite: there is nothing to clip.
+# Outside of the range of a format, its numbers are zero or infinite, and there is nothing to clip.
 FLOAT32 = Format("float32", 24, MANY_LOG, 0.0, math.inf)
 FORMATS = (
     Format("float16", 11, 5, 0.1, 100.0),
@@ -67,10 +66,13 @@ FORMATS = (
 
 
 def order_check(paths: Sequence[Path]) -> Check:
-    """Returns the check that a round's result is the same to the bit in whatever order clients come.
+    """Checks that the result of a round has the same bits for every order of the clients.
 
     Args:
       paths: The processes and the aggregator, without noise.
+
+    Returns:
+      The check.
     """
     rng = np.random.default_rng(20241)
     found: dict[str, int] = {}
@@ -95,22 +97,23 @@ def order_check(paths: Sequence[Path]) -> Check:
 
 
 def crowd(allowed: float, form: Format) -> tuple[list[float], list[float], float]:
-    """Returns numbers that come before and after one, and by how much rounded results exceed the move.
+    """Returns numbers to be summed before and after one number, such that float sums go wrong.
 
-    The sum of those before comes to just below a power of two.
+    The sum of the numbers before it is just below a power of two.
 
     Args:
       allowed: The number between them; > 0.
       form: The format in which they would be summed.
 
     Returns:
-      Those before; those after; and the slack, in units of `allowed`: both results are rounded to the
-      format once their sum is done, and so is the number itself.
+      The numbers before; the numbers after; and the slack, in units of `allowed`, which is due to
+      the rounding of both results to the format after their sums are done, and of the number
+      itself.
     """
     step = 2.0 ** math.floor(math.log2(0.9 * allowed))
     before = 2**form.many_log
     power = before * step
-    apart = power * 2.0**-form.precision  # of numbers just below the power
+    apart = power * 2.0**-form.precision  # distance of adjacent numbers just below the power
     wobble = [apart * (1 + 2.0**-5), -apart * (1 - 2.0**-5)]
     slack = (3 * power / allowed + 1) * 2.0**-form.precision + _OF_RESULTS
     return [step] * (before - 1) + [step / 2], wobble * before, slack
@@ -119,22 +122,26 @@ def crowd(allowed: float, form: Format) -> tuple[list[float], list[float], float
 def many_check(
     aggregator: Aggregator, law: Law, mechanism: Mechanism, m: float, form: Format = FLOAT32
 ) -> Check:
-    """Returns the check of what one client moves that is not the last one of many.
+    """Checks the influence of one client that is followed by many others.
 
-    Sums of the clients before it come to just below a power of two. Those after it add and take off a
-    little, so that below that power rounding undoes it, and above it, where numbers are twice as far
-    apart, rounding adds it up: a sum in floating point is moved by every one of them.
+    The sum of the clients before it is just below a power of two. The clients after it add and
+    subtract a small number in turn. Below the power of two, rounding cancels these; above it, where
+    adjacent numbers are twice as far apart, rounding accumulates them. In floating point, the one
+    client would thus change the effect of every client after it.
 
     Args:
-      aggregator: Without noise, of that format.
-      law: The mechanism's.
+      aggregator: The aggregator without noise, for updates of the format.
+      law: The law of the mechanism.
       mechanism: The mechanism.
-      m: The public expected number of clients a round.
+      m: The public expected number of clients in a round.
       form: The format of updates and results.
+
+    Returns:
+      The check.
     """
     one = np.zeros([TENSORS, _WIDTH])
     one[0, 0] = 1.0
-    allowed = 1 / law.size(mechanism, one)  # of this coordinate
+    allowed = 1 / law.size(mechanism, one)  # the largest value of this coordinate
     values, after, slack = crowd(allowed, form)
 
     def update(value: float) -> list[np.ndarray]:
@@ -157,12 +164,15 @@ def many_check(
 
 
 def format_checks(plan: PrivacyPlan, law: Law, mechanism: Mechanism) -> Iterator[Check]:
-    """Yields the checks of hostile clients whose updates are in another format than float32.
+    """Checks hostile clients whose updates are in another format than float32.
 
     Args:
       plan: The plan, without noise.
-      law: The mechanism's.
-      mechanism: Its mechanism for updates.
+      law: The law of the mechanism.
+      mechanism: The plan's mechanism for updates.
+
+    Yields:
+      The checks.
     """
     for form in FORMATS:
         if holds(form, mechanism):
@@ -173,22 +183,23 @@ def format_checks(plan: PrivacyPlan, law: Law, mechanism: Mechanism) -> Iterator
 
 
 def holds(form: Format, mechanism: Mechanism) -> bool:
-    """Returns whether a format's range is enough for a mechanism's clip norms."""
-    norms: tuple[float, ...]
-    if isinstance(mechanism, PerLayerGaussianMechanism):
-        norms = mechanism.clip_norms
-    elif isinstance(mechanism, AdaptiveGaussianMechanism):
-        norms = (mechanism.initial_clip_norm,)
-    else:
-        norms = (float(mechanism.clip_norm),)  # type: ignore[attr-defined]
-    return all(form.smallest <= norm <= form.largest for norm in norms)
+    """Says whether the range of a format is large enough for the clip norms of a mechanism.
+
+    Args:
+      form: The format.
+      mechanism: The mechanism.
+
+    Returns:
+      True if it is.
+    """
+    return all(
+        form.smallest <= norm <= form.largest for norm in law_of(mechanism).clip_norms(mechanism)
+    )
 
 
 def _format_check(
     aggregator: Aggregator, law: Law, mechanism: Mechanism, m: float, form: Format
 ) -> Check:
-    import ml_dtypes
-
     largest = float(ml_dtypes.finfo(form.dtype).max)  # type: ignore[no-untyped-call]
     shape = [TENSORS, _WIDTH]
     single = np.zeros(shape)
@@ -216,28 +227,32 @@ def _format_check(
         name=f"sensitivity: hostile clients in {form.name}",
         measured=found[where],
         low=-math.inf,
-        high=1 + 2.0**-form.precision + _OF_RESULTS,  # the result's own rounding
+        high=1 + 2.0**-form.precision + _OF_RESULTS,  # the rounding of the result itself
         unit=_OF_UNIT,
         where=where,
     )
 
 
 def large_check(plan: PrivacyPlan, law: Law, mechanism: Mechanism, log: int = LARGE_LOG) -> Check:
-    """Returns the check that the update of a large model is clipped, with XLA and without.
+    """Checks that the update of a large model is clipped, with XLA and without.
 
-    The first weights of each tensor are large, and each of the others is so small that it vanishes beside
-    them in a float32 accumulator, though all of them together do not.
+    The first weights of each tensor are large. Each of the others is so small that a float32
+    accumulator which holds the large ones does not change by it, although all of them together
+    matter.
 
     Args:
       plan: The plan, without noise.
-      law: The mechanism's.
-      mechanism: Its mechanism for updates.
+      law: The law of the mechanism.
+      mechanism: The plan's mechanism for updates.
       log: The logarithm to base 2 of the number of weights.
+
+    Returns:
+      The check.
     """
     m, size = plan.clients_per_round, 2**log // TENSORS
     one = np.zeros([TENSORS, 1])
     one[0, 0] = 1.0
-    # Far beyond the bound; a power of two leaves the numbers' roundoff as it is.
+    # Far above the bound; a factor that is a power of two does not change the roundoff.
     factor = 2.0 ** math.ceil(math.log2(1e3 / law.size(mechanism, one)))
     found: dict[str, float] = {}
     aggregator = Aggregator(plan, {}, [size] * TENSORS)
@@ -245,7 +260,7 @@ def large_check(plan: PrivacyPlan, law: Law, mechanism: Mechanism, log: int = LA
         with execution.fast(xla=xla):
             state = aggregator.start()
             for accumulators in _ACCUMULATORS:
-                for power in (1, 2):  # of the magnitudes that a norm sums
+                for power in (1, 2):  # the power of the magnitudes that the norm sums
                     vanishing = 0.9 * _FIRST / accumulators * 2.0**-FLOAT32.precision
                     part = np.full(size, factor * vanishing ** (1 / power), np.float32)
                     part[:_FIRST] = factor

@@ -1,4 +1,4 @@
-"""The self-test of plans whose noise has a law: of the server's, and of each client's own."""
+"""The self-test of plans whose noise has a known law: central noise, and local noise of clients."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ from tff_dp.selftest.laws import Law
 from tff_dp.selftest.probes import Aggregator, Path, Probe, Process, probes
 from tff_dp.selftest.report import Check
 
-_FEW = 4  # coordinates of a tensor, where their number does not matter
+_FEW = 4  # coordinates of a tensor if their number does not matter
 
 
 @dataclasses.dataclass
 class Setting:
-    """What the parts of a self-test have in common.
+    """The common setting of the parts of a self-test.
 
     Attributes:
       plan: The plan.
-      law: Its mechanism's.
-      build: What makes the learning process.
-      algorithms: Those to run.
-      dimension: Coordinates of a tensor whose noise is looked at.
-      thorough: Whether to take the larger sizes.
-      untested: What no check covers.
+      law: The law of its mechanism.
+      build: The function that makes the learning process; called as `build_process`.
+      algorithms: The names of the algorithms to run.
+      dimension: The number of coordinates of a tensor whose noise is tested.
+      thorough: Whether to use the larger sizes.
+      untested: Descriptions of what no check covers; parts append to it.
     """
-
-    """What the parts of a self-test have in common."""
 
     plan: PrivacyPlan
     law: Law
@@ -43,7 +41,7 @@ class Setting:
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Iterator[Check]]]:
-        """The parts of the self-test by name."""
+        """The parts of the self-test by name, each a function that yields checks."""
         return {
             "influence": lambda: _influence(self),
             "arithmetic": lambda: _arithmetic(self),
@@ -53,17 +51,17 @@ class Setting:
 
     @property
     def noised(self) -> list[Path]:
-        """What draws noise."""
+        """The processes and the aggregator, which draw noise."""
         return [*self.processes, self.aggregator]
 
     @property
     def mechanism(self) -> Any:
-        """The plan's mechanism at the noise that is left to updates."""
+        """The plan's mechanism with the share of the noise that is left to updates."""
         return self.plan.update_mechanism
 
     @property
     def m(self) -> float:
-        """The public expected number of clients a round."""
+        """The public expected number of clients in a round."""
         return self.plan.clients_per_round
 
     @functools.cached_property
@@ -100,7 +98,7 @@ class Setting:
 
 
 def _influence(of: Setting) -> Iterator[Check]:
-    """The sensitivity, weights and denominator, without noise."""
+    """Yields the checks of sensitivity, weights and denominator, without noise."""
     paths: list[Path] = [*of.silent_processes, of.silent_aggregator]
     yield from influence.influence_checks(paths, of.law, of.mechanism, of.m)
     if isinstance(of.mechanism, AdaptiveGaussianMechanism):
@@ -108,7 +106,7 @@ def _influence(of: Setting) -> Iterator[Check]:
 
 
 def _arithmetic(of: Setting) -> Iterator[Check]:
-    """Sums and norms in floating point, without noise."""
+    """Yields the checks of sums and norms in floating point, without noise."""
     yield arithmetic.order_check([*of.silent_processes, of.silent_aggregator])
     many, large = arithmetic.MANY_LOG, arithmetic.LARGE_LOG
     if of.thorough:
@@ -125,7 +123,7 @@ def _arithmetic(of: Setting) -> Iterator[Check]:
 
 
 def _provenance(of: Setting) -> Iterator[Check]:
-    """Where random bits come from, and how far the noise reaches."""
+    """Yields the checks of the source of random bits, and of the tail of the noise."""
     paths, by_clients = of.noised, of.law.by_clients
     yield provenance.keyed_check(paths, by_clients=by_clients)
     yield provenance.words_check(paths, by_clients=by_clients)
@@ -134,7 +132,7 @@ def _provenance(of: Setting) -> Iterator[Check]:
 
 
 def _noise(of: Setting) -> Iterator[Check]:
-    """The noise's size, law and freshness, and that nothing goes without it."""
+    """Yields the checks of the size, law and freshness of the noise, and that nothing lacks it."""
     law, mechanism, m = of.law, of.mechanism, of.m
     yield noise.release_check(of.processes, law, mechanism, m)
     cells = noise.values_cells(of.processes, law, mechanism, m, of.plan.rounds)

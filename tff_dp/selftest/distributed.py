@@ -1,8 +1,9 @@
-"""The self-test of distributed plans: integers that clients send, and the noise in the sum of them.
+"""The self-test of distributed plans: the integers that clients send, and the noise in their sum.
 
-Clients round at random, rotate by signs that change in each round, and the sum has no density: of what
-other plans are tested for, this is what can be measured. Sums of squares are, as no rotation changes
-them; where the model's dimension is no power of two, the next one is tested, on the same grid.
+Clients round at random and rotate by random signs that change in each round, and the sum has no
+density. Of the properties that are tested for other plans, only some can therefore be measured.
+Sums of squares can, since no rotation changes them. If the dimension of the model is not a power of
+two, the next power of two is tested, on the same grid.
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ from tff_dp.selftest.noise import FALSE_POSITIVE
 from tff_dp.selftest.probes import HOSTILE, Aggregator
 from tff_dp.selftest.report import Check
 
+tff = _compat.tff.load()
+
 UNTESTED = (
-    "noise: its distribution and freshness, which a rotation by new signs in each round hides; where "
-    "its random bits come from is checked",
-    "the tail of the noise: it is drawn in whole numbers by TensorFlow, not from words that can be given",
-    "the learning processes of FedAvg and FedSGD: their model has another dimension than the plan's; "
-    "the aggregator alone is tested",
+    "noise: its distribution and freshness, which a rotation by new signs in each round hides; the "
+    "source of its random bits is checked",
+    "the tail of the noise: TensorFlow draws it in whole numbers, and not from words that can be chosen",
+    "the learning processes of FedAvg and FedSGD: the test model has another dimension than the plan; "
+    "only the aggregator is tested",
 )
-_MOST = 2**22  # integers that all clients send in a round together
-_LEAST_LOG, _LARGEST_LOG = 6, 14
-_SAMPLE = 2**14  # integers of sums, in all rounds
-_ROUNDS = 8, 64  # the fewest and the most
-_SELDOM = 1e-3  # how often sums may wrap around, so that they still say what was divided
-_ROUNDING = 1e-4  # float32's, in norms of results
+_MOST = 2**22  # integers that all clients together send in a round
+_LEAST_LOG, _LARGEST_LOG = 6, 14  # logarithms of the dimension
+_SAMPLE = 2**14  # integers of sums, in all rounds together
+_ROUNDS = 8, 64  # the smallest and the largest number of rounds
+_SELDOM = 1e-3  # the largest rate of wrapped sums for which the denominator can be measured
+_ROUNDING = 1e-4  # roundoff of float32 in norms of results
 _UNIT = "of what is allowed"
 
 
 class Setting:
-    """What the parts of a distributed self-test have in common.
+    """The common setting of the parts of a distributed self-test.
 
     Args:
       plan: The plan.
@@ -63,22 +66,29 @@ class Setting:
         }
         if self.dimension < padded:
             self.untested.append(
-                f"{mechanism.dimension} weights: a grid for {self.dimension} was tested in its place"
+                f"{mechanism.dimension} weights: a grid for {self.dimension} was tested instead"
             )
         if mechanism.modclip_prob > _SELDOM:
-            self.untested.append("denominator: sums wrap around too often to tell")
+            self.untested.append("denominator: sums wrap around too often to measure it")
 
-        if is_managed(_compat.load_tff().framework.get_context_stack().current):
+        if is_managed(tff.framework.get_context_stack().current):
             self.parts = {"provenance": lambda: provenance_part(self)}
             self.untested.append("sensitivity and noise: stock TFF has no secure sums to run")
 
     @property
     def noised(self) -> list[Aggregator]:
-        """What draws noise."""
+        """The aggregator, which draws noise."""
         return [self.noisy[0]]
 
     def aggregator(self, noise_multiplier: float) -> tuple[Aggregator, Any]:
-        """Returns an aggregator over one tensor of a dimension, and its grid."""
+        """Makes an aggregator over one tensor of `dimension` coordinates.
+
+        Args:
+          noise_multiplier: z, instead of that of the plan.
+
+        Returns:
+          The aggregator, and the grid of the integers that clients send.
+        """
         mechanism = dataclasses.replace(
             self.mechanism, noise_multiplier=noise_multiplier, dimension=self.dimension
         )
@@ -87,21 +97,36 @@ class Setting:
 
     @functools.cached_property
     def silent(self) -> tuple[Aggregator, Any]:
-        """Without noise."""
+        """The aggregator without noise, and its grid."""
         return self.aggregator(0.0)
 
     @functools.cached_property
     def noisy(self) -> tuple[Aggregator, Any]:
-        """With the plan's noise."""
+        """The aggregator with the noise of the plan, and its grid."""
         return self.aggregator(self.mechanism.noise_multiplier)
 
     def in_steps(self, part: np.ndarray, grid: Any) -> np.ndarray:
-        """Returns a mean as the sum of the integers, rotated, in steps of the grid."""
+        """Converts a mean back to the sum of the integers, up to a rotation.
+
+        Args:
+          part: The mean, [dimension].
+          grid: The grid.
+
+        Returns:
+          The sum, [dimension], in grid steps.
+        """
         return np.asarray(part * (self.clients / self.mechanism.clip_norm * grid.scale), float)
 
 
 def influence_part(of: Setting) -> Iterator[Check]:
-    """Yields the checks of what one client sends, and that no sum of too few clients is released."""
+    """Checks what one client sends, and that no sum of too few clients is released.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The checks.
+    """
     aggregator, grid = of.silent
     state = aggregator.start()
     zero = [np.zeros(of.dimension, np.float32)]
@@ -110,11 +135,11 @@ def influence_part(of: Setting) -> Iterator[Check]:
         try:
             (part,) = aggregator.round_of(state, clients).mean
             norm = float(np.linalg.norm(of.in_steps(part, grid)))
-        except ComputationError:  # a client that can stop a round
+        except ComputationError:  # the client was able to stop the round
             norm = math.inf
         yield Check(
             name=f"sensitivity: {name}",
-            measured=norm / grid.l2_sensitivity,  # zeros stay zero when they are rounded
+            measured=norm / grid.l2_sensitivity,  # the other clients' zeros are rounded to zeros
             low=-math.inf,
             high=1 + _ROUNDING,
             unit=_UNIT,
@@ -125,7 +150,15 @@ def influence_part(of: Setting) -> Iterator[Check]:
 
 
 def hostile_updates(clip_norm: float, dimension: int) -> dict[str, np.ndarray]:
-    """Returns the updates of hostile clients by name, float32 [dimension]."""
+    """Returns the updates of hostile clients.
+
+    Args:
+      clip_norm: C, the clip norm.
+      dimension: The number of coordinates.
+
+    Returns:
+      The updates by name, float32 [dimension].
+    """
     one = np.zeros(dimension, np.float32)
     one[0] = 1
     ones = np.ones(dimension, np.float32)
@@ -148,7 +181,7 @@ def _denominator(of: Setting) -> Check:
     state = aggregator.start()
     twin = np.full(of.dimension, 0.5 * of.mechanism.clip_norm / math.sqrt(of.dimension), np.float32)
     (part,) = aggregator.round_of(state, [[twin]] * of.clients).mean
-    # Rounding of all clients' coordinates is off by less than a step each.
+    # Rounding changes each coordinate of each client by less than one step.
     slack = math.sqrt(of.dimension) * 2 / (0.5 * grid.scale) + _ROUNDING
     held = float(np.vdot(part, twin) / np.vdot(twin, twin))
     return Check(
@@ -167,7 +200,7 @@ def _too_few(of: Setting) -> Check:
     try:
         aggregator.round_of(aggregator.start(), [zero] * (of.clients - 1))
     except ComputationError as error:
-        # Another failure says nothing of this.
+        # Another failure does not show that this sum is refused.
         released = float("fewer than the" not in str(error))
     return Check(
         name="noise: no sum of too few clients is released",
@@ -179,13 +212,27 @@ def _too_few(of: Setting) -> Check:
 
 
 def provenance_part(of: Setting) -> Iterator[Check]:
-    """Yields the check of random bits."""
+    """Checks the source of random bits.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The checks.
+    """
     yield provenance.keyed_check(of.noised, by_clients=True, alone=False)
     yield provenance.seed_check()
 
 
 def noise_part(of: Setting) -> Iterator[Check]:
-    """Yields the check of the noise's size, by its variance."""
+    """Checks the size of the noise by its variance.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The check.
+    """
     aggregator, grid = of.noisy
     state = aggregator.start()
     zeros = [[np.zeros(of.dimension, np.float32)]] * of.clients
@@ -212,23 +259,27 @@ def noise_part(of: Setting) -> Iterator[Check]:
 
 
 def variance_bounds(variance: float, count: int, wraps: float = 0.0) -> tuple[float, float]:
-    """Returns bounds on the mean square of independent noise of integers, in units of its variance.
+    """Returns bounds on the mean square of independent integer noise, in units of its variance.
 
-    For Skellam noise, and for sums of discrete Gaussian noise, whose fourth moments and tails are no
-    larger. A right sample is outside with probability at most `FALSE_POSITIVE`. Below, E exp(-t x^2) is
-    at most exp(-t E x^2 + t^2 E x^4 / 2). Above, x is cut off where Chernoff's bound says that none of
-    the sample gets to, and Bernstein's inequality does the rest.
-
-    Args:
-      variance: Of the noise, in steps squared; > 0.
-      count: How many there are.
-      wraps: How often one wraps around, which makes it smaller.
+    They hold for Skellam noise, and for sums of discrete Gaussian noise, whose fourth moments and
+    tails are no larger. A correct sample is outside the bounds with probability at most
+    `FALSE_POSITIVE`. The lower bound uses that E exp(-t x^2) is at most exp(-t E x^2 + t^2 E x^4 /
+    2). For the upper bound, x is truncated at a value that no number of the sample reaches, by
+    Chernoff's bound, and Bernstein's inequality is applied.
 
     Source: Boucheron, Lugosi and Massart, "Concentration Inequalities" (2013), section 2.8.
+
+    Args:
+      variance: The variance of the noise, in steps squared; > 0.
+      count: The size of the sample.
+      wraps: The probability that a number wraps around, which makes it smaller.
+
+    Returns:
+      The lower and the upper bound.
     """
     t = math.log(3 / FALSE_POSITIVE)
     fourth = 3 + 1 / variance  # E x^4 / variance^2
-    # What wraps around takes E x^2 [it wraps] off, at most: Cauchy and Schwarz.
+    # Wrapping around subtracts at most E x^2 [x wraps], bounded by the Cauchy-Schwarz inequality.
     low = 1 - math.sqrt(2 * t * fourth / count) - math.sqrt(2 * wraps * fourth)
     largest = _largest(variance, t + math.log(2 * count))
     linear = largest**2 / variance * t / 3
@@ -237,7 +288,7 @@ def variance_bounds(variance: float, count: int, wraps: float = 0.0) -> tuple[fl
 
 
 def _largest(variance: float, t: float) -> float:
-    """Returns what Skellam noise exceeds with probability at most exp(-t) on a side, by Chernoff."""
+    """Returns a value that Skellam noise exceeds with probability at most exp(-t), by Chernoff."""
 
     def exponent(x: float) -> float:
         s = math.asinh(x / variance)

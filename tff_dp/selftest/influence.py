@@ -1,4 +1,4 @@
-"""With the noise off: how far one client moves a round. Nothing here is left to chance."""
+"""Checks without noise of how much one client changes a round. All checks are deterministic."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from tff_dp.selftest.laws import Law, Parts
 from tff_dp.selftest.probes import HONEST, HOSTILE, HOSTILE_DATA, MANY, Aggregator, Path
 from tff_dp.selftest.report import Check
 
-ROUNDING = 1e-4  # float32's, in norms and sums over thousands of coordinates, with a wide margin
+# Roundoff of float32 in norms and sums over thousands of coordinates, with a wide margin.
+ROUNDING = 1e-4
 _UNIT = "of what is allowed"
-_SHARE_ROUNDING = 1e-7  # float32's, in the share of unclipped clients
-_CLIP_ROUNDING = 2.5e-7  # and, relative, in the clip norm that follows it
+_SHARE_ROUNDING = 1e-7  # roundoff of float32 in the share of unclipped clients
+_CLIP_ROUNDING = 2.5e-7  # relative roundoff of float32 in the clip norm that follows from the share
 
 
 def influence_checks(
     paths: Sequence[Path], law: Law, mechanism: Mechanism, m: float
 ) -> Iterator[Check]:
-    """Yields the checks of sensitivity, weights and denominator.
+    """Checks sensitivity, weights and denominator.
 
     Args:
       paths: The processes and the aggregator, without noise.
-      law: The mechanism's.
+      law: The law of the mechanism.
       mechanism: The mechanism.
-      m: The public expected number of clients a round.
+      m: The public expected number of clients in a round.
+
+    Yields:
+      The checks.
     """
     starts = {path: path.start() for path in paths}
 
@@ -82,10 +86,19 @@ def influence_checks(
 def count_influence_check(
     aggregator: Aggregator, law: Law, mechanism: AdaptiveGaussianMechanism, m: float
 ) -> Check:
-    """Returns the check of how far one client moves the count of unclipped clients.
+    """Checks how much one client changes the count of unclipped clients.
 
-    The count is read off the clip norm, to float32's precision: for large m, several clients are added at
-    once, and their influence is divided.
+    The count is derived from the clip norm, with the precision of float32. For large m, several
+    clients are added at once, and their influence is divided by their number.
+
+    Args:
+      aggregator: The aggregator without noise.
+      law: The law of the mechanism.
+      mechanism: The mechanism.
+      m: The public expected number of clients in a round.
+
+    Returns:
+      The check.
     """
     copies = math.ceil(m / 1000)
     slack = 2 * m * (_SHARE_ROUNDING + _CLIP_ROUNDING / mechanism.clip_learning_rate) / copies
@@ -105,7 +118,17 @@ def count_influence_check(
 
 
 def count_of(mechanism: AdaptiveGaussianMechanism, m: float, before: float, after: float) -> float:
-    """Returns the sum of the clients' bits, -1/2 or 1/2, of the round that has moved the clip norm."""
+    """Returns the sum of the clients' bits, -1/2 or 1/2, of a round.
+
+    Args:
+      mechanism: The mechanism.
+      m: The public expected number of clients in a round.
+      before: The clip norm before the round.
+      after: The clip norm after the round.
+
+    Returns:
+      The sum that has changed the clip norm from `before` to `after`.
+    """
     share = mechanism.target_quantile - math.log(after / before) / mechanism.clip_learning_rate
     return (share - 0.5) * m
 
@@ -118,7 +141,7 @@ def _at_most(
 
 
 def _share(update: np.ndarray, total: Parts) -> float:
-    """Returns how many times a sum has to be taken to hold an update once."""
+    """Returns the factor by which a sum has to be multiplied to contain an update once."""
     held = sum(float(np.vdot(np.float64(a), b)) for a, b in zip(update, total, strict=True))
     return float(np.sum(np.square(np.float64(update)))) / held if held else math.inf
 

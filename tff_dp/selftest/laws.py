@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tff_dp.errors import ArgumentError
+from tff_dp import _checks
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
     BandedMechanism,
@@ -22,6 +22,7 @@ from tff_dp.mechanisms import (
     PerLayerGaussianMechanism,
     TreeMechanism,
 )
+from tff_dp.mechanisms.registry import LAWS
 from tff_dp.mechanisms.strategy import banded_strategy
 
 Parts = Sequence[np.ndarray] | np.ndarray  # what belongs to a model's weights, an array a tensor
@@ -48,6 +49,8 @@ class Law:
       by_clients: Whether each client adds its own noise, and nobody else any.
       unit: From `noise`, its standard deviation or scale.
       reach: How many of them the noise on a coordinate gets to, at the least, in the farthest case.
+      clip_norms: From the mechanism, the bounds of its fields, in units of the weights: updates in a
+        floating-point format whose range does not hold them are not tested.
     """
 
     size: Callable[[Any, Parts], float]
@@ -59,6 +62,7 @@ class Law:
     by_clients: bool = False
     unit: Callable[[Any], float] = lambda noise: float(noise.std())
     reach: float = 13.1  # sqrt(2 ln 2^125) = 13.16, less what a block of the grid takes
+    clip_norms: Callable[[Any], Sequence[float]] = lambda mechanism: (float(mechanism.clip_norm),)
 
 
 def l2_norm(parts: Parts) -> float:
@@ -164,16 +168,18 @@ def _adaptive_derived(
     }
 
 
-_GAUSSIAN = Law(size=_in_l2, clip=_clip_norm, noise=_gaussian_noise)
-_LAPLACE = Law(
+GAUSSIAN_LAW = Law(size=_in_l2, clip=_clip_norm, noise=_gaussian_noise)
+"""Updates clipped to L2 norm `clip_norm`, and fresh Gaussian noise of `noise_multiplier` times that."""
+LAPLACE_LAW = Law(
     size=_in_l1,
     clip=_clip_norm,
     noise=_laplace_noise,
     unit=lambda noise: float(noise.kwds["scale"]),
     reach=85.0,  # ln 2^124 = 85.9: digits go on as long as their probability is above 2^-124
 )
+"""Updates clipped to L1 norm `clip_norm`, and fresh Laplace noise of that scale."""
 _LAWS: dict[type[Mechanism], Law] = {
-    GaussianMechanism: _GAUSSIAN,
+    GaussianMechanism: GAUSSIAN_LAW,
     AdaptiveGaussianMechanism: Law(
         size=lambda mechanism, parts: l2_norm(parts) / mechanism.initial_clip_norm,
         clip=_adaptive_clip,
@@ -181,28 +187,37 @@ _LAWS: dict[type[Mechanism], Law] = {
             scale=mechanism.value_noise_multiplier(m) * clip
         ),
         derived=_adaptive_derived,
+        clip_norms=lambda mechanism: (mechanism.initial_clip_norm,),
     ),
-    PerLayerGaussianMechanism: dataclasses.replace(_GAUSSIAN, size=_largest_layer),
-    LaplaceMechanism: _LAPLACE,
+    PerLayerGaussianMechanism: dataclasses.replace(
+        GAUSSIAN_LAW, size=_largest_layer, clip_norms=lambda mechanism: mechanism.clip_norms
+    ),
+    LaplaceMechanism: LAPLACE_LAW,
     TreeMechanism: dataclasses.replace(
-        _GAUSSIAN, covariance=_tree_covariance, kept=("/secret_levels/", "/secret_total/")
+        GAUSSIAN_LAW, covariance=_tree_covariance, kept=("/secret_levels/", "/secret_total/")
     ),
     BandedMechanism: dataclasses.replace(
-        _GAUSSIAN, covariance=_banded_covariance, kept=("/secret_history/",)
+        GAUSSIAN_LAW, covariance=_banded_covariance, kept=("/secret_history/",)
     ),
-    LocalGaussianMechanism: dataclasses.replace(_GAUSSIAN, by_clients=True),
-    LocalLaplaceMechanism: dataclasses.replace(_LAPLACE, by_clients=True),
+    LocalGaussianMechanism: dataclasses.replace(GAUSSIAN_LAW, by_clients=True),
+    LocalLaplaceMechanism: dataclasses.replace(LAPLACE_LAW, by_clients=True),
 }
 
 
 def law_of(mechanism: Mechanism) -> Law:
     """Returns a mechanism's law.
 
+    Args:
+      mechanism: The mechanism; its exact class counts.
+
+    Returns:
+      The law.
+
     Raises:
       ArgumentError: The mechanism has none.
     """
-    law = _LAWS.get(type(mechanism))
-    if law is None:
-        known = ", ".join(kind.__name__ for kind in _LAWS)
-        raise ArgumentError(f"mechanism={mechanism!r} has no self-test: expected one of {known}.")
-    return law
+    law = LAWS.find("mechanism", mechanism, _LAWS)
+    if not isinstance(law, Law):  # a user's, which is made when it is needed
+        law = law()
+    remedy = f"The function that register_law was given for {type(mechanism).__name__} returns it."
+    return _checks.instance("law", law, Law, remedy)

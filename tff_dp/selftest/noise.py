@@ -1,6 +1,7 @@
-"""With the noise on: its distribution, that none of it is used twice, and that nothing goes without it.
+"""Checks with noise: its distribution, that none of it is used twice, and that nothing lacks it.
 
-Every bound here holds for finite samples, so that the stated false-positive rates are no approximations.
+Every bound here holds for finite samples, so that the stated false-positive rates are not
+approximations.
 """
 
 from __future__ import annotations
@@ -18,28 +19,31 @@ from tff_dp.selftest.laws import Law, Leaves
 from tff_dp.selftest.probes import HONEST, Aggregator, Process
 from tff_dp.selftest.report import Check
 
-FALSE_POSITIVE = 1e-7  # of each check
-_ROUNDS = 3  # in a row, each from the state that the one before has left
-_COUNTS = 256  # rounds whose noised counts are looked at
-_BEYOND = 1e9  # the score of what is no number, or too far off for floats
+FALSE_POSITIVE = 1e-7  # the false-positive rate of each check
+_ROUNDS = 3  # consecutive rounds, each from the state after the one before
+_COUNTS = 256  # rounds whose noised counts are tested
+_BEYOND = 1e9  # the score of a value that is NaN, or too far in the tail for floats
 
-Cells = Mapping[str, np.ndarray]  # samples of N(0, 1), all of one length, by where they are from
+Cells = Mapping[str, np.ndarray]  # samples of N(0, 1), all of one length, by their origin
 
 
 def values_cells(
     processes: Sequence[Process], law: Law, mechanism: Mechanism, m: float, planned: int
 ) -> Cells:
-    """Returns the updates' noise, which the law makes N(0, 1), by algorithm, run, round and tensor.
+    """Returns the noise of updates, transformed to N(0, 1) by the law of the mechanism.
 
-    One run has rounds of clients without an update; another, from a fresh state, a round without clients.
-    Where clients add the noise, a round has one of them.
+    One run has rounds of clients without an update; another run, from a fresh state, has a round
+    without clients. If clients add the noise, each round has one client.
 
     Args:
       processes: The processes.
-      law: The mechanism's.
+      law: The law of the mechanism.
       mechanism: The mechanism.
-      m: The public expected number of clients a round.
-      planned: The plan's rounds.
+      m: The public expected number of clients in a round.
+      planned: The number of rounds of the plan.
+
+    Returns:
+      Samples by algorithm, run, round and tensor.
     """
     found: dict[str, np.ndarray] = {}
 
@@ -71,14 +75,24 @@ def values_cells(
 def count_cells(
     aggregator: Aggregator, law: Law, mechanism: AdaptiveGaussianMechanism, m: float
 ) -> Cells:
-    """Returns the noise on the count of unclipped clients, made N(0, 1), and some of the updates'."""
+    """Returns the noise of the count of unclipped clients, and some noise of updates, as N(0, 1).
+
+    Args:
+      aggregator: The aggregator with noise.
+      law: The law of the mechanism.
+      mechanism: The mechanism.
+      m: The public expected number of clients in a round.
+
+    Returns:
+      Samples: "the count", and the first coordinate of each tensor; one number for each round.
+    """
     state = aggregator.start()
     clip = law.clip(mechanism, aggregator.leaves(state))
     rounds = [aggregator.round(state, ()) for _ in range(_COUNTS)]
     counts = [count_of(mechanism, m, clip, law.clip(mechanism, done.leaves)) for done in rounds]
     noise = stats.norm(scale=mechanism.count_stddev(m))
-    # A share outside [0, 1] is cut off; what was cut off, or is too near to it for float32, is drawn
-    # again from that tail, which leaves a right sample right.
+    # A share outside [0, 1] is clipped. Counts that were clipped, or are too near to the edge for
+    # float32, are drawn again from that tail, which does not change the law of a correct sample.
     edge = m / 2 * (1 - 1e-4)
     tail = noise.sf(edge)
     drawn = noise.isf(np.random.default_rng().uniform(0, max(tail, 1e-300), size=_COUNTS))
@@ -95,19 +109,30 @@ def count_cells(
 
 
 def normal_scores(noise: Any, sample: np.ndarray) -> np.ndarray:
-    """Returns a sample of a continuous distribution as one of N(0, 1).
+    """Transforms a sample of a continuous distribution to a sample of N(0, 1).
 
     Args:
-      noise: The frozen distribution, symmetric about 0.
-      sample: Any shape.
+      noise: A frozen distribution of scipy, symmetric about 0.
+      sample: The sample, of any shape.
+
+    Returns:
+      The scores, of the same shape.
     """
-    scores = -special.ndtri_exp(noise.logsf(np.abs(sample)))  # which the farthest tails survive
+    scores = -special.ndtri_exp(noise.logsf(np.abs(sample)))  # precise even in the far tails
     scores = np.nan_to_num(scores, nan=_BEYOND, posinf=_BEYOND)
     return np.asarray(np.copysign(scores, sample))
 
 
 def size_check(name: str, cells: Cells) -> Check:
-    """Returns the chi-squared test of the variance, two-sided, over all cells."""
+    """Checks the standard deviation of the noise, by a chi-squared test of each cell.
+
+    Args:
+      name: The name of the check.
+      cells: The samples.
+
+    Returns:
+      The check, with the worst cell.
+    """
     n, each = _length(cells), FALSE_POSITIVE / len(cells) / 2
     found = {where: float(np.mean(np.square(scores))) for where, scores in cells.items()}
     low, high = float(stats.chi2.ppf(each, n)) / n, float(stats.chi2.isf(each, n)) / n
@@ -124,7 +149,15 @@ def size_check(name: str, cells: Cells) -> Check:
 
 
 def shape_check(name: str, cells: Cells) -> Check:
-    """Returns the Kolmogorov-Smirnov test against the law, over all cells."""
+    """Checks the distribution of the noise, by a Kolmogorov-Smirnov test of each cell.
+
+    Args:
+      name: The name of the check.
+      cells: The samples.
+
+    Returns:
+      The check, with the worst cell.
+    """
     found = {
         where: float(stats.kstest(scores, "norm").statistic) for where, scores in cells.items()
     }
@@ -141,10 +174,20 @@ def shape_check(name: str, cells: Cells) -> Check:
 
 
 def reuse_check(name: str, cells: Cells) -> Check:
-    """Returns the test that no noise occurs twice: correlations within and between cells, at all lags.
+    """Checks that no noise is used twice, by correlations within and between cells at all lags.
 
-    A sum of n products of independent N(0, 1), however shifted, is a quadratic form whose tails Laurent
-    and Massart bound ("Adaptive estimation of a quadratic functional by model selection", lemma 1).
+    A sum of n products of independent N(0, 1) variables, with any shift, is a quadratic form, whose
+    tails are bounded.
+
+    Source: Laurent and Massart, "Adaptive estimation of a quadratic functional by model selection"
+    (2000), lemma 1.
+
+    Args:
+      name: The name of the check.
+      cells: The samples.
+
+    Returns:
+      The check, with the largest correlation.
     """
     n, names = _length(cells), list(cells)
     spectra = np.fft.rfft([cells[key] for key in names])
@@ -158,7 +201,7 @@ def reuse_check(name: str, cells: Cells) -> Check:
             if largest > worst:
                 worst, where = largest, f"{second}; {first}"
     pairs = len(names) * (len(names) + 1) // 2
-    # Half of the rate for the norms below, half for the sums of products.
+    # Half of the false-positive rate is for the norms, and half for the sums of products.
     shortest = float(stats.chi2.ppf(FALSE_POSITIVE / 2 / len(names), n))
     t = math.log(2 * pairs * n / (FALSE_POSITIVE / 2))
     return Check(
@@ -173,12 +216,21 @@ def reuse_check(name: str, cells: Cells) -> Check:
 
 
 def apart_check(name: str, cells: Cells) -> Check:
-    """Returns the test that the first cell has no correlation with itself a round later, or others."""
+    """Checks that the first cell is correlated neither with itself one round later nor with others.
+
+    Args:
+      name: The name of the check.
+      cells: The samples; one number for each round.
+
+    Returns:
+      The check, with the largest correlation.
+    """
     (name_of_first, first), *others = cells.items()
     pairs = {key: (first, other) for key, other in others}
-    pairs[f"{name_of_first}, a round later"] = (first[0::2], first[1::2])  # disjoint: independent
+    # Disjoint pairs of rounds, whose products are independent.
+    pairs[f"{name_of_first}, a round later"] = (first[0::2], first[1::2])
     found = {key: abs(float(a @ b)) / (_norm(a) * _norm(b)) for key, (a, b) in pairs.items()}
-    n = len(first) // 2  # the fewest products, hence the widest bound
+    n = len(first) // 2  # the smallest number of products, which has the widest bound
     t = float(stats.t.isf(FALSE_POSITIVE / len(pairs) / 2, n - 1))
     where = max(found, key=lambda key: found[key])
     return Check(
@@ -193,10 +245,20 @@ def apart_check(name: str, cells: Cells) -> Check:
 
 
 def release_check(processes: Sequence[Process], law: Law, mechanism: Mechanism, m: float) -> Check:
-    """Returns the check that no more than the law says depends on clients.
+    """Checks that state and measurements depend on clients only as the law allows.
 
-    Rounds of neighbouring cohorts, from one state, are compared bit by bit in all that they return beside
-    the weights. What the law derives from a noised clip norm may differ, and must be what it derives.
+    Rounds of neighboring cohorts from one state are compared bit by bit in everything that they
+    return except the weights. Values that the law derives from a noised clip norm may differ, and
+    must be equal to the derived values.
+
+    Args:
+      processes: The processes.
+      law: The law of the mechanism.
+      mechanism: The mechanism.
+      m: The public expected number of clients in a round.
+
+    Returns:
+      The check.
     """
     found: dict[str, str] = {}
     for process in processes:
@@ -237,7 +299,7 @@ def _unexplained(
 
 
 def _norm(scores: np.ndarray) -> float:
-    return math.sqrt(float(scores @ scores)) or 1.0  # without noise, no correlation either
+    return math.sqrt(float(scores @ scores)) or 1.0  # avoids 0 / 0 if there is no noise
 
 
 def _length(cells: Cells) -> int:

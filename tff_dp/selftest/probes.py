@@ -1,4 +1,4 @@
-"""Clients whose updates are known exactly, and the real processes that they go through."""
+"""Clients whose updates are known exactly, and the real processes in which they participate."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tree
 
 from tff_dp import _compat
 from tff_dp.aggregation import build_aggregator
 from tff_dp.algorithms import Algorithm, FedAvg, FedSGD
 from tff_dp.data import Clients
+from tff_dp.execution.graph import noise_draws
 from tff_dp.mechanisms import Mechanism
 from tff_dp.model import ModelSpec
 from tff_dp.optimizers import SGD
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import initialize_from, model_weights
 from tff_dp.selftest.laws import Law, Leaves, Parts, l2_norm
+from tff_dp.selftest.testable import TENSORS
 
-TENSORS = 2
-MANY = 100  # examples of the client that has many
-# One step at rate 1 on both sides: a round takes exactly the mean update off the weights.
+tff = _compat.tff.load()
+
+MANY = 100  # examples of the client with many examples
+# One step at rate 1 on both sides: a round subtracts exactly the mean update from the weights.
 ALGORITHMS: dict[str, Algorithm] = {
     "FedAvg": FedAvg(
         client_optimizer=SGD(learning_rate=1.0), server_optimizer=SGD(learning_rate=1.0)
@@ -39,35 +44,56 @@ HOSTILE = (
     "zero",
     "at the bound",
 )
-HOSTILE_DATA = ("no examples", f"{MANY} times the examples")  # which no update shows
+HOSTILE_DATA = (
+    "no examples",
+    f"{MANY} times the examples",
+)  # clients with hostile data, not updates
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A client: its update, an array a tensor, and its number of examples."""
+    """A client with a known update.
+
+    Attributes:
+      update: The update, float32 [TENSORS, dimension].
+      examples: The number of its examples, each of which is equal to the update.
+    """
 
     update: np.ndarray
     examples: int = 1
 
     def rows(self) -> np.ndarray:
-        """Returns its examples, float32 [examples, TENSORS, dimension]."""
+        """Returns the client's examples, float32 [examples, TENSORS, dimension]."""
         return np.repeat(self.update[None], self.examples, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """A client whose records differ, float32 [records, TENSORS, dimension]."""
+    """A client whose records differ.
+
+    Attributes:
+      records: The records, float32 [records, TENSORS, dimension].
+    """
 
     records: np.ndarray
 
     def rows(self) -> np.ndarray:
-        """Returns its records."""
+        """Returns the client's records, float32 [records, TENSORS, dimension]."""
         return self.records
 
 
 def probes(law: Law, mechanism: Mechanism, dimension: int) -> dict[str, Probe]:
-    """Returns the clients by name, with updates float32 [TENSORS, dimension]."""
-    rng = np.random.default_rng(20240)  # any directions will do; always the same ones
+    """Returns the clients of a self-test.
+
+    Args:
+      law: The law of the mechanism, which determines the sizes of updates.
+      mechanism: The mechanism.
+      dimension: The number of coordinates of each tensor.
+
+    Returns:
+      The clients by name, with updates float32 [TENSORS, dimension].
+    """
+    rng = np.random.default_rng(20240)  # arbitrary directions, the same in each run
 
     def sized(size: float) -> np.ndarray:
         direction = rng.normal(size=[TENSORS, dimension])
@@ -106,13 +132,14 @@ def probes(law: Law, mechanism: Mechanism, dimension: int) -> dict[str, Probe]:
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What one round has given.
+    """The result of one round.
 
     Attributes:
-      state: The state after it.
-      mean: The mean update that was taken off the weights, noise included, an array a tensor.
-      leaves: All else in state and measurements, by path, but the clients' training metrics: those are
-        plain sums, which `fit` withholds.
+      state: The state after the round.
+      mean: The mean update that was subtracted from the weights, noise included; one array for each
+        tensor.
+      leaves: Everything else in state and measurements, by path, except the clients' training
+        metrics, which are plain sums that `fit` withholds.
     """
 
     state: Any
@@ -121,7 +148,15 @@ class Round:
 
 
 class Process:
-    """A learning process of one algorithm, whose clients' updates are the probes'."""
+    """A learning process of one algorithm, whose clients have known updates.
+
+    Args:
+      name: The name of the algorithm; a key of `ALGORITHMS`.
+      build: The function that makes the learning process; called as `build_process`.
+      plan: The plan.
+      clients: The clients by name, `Probe`s or `Records`.
+      dtype: The type of the model and its data.
+    """
 
     is_alone = False
 
@@ -146,14 +181,14 @@ class Process:
             allow_nonfinite=True,
         )
         with warnings.catch_warnings():
-            # Unscaled losses in float16 matter to users' models: this one has no gradient to lose.
+            # Unscaled losses in float16 matter for users' models; this one has no small gradients.
             warnings.filterwarnings("ignore", "The model .* computes in float16", UserWarning)
             self._bound = _model(x.shape[2], dtype).bind(self._data.element_spec())
         self._process = build(self._bound, algorithm=ALGORITHMS[name], privacy=plan)
 
     @property
     def next(self) -> Any:
-        """The computation of a round."""
+        """The TFF computation of a round."""
         return self._process.next
 
     def start(self) -> Any:
@@ -161,11 +196,26 @@ class Process:
         return initialize_from(self._process, self._bound.initial_weights)
 
     def leaves(self, state: Any) -> Leaves:
-        """Returns what is in a state beside the weights."""
+        """Returns everything in a state except the weights.
+
+        Args:
+          state: A state of the process.
+
+        Returns:
+          The values by path.
+        """
         return _leaves(state=state)
 
     def round(self, state: Any, names: Sequence[str]) -> Round:
-        """Runs a round over clients, given by name."""
+        """Runs a round.
+
+        Args:
+          state: The state before the round.
+          names: The names of the clients that participate.
+
+        Returns:
+          The result.
+        """
         cohort = self._data.cohort([self._data.position(name) for name in names], batch_size=MANY)
         output = self._process.next(state, cohort)
         before, after = (
@@ -177,13 +227,14 @@ class Process:
 
 
 class Aggregator:
-    """The aggregator alone, which is fed with updates that no client's training would send.
+    """The aggregator by itself, which can be given updates that no client's training would send.
 
     Args:
       plan: The plan.
-      clients: Those whose updates `round` takes.
-      sizes: Of the tensors, which are vectors; by default those of the clients.
-      dtype: Of updates.
+      clients: The clients whose updates `round` uses, by name.
+      sizes: The sizes of the tensors of an update, which are vectors; by default those of the
+        clients.
+      dtype: The type of updates.
     """
 
     name = "the aggregator"
@@ -196,7 +247,6 @@ class Aggregator:
         sizes: Sequence[int] = (),
         dtype: Any = np.float32,
     ) -> None:
-        tff = _compat.load_tff()
         data_only = {*HOSTILE_DATA, "twin with many examples"}
         self.clients = {k: v for k, v in clients.items() if k not in data_only}
         self._updates = {name: [*probe.update] for name, probe in self.clients.items()}
@@ -207,7 +257,7 @@ class Aggregator:
 
     @property
     def next(self) -> Any:
-        """The computation of a round."""
+        """The TFF computation of a round."""
         return self._process.next
 
     def start(self) -> Any:
@@ -215,23 +265,54 @@ class Aggregator:
         return self._process.initialize()
 
     def leaves(self, state: Any) -> Leaves:
-        """Returns what is in a state."""
+        """Returns everything in a state.
+
+        Args:
+          state: A state of the aggregator.
+
+        Returns:
+          The values by path.
+        """
         return _leaves(state=state)
 
     def round(self, state: Any, names: Sequence[str]) -> Round:
-        """Aggregates the updates of clients, given by name."""
+        """Aggregates the updates of clients.
+
+        Args:
+          state: The state before the round.
+          names: The names of the clients that participate.
+
+        Returns:
+          The result.
+        """
         return self.round_of(state, [self._updates[name] for name in names])
 
     def round_of(self, state: Any, updates: Sequence[Sequence[np.ndarray]]) -> Round:
-        """Aggregates updates, each an array a tensor."""
+        """Aggregates given updates.
+
+        Args:
+          state: The state before the round.
+          updates: The updates, each with one array for each tensor.
+
+        Returns:
+          The result.
+        """
         output = self._process.next(state, list(updates))
         leaves = _leaves(state=output.state, measurements=output.measurements)
         return Round(output.state, [np.asarray(part, float) for part in output.result], leaves)
 
     def round_of_words(self, state: Any, names: Sequence[str], word: int) -> Parts | None:
-        """Returns the mean update if each random word of the noise were `word`; None if no one knows."""
-        from tff_dp.execution.graph import noise_draws  # it imports TensorFlow
+        """Aggregates the updates of clients with a fixed value in place of each random word of the noise.
 
+        Args:
+          state: The state before the round.
+          names: The names of the clients that participate.
+          word: The value, in [-2^62, 2^62).
+
+        Returns:
+          The mean update, one array for each tensor; None if the aggregator cannot run in this
+          process.
+        """
         updates = [self._updates[name] for name in names]
         output = noise_draws.with_words(self._process.next, state, updates, word)
         return output and [np.asarray(part, float) for part in output.result]
@@ -241,9 +322,7 @@ Path = Process | Aggregator
 
 
 def _model(dimension: int, dtype: str) -> ModelSpec:
-    """Returns a model whose loss has each example for its gradient, whatever the weights are."""
-    import keras
-
+    """Returns a model for which the gradient of the loss is the example, whatever the weights are."""
     x = keras.Input([TENSORS, dimension], dtype=dtype)
     dense = [
         keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", dtype=dtype)(x[:, i])
@@ -256,8 +335,6 @@ def _model(dimension: int, dtype: str) -> ModelSpec:
 
 
 def _leaves(**structures: Any) -> Leaves:
-    import tree  # dm-tree, which TFF is built on
-
     flat = tree.flatten_with_path(structures)
     paths = (("/".join(str(step) for step in path), value) for path, value in flat)
     dropped = ("state/global_model_weights/trainable/", "measurements/client_work/train/")

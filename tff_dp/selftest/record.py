@@ -1,7 +1,7 @@
-"""The self-test of record-level plans, whose clients noise their own steps.
+"""The self-test of record-level plans, whose clients add noise to their own steps.
 
-A client's records are the probes. One record's influence is measured where every record is in every
-batch: a plan of clients that have as many records as a batch has.
+The probes are the records of a client. The influence of one record is measured with every record in
+every batch, under a plan for clients that have as many records as a batch.
 """
 
 from __future__ import annotations
@@ -20,42 +20,50 @@ from tff_dp.plan import PrivacyPlan
 from tff_dp.selftest import arithmetic, noise, provenance
 from tff_dp.selftest.influence import ROUNDING
 from tff_dp.selftest.laws import Law, l2_norm
-from tff_dp.selftest.probes import HONEST, HOSTILE, TENSORS, Probe, Process, Records, probes
+from tff_dp.selftest.probes import HONEST, HOSTILE, Probe, Process, Records, probes
 from tff_dp.selftest.report import Check
+from tff_dp.selftest.testable import TENSORS
 
 UNTESTED = (
     "FedSGD: it has no local steps, in which records are protected",
-    "the tail of the noise in clients' own steps: nothing gives them chosen words; the operations "
+    "the tail of the noise in clients' own steps: their random words cannot be chosen; the operations "
     "that draw it are checked",
 )
 _FEW = 4
-_COINS = 20_000  # of which the rate of batches is measured
-_MARKED = 500  # records that have a coordinate of their own, at the most
-_LARGEST = 20_000_000  # numbers in a client's records
-_ROUNDS = 30, 200  # the fewest and most, of batches
+_COINS = 20_000  # independent draws from which the sampling rate of batches is measured
+_MARKED = 500  # the most records that have a coordinate of their own
+_LARGEST = 20_000_000  # the most numbers in the records of a client
+_ROUNDS = 30, 200  # the smallest and the largest number of rounds for the rate of batches
 _UNIT = "of what is allowed"
 
 
 def law_of(mechanism: RecordGaussianMechanism) -> Law:
-    """Returns the law of a client's steps in a round, for sums over the records of all steps."""
+    """Returns the law of a client's steps in a round, for sums over the records of all steps.
+
+    Args:
+      mechanism: The mechanism.
+
+    Returns:
+      The law.
+    """
     steps, clip = mechanism.local_steps, mechanism.clip_norm
     return Law(
         size=lambda _, parts: l2_norm(parts) / (steps * clip),
         clip=lambda *_: clip,
         noise=lambda *_: stats.norm(
-            scale=math.sqrt(steps) * mechanism.noise_multiplier * clip  # a draw for each step
+            scale=math.sqrt(steps) * mechanism.noise_multiplier * clip  # one draw for each step
         ),
         by_clients=True,
     )
 
 
 class Setting:
-    """What the parts of a record-level self-test have in common.
+    """The common setting of the parts of a record-level self-test.
 
     Args:
       plan: The plan.
-      build: What makes the learning process.
-      dimension: Coordinates of a tensor whose noise is looked at.
+      build: The function that makes the learning process; called as `build_process`.
+      dimension: The number of coordinates of a tensor whose noise is tested.
     """
 
     def __init__(self, plan: PrivacyPlan, build: Callable[..., Any], dimension: int) -> None:
@@ -70,7 +78,7 @@ class Setting:
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Iterator[Check]]]:
-        """The parts of the self-test by name."""
+        """The parts of the self-test by name, each a function that yields checks."""
         return {
             "influence": lambda: influence_part(self),
             "provenance": lambda: provenance_part(self),
@@ -79,20 +87,35 @@ class Setting:
 
     @property
     def noised(self) -> list[Process]:
-        """What draws noise."""
+        """The process, whose clients draw noise."""
         return [self.noisy]
 
     def process(self, plan: PrivacyPlan, clients: dict[str, Records]) -> Process:
-        """Returns the plan's process over clients."""
+        """Makes a learning process.
+
+        Args:
+          plan: The plan.
+          clients: The clients by name.
+
+        Returns:
+          The process of FedAvg under the plan.
+        """
         return Process("FedAvg", self.build, plan, clients)
 
     def silent(self, **changes: Any) -> PrivacyPlan:
-        """Returns the plan without noise."""
+        """Returns the plan without noise.
+
+        Args:
+          **changes: Other fields of the plan to change.
+
+        Returns:
+          The changed plan.
+        """
         return dataclasses.replace(self.plan, mechanism=self.mechanism.with_noise(0.0), **changes)
 
     @functools.cached_property
     def noisy(self) -> Process:
-        """The plan's process, whose clients have a record each."""
+        """The process under the plan, whose clients have one record each."""
         found = {
             name: Records(probe.update[None])
             for name, probe in self._probes(self.dimension).items()
@@ -103,7 +126,7 @@ class Setting:
 
     @functools.cached_property
     def certain(self) -> Process:
-        """A process without noise, whose clients have a batch of records that are always drawn."""
+        """A process without noise, whose clients have one batch of records, all drawn in each step."""
         plan = self.silent(records=(self.batch,) * self.plan.population)
         few = self._probes(_FEW)
         others = np.zeros([self.batch, TENSORS, _FEW], np.float32)
@@ -126,7 +149,14 @@ class Setting:
 
 
 def influence_part(of: Setting) -> Iterator[Check]:
-    """Yields the checks of one record's influence, and of the denominator; nothing is left to chance."""
+    """Checks the influence of one record, the denominator, and how batches are drawn.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The checks.
+    """
     process = of.certain
     state = process.start()
 
@@ -162,11 +192,14 @@ def influence_part(of: Setting) -> Iterator[Check]:
 
 
 def many_check(of: Setting, form: arithmetic.Format) -> Check:
-    """Returns the check of one record of many, in a model of another format; see `arithmetic.many_check`.
+    """Checks the influence of one of many records in another format; see `arithmetic.many_check`.
 
     Args:
-      of: What is tested.
-      form: Of the model's weights and gradients.
+      of: The setting.
+      form: The format of the model's weights and gradients.
+
+    Returns:
+      The check.
     """
     allowed = of.mechanism.clip_norm
     before, after, slack = arithmetic.crowd(allowed, form)
@@ -200,7 +233,14 @@ def many_check(of: Setting, form: arithmetic.Format) -> Check:
 
 
 def batches_part(of: Setting) -> Iterator[Check]:
-    """Yields the checks of how batches are drawn: each record by a coin of the accounted rate."""
+    """Checks that batches have each record independently with the probability of the accounting.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The checks.
+    """
     count, steps = of.fewest, of.mechanism.local_steps
     rate = min(of.batch / count, 1.0)
     width = max(1, min(count, _MARKED, _LARGEST // count) // TENSORS)
@@ -226,7 +266,8 @@ def batches_part(of: Setting) -> Iterator[Check]:
         unit="of a record's steps (binomial)",
         false_positive=noise.FALSE_POSITIVE if rate < 1 else 0.0,
     )
-    # Batches of one size are no Poisson sampling. That all are equal by chance has this probability.
+    # Batches of a fixed size are not Poisson sampling. By chance, all sizes are equal with
+    # probability at most `equal`.
     one = stats.binom(steps * marked, rate)
     equal = float(one.pmf(int((steps * marked + 1) * rate))) ** (rounds - 1)
     if rate < 1 and marked == count and equal <= noise.FALSE_POSITIVE:
@@ -241,14 +282,28 @@ def batches_part(of: Setting) -> Iterator[Check]:
 
 
 def provenance_part(of: Setting) -> Iterator[Check]:
-    """Yields the checks of random bits."""
+    """Checks the source of random bits.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The checks.
+    """
     yield provenance.keyed_check(of.noised, by_clients=True)
     yield provenance.words_check(of.noised, by_clients=True)
     yield provenance.seed_check()
 
 
 def noise_part(of: Setting) -> Iterator[Check]:
-    """Yields the checks of the noise: of its size over a round's steps, rounds and clients."""
+    """Checks the size, distribution and freshness of the noise over steps, rounds and clients.
+
+    Args:
+      of: The setting.
+
+    Yields:
+      The checks.
+    """
     process, law = of.noisy, of.law
     whole = law.noise(of.mechanism, 1.0, of.mechanism.clip_norm)
     yield noise.release_check([process], law, of.mechanism, 1.0)
@@ -258,7 +313,7 @@ def noise_part(of: Setting) -> Iterator[Check]:
     for label, names in (("round 1", both[:1]), ("round 2", both[:1]), ("two clients", both)):
         done = process.round(state, names)
         state = done.state
-        # The mean over clients: independent draws leave a deviation of one over the root of them.
+        # The mean over n clients with independent noise has a standard deviation of 1 / sqrt(n).
         factor = of.batch * math.sqrt(len(names))
         for tensor, part in enumerate(done.mean, 1):
             scores = noise.normal_scores(whole, factor * np.asarray(part))

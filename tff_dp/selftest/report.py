@@ -1,4 +1,4 @@
-"""What a self-test has found, for programs and for people."""
+"""The report of a self-test, for programs and for people."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from tff_dp.plan import PrivacyPlan
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was measured, and where it has to lie.
+    """One measured value and its bounds.
 
     Attributes:
-      name: What was checked.
-      measured: The worst value found, in `unit`.
-      low: The smallest value that passes.
-      high: The largest value that passes.
-      unit: Of the three numbers.
-      where: The algorithm, round or tensor that the worst value belongs to; "" where there is but one.
-      false_positive: A bound on the probability that a right implementation fails; 0 where nothing is
-        left to chance.
+      name: The name of the check.
+      measured: The worst value that was found, in `unit`.
+      low: The smallest value that passes, in `unit`.
+      high: The largest value that passes, in `unit`.
+      unit: The unit of the three numbers.
+      where: The algorithm, round or tensor to which the worst value belongs; "" if there is only
+        one.
+      false_positive: A bound on the probability that a correct implementation fails; 0 for
+        deterministic checks.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the measured value is inside its bounds; NaN never is."""
+        """Whether the measured value is within its bounds; NaN never is."""
         return self.low <= self.measured <= self.high
 
     def bound(self) -> str:
@@ -46,12 +47,13 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfTestReport:
-    """What `self_test` has found.
+    """The results of `self_test`.
 
     Attributes:
       plan: The plan that was tested.
       checks: Every check, in the order in which they were made.
-      untested: What of the plan no check has covered, though a self-test covers it for other plans.
+      untested: Properties of the plan that no check has covered although a self-test covers them
+        for other plans.
     """
 
     plan: PrivacyPlan
@@ -70,11 +72,11 @@ class SelfTestReport:
 
     @property
     def false_positive(self) -> float:
-        """A bound on the probability that any check fails on a right implementation."""
+        """A bound on the probability that any check fails for a correct implementation."""
         return sum(check.false_positive for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report in terms that JSON knows; what is not finite becomes a text."""
+        """Returns the report as plain values for JSON; numbers that are not finite become texts."""
         return {
             "passed": self.passed,
             "false_positive": self.false_positive,
@@ -96,7 +98,7 @@ class SelfTestReport:
         }
 
     def text(self) -> str:
-        """Returns a line a check, one for whatever has none, and the verdict."""
+        """Returns one line for each check and for each property without a check, and the verdict."""
         rows = [
             (
                 "passed" if check.passed else "FAILED",
@@ -122,10 +124,10 @@ class SelfTestReport:
         )
         return "\n".join(
             [
-                f"{self.plan.mechanism}, {self.plan.clients_per_round:g} clients expected a round",
+                f"{self.plan.mechanism}, {self.plan.clients_per_round:g} clients expected in a round",
                 *lines,
                 *(f"not tested: {what}" for what in self.untested),
-                f"{verdict}. A right implementation fails with probability at most "
+                f"{verdict}. A correct implementation fails with probability at most "
                 f"{self.false_positive:.0e}.",
             ]
         )

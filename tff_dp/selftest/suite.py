@@ -1,4 +1,4 @@
-"""The self-test of a plan."""
+"""Runs the self-test of a plan."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from tff_dp import _checks
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import current_or_fast, noise_bits
 from tff_dp.mechanisms import (
-    AdaptiveGaussianMechanism,
-    DistributedMechanism,
-    PerLayerGaussianMechanism,
+    DistributedGaussianMechanism,
+    DistributedSkellamMechanism,
+    Mechanism,
     RecordGaussianMechanism,
 )
 from tff_dp.plan import PrivacyPlan
 from tff_dp.process import build_process
 from tff_dp.selftest import central, distributed, record
 from tff_dp.selftest.laws import law_of
-from tff_dp.selftest.probes import ALGORITHMS, TENSORS
+from tff_dp.selftest.probes import ALGORITHMS
 from tff_dp.selftest.report import Check, SelfTestReport
+from tff_dp.selftest.testable import TENSORS, check_plan
 
-_SLOWEST_CLIP = 0.01  # below it, float32 hides the count that moves the clip norm
-_MOST_CLIENTS = 1_000_000  # and above it
+# The mechanisms whose noise has no density on one coordinate of a sum, by exact class.
+_OWN_TESTS: dict[type[Mechanism], Callable[..., distributed.Setting | record.Setting]] = {
+    DistributedGaussianMechanism: lambda plan, *_: distributed.Setting(plan),
+    DistributedSkellamMechanism: lambda plan, *_: distributed.Setting(plan),
+    RecordGaussianMechanism: record.Setting,
+}
 PARTS = ("influence", "arithmetic", "provenance", "noise")
-"""Of a self-test, in the order in which they run."""
+"""The parts of a self-test, in the order in which they run."""
 
 
 def self_test(
@@ -35,44 +40,46 @@ def self_test(
     samples: int = 20_000,
     thorough: bool = False,
 ) -> SelfTestReport:
-    """Runs hostile clients through the learning processes of a plan, and its noise through tests.
+    """Runs hostile clients through the learning processes of a plan, and tests its noise.
 
-    With the noise off, clients of norm 1e9, with a NaN, with an infinity, without an update, without
-    examples, at the bound and with 100 times the examples join a round, and what they move is compared
-    with what the accounting allows. With the noise on, its size, its distribution and its freshness are
-    tested, and whatever a round returns is searched for values that depend on clients and have no noise.
-    Sums must not depend on the order of clients, updates of millions of weights and of other formats must
-    be clipped like others, and the graphs that run must draw noise from whole words of bits that the
-    operating system keys, and reach the whole tail with the farthest of them.
-    The processes are those that `build_process` makes, of FedAvg and of FedSGD, for a model whose
-    gradient is the example; the aggregator is fed directly as well. They run in the execution context
-    that is installed, or in `tff_dp.execution.fast(xla=False)`.
+    Without noise, clients with norm 1e9, with a NaN, with an infinity, without an update, without
+    examples, at the bound and with 100 times the examples join a round, and their influence is
+    compared with what the accounting allows. With noise, its size, distribution and freshness are
+    tested, and everything that a round returns is searched for values that depend on clients and
+    have no noise. Sums must not depend on the order of clients. Updates of millions of weights and
+    of other formats must be clipped like any other. The graphs that run must draw noise from whole
+    words of bits whose key comes from the operating system, and the most extreme words must reach
+    the whole tail.
 
-    Of distributed plans, what clients send to the sum is measured, and the noise's variance; of
-    record-level plans, one record's influence, how batches are drawn, and the noise over the steps of a
-    round. The report names what could not be tested.
+    The processes are those that `build_process` makes for FedAvg and FedSGD, for a model whose
+    gradient is the example; the aggregator is also tested directly. They run in the execution
+    context that is installed, or in `tff_dp.execution.fast(xla=False)`.
 
-    What it cannot see: who is drawn into a cohort, the quality of the random generator, a defect that
-    depends on the user's model or data, and training metrics: plain ones are not private in any case, and
-    a plan's own are left out.
+    For distributed plans, the integers that clients send to the sum and the variance of the noise
+    are measured; for record-level plans, the influence of one record, how batches are drawn, and
+    the noise over the steps of a round. The report names what could not be tested.
 
-    Formal guarantee: a report that has passed is evidence and no proof; a right implementation fails with
-    probability at most the report's `false_positive`.
+    A self-test cannot see who is drawn into a cohort, the quality of the random generator, a defect
+    that depends on the user's model or data, and training metrics: plain metrics are not private in
+    any case, and private metrics of the plan are left out.
+
+    Formal guarantee: a report that has passed is evidence and not a proof. A correct implementation
+    fails with probability at most the report's `false_positive`.
 
     Args:
       plan: The plan; its noise multiplier must be above 0.
-      build: What makes the learning process: called as `build_process`.
-      algorithms: Those to run, of "FedAvg" and "FedSGD".
-      samples: Coordinates of one round's noise; even, in [1000, 10^7]. The default sees a standard
-        deviation that is off by 5 %.
-      thorough: Whether to take 24,577 clients in place of 3073 to a sum, and an update of 2^25 weights
-        in place of 2^22: a minute and 2 GiB more.
+      build: The function that makes the learning process; called as `build_process`.
+      algorithms: The algorithms to run, of "FedAvg" and "FedSGD".
+      samples: The number of coordinates of one round's noise; even, in [1000, 10^7]. The default
+        detects a standard deviation that is wrong by 5 %.
+      thorough: Whether to sum 24,577 clients instead of 3073, and to clip an update of 2^25 weights
+        instead of 2^22. This takes a minute and 2 GiB more.
 
     Returns:
-      Every check, with what was measured and its bound.
+      Every check, with the measured value and its bounds.
 
     Raises:
-      ArgumentError: An argument is outside its bound, or the mechanism is one that has no self-test.
+      ArgumentError: An argument is outside its bound, or the mechanism has no self-test.
       StackError: TFF cannot be imported.
     """
     thorough = _checks.flag("thorough", thorough)
@@ -88,37 +95,6 @@ def self_test(
     return checks_of(plan, build=build, algorithms=algorithms, samples=samples, thorough=thorough)
 
 
-def check_plan(plan: PrivacyPlan) -> None:
-    """Raises ArgumentError if a plan has no self-test."""
-    mechanism = plan.mechanism
-    if not isinstance(mechanism, DistributedMechanism | RecordGaussianMechanism):
-        law_of(plan.update_mechanism)
-    if isinstance(mechanism, PerLayerGaussianMechanism) and len(mechanism.clip_norms) != TENSORS:
-        raise ArgumentError(
-            f"clip_norms={mechanism.clip_norms!r} does not fit the self-test, whose model has {TENSORS} "
-            f"weight tensors: expected {TENSORS} norms. Take two of them."
-        )
-    if mechanism.noise_multiplier == 0:
-        raise ArgumentError(
-            "noise_multiplier=0 has no noise to test: expected a number in (0, inf). Without noise there "
-            "is no privacy."
-        )
-    if isinstance(mechanism, AdaptiveGaussianMechanism):
-        _checks.real(
-            "clip_learning_rate",
-            mechanism.clip_learning_rate,
-            f"[{_SLOWEST_CLIP}, inf)",
-            "A self-test reads the count of unclipped clients off the clip norm, which a smaller rate "
-            "moves too little.",
-        )
-        _checks.real(
-            "cohort",
-            plan.clients_per_round,
-            f"(0, {_MOST_CLIENTS}]",
-            "In a larger one, float32 hides what one client adds to the count of unclipped clients.",
-        )
-
-
 def checks_of(
     plan: PrivacyPlan,
     *,
@@ -128,17 +104,20 @@ def checks_of(
     thorough: bool = False,
     parts: Collection[str] = PARTS,
 ) -> SelfTestReport:
-    """Returns a self-test's report on some of its parts; the arguments are as for `self_test`.
+    """Runs some parts of a self-test, without checking the arguments.
 
     Args:
       plan: The plan.
-      build: What makes the learning process.
-      algorithms: Those to run.
-      samples: Coordinates of one round's noise.
-      thorough: Whether to take the larger sizes.
-      parts: Of `PARTS`.
+      build: As for `self_test`.
+      algorithms: As for `self_test`.
+      samples: As for `self_test`.
+      thorough: As for `self_test`.
+      parts: The parts to run, of `PARTS`.
+
+    Returns:
+      The report.
     """
-    # XLA would compile a minute for the few rounds that each of the graphs runs.
+    # XLA would compile for a minute, for the few rounds that each of the graphs runs.
     with current_or_fast(xla=False):
         of = _setting_of(plan, build, tuple(algorithms), samples // TENSORS, thorough)
         checks: list[Check] = []
@@ -146,10 +125,10 @@ def checks_of(
             if name not in parts:
                 continue
             try:
-                checks.extend(part())  # what it has yielded is kept if it raises
+                checks.extend(part())  # checks that it has yielded are kept if it raises
             except ComputationError as error:
-                # Noise that others can guess is refused by the context: a check says so, or the user
-                # has left that part out.
+                # The context refuses noise that others can guess. A check of provenance reports
+                # that, unless that part was left out.
                 if not any(noise_bits(path.next).obstacle for path in of.noised):
                     raise
                 of.untested.append(f"the rest of {name}: {error}")
@@ -163,9 +142,8 @@ def _setting_of(
     dimension: int,
     thorough: bool,
 ) -> central.Setting | distributed.Setting | record.Setting:
-    if isinstance(plan.mechanism, RecordGaussianMechanism):
-        return record.Setting(plan, build, dimension)
-    if isinstance(plan.mechanism, DistributedMechanism):
-        return distributed.Setting(plan)
+    own = _OWN_TESTS.get(type(plan.mechanism))
+    if own is not None:
+        return own(plan, build, dimension)
     law = law_of(plan.update_mechanism)
     return central.Setting(plan, law, build, algorithms, dimension, thorough)

@@ -9,16 +9,26 @@ import numpy as np
 
 from tff_dp import _checks
 from tff_dp.data import Clients
-from tff_dp.errors import ArgumentError, DataError
+from tff_dp.errors import ArgumentError, ComputationError, DataError
+from tff_dp.execution import noise_bits
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel, ModelSpec, loss_name
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.training.results import NO_NOISE
 
 _AT_ONCE = 4096  # examples whose indices are read at once
 
 
 def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
-    """Returns the model's specification, given that or a bare Keras model.
+    """Makes a specification of what `fit` was given as its model.
+
+    Args:
+      model: A `ModelSpec`, or a Keras model or a function that makes one.
+      loss: As for `ModelSpec`; only with a bare model.
+      metrics: As for `ModelSpec`; only with a bare model.
+
+    Returns:
+      The specification.
 
     Raises:
       ArgumentError: Loss or metrics are given twice.
@@ -34,10 +44,19 @@ def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
 
 
 def check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: int | None) -> int:
-    """Returns the rounds to train, once the plan fits the clients.
+    """Checks that the plan fits the clients and covers the rounds.
+
+    Args:
+      privacy: The plan, or `NoPrivacy()`.
+      clients: The clients' data.
+      rounds: Rounds to train; None for all of the plan.
+
+    Returns:
+      Rounds to train; >= 1.
 
     Raises:
-      ArgumentError: It does not, or there is no number of rounds.
+      ArgumentError: The plan does not fit the clients, or there is no number of rounds.
+      AccountingError: There are more rounds than the plan covers.
     """
     _checks.instance(
         "privacy",
@@ -60,7 +79,16 @@ def check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: in
 def check_batches(
     privacy: PrivacyPlan | NoPrivacy, clients: Clients, batch_size: int | None, epochs: int
 ) -> int:
-    """Returns the examples in a batch of a client's data.
+    """Checks how a client's data are cut into batches.
+
+    Args:
+      privacy: The plan, or `NoPrivacy()`.
+      clients: The clients' data.
+      batch_size: Examples in a batch, as the caller gave them; None for the default.
+      epochs: A client's passes over its data in a round.
+
+    Returns:
+      Examples in a batch; where the plan protects records, all records of the largest client.
 
     Raises:
       ArgumentError: A number is outside its bound, or not what the plan accounts for.
@@ -85,8 +113,40 @@ def check_batches(
     return int(clients.sizes.max())  # a client reads its records as one batch, and draws from them
 
 
+def check_random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
+    """Checks that nobody can guess the random bits of a plan's noise.
+
+    Args:
+      process: The learning process.
+      privacy: The plan, or none.
+
+    Returns:
+      Where they come from, in words.
+
+    Raises:
+      ComputationError: Somebody could guess them, or there is no noise to be found.
+    """
+    if not isinstance(privacy, PrivacyPlan) or privacy.mechanism.noise_multiplier == 0:
+        return NO_NOISE
+    for computation in (process.initialize, process.next):
+        found = noise_bits(computation)
+        if found.obstacle:
+            raise ComputationError(f"{found.obstacle} No round was charged.")
+    if not found.marked:
+        raise ComputationError(
+            f"The process of {privacy.mechanism} holds no noise that stands under the name scope of "
+            "tff_dp.noise, so that nothing vouches for its random bits. No round was charged. Draw "
+            "the noise of a mechanism under that scope."
+        )
+    return found.source
+
+
 def check_labels(model: BoundModel, clients: Clients) -> None:
-    """Refuses labels that TensorFlow would take without a word: NaN losses, zeros.
+    """Refuses labels that TensorFlow accepts silently, and makes NaN losses or zeros of.
+
+    Args:
+      model: The model, bound to the data's shape.
+      clients: The clients' data.
 
     Raises:
       DataError: Labels are outside the range of their loss.
@@ -111,8 +171,12 @@ def check_labels(model: BoundModel, clients: Clients) -> None:
 def check_indices(model: BoundModel, clients: Clients) -> None:
     """Refuses inputs that a model's embeddings have no row for.
 
+    Args:
+      model: The model, bound to the data's shape.
+      clients: The clients' data.
+
     Raises:
-      DataError: There is one.
+      DataError: An index is outside of its embedding; the message names the client.
     """
     reader = model.index_reader(clients.element_spec()[0])
     if reader is None:

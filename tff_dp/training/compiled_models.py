@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from tff_dp import _warnings
+from tff_dp._compat import keras as keras_compat
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import BoundModel
+from tff_dp.model.metrics import copy_metric
 from tff_dp.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
@@ -54,11 +56,14 @@ _REMEDY = (
 
 
 def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
-    """Returns the algorithm given, or one by which clients have the optimizer of a compiled model.
+    """Chooses the algorithm: the one given, or federated averaging with a compiled model's optimizer.
 
     Args:
       bound: The model.
       algorithm: What the caller gave, or None.
+
+    Returns:
+      The algorithm.
 
     Raises:
       ModelError: The model was compiled with an optimizer whose steps cannot be honored.
@@ -71,7 +76,7 @@ def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
 
 
 def _from_keras(bound: BoundModel, given: Any) -> Optimizer:
-    keras = _keras_of(bound)
+    keras = keras_compat.library_of(bound.source)
     optimizer = keras.optimizers.get(given) if isinstance(given, str | dict) else given
     kind = type(optimizer)
     name = kind.__name__
@@ -130,7 +135,7 @@ def check_released(
     message = _unreleased(missing, privacy)
     if given:
         raise ArgumentError(f"metrics holds {message}")
-    warnings.warn(f"The model was compiled with {message}", UserWarning, stacklevel=3)
+    _warnings.warn(f"The model was compiled with {message}")
 
 
 def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
@@ -144,13 +149,13 @@ def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
         return text
     return (
         f"{text} To have them after each round, make the plan with metrics=(tff_dp.PrivateMetric("
-        f"name={names[0]!r}, largest=...), ...), which have noise and a share of the budget; or pass "
+        f"name={names[0]!r}, clip_value=...), ...), which have noise and a share of the budget; or pass "
         "release_metrics=True, which releases plain sums outside any epsilon."
     )
 
 
 def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
-    """Returns a function that compiles a trained model with what it was trained with.
+    """Prepares the compilation of the trained model with what it was trained with.
 
     Everything that can fail is done here, before training.
 
@@ -158,12 +163,13 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
       bound: The model.
       algorithm: By which it is trained.
 
+    Returns:
+      A function that compiles a trained Keras model.
+
     Raises:
       ModelError: A metric cannot be copied.
     """
-    from tff_dp.model.metrics import copy_metric  # which imports TensorFlow
-
-    keras = _keras_of(bound)
+    keras = keras_compat.library_of(bound.source)
     base = keras.Model
     arguments = {
         "optimizer": _to_keras(bound, algorithm, keras),
@@ -178,11 +184,9 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
             model.optimizer.build(model.trainable_variables)
             _leave_out_of_files(model, keras)
         except Exception as error:  # whatever it is, it must not cost the trained model
-            warnings.warn(
+            _warnings.warn(
                 f"The trained model could not be compiled: {error} Compile it before its evaluate() or "
-                "fit().",
-                UserWarning,
-                stacklevel=3,
+                "fit()."
             )
 
     return compile_model
@@ -194,7 +198,7 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
     A loss may be a function that Keras cannot find again, or no object that it can write; the file of
     such a model could not be loaded, or not even be written.
     """
-    ours = model._compile_config
+    ours = keras_compat.compile_config(model)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of functions without a name, which are left out
@@ -202,15 +206,15 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
     except Exception:  # there are many ways
 
         def get_compile_config() -> Any:
-            same = model._compile_config is ours
+            same = keras_compat.compile_config(model) is ours
             return None if same else type(model).get_compile_config(model)
 
         model.get_compile_config = get_compile_config
 
 
 def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
-    """Returns a new Keras optimizer that takes the steps of the clients, or those of FedSGD's server."""
-    given: Optimizer = getattr(algorithm, "client_optimizer", algorithm.server_optimizer)
+    """Returns a new Keras optimizer that takes the steps of the algorithm's `model_optimizer`."""
+    given = algorithm.model_optimizer
     if isinstance(given, SGD):
         return keras.optimizers.SGD(learning_rate=given.learning_rate, momentum=given.momentum)
     if isinstance(given, Adagrad):
@@ -229,10 +233,3 @@ def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
             epsilon=given.epsilon,
         )
     return keras.optimizers.SGD()  # a class of the caller's own
-
-
-def _keras_of(bound: BoundModel) -> Any:
-    legacy = any(
-        kind.__module__.partition(".")[0] == "tf_keras" for kind in type(bound.source).__mro__
-    )
-    return importlib.import_module("tf_keras" if legacy else "keras")

@@ -56,7 +56,8 @@ def process_for(
     """
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     structure = None
-    if plan is not None and plan.unit is Unit.CLIENT and not plan.metrics:
+    # An algorithm of somebody else may have a state of its own, in which no noise could be replaced.
+    if plan is not None and plan.unit is Unit.CLIENT and not plan.metrics and is_own(algorithm):
         structure = scale_structure(plan.update_mechanism)
     scaled = structure is not None
 
@@ -103,6 +104,18 @@ def _key(
     return (*digests, repr(model.input_spec), *parts)
 
 
+def is_own(value: Any) -> bool:
+    """Tells whether a value's class is one of tff_dp's own, so that its fields are all it consists of.
+
+    Args:
+      value: Any object.
+
+    Returns:
+      Whether it is.
+    """
+    return type(value).__module__.startswith("tff_dp.")
+
+
 def _value(value: Any) -> Any:
     """Returns a value by type and content: 1 and 1.0 may make other graphs.
 
@@ -110,7 +123,7 @@ def _value(value: Any) -> Any:
       _ForeignError: It is, or holds, an object of somebody's own class, whose content says nothing.
     """
     kind = type(value)
-    if dataclasses.is_dataclass(value) and kind.__module__.startswith("tff_dp."):
+    if dataclasses.is_dataclass(value) and is_own(value):
         fields = [
             (field.name, _value(getattr(value, field.name))) for field in dataclasses.fields(value)
         ]

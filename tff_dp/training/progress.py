@@ -1,4 +1,4 @@
-"""What is known after each round, and the bar that shows it."""
+"""The record of a round, and the bar that shows it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tff_dp.accounting.report import format_epsilon
-from tff_dp.charges import Charges
-from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.training.results import RoundRecord
 
 
-def round_record(
-    round_number: int,
-    privacy: PrivacyPlan | NoPrivacy,
-    before: Charges,
-    metrics: Any,
-    *,
-    covered: bool,
-    total: float,
-) -> RoundRecord:
-    """Returns what is known after a round.
+def round_record(round_number: int, epsilon: float, metrics: Any, *, covered: bool) -> RoundRecord:
+    """Makes the record of a round.
 
     Args:
       round_number: The round, from 1.
-      privacy: The run's plan, or none.
-      before: What had been spent on the data before the run.
+      epsilon: An upper bound on what has been spent after it.
       metrics: The process's metrics of the round, or None where they are not released.
       covered: Whether the plan's epsilon covers them.
-      total: What all rounds of the run and those before it spend. Whoever sees all rounds sees the
-        first ones, so that these spend no more: it bounds the quick accountant's larger values.
+
+    Returns:
+      What is known after the round.
     """
-    epsilon = math.inf
-    if isinstance(privacy, PrivacyPlan) and privacy.mechanism.noise_multiplier > 0:
-        epsilon = float(min(before.with_run(privacy, round_number).quick_epsilon(), total))
     values = None
     if metrics is not None:
         train = metrics["client_work"]["train"] if "client_work" in metrics else {}
@@ -54,7 +41,7 @@ def progress_bar(rounds: int, total: float, show: bool) -> Iterator[Callable[[Ro
 
     Args:
       rounds: That are to be run.
-      total: As for `round_record`.
+      total: The epsilon that all rounds of the run and those before it spend together.
       show: Whether there is a bar at all.
 
     Yields:

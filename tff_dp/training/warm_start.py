@@ -28,7 +28,7 @@ def charged_before(
     disjoint_data: bool,
     groups: Sequence[Sequence[Charges]] | None = None,
 ) -> Charges:
-    """Returns what has been spent on the data before this run.
+    """Finds what has been spent on the data before this run.
 
     Args:
       privacy: The run's plan, or none.
@@ -39,6 +39,9 @@ def charged_before(
       groups: `carried`, by what was trained together: within a group, records are of data sets that
         have no client in common. A model that is built of several trained models has several groups,
         whose data sets may be the same. One group by default.
+
+    Returns:
+      The charges; without bound where the run has no privacy plan.
 
     Raises:
       ArgumentError: `spent_before` cannot be counted together with the plan or means nothing here;
@@ -87,13 +90,16 @@ def charged_before(
 def elsewhere(
     carried: Sequence[Charges], here: Charges, *, private: bool, disjoint_data: bool
 ) -> tuple[Charges, ...]:
-    """Returns what a model has spent on other data sets than a run's.
+    """Finds what a model has spent on other data sets than the run's.
 
     Args:
       carried: What the model carried before the run, by data set.
       here: What has been spent on the run's data set, the run included.
       private: Whether the run had a privacy plan.
       disjoint_data: Whether the caller said that the data sets have no client in common.
+
+    Returns:
+      The charges on each of these data sets.
     """
     if private or disjoint_data:
         return tuple(record for record in carried if not here.covers(record))

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
+
 Step = Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor]], list[tf.Tensor]]
 
 
@@ -46,11 +48,9 @@ def _dynamic_slice(tensor: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor
     TensorFlow's own operation asks for a constant, and where the start is a value of a table, XLA would
     compile anew for each table: in each round with another cohort.
     """
-    from tensorflow.compiler.tf2xla.python import xla
-
     rest = tensor.shape[1:].as_list()
     begin = tf.stack([start, *(0 for _ in rest)])
-    taken = xla.dynamic_slice(tensor, begin, tf.constant([count, *rest]))
+    taken = tf_compat.xla_dynamic_slice(tensor, begin, tf.constant([count, *rest]))
     taken.set_shape([count, *rest])
     return taken
 

@@ -1,15 +1,17 @@
-"""Data sets of a cohort, read into tensors by one graph."""
+"""Blocks of cohorts whose data are data sets, which one graph reads into tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution.cohort.tables import Listing
+from tff_dp.execution.cohort import grouping, tables
+from tff_dp.execution.cohort.listing import Listing, as_regular
 
+_AT_ONCE = 256  # data sets, read by one call
 _readers: dict[Any, Callable[..., Any]] = {}
 
 
@@ -27,6 +29,38 @@ def obstacle(element_spec: Any) -> str | None:
 
 class NotRowsError(Exception):
     """The parts of a batch have different leading sizes: they are not columns of the same rows."""
+
+
+def blocks_of_datasets(
+    data: Sequence[Any], *, is_regular: grouping.IsRegular, by_size: bool
+) -> Iterator[tables.Block]:
+    """Yields the blocks of clients whose data are data sets of batches.
+
+    Args:
+      data: The data sets, all of one element specification.
+      is_regular: Whether a graph of static shapes is wanted for a kind of clients.
+      by_size: Whether the clients of a block must have the same number of full batches.
+
+    Yields:
+      The blocks.
+
+    Raises:
+      NotRowsError: The parts of some batch differ in their leading sizes.
+    """
+    for low in range(0, len(data), _AT_ONCE):
+        some = data[low : low + _AT_ONCE]
+        listing = read(some, some[0].element_spec)
+        found = as_regular(listing)
+        if found is None:
+            positions = np.arange(low, low + len(some))
+            yield tables.Block(listing.fields, grouping.listed_table(listing, positions))
+            continue
+        length = tables.padded_length(len(listing.fields[0]))
+        fields = [
+            tf.pad(field, [[0, length - len(field)], *[[0, 0]] * (field.shape.rank - 1)])
+            for field in listing.fields
+        ]
+        yield from grouping.grouped(fields, found, is_regular, by_size=by_size, offset=low)
 
 
 def read(datasets: Sequence[Any], element_spec: Any) -> Listing:

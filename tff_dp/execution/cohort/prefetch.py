@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -10,20 +10,23 @@ T = TypeVar("T")
 _END = object()
 
 
-def of(items: Iterator[T], wanted: bool = True) -> Iterator[T]:
-    """Yields the items of an iterator, which a thread advances one item ahead.
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """Yields the items of an iterable, which a thread advances one item ahead.
 
-    The thread ends with the iteration, however that ends. An error of the iterator is raised here.
+    The thread ends with the iteration, however that ends.
 
     Args:
-      items: The iterator; nobody else may advance it.
-      wanted: Whether to look ahead; otherwise there is no thread.
+      items: The items. Nobody else may advance them if they are an iterator.
+
+    Yields:
+      The items, in order.
+
+    Raises:
+      Exception: Whatever the iteration over the items raises.
     """
-    if not wanted:
-        yield from items
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="tff_dp-ahead") as pool:
-        coming = pool.submit(next, items, _END)
+    advancing = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="tff_dp-prefetch") as pool:
+        coming = pool.submit(next, advancing, _END)
         while (item := coming.result()) is not _END:
-            coming = pool.submit(next, items, _END)
+            coming = pool.submit(next, advancing, _END)
             yield item  # type: ignore[misc]

@@ -1,257 +1,188 @@
-"""A cohort's data as tensors and tables, for graphs that hold all of its clients."""
+"""Blocks of clients, and the tables that tell a graph who they are and where their batches begin."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
 import math
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tff_dp._arrays import CohortArrays
+Limits = (
+    tuple[int, int] | None
+)  # the smallest and the largest of some numbers, where they are known
 
-# Whether a graph of static shapes is wanted for a kind of clients, by what they and all clients train on.
-IsRegular = Callable[[Any, int, int], bool]
-Limits = tuple[int, int] | None  # the least and the largest of some numbers, where they are known
-
-WIDEST = 64  # clients side by side, at most
 _SMALLEST_TABLE = 8
-_MANY = 32  # clients that do not have as many batches by chance
+
+
+class Form(NamedTuple):
+    """Which columns a table has: what a graph must know to read it back.
+
+    Attributes:
+      kind: "regular" (each client's batches have one size, but for the last), "listed" (batches are
+        listed one by one), or "tensors" (a client's data is no sequence of batches).
+      looks_up: Whether examples are found through `ClientTable.rows`.
+    """
+
+    kind: str
+    looks_up: bool = False
+
+    @property
+    def width(self) -> int:
+        """The number of tensors that a table of this form is."""
+        return (4 if self.kind == "listed" else 1) + self.looks_up
+
+    def specs(self) -> list[tf.TensorSpec]:
+        """Returns the specifications of those tensors."""
+        if self.kind == "regular":
+            first = [tf.TensorSpec([None, 3], tf.int32)]
+        else:
+            first = [tf.TensorSpec([None], tf.int32)]
+        return first + [tf.TensorSpec([None], tf.int32)] * (self.width - 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
-    """Some clients of a cohort, for one graph.
+class ClientTable:
+    """The clients of a block: who they are, and where their batches begin.
+
+    Its columns are numpy arrays, or tensors where a graph has read it back from what `arrays` gives.
 
     Attributes:
-      remainder: Examples in the last batch of an epoch; None where batches are listed one by one.
-      full: Full batches in an epoch where all clients have as many; None otherwise.
-      columns: Arrays by name, as `groups.clients` takes them.
-      count: Clients.
+      form: Which of the columns there are.
+      count: The number of clients.
+      positions: int32 [clients]: their positions in the cohort, ascending.
+      starts: int32: for "regular", [clients], the positions of their first examples; for "listed",
+        [batches], those of each batch.
+      full: int32 [clients]: their numbers of full batches in an epoch, or one number for all; for
+        "regular".
+      first: int32 [clients + 1]: the number of each client's first batch, and of all batches; for
+        "listed".
+      counts: int32 [batches]: the number of examples of each batch; for "listed".
+      rows: int32 [positions]: the row of the example at each position, or None if position p is row p.
     """
 
-    remainder: int | None
-    full: int | None
-    columns: dict[str, Any]
-    count: int
+    form: Form
+    count: Any
+    positions: Any
+    starts: Any = None
+    full: Any = None
+    first: Any = None
+    counts: Any = None
+    rows: Any = None
 
+    def arrays(self) -> list[np.ndarray]:
+        """Returns the table as few arrays, which `read` takes apart.
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Listing:
-    """A cohort whose batches have sizes that follow no rule: as data sets may give them.
+        Each array that a graph is called with costs a small round as much as its training does.
+        Therefore the columns of a regular table are packed into one, filled up with zeros to a length
+        for which XLA has compiled already, and the count is packed in front of them.
+        """
+        rows = [self.rows] if self.form.looks_up else []
+        if self.form.kind == "regular":
+            packed = np.zeros([1 + roomy_length(self.count, self.count), 3], np.int32)
+            packed[0, 0] = self.count
+            own = packed[1 : 1 + self.count]
+            own[:, 0], own[:, 1], own[:, 2] = self.positions, self.starts, self.full
+            return [packed, *rows]
+        packed = np.concatenate([[self.count], self.positions]).astype(np.int32)
+        if self.form.kind == "listed":
+            listed = [column.astype(np.int32) for column in (self.first, self.starts, self.counts)]
+            return [packed, *listed, *rows]
+        return [packed, *rows]
 
-    Attributes:
-      fields: Arrays or tensors [rows, ...].
-      first: int64 [clients + 1]: each client's first batch.
-      starts: int64 [batches]: rows of their first examples.
-      counts: int64 [batches]: their examples.
-    """
+    @classmethod
+    def read(cls, form: Form, tensors: Sequence[tf.Tensor]) -> ClientTable:
+        """Writes the inverse of `arrays` into a graph.
 
-    fields: Sequence[Any]
-    first: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
+        Args:
+          form: The table's.
+          tensors: What `arrays` gave.
 
-    def __len__(self) -> int:
-        return len(self.first) - 1
-
-
-def as_listing(cohort: CohortArrays) -> Listing:
-    """Returns a table of all batches of a cohort."""
-    sizes, batch_size = cohort.sizes, cohort.batch_size
-    in_epoch = -(-sizes // batch_size)
-    batches = in_epoch * cohort.epochs
-    first = np.concatenate([[0], np.cumsum(batches)])
-    number = np.arange(first[-1]) - np.repeat(first[:-1], batches)
-    each = np.repeat(np.maximum(in_epoch, 1), batches)
-    epoch, place = number // each, number % each * batch_size
-    all_sizes = np.repeat(sizes, batches)
-    starts = np.repeat(cohort.starts, batches) + place
-    if cohort.apart:
-        starts = starts + epoch * all_sizes
-    return Listing(cohort.fields, first, starts, np.minimum(batch_size, all_sizes - place))
-
-
-def as_regular(listing: Listing) -> CohortArrays | None:
-    """Returns the cohort in which each client's batches but the last have one size, if it is so."""
-    counts, ends = listing.counts, listing.first[1:]
-    has_batches = np.diff(listing.first) > 0
-    batch_size = int(counts.max()) if len(counts) else 1
-    is_last = np.zeros(len(counts), bool)
-    is_last[ends[has_batches] - 1] = True
-    if (counts[~is_last] != batch_size).any():
-        return None
-    total = np.concatenate([[0], np.cumsum(counts)])
-    sizes = np.diff(total[listing.first])
-    starts = total[listing.first[:-1]]
-    return CohortArrays(listing.fields, None, starts, sizes, batch_size, 1, False)
-
-
-def listed_table(listing: Listing, positions: np.ndarray) -> Table:
-    """Returns the table of clients for a graph that takes batches of any sizes.
-
-    Args:
-      listing: Their batches.
-      positions: Theirs in the cohort.
-    """
-    count = len(listing)
-    columns = {
-        "count": np.int32(count),
-        "positions": positions.astype(np.int32),
-        "first": listing.first.astype(np.int32),
-        "starts": listing.starts.astype(np.int32),
-        "counts": listing.counts.astype(np.int32),
-    }
-    return Table(None, None, columns, count)
-
-
-def regular_tables(
-    cohort: CohortArrays,
-    is_regular: IsRegular,
-    *,
-    by_size: bool,
-    offset: int = 0,
-) -> Iterator[Table]:
-    """Yields tables of clients that graphs of static shapes can hold together, then the others'.
-
-    Args:
-      cohort: The cohort.
-      is_regular: Whether a graph of static shapes is wanted for a kind of clients.
-      by_size: Whether clients of a table have as many full batches each, or only the same remainder.
-      offset: The position in the cohort of the first client.
-    """
-    full, remainder = np.divmod(cohort.sizes, cohort.batch_size)
-    label = cohort.sizes if by_size else remainder
-    batches = (full + (remainder > 0)) * cohort.epochs
-    total = int(batches.sum())
-    values, counts = _distinct(label)
-    others = []
-    for place in np.argsort(-counts, kind="stable"):
-        kind = (cohort.batch_size, int(values[place]), cohort.epochs, cohort.apart)
-        chosen = np.flatnonzero(label == values[place])
-        if not is_regular(kind, int(batches[chosen].sum()), total):
-            others.append(chosen)
-            continue
-        for some in parts(chosen, WIDEST if by_size else 0):
-            # One array, not four: each costs a small round as much as its training does.
-            clients = np.zeros([1 + roomy_length(len(some), len(some)), 3], np.int32)
-            clients[0, 0] = len(some)
-            own = clients[1 : 1 + len(some)]
-            own[:, 0], own[:, 1], own[:, 2] = some + offset, cohort.starts[some], full[some]
-            # Without a loop around its one batch, a small client's training is a tenth faster. Without
-            # any full batch there must be no loop: the arrays may have fewer rows than a batch has.
-            most, least = full[some].max(), full[some].min()
-            known = by_size or most == 0 or (len(some) >= _MANY and most == least == 1)
-            yield Table(
-                int(remainder[some[0]]),
-                int(most) if known else None,
-                {"clients": clients},
-                len(some),
+        Returns:
+          The table. Its columns may be longer than its count: what follows is padding.
+        """
+        packed, *others = tensors
+        rows = others.pop() if form.looks_up else None
+        if form.kind == "regular":
+            known = packed[1:]
+            return cls(
+                form, packed[0, 0], known[:, 0], starts=known[:, 1], full=known[:, 2], rows=rows
             )
-    if others:
-        chosen = np.sort(np.concatenate(others))
-        part = dataclasses.replace(cohort, starts=cohort.starts[chosen], sizes=cohort.sizes[chosen])
-        yield listed_table(as_listing(part), chosen + offset)
+        if form.kind == "listed":
+            first, starts, counts = others
+            return cls(form, packed[0], packed[1:], starts, None, first, counts, rows)
+        return cls(form, packed[0], packed[1:], rows=rows)
 
 
-def _distinct(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values that occur, and how often each does."""
-    if len(labels) and (labels == labels[0]).all():  # most cohorts; faster than sorting
-        return labels[:1], np.array([len(labels)])
-    return np.unique(labels, return_counts=True)
+class Batching(NamedTuple):
+    """What the batches of all clients of a block have in common.
 
-
-def parts(chosen: np.ndarray, widest: int) -> Iterator[np.ndarray]:
-    """Yields positions in numbers of 2^k or multiples of `widest`; all at once if that is 0.
-
-    Each number is a multiple of min(number, `widest`): so many clients run side by side, and all rows
-    of them are full.
+    Attributes:
+      batch_size: Examples in a full batch; 0 where batches are listed, or data is no sequence.
+      remainder: Examples in the last batch of an epoch; 0 for no such batch.
+      full: The number of full batches in an epoch, if all clients have the same; None otherwise.
+      epochs: Passes over the examples.
+      apart: Whether each epoch has positions of its own.
     """
-    begin = 0
-    while begin < len(chosen):
-        count = rest = len(chosen) - begin
-        if widest:
-            count = rest // widest * widest or 1 << (rest.bit_length() - 1)
-        yield chosen[begin : begin + count]
-        begin += count
+
+    batch_size: int = 0
+    remainder: int = 0
+    full: int | None = None
+    epochs: int = 1
+    apart: bool = False
+
+
+NO_BATCHES = Batching()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """Some clients of a cohort, as one graph takes them.
+
+    Attributes:
+      fields: Tensors [rows, ...].
+      table: Who they are, and where their batches begin.
+      batching: What their batches have in common.
+      limits: The smallest and the largest of each field's numbers, None where they are not known; empty
+        if none is known.
+    """
+
+    fields: Sequence[tf.Tensor]
+    table: ClientTable
+    batching: Batching = NO_BATCHES
+    limits: tuple[Limits, ...] = ()
 
 
 def padded_length(count: int) -> int:
-    """Returns the length to which `padded` fills an array of a length."""
+    """Returns the length to which an array of a length is filled up: a power of two."""
     return max(_SMALLEST_TABLE, 1 << (count - 1).bit_length()) if count else _SMALLEST_TABLE
 
 
+@functools.lru_cache(1 << 12)
 def roomy_length(count: int, clients: int) -> int:
-    """Returns a length for an array of a cohort of which others, drawn likewise, hardly exceed it.
+    """Returns a length for an array of a cohort that other cohorts, drawn likewise, hardly exceed.
 
     XLA compiles anew for each length. Under Poisson sampling, the number of clients has the standard
     deviation of its square root.
 
     Args:
-      count: Entries.
-      clients: In the cohort.
+      count: Entries of the array.
+      clients: Clients of the cohort.
     """
     return padded_length(count + math.ceil(count * min(1, 4 / math.sqrt(clients or 1))))
 
 
 def padded(column: np.ndarray, clients: int) -> np.ndarray:
-    """Returns an array of a cohort that is filled up with zeros to its `roomy_length`."""
+    """Returns an array of a cohort that is filled up with zeros to its `roomy_length`.
+
+    Args:
+      column: The array.
+      clients: Clients of the cohort.
+    """
     length = roomy_length(len(column), clients)
     return np.concatenate(
         [column, np.zeros([length - len(column), *column.shape[1:]], column.dtype)]
     )
-
-
-class Resident:
-    """Arrays that were copied to the device, as long as they live and their sizes allow.
-
-    Args:
-      limit: Bytes to hold at most.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._held: collections.OrderedDict[int, tuple[Any, tf.Tensor, int]] = (
-            collections.OrderedDict()
-        )
-        self._limits: dict[int, tuple[Any, Limits]] = {}
-
-    def fits(self, arrays: Sequence[Any]) -> bool:
-        """Returns whether arrays are small enough to be held together."""
-        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) <= self.limit
-
-    def tensor(self, array: Any) -> tf.Tensor:
-        """Returns an array's tensor, copied at the first call for it."""
-        if not isinstance(array, np.ndarray):
-            return tf.convert_to_tensor(array)
-        key = id(array)
-        held = self._held.get(key)
-        if held is not None and held[0]() is array:
-            self._held.move_to_end(key)
-            return held[1]
-        tensor = tf.convert_to_tensor(array)
-        reference = weakref.ref(array, lambda _: self._held.pop(key, None))
-        self._held[key] = (reference, tensor, array.nbytes)
-        while sum(size for _, _, size in self._held.values()) > self.limit and len(self._held) > 1:
-            self._held.popitem(last=False)
-        return tensor
-
-    def limits(self, array: Any) -> Limits:
-        """Returns the least and the largest of an array's whole numbers, looked at once.
-
-        Of those that may be indices or labels, rows of them at most: None for any other array. An array
-        that has been changed since is not looked at again, nor is its copy on the device made anew.
-        """
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim > 2:
-            return None
-        key = id(array)
-        held = self._limits.get(key)
-        if held is None or held[0]() is not array:
-            found = (int(array.min()), int(array.max())) if array.size else None
-            held = weakref.ref(array, lambda _: self._limits.pop(key, None)), found
-            self._limits[key] = held
-        return held[1]

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tff_dp._compat import tensorflow as tf_compat
+
 # An output of a node: its name and position. -1 stands for "after the node has run".
 Reference = tuple[str, int]
 AFTER = -1
@@ -49,6 +51,14 @@ class Body:
             pending.append((name, True))
             needed = [source for source, _ in self.inputs[name] if source not in done]
             pending.extend((source, False) for source in reversed(needed))
+
+    def origin(self, reference: Reference) -> Reference:
+        """Returns the tensor that a chain of identities begins with."""
+        name, _ = reference
+        while name in self.nodes and self.nodes[name].op == "Identity":
+            reference = self.inputs[name][0]
+            name, _ = reference
+        return reference
 
 
 def of_graph(graph_def: Any, arguments: Iterable[str], results: Iterable[str]) -> Body:
@@ -110,7 +120,7 @@ def _position(node: Any, output: str, functions: Mapping[str, Any]) -> int:
     """Returns the position of the first tensor of a node's output of a name."""
     position = 0
     called = functions.get(node.op)
-    definition = op_def(node.op) if called is None else called.signature
+    definition = tf_compat.op_def(node.op) if called is None else called.signature
     for argument in definition.output_arg:
         if argument.name == output:
             return position
@@ -121,10 +131,3 @@ def _position(node: Any, output: str, functions: Mapping[str, Any]) -> int:
         else:
             position += 1
     raise ValueError(f"{node.name}: operation {node.op} has no output {output!r}")
-
-
-def op_def(op: str) -> Any:
-    """Returns the definition of an operation, or None for a name that TensorFlow does not know."""
-    from tensorflow.python.framework import op_def_registry
-
-    return op_def_registry.get(op)

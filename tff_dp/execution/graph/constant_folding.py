@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution.graph import bodies
+from tff_dp._compat import tensorflow as tf_compat
 
 _FEW = 64  # elements
 _WHOLE = (tf.int32, tf.int64, tf.bool)
@@ -37,7 +37,7 @@ def fold(node: Any, inputs: Sequence[Any]) -> list[tf.Tensor] | None:
     """
     if node.op in _OF_SHAPES:
         return _of_shapes(node, inputs)
-    definition = bodies.op_def(node.op)
+    definition = tf_compat.op_def(node.op)
     if not inputs or definition.is_stateful or not all(map(_is_number, inputs)):
         return None
     known = [tf.get_static_value(value) for value in inputs]

@@ -2,7 +2,7 @@
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
 arguments and results. Here it is imported once and called like any TensorFlow function, hence on
-whatever device this process has. Its random operations are keyed, those that can be (`keying`).
+whatever device this process has. Its random operations are keyed, those that can be (`keyed_import`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import keyed_import, program, resources, xla_numerics
 
 _imports = itertools.count()
@@ -70,7 +70,7 @@ class ImportedGraph:
             as_variant(value) if dtype == tf.variant else tf.convert_to_tensor(value, dtype)
             for value, dtype in zip(arguments, self._dtypes, strict=True)
         ]
-        return list(_compat.call_flat(self._call, fed))
+        return list(tf_compat.call_flat(self._call, fed))
 
 
 def as_variant(value: Any) -> tf.Tensor:
@@ -185,7 +185,7 @@ def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
         raise ValueError(f"{reduction.name}: inputs do not fit its attributes")
     shapes = [tf.TensorShape(shape) for shape in attributes["output_shapes"].list.shape]
     name = attributes["f"].func.name
-    signature = graph._get_function(name).cached_definition.signature
+    signature = tf_compat.function_def(graph, name).signature
     elements = signature.input_arg[len(state) : len(signature.input_arg) - len(captured)]
     types = {
         "output_types": [argument.type for argument in elements],

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, random_sources, randomness
 
 _HOST = "/device:CPU:0"  # one place for a stream, whichever device the graph runs on
@@ -38,7 +39,9 @@ class Streams:
             self._places.append(randomness.place((function.removeprefix(prefix), node.name)))
             drawing = _drawing(node, self._names[-1])
             _add_functions(graph_def.library, drawing, name)
-            replaced.setdefault(function, {})[node.name] = bodies.op_def(node.op).output_arg[0].name
+            replaced.setdefault(function, {})[node.name] = (
+                tf_compat.op_def(node.op).output_arg[0].name
+            )
             _replace(node, drawing, name)
         for function in graph_def.library.function:
             _rename_outputs(function, replaced.get(function.signature.name, {}))
@@ -112,7 +115,7 @@ def _drawing(node: Any, stream: str) -> Any:
 def _input_dtypes(node: Any) -> list[tf.DType]:
     return [
         tf.as_dtype(node.attr[argument.type_attr].type if argument.type_attr else argument.type)
-        for argument in bodies.op_def(node.op).input_arg
+        for argument in tf_compat.op_def(node.op).input_arg
     ]
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution import compilation, values
-from tff_dp.execution.graph import bodies, program, random_sources, randomness
+from tff_dp.execution.graph import bodies, emitter, program, random_sources, randomness
 
 # Of the uniform numbers that these are, or are made of, by the bytes of their type.
 _OF_SIZE = {2: 10, 4: 23, 8: 52}
@@ -148,7 +149,7 @@ def _spread(written: program.Program, name: str, varies: dict[str, set[str]]) ->
 
 
 def _seeds_vary(written: program.Program, name: str, node: Any, varies: set[str]) -> bool:
-    definition = bodies.op_def(node.op)
+    definition = tf_compat.op_def(node.op)
     places = [i for i, a in enumerate(definition.input_arg) if a.name in ("seed", "key")]
     sources = written.body_of(name).inputs[node.name]
     return not places or any(sources[place][0] in varies for place in places)
@@ -195,7 +196,7 @@ def with_words(computation: Any, state: Any, clients: Sequence[Any], word: int) 
         key = tf.constant(_NO_KEY, tf.uint64)
 
         def emit(name: str, arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-            results, _ = programs[name].emit(arguments, key, words=words)
+            results, _ = emitter.emit(programs[name], arguments, key, words=words)
             return list(results)
 
         common, sums = emit("prepare", state), emit("zero", [])

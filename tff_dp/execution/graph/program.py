@@ -1,9 +1,9 @@
 """TensorFlow computations as pure functions, written operation by operation into the graph at hand.
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
-arguments and results. A `Program` reads it once; `emit` writes it into whatever function is being traced,
-with everything in it made a function of its arguments, so that a whole cohort can be one graph, compiled
-by XLA or vectorized:
+arguments and results. A `Program` reads it once; `emitter.emit` writes it into whatever function is being
+traced, with everything in it made a function of its arguments, so that a whole cohort can be one graph,
+compiled by XLA or vectorized:
 
 - calls of functions are inlined, conditionals and loops are traced anew;
 - the reduction of a data set becomes a loop over batches that the caller provides;
@@ -12,7 +12,7 @@ by XLA or vectorized:
 - random operations become functions of a key (`randomness`);
 - assertions become a number that says which one failed first, 0 for none.
 
-What cannot be expressed so is named by `obstacle`, and runs as imported (`graphs`).
+What cannot be expressed so is named by `obstacle`, and runs as imported (`imported_graph`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, random_sources, randomness, resources
-from tff_dp.execution.graph.style import PLAIN, Style
+
+tff = _compat.tff.load()
 
 _HANDLES = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -188,9 +190,9 @@ class Program:
         parameter = graph.parameter if graph.HasField("parameter") else None
         feeds = list(bound_tensors(parameter)) if parameter is not None else []
         fetches = list(bound_tensors(graph.result))
-        self._body = bodies.of_graph(graph_def, feeds, fetches)
-        self._token = graph.session_token_tensor_name.split(":")[0]
-        self._start = [(graph.initialize_op, bodies.AFTER)] if graph.initialize_op else []
+        self.body = bodies.of_graph(graph_def, feeds, fetches)
+        self.token = graph.session_token_tensor_name.split(":")[0]
+        self.start = [(graph.initialize_op, bodies.AFTER)] if graph.initialize_op else []
         self.functions = {f.signature.name: f for f in graph_def.library.function}
         self._bodies: dict[str, bodies.Body] = {}
         self._plain: dict[str, bool] = {}
@@ -198,7 +200,7 @@ class Program:
         self.operations: frozenset[str] = frozenset()
         self.obstacle: str | None = None
         self._look_through()
-        nodes = [self._body.nodes[name] for name in self._body.arguments]
+        nodes = [self.body.nodes[name] for name in self.body.arguments]
         self.arguments = [
             (tf.TensorShape(node.attr["shape"].shape), tf.as_dtype(node.attr["dtype"].type))
             for node in nodes
@@ -230,13 +232,13 @@ class Program:
     @functools.cached_property
     def provenance(self) -> random_sources.Provenance:
         """Where its random bits come from."""
-        targets = [*self._start, *self._body.results]
-        return random_sources.of(self._body, self.functions, targets)
+        targets = [*self.start, *self.body.results]
+        return random_sources.of(self.body, self.functions, targets)
 
     @functools.cached_property
     def lasting(self) -> str | None:
         """Which operation has contents that would outlast a run in this process, or None."""
-        return resources.of(self._body, self.functions, [*self._start, *self._body.results])
+        return resources.of(self.body, self.functions, [*self.start, *self.body.results])
 
     @property
     def iterates(self) -> bool:
@@ -251,7 +253,7 @@ class Program:
     def body_of(self, function: str) -> bodies.Body:
         """Returns the body of a function of the graph's library, or of the graph for `MAIN`."""
         if function == random_sources.MAIN:
-            return self._body
+            return self.body
         if function not in self._bodies:
             self._bodies[function] = bodies.of_function(self.functions[function], self.functions)
         return self._bodies[function]
@@ -271,40 +273,6 @@ class Program:
         signature = self.functions[function].signature
         return [*signature.input_arg, *signature.output_arg]
 
-    def emit(
-        self,
-        arguments: Sequence[Any],
-        key: tf.Tensor,
-        only: Sequence[int] | None = None,
-        style: Style = PLAIN,
-        words: Any = None,
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Writes the program into the graph that is being traced.
-
-        Args:
-          arguments: A tensor for each of the flattened parameter type, `Batches` for a sequence.
-          key: Of this call, uint64 [2].
-          only: Positions of the results that are wanted; all by default.
-          style: What becomes of the graph.
-          words: Where the noise of a plan gets its random words, as `words.Fed`; None for the key's.
-
-        Returns:
-          The results, and the number of the first check that failed, int32 [], 0 for none.
-
-        Raises:
-          NotImplementedError: Something in it cannot be written so; `ShapeVariesError` for a tensor
-            whose shape depends on values.
-        """
-        from tff_dp.execution.graph.emitter import Emitter
-
-        results = self._body.results
-        wanted = results if only is None else [results[position] for position in only]
-        emitter = Emitter(self, key, style, words)
-        bound = dict(zip(self._body.arguments, ([a] for a in arguments), strict=True))
-        bound[self._token] = [tf.constant("")]
-        values = emitter.run(self._body, bound, [*self._start, *wanted], ())
-        return values[len(self._start) :], emitter.failed
-
     def check_number(self, message: str) -> int:
         """Returns the number of a check, from 1."""
         if message not in self.checks:
@@ -315,7 +283,7 @@ class Program:
         """Finds what the program does, and what stands in the way of writing it elsewhere."""
         operations: set[str] = set()
         seen: set[str] = set()
-        pending = [(self._body, [*self._start, *self._body.results])]
+        pending = [(self.body, [*self.start, *self.body.results])]
         while pending:
             body, targets = pending.pop()
             for name in body.ordered([*targets, *body.effects]):
@@ -332,7 +300,7 @@ class Program:
     def _obstacle_at(self, node: Any) -> str | None:
         if node.op in self.functions or node.op in _HANDLED:
             return None
-        definition = bodies.op_def(node.op)
+        definition = tf_compat.op_def(node.op)
         if definition is None:
             return f"operation {node.op} is unknown to this TensorFlow"
         if node.op in ("Enter", "Exit", "NextIteration", "LoopCond"):
@@ -354,7 +322,7 @@ def graph_of(computation: Any) -> tuple[Any, Any]:
     Raises:
       TypeError: It is no TensorFlow computation.
     """
-    proto = _compat.load_tff().framework.serialize_computation(computation)
+    proto = tff.framework.serialize_computation(computation)
     if proto.WhichOneof("computation") != "tensorflow":
         raise TypeError(f"expected a TensorFlow computation, got {computation.type_signature}")
     graph_def = tf.compat.v1.GraphDef()

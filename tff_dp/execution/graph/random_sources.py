@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, randomness
 from tff_dp.execution.marked_noise import NOISE_SCOPE
 
@@ -141,7 +142,7 @@ def _drawing(
         return Drawing(function, node.name, op, noise, None)
     if op in CALLS | BRANCHES | LOOPS or op in _WITHOUT_BITS:
         return None
-    definition = bodies.op_def(op)
+    definition = tf_compat.op_def(op)
     if definition is None:
         if calls:
             return None
@@ -179,7 +180,7 @@ def _has_fixed_seed(body: bodies.Body, node: Any, definition: Any) -> bool:
         if name in found:
             continue
         found.add(name)
-        other = bodies.op_def(body.nodes[name].op)
+        other = tf_compat.op_def(body.nodes[name].op)
         if other is None or other.is_stateful or called_by(body.nodes[name])[1:]:
             return False
         pending.extend(source for source, _ in body.inputs[name])

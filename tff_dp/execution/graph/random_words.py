@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp.errors import StackError
-from tff_dp.execution.graph import randomness
+from tff_dp.execution.graph import emitter, randomness
 
 WORD = np.dtype("<i8")
 MOST_FUSED = 64 << 20  # bytes of words in a call that holds several rounds
@@ -140,7 +140,9 @@ class Layout:
     def _trace(self, name: str, part: Any) -> None:
         with tf.Graph().as_default():
             arguments = [tf.compat.v1.placeholder(dtype, shape) for shape, dtype in part.arguments]
-            part.emit(arguments, tf.constant([0, 0], tf.uint64), words=_Recorder(self, name))
+            emitter.emit(
+                part, arguments, tf.constant([0, 0], tf.uint64), words=_Recorder(self, name)
+            )
 
     def record(self, node: Any, inputs: Sequence[Any], path: tuple[str, ...]) -> None:
         """Notes that an operation takes words."""

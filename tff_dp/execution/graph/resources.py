@@ -12,9 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies
 
-# Variables start anew at each run: `emitter` makes values of them, `graphs` runs their initialization.
+# Variables start anew at each run: `resource_values` makes values of them; `imported_graph` runs their
+# initialization.
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2"})
 # Tables that take their contents once, when the graph is initialized, and refuse to take others.
 STATIC_TABLES = frozenset({"HashTable", "HashTableV2"})
@@ -46,7 +48,7 @@ def outlasts(op: str) -> bool:
       op: The name of an operation. An operation that TensorFlow does not know is none of them:
         whatever contains it cannot run in any case.
     """
-    definition = bodies.op_def(op)
+    definition = tf_compat.op_def(op)
     if definition is None or op in _VARIABLES | STATIC_TABLES | _OF_ONE_RUN:
         return False
     if op.startswith(_ANONYMOUS):
@@ -97,7 +99,7 @@ def _is_constant(body: bodies.Body, name: str) -> bool:
         node = body.nodes.get(source)
         if node is None or source in body.arguments:
             return False
-        definition = bodies.op_def(node.op)
+        definition = tf_compat.op_def(node.op)
         if definition is None or definition.is_stateful:
             return False
         pending.extend(other for other, index in body.inputs[source] if index >= 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import program
 
 _MOST_GRAPHS = (
@@ -82,9 +82,9 @@ class Wanted:
     def called(self, graph: Any) -> list[tf.Tensor]:
         """Returns what its graph gives, flat."""
         if not self.in_turn:
-            return list(_compat.call_flat(graph, self.inputs))
+            return list(tf_compat.call_flat(graph, self.inputs))
         with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
-            return list(_compat.call_flat(graph, self.inputs))
+            return list(tf_compat.call_flat(graph, self.inputs))
 
     @property
     def _loose(self) -> Sequence[tf.Tensor]:
@@ -99,6 +99,7 @@ class Graphs:
         self._coming: dict[Hashable, tuple[int, Future[Any]]] = {}  # with the process's id
         # Programs note what they find while they are written: one graph at a time.
         self._writing = threading.Lock()
+        self._finding = threading.Lock()
 
     def call(self, wanted: Wanted) -> list[tf.Tensor]:
         """Calls a graph, tracing it first if it is new; returns what its function returns, flat.
@@ -106,6 +107,12 @@ class Graphs:
         Raises:
           CannotTraceError: The function cannot be traced.
         """
+        # Several threads may call graphs: those of a backend that runs blocks at the same time.
+        with self._finding:
+            graph = self._found(wanted)
+        return wanted.called(graph)
+
+    def _found(self, wanted: Wanted) -> Any:
         key = wanted.key
         made_by, coming = self._coming.pop(key, (None, None))
         # What went wrong beside the rounds goes wrong here again, and is dealt with. A forked child has
@@ -118,7 +125,7 @@ class Graphs:
             self._keep(key, graph)
         else:
             self._graphs.move_to_end(key)
-        return wanted.called(graph)
+        return graph
 
     def begin(
         self,
@@ -149,12 +156,6 @@ class Graphs:
             self._coming[key] = os.getpid(), _pool().submit(make)
         while len(self._coming) > _MOST_COMING:  # rounds of these have not come
             self._coming.pop(next(iter(self._coming)))
-
-    def settle(self) -> None:
-        """Waits for what has been begun: writing a graph also finds out what XLA cannot compile."""
-        for made_by, coming in list(self._coming.values()):
-            if made_by == os.getpid():
-                coming.exception()
 
     def _written(self, wanted: Wanted) -> Any:
         try:

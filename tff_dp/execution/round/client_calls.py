@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +11,7 @@ from tff_dp.execution import values
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.graph import imported_graph, traced
 from tff_dp.execution.round import failures, programs
+from tff_dp.execution.round.block_work import CallWork
 
 _POSITION = tf.TensorSpec([], tf.int32)
 
@@ -24,7 +24,6 @@ class Calls:
       parts: Its programs.
       made: Where the graphs are kept.
       data: The layout of a client's data.
-      carry_specs: Of the sums over clients and the status.
     """
 
     def __init__(
@@ -33,10 +32,9 @@ class Calls:
         parts: programs.RoundPrograms,
         made: traced.Graphs,
         data: values.Layout,
-        carry_specs: Sequence[tf.TensorSpec],
     ) -> None:
         self._form, self._parts, self._graphs, self._data = form, parts, made, data
-        self._carry_specs = carry_specs
+        self._carry_specs = parts.carry_specs
         self._result_specs = [
             tf.TensorSpec(leaf.shape, leaf.dtype)
             for leaf in values.leaves(parts.work.type_signature.result)
@@ -50,17 +48,17 @@ class Calls:
         root: tf.Tensor,
         common: list[tf.Tensor],
         carry: list[tf.Tensor],
-        data: Any,
+        block: CallWork,
         *,
         imported: bool,
     ) -> list[tf.Tensor]:
-        """Runs a cohort.
+        """Runs the clients of a block.
 
         Args:
           root: The call's key.
           common: What clients get from the server.
           carry: Sums and status before.
-          data: The clients' data, a sequence with an entry a client.
+          block: The clients.
           imported: Whether the clients' part runs as it was imported.
 
         Returns:
@@ -71,16 +69,15 @@ class Calls:
           ComputationError: A client's part failed.
         """
         one = self._import if imported else self._write
-        for position in range(len(data)):
+        for position in range(block.first, block.first + block.count):
             try:
-                leaves = self._data.flatten(data[position])
+                leaves = self._data.flatten(block.cohort[position])
                 carry = one(root, tf.constant(position), leaves, common, carry)
             except traced.CannotTraceError:
                 raise
             except Exception as error:  # TensorFlow's, or that of whoever made the data set
-                raise ComputationError(
-                    f"The computation of {failures.client(position, len(data))} failed: {error}"
-                ) from error
+                whose = failures.client_name(position, len(block.cohort))
+                raise ComputationError(f"The computation of {whose} failed: {error}") from error
         return carry
 
     def _import(

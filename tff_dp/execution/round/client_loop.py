@@ -1,47 +1,51 @@
-"""The clients of a group, in one graph: one after another, or side by side."""
+"""The clients of a block, in one graph: one after another, or side by side; in one part or several."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tff_dp.execution.cohort import batches
-from tff_dp.execution.cohort.tables import Limits
-from tff_dp.execution.graph import randomness
+from tff_dp.execution.cohort.grouping import WIDEST
+from tff_dp.execution.cohort.tables import (
+    Batching,
+    Block,
+    ClientTable,
+    Form,
+    Limits,
+    roomy_length,
+)
 from tff_dp.execution.graph.style import Style
-from tff_dp.execution.round.programs import MERGE, RoundPrograms, status_of
+from tff_dp.execution.round.programs import RoundPrograms
+
+_MOST_PARTS = 16
+_ENTRIES_OF_A_PART = 128  # of a block's table, at least
+_BYTES_OF_PARTS = 1 << 27  # of the sums of all parts, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a graph over clients is made for.
+    """What a graph over the clients of a block is made for. It follows from the block and the strategy.
 
     Attributes:
-      batch_size: Examples in a full batch; 0 where batches come from a table.
-      remainder: Examples in the last batch of an epoch; 0 for none.
-      full: Full batches in an epoch where all clients have as many; None otherwise.
-      epochs: Passes over the examples.
-      apart: Whether each epoch has positions of its own.
+      form: Which columns the table has.
+      batching: What the batches of all clients have in common.
       side_by_side: Clients at once, for `vmap`; 0 for one after another.
       xla: Whether XLA compiles it.
-      inside: Whether what is around it is compiled by XLA already.
-      limits: The least and the largest of each field's numbers, where they are known; see `Block`.
-      places: Devices that take a part of the clients each; empty names for threads.
+      parts: The number of parts that sum over clients of their own.
+      limits: The smallest and the largest of each field's numbers, where they are known; see `Block`.
     """
 
-    batch_size: int = 0
-    remainder: int = 0
-    full: int | None = None
-    epochs: int = 1
-    apart: bool = False
+    form: Form
+    batching: Batching
     side_by_side: int = 0
     xla: bool = False
-    inside: bool = False
+    parts: int = 1
     limits: tuple[Limits, ...] = ()
-    places: tuple[str, ...] = ("",)
 
     @property
     def style(self) -> Style:
@@ -49,138 +53,212 @@ class Shape:
         return Style(xla=self.xla, vmap=bool(self.side_by_side))
 
 
+def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | None) -> Shape:
+    """Returns what the graph over a block's clients is made for.
+
+    Args:
+      block: The block.
+      side_by_side: Whether its clients run side by side.
+      xla: Whether XLA compiles what has static shapes.
+      carry_bytes: The size of the sums over clients, or None if it is not known.
+
+    Raises:
+      ValueError: The block's clients do not fill rows of clients side by side.
+    """
+    count, form = block.table.count, block.table.form
+    width = 0
+    if side_by_side and form.kind != "listed":
+        width = min(count, WIDEST)
+        if count % width:
+            raise ValueError(f"{count} clients do not fill rows of {width} side by side")
+    parts = part_count(count, width, carry_bytes)
+    return _shape(form, block.batching, width, xla and form.kind != "listed", parts, block.limits)
+
+
+# Rounds that follow on each other hardly differ, and making it takes a fused round's time.
+_shape = functools.lru_cache(1 << 8)(Shape)
+
+
+def part_count(count: int, width: int, carry_bytes: int | None) -> int:
+    """Returns the number of parts that the clients of a block are summed in: a power of two.
+
+    It must not depend on what runs the parts: sums of floats depend on the order of their terms. The
+    number follows from the length of the block's table, since XLA compiles anew for another length
+    anyway, and is small enough for the sums of all parts to fit into memory.
+
+    Args:
+      count: The number of clients.
+      width: Clients side by side, or 0.
+      carry_bytes: The size of the sums over clients, or None if it is not known.
+    """
+    if carry_bytes is None:
+        return 1
+    most = min(_MOST_PARTS, roomy_length(count, count) // _ENTRIES_OF_A_PART)
+    most = min(most, _BYTES_OF_PARTS // max(carry_bytes, 1))
+    if width:
+        most = min(most, count // width)
+    return 1 << max(most, 1).bit_length() - 1
+
+
 def clients(
     parts: RoundPrograms,
     shape: Shape,
-    tables: dict[str, tf.Tensor],
-    fields: Sequence[tf.Tensor],
+    tensors: Sequence[tf.Tensor],
     common: list[tf.Tensor],
-    carry: list[tf.Tensor],
     root: tf.Tensor,
+    *,
+    places: Sequence[str] = ("",),
+    inside: bool = False,
 ) -> list[tf.Tensor]:
-    """Writes the clients of a group.
+    """Writes the sums over the clients of a block, from zero on.
 
     Args:
       parts: The round's programs.
-      shape: What the group has in common.
-      tables: By name: with a batch size, "clients" [1 + .., 3], the number of clients in the first row,
-        then the position in the cohort, the first example's position and the number of full batches of
-        each; without, "count" [], "positions" [..] in the cohort, and for sequences "first" [.. + 1],
-        "starts" [batches] and "counts" [batches]; "rows" [..] if positions are looked up.
-      fields: The examples.
+      shape: What the graph is made for.
+      tensors: The fields of the examples, then the table, as `ClientTable.arrays` gives it.
       common: What clients get from the server.
-      carry: Sums and status before.
       root: The call's key.
+      places: The devices that run the parts, at the same time; empty names for threads.
+      inside: Whether XLA compiles what is around it already. Then there is one part.
 
     Returns:
-      The carry after.
+      The sums, and the status.
     """
+    width = len(tensors) - shape.form.width
+    fields, table = tensors[:width], ClientTable.read(shape.form, tensors[width:])
+    contribution = _contribution(parts, shape, fields, table, common, root)
+    step = _rows if shape.side_by_side else _one_by_one
+    body = step(parts, shape, contribution, table.positions, root)
+
+    def span(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
+        start = parts.nobody(root, shape.style)
+        return _advance(body, low, high, start, parts.carry_shapes)
+
+    if shape.parts == 1:
+        run = jitted(span) if shape.xla and not inside else span
+        return list(run(tf.constant(0), table.count))
+    # One function, which is called for each part: it is traced and compiled once.
+    run = jitted(span) if shape.xla else tf.function(span, **_CALLED)
+    # Whole rows of clients side by side: a part that ended within one would count its clients twice.
+    row = max(shape.side_by_side, 1)
+    per = (table.count // row + shape.parts - 1) // shape.parts * row
+    sums: list[list[tf.Tensor]] = []
+    for part in range(shape.parts):
+        low, high = (tf.minimum((part + i) * per, table.count) for i in (0, 1))
+        place = part * len(places) // shape.parts
+        follows = part and place == (part - 1) * len(places) // shape.parts
+        with tf.device(places[place] or None), tf.control_dependencies(sums[-1] if follows else []):
+            sums.append(list(run(low, high)))
+
+    def join(left: int, right: int) -> list[tf.Tensor]:
+        """Joins parts [left, right)."""
+        if right - left == 1:
+            return sums[left]
+        middle = (left + right) // 2
+        # The last parts may be empty, and begin behind the last client.
+        last = tf.maximum(table.count - 1, 0)
+        first = table.positions[tf.minimum(middle * per, last)]
+        key = parts.merge_key(first, root)
+        return parts.join(join(left, middle), join(middle, right), key)
+
+    return join(0, shape.parts)
+
+
+_CALLED: dict[str, Any] = {
+    "autograph": False,
+    # TensorFlow would copy the function's operations into the graph for each call.
+    "experimental_attributes": {"_noinline": True},
+}
+
+Contribution = Callable[[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]]
+Body = Callable[..., list[tf.Tensor]]
+
+
+def _contribution(
+    parts: RoundPrograms,
+    shape: Shape,
+    fields: Sequence[tf.Tensor],
+    table: ClientTable,
+    common: list[tf.Tensor],
+    root: tf.Tensor,
+) -> Contribution:
+    """Returns the function that writes what a client, by its place in the table, contributes."""
     by_itself = shape.xla and not shape.side_by_side
-    examples = batches.Examples(fields, tables.get("rows"), xla=by_itself, limits=shape.limits)
-    table: Any = tables.get("clients")
-    known: Any = None if table is None else table[1:]
-    count = tables["count"] if table is None else table[0, 0]
-    positions = tables["positions"] if table is None else known[:, 0]
+    examples = batches.Examples(fields, table.rows, xla=by_itself, limits=shape.limits)
+    batching = shape.batching
 
     def data(i: tf.Tensor) -> list[Any]:
         if not parts.takes_sequence:
             return [field[i] for field in fields]
-        if not shape.batch_size:
-            first = tables["first"]
-            return [
-                batches.Listed(examples, tables["starts"], tables["counts"], first[i], first[i + 1])
-            ]
+        if table.form.kind == "listed":
+            first = table.first
+            return [batches.Listed(examples, table.starts, table.counts, first[i], first[i + 1])]
         return [
             batches.Regular(
                 examples,
-                known[i, 1],
-                known[i, 2] if shape.full is None else shape.full,
-                shape.batch_size,
-                shape.remainder,
-                shape.epochs,
-                shape.apart,
+                table.starts[i],
+                table.full[i] if batching.full is None else batching.full,
+                batching.batch_size,
+                batching.remainder,
+                batching.epochs,
+                batching.apart,
             )
         ]
 
-    def contribution(i: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        return parts.client(data(i), common, positions[i], root, shape.style)
-
-    def span(low: tf.Tensor, high: tf.Tensor, carry: list[tf.Tensor]) -> list[tf.Tensor]:
-        if shape.side_by_side:
-            return _side_by_side(parts, shape, contribution, positions, low, high, carry, root)
-        return _one_by_one(parts, shape, contribution, positions, low, high, carry, root)
-
-    run = jitted(span, shape.xla and not shape.inside)
-    if len(shape.places) == 1:
-        return list(run(tf.constant(0), count, carry))
-    # Whole rows of clients side by side: a part that ended within one would count its clients twice.
-    width = max(shape.side_by_side, 1)
-    per = (count // width + len(shape.places) - 1) // len(shape.places) * width
-    zeros = [*parts.zero(root), *status_of(tf.constant(0), 0)]
-    joined: list[tf.Tensor] = []
-    for part, place in enumerate(shape.places):
-        low, high = tf.minimum(part * per, count), tf.minimum((part + 1) * per, count)
-        with tf.device(place or None):
-            sums = run(low, high, zeros if part else carry)
-        joined = parts.join(joined, sums, randomness.fold(root, MERGE)) if part else sums
-    return joined
+    return lambda i: parts.client(data(i), common, table.positions[i], root, shape.style)
 
 
 def _one_by_one(
     parts: RoundPrograms,
     shape: Shape,
-    contribution: Callable[[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]],
+    contribution: Contribution,
     positions: tf.Tensor,
-    low: tf.Tensor,
-    high: tf.Tensor,
-    carry: list[tf.Tensor],
     root: tf.Tensor,
-) -> list[tf.Tensor]:
+) -> Body:
+    """Returns the step of a loop over clients."""
+
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
         added = parts.add(list(carry), results, status, positions[i], root, shape.style)
         return [i + 1, *added]
 
-    return _advance(body, low, high, carry, parts.carry_shapes)
+    return body
 
 
-def _side_by_side(
+def _rows(
     parts: RoundPrograms,
     shape: Shape,
-    contribution: Callable[[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]],
+    contribution: Contribution,
     positions: tf.Tensor,
-    low: tf.Tensor,
-    high: tf.Tensor,
-    carry: list[tf.Tensor],
     root: tf.Tensor,
-) -> list[tf.Tensor]:
-    key = randomness.fold(root, MERGE)
+) -> Body:
+    """Returns the step of a loop over rows of clients side by side, whose sums are joined as a tree."""
     width, style = shape.side_by_side, shape.style
 
     def one(i: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        start = [*parts.zero(root, style), *status_of(tf.constant(0), 0)]
-        return parts.add(start, results, status, positions[i], root, style)
+        return parts.add(parts.nobody(root, style), results, status, positions[i], root, style)
 
-    def join(pair: Sequence[list[tf.Tensor]]) -> list[tf.Tensor]:
-        return parts.join(pair[0], pair[1], key, style)
+    def join(pair: Sequence[Any]) -> list[tf.Tensor]:
+        left, right, i = pair
+        return parts.join(left, right, parts.merge_key(positions[i], root), style)
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
         each = _vectorized(one, i + tf.range(width))
         count = width
         while count > 1:
             half = count // 2
-            pairs = [[t[:half] for t in each], [t[half : 2 * half] for t in each]]
-            joined = _vectorized(join, pairs)
+            halves = [[t[:half] for t in each], [t[half : 2 * half] for t in each]]
+            joined = _vectorized(join, [*halves, i + tf.range(half, 2 * half)])
             rest = [t[2 * half :] for t in each]
             each = [
                 tf.concat([a, b], 0) if count % 2 else a for a, b in zip(joined, rest, strict=True)
             ]
             count -= half
-        return [i + width, *parts.join(list(carry), [t[0] for t in each], key, style)]
+        return [i + width, *join([list(carry), [t[0] for t in each], i])]
 
-    # Rows are full, which `cohort_runner.shape_of` sees to: none reaches past the last client.
-    return _advance(body, low, high, carry, parts.carry_shapes)
+    # Rows are full, which `shape_of` sees to: none reaches past the last client.
+    return body
 
 
 def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
@@ -203,7 +281,7 @@ def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
 
 
 def _advance(
-    body: Callable[..., list[tf.Tensor]],
+    body: Body,
     low: tf.Tensor,
     high: tf.Tensor,
     carry: list[tf.Tensor],
@@ -219,6 +297,7 @@ def _advance(
     return list(final)
 
 
-def jitted(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
-    """Returns a function that XLA compiles, or the function itself."""
-    return tf.function(function, jit_compile=True, autograph=False) if xla else function
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that XLA compiles."""
+    compiled: Callable[..., Any] = tf.function(function, jit_compile=True, autograph=False)
+    return compiled

@@ -8,7 +8,7 @@ from tff_dp.errors import ComputationError
 from tff_dp.execution.round import secure_sums
 
 
-def client(position: int, clients: int) -> str:
+def client_name(position: int, clients: int) -> str:
     """Returns a client's name."""
     return f"client {position} (of {clients} in the cohort, from 0)"
 
@@ -24,7 +24,8 @@ def raise_if_failed(status: Sequence[int], checks: Sequence[str], clients: int) 
     """Raises the error of a check that failed.
 
     Args:
-      status: Who failed (a position, or `rounds.SERVER_FAILED`) and the number of the check; 0 for none.
+      status: Who failed (a position, or `programs.SERVER_FAILED`), and the number of the check; 0 for
+        none.
       checks: What the checks say, by number from 1.
       clients: How many there are.
     """
@@ -36,5 +37,5 @@ def raise_if_failed(status: Sequence[int], checks: Sequence[str], clients: int) 
         if check == secure_sums.EXCEEDED
         else checks[check - 1]
     )
-    whose = f"computation of {client(who, clients)}" if who >= 0 else "server's computation"
+    whose = f"computation of {client_name(who, clients)}" if who >= 0 else "server's computation"
     raise ComputationError(f"The {whose} failed a check: {message}")

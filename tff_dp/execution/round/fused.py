@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp.execution import values
-from tff_dp.execution.cohort import blocks
 from tff_dp.execution.graph import random_words, traced
-from tff_dp.execution.round import client_loop, failures, strategies, whole_round
-from tff_dp.execution.round.runner import RoundRunner, shape_of
+from tff_dp.execution.round import failures, strategies, whole_round
+from tff_dp.execution.round.block_work import BlockWork
+from tff_dp.execution.round.client_loop import Shape
+from tff_dp.execution.round.runner import RoundRunner
 from tff_dp.execution.settings import Settings
 
 
@@ -38,18 +39,11 @@ def iterate(
     Returns:
       The last state and each round's other results, or None if the rounds do not fit one graph.
     """
-    how = runner.how(settings, cohorts[0]) if cohorts else None
-    if how is None or how.strategy == "call" or not runner.fusable:
+    way = runner.chooser.way(settings, cohorts[0]) if cohorts else None
+    if way is None or way.strategy == "call" or not runner.fusable:
         return None
-    # All run as the first does: a graph that came into use in between would end the fusing.
-    cut = [
-        list(runner.cut(cohort, how, settings, 0 if i else len(cohorts)))
-        for i, cohort in enumerate(cohorts)
-    ]
-    if any(len(some) != 1 for some in cut):
-        return None
-    some = [block for (block,) in cut]
-    shape = _common_shape(runner, some, how, settings)
+    some = _blocks(runner, cohorts, way, settings)
+    shape = _common_shape(runner, some)
     if shape is None:
         return None
     arguments = runner.parts.programs["prepare"].tensors(state)
@@ -59,7 +53,7 @@ def iterate(
     made = [own for _, own in drawn if own is not None]
     fed = [tf.constant(np.stack(made))] if made else []
     try:
-        who, check, *results = runner.graphs.call(
+        who, check, *results = runner.graphs.kept.call(
             _several(runner, some, shape, arguments, roots, fed)
         )
     except (tf.errors.OpError, traced.CannotTraceError):
@@ -69,62 +63,69 @@ def iterate(
     failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
     unfused = _unfused(runner, arguments, results, len(cohorts))
     # Last: one graph is written at a time, and those above come first.
-    coming = runner.due(cohorts[0], how, settings)
+    coming = runner.due(cohorts[0], way, settings)
     if coming is not None:
         alike = [coming] * len(cohorts)
-        shape = _common_shape(runner, alike, how, settings)
+        shape = _common_shape(runner, alike)
         if shape is not None:
             wanted = _several(runner, alike, shape, arguments, roots, fed)
-            runner.graphs.begin(wanted, settings.places.scope)
+            runner.graphs.kept.begin(wanted, settings.places.scope)
     return unfused
 
 
-def _common_shape(
-    runner: RoundRunner, some: Sequence[blocks.Block], how: strategies.How, settings: Settings
-) -> client_loop.Shape | None:
+def _blocks(
+    runner: RoundRunner, cohorts: Sequence[Any], way: strategies.Way, settings: Settings
+) -> list[BlockWork]:
+    """Returns each round's one block, or no blocks if a cohort has another number of them."""
+    found = []
+    for i, cohort in enumerate(cohorts):
+        # All run as the first does: a graph that came into use in between would end the fusing.
+        own = list(runner.cut(cohort, way, settings, 0 if i else len(cohorts)))
+        if len(own) != 1 or not isinstance(own[0], BlockWork):
+            return []
+        found.append(own[0])
+    return found
+
+
+def _common_shape(runner: RoundRunner, some: Sequence[BlockWork]) -> Shape | None:
     """Returns what the graph over rounds of one block each is made for, or None if none can be."""
-    shapes = {
-        dataclasses.replace(shape_of(block, how, settings.places), places=("",)) for block in some
-    }
+    # The clients of a round are one part: rounds follow on each other, and XLA compiles them as one.
+    if not some:
+        return None
+    shapes = {block.shape for block in some if block.shape is not some[0].shape}
+    shapes = {dataclasses.replace(shape, parts=1) for shape in (some[0].shape, *shapes)}
     same = all(a is b for other in some for a, b in zip(some[0].fields, other.fields, strict=True))
-    # Shuffled rounds look their rows up in a column more than others have.
-    same = same and len({tuple(block.table.columns) for block in some}) == 1
     if len(shapes) != 1 or not same:
         return None
     (shape,) = shapes
-    if shape.xla:
-        runner.graphs.settle()
-    return None if shape.xla and runner.parts.server_xla_obstacle else shape
+    return None if shape.xla and runner.chooser.tried.server_xla is not None else shape
 
 
 def _several(
     runner: RoundRunner,
-    some: Sequence[blocks.Block],
-    shape: client_loop.Shape,
+    some: Sequence[BlockWork],
+    shape: Shape,
     arguments: list[tf.Tensor],
     roots: tf.Tensor,
     fed: list[tf.Tensor],
 ) -> traced.Wanted:
     """Returns the graph of rounds of one block each."""
-    names = list(some[0].table.columns)
-    tables = [block.table.columns for block in some]
-    columns = {name: tf.constant(_stacked([t[name] for t in tables])) for name in names}
+    tables = [tf.constant(_stacked(c)) for c in zip(*(b.table for b in some), strict=True)]
     counts = (len(arguments), len(some[0].fields), 1, len(fed))
 
     def several(first: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
         del first  # the first round's key is among `roots`
-        state, fields, (roots,), fed, rest = traced.split(flat, counts)
-        tables = dict(zip(names, rest, strict=True))
+        state, fields, (roots,), fed, tables = traced.split(flat, counts)
         final, others, status = whole_round.several(
-            runner.parts, shape, tables, fields, state, roots, fed[0] if fed else None
+            runner.parts, shape, fields, tables, state, roots, fed[0] if fed else None
         )
         return [*status, *final, *others]
 
     return traced.Wanted(
-        ("several", shape, tuple(names), bool(fed)),
+        ("several", shape, bool(fed)),
         several,
-        runner.state_specs,
-        [roots[0], *arguments, *some[0].fields, roots, *fed, *columns.values()],
+        runner.graphs.state_specs,
+        [roots[0], *arguments, *some[0].fields, roots, *fed, *tables],
     )
 
 
@@ -159,15 +160,15 @@ def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
         return [tf.constant("") if text is None else text for text in texts]
 
     root = tf.zeros([2], tf.uint64)
-    found = runner.graphs.call(traced.Wanted("texts", write, runner.state_specs, [root, *state]))
+    wanted = traced.Wanted("texts", write, runner.graphs.state_specs, [root, *state])
+    found = runner.graphs.kept.call(wanted)
     return [tensor.numpy() for tensor in found]
 
 
 def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Returns columns of several rounds as one array, the shorter ones filled up with zeros."""
-    if not np.ndim(columns[0]):
-        return np.array(columns, np.int32)
     length = max(len(column) for column in columns)
-    return np.stack(
-        [np.concatenate([c, np.zeros([length - len(c), *c.shape[1:]], c.dtype)]) for c in columns]
-    )
+    stacked = np.zeros([len(columns), length, *columns[0].shape[1:]], columns[0].dtype)
+    for own, column in zip(stacked, columns, strict=True):
+        own[: len(column)] = column
+    return stacked

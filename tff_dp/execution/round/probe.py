@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp.execution import values
+from tff_dp.execution.cohort.tables import NO_BATCHES, Batching, Form
 from tff_dp.execution.graph import traced
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round import client_loop, failures, programs, strategies
@@ -16,59 +17,57 @@ _FULL = 2  # batches
 
 
 def clients_obstacle(
-    parts: programs.RoundPrograms,
-    how: strategies.How,
-    common_specs: list[tf.TensorSpec],
-    carry_specs: list[tf.TensorSpec],
+    parts: programs.RoundPrograms, way: strategies.Way, common_specs: list[tf.TensorSpec]
 ) -> str | None:
     """Returns why clients cannot be one graph in a way, or None if they can.
 
     Args:
       parts: The round's programs.
-      how: The way, of one graph.
+      way: The way, of one graph.
       common_specs: Of what clients get from the server.
-      carry_specs: Of the sums over clients and the status.
     """
     leaves = values.leaves(parts.work.type_signature.parameter[0])
     specs = tf.nest.flatten([values.tensor_specs(leaf) for leaf in leaves])
-    width = 2 if how.strategy == "vmap" else 0
-    shape = client_loop.Shape(side_by_side=width, xla=how.xla)
-    columns = {"count": tf.TensorSpec([], tf.int32), "positions": tf.TensorSpec([None], tf.int32)}
+    width = 2 if way.strategy == "vmap" else 0
+    form, batching = Form("tensors"), NO_BATCHES
     fields = [tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in specs]
     if parts.takes_sequence:
         fields = [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) for spec in specs]
-        if shape.style.is_static:
-            size = specs[0].shape[0] or _BATCH
-            shape = client_loop.Shape(batch_size=size, full=_FULL, side_by_side=width, xla=how.xla)
-            columns = {"clients": tf.TensorSpec([None, 3], tf.int32)}
-        else:
-            columns |= dict.fromkeys(("first", "starts", "counts"), columns["positions"])
-    counts = (len(common_specs), len(carry_specs), len(fields))
+        form = Form("regular" if way.xla or width else "listed")
+        if form.kind == "regular":
+            batching = Batching(specs[0].shape[0] or _BATCH, full=_FULL)
+    shape = client_loop.Shape(form, batching, width, way.xla)
 
     def write(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
-        common, carry, given, rest = traced.split(flat, counts)
-        tables = dict(zip(columns, rest, strict=True))
-        return client_loop.clients(parts, shape, tables, given, common, carry, root)
+        common, tensors = traced.split(flat, [len(common_specs)])
+        return client_loop.clients(parts, shape, tensors, common, root)
 
-    return _obstacle(write, [*common_specs, *carry_specs, *fields, *columns.values()])
+    return _obstacle(write, [*common_specs, *fields, *form.specs()])
 
 
-def find_server_obstacle(
-    parts: programs.RoundPrograms,
-    state_specs: list[tf.TensorSpec],
-    carry_specs: list[tf.TensorSpec],
-) -> None:
-    """Notes in the programs what keeps the server's parts from XLA."""
+def server_obstacle(parts: programs.RoundPrograms, state_specs: list[tf.TensorSpec]) -> str | None:
+    """Returns what keeps the server's parts from XLA, or None.
+
+    Args:
+      parts: The round's programs.
+      state_specs: Of the server's part of the argument.
+    """
     style = Style(xla=True)
     wanted = [i for i, dtype in enumerate(parts.result_dtypes) if dtype != tf.string]
 
     def write(root: tf.Tensor, *flat: tf.Tensor) -> Any:
         given, carry = traced.split(flat, [len(state_specs)])
         state = [None if tensor.dtype == tf.string else tensor for tensor in given]
-        parts.begin(state, root, style)
-        return parts.finish(state, carry, root, wanted, style=style)
+        _, before = parts.begin(state, root, style)
+        return parts.finish(state, carry, root, before, wanted, style=style)
 
-    _obstacle(write, [*state_specs, *carry_specs])
+    try:
+        traced.concrete(write, [*state_specs, *parts.carry_specs])
+    except programs.ServerShapeError as error:
+        return str(error)
+    except Exception:  # whatever else fails here is no matter of XLA, and shows when the round runs
+        return None
+    return None
 
 
 def _obstacle(write: Any, specs: list[tf.TensorSpec]) -> str | None:

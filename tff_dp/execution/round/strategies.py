@@ -1,10 +1,10 @@
-"""Which strategy a round runs by, and why."""
+"""Which way a round runs in, and why: an ordered list of candidates."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -13,30 +13,89 @@ from tff_dp.execution import values
 from tff_dp.execution.cohort import datasets
 from tff_dp.execution.round import programs
 
-Rung = tuple[str, bool, bool]
+_NAMES = {"vmap": "side by side", "scan": "one after another", "call": "by a call per client"}
 
 
-@dataclasses.dataclass(frozen=True)
-class How:
-    """How the clients of a round run.
+class Way(NamedTuple):
+    """A way to run the clients of a round.
 
     Attributes:
       strategy: "scan" (one graph, clients one after another), "vmap" (one graph, clients side by side)
-        or "call" (a graph call a client).
+        or "call" (a graph call per client).
       xla: Whether XLA compiles the clients' part.
-      why: The reasons, in words.
       imported: Whether the clients' part runs as it was imported, and is not written anew.
     """
 
     strategy: str
-    xla: bool
-    why: str
+    xla: bool = False
     imported: bool = False
 
+    def __str__(self) -> str:
+        if self.strategy == "call":
+            return "strategy call, as imported" if self.imported else "strategy call"
+        return f"strategy {self.strategy}, {'with' if self.xla else 'without'} XLA"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A way that was considered.
+
+    Attributes:
+      way: The way.
+      given_up: Why it is not taken; None for the way that is.
+    """
+
+    way: Way
+    given_up: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How the clients of a round run.
+
+    Attributes:
+      candidates: The ways that were considered, in order. All but the last were given up.
+      basis: What their order follows from.
+    """
+
+    candidates: tuple[Candidate, ...]
+    basis: str
+
     @property
-    def rung(self) -> Rung:
-        """What it is on the ladder of ways to run."""
-        return self.strategy, self.xla, self.imported
+    def way(self) -> Way:
+        """The way that is taken."""
+        return self.candidates[-1].way
+
+    def account(self) -> str:
+        """Returns in words which way is taken, and why those before it are not."""
+        reasons: dict[str, list[Way]] = {}  # in order
+        for candidate in self.candidates:
+            if candidate.given_up is not None:
+                reasons.setdefault(candidate.given_up, []).append(candidate.way)
+        told = [self.basis]
+        told += [f"{_together(ways)} given up: {why}" for why, ways in reasons.items()]
+        return f"clients: {self.way}: {'; '.join(told)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What has been found out by trying.
+
+    Attributes:
+      failed: The ways that failed, and why.
+      server_xla: What keeps the server's parts from XLA, or None.
+    """
+
+    failed: Mapping[Way, str]
+    server_xla: str | None
+
+    def with_failed(self, way: Way, why: str) -> Tried:
+        """Returns this with one more way that failed."""
+        return dataclasses.replace(self, failed={**self.failed, way: why})
+
+    def with_server_xla(self, why: str) -> Tried:
+        """Returns this with what keeps the server's parts from XLA."""
+        return dataclasses.replace(self, server_xla=why)
 
 
 def choose(
@@ -45,84 +104,103 @@ def choose(
     xla: bool | None,
     on_gpu: bool,
     data_obstacle: str | None,
-    failed: Mapping[Rung, str],
-) -> How:
-    """Returns how a round runs: the first way of those below that can be.
+    failed: Mapping[Way, str],
+) -> Choice:
+    """Returns how a round runs: the first candidate that nothing stands in the way of.
 
-    Clients side by side with XLA, and without; one after another with XLA, and without; a graph call a
-    client; the client's graph as it was imported. The rule of where to begin: what cannot be written as
-    one graph runs by "call". Otherwise a CPU takes clients one after another, a GPU side by side, unless
-    their part draws random numbers, which cannot be vectorized well. XLA compiles the clients' part
-    unless something in it cannot be compiled, or, on a CPU, it has convolutions, which XLA makes slower
-    there.
+    The candidates are: clients side by side with XLA, and without; one after another with XLA, and
+    without; a graph call per client; and that with the client's graph as it was imported. A strategy
+    that is given begins at its own candidates. By the rule ("auto"), a CPU takes clients one after
+    another, and a GPU side by side, unless their part draws random numbers, which cannot be vectorized
+    well. XLA compiles the clients' part unless something in it cannot be compiled, or, on a CPU, it has
+    convolutions, which XLA makes slower there.
 
     Args:
       parts: The round's programs.
-      strategy: See `fast`; another than "auto" overrides the rule where it is possible.
-      xla: Overrides the rule where it is possible, unless None.
+      strategy: See `fast`.
+      xla: See `fast`.
       on_gpu: Whether the device is a GPU.
       data_obstacle: What in the data stands in the way of one graph, or None.
       failed: The ways that have been tried in vain, and why they failed.
     """
-    if strategy == "auto":
-        order = _from_the_rule(parts, on_gpu)
-        told = [
-            f"the clients' part fits one graph, and the device is a {'GPU' if on_gpu else 'CPU'}"
-        ]
+    considered = []
+    for way in _ways(parts, strategy, on_gpu):
+        given_up = _obstacle(parts, way, xla, on_gpu, data_obstacle) or failed.get(way)
+        considered.append(Candidate(way, given_up))
+        if given_up is None:
+            break
+    else:  # whatever is wrong with the last way shows as it runs
+        considered[-1] = dataclasses.replace(considered[-1], given_up=None)
+    way = considered[-1].way
+    if strategy != "auto":
+        basis = "the strategy was given"
+    elif way.strategy == "call":
+        basis = "a cohort cannot be one graph"
     else:
-        order = ["vmap", "scan"] if strategy == "vmap" else ["scan"]
-        told = ["the strategy was given"]
-    obstacle = parts.obstacle or data_obstacle
-    if not obstacle and strategy != "call":
-        for name in order:
-            found = _on_step(parts, name, xla, on_gpu, failed)
-            if isinstance(found, How):
-                return dataclasses.replace(found, why="; ".join([*told, found.why]))
-            if name == "vmap":
-                told.append(f"clients cannot run side by side: {found}")
-            obstacle = found
-    why = f"a cohort cannot be one graph: {obstacle}" if obstacle else "; ".join(told)
-    as_imported = failed.get(("call", False, False)) or parts.work.obstacle
-    if as_imported and not obstacle:
-        why = f"{why}; as it was imported: {as_imported}"
-    # One that moves an iterator itself is written for batches by number, which a data set has not.
-    return How("call", False, why, imported=bool(as_imported or parts.work.iterates))
+        device = "GPU" if on_gpu else "CPU"
+        basis = f"the clients' part fits one graph, and the device is a {device}"
+    if way.xla and xla:
+        basis = f"{basis}; with XLA, as was asked"
+    return Choice(tuple(considered), basis)
 
 
-def _from_the_rule(parts: programs.RoundPrograms, on_gpu: bool) -> list[str]:
-    side_by_side = on_gpu and not (parts.work.is_random or parts.work.convolves)
-    return ["vmap", "scan"] if side_by_side and not parts.vmap_obstacle else ["scan"]
+def _ways(parts: programs.RoundPrograms, strategy: str, on_gpu: bool) -> Iterator[Way]:
+    """Yields the ways to consider, in order."""
+    vectorizes = not (parts.work.is_random or parts.work.convolves or parts.vmap_obstacle)
+    if strategy == "vmap" or (strategy == "auto" and on_gpu and vectorizes):
+        yield from (Way("vmap", xla=True), Way("vmap"))
+    if strategy != "call":
+        yield from (Way("scan", xla=True), Way("scan"))
+    yield from (Way("call"), Way("call", imported=True))
 
 
-def _on_step(
+def _obstacle(
     parts: programs.RoundPrograms,
-    strategy: str,
+    way: Way,
     xla: bool | None,
     on_gpu: bool,
-    failed: Mapping[Rung, str],
-) -> How | str:
-    """Returns how clients run by a strategy of one graph, or why they cannot."""
-    if strategy == "vmap" and parts.vmap_obstacle:
+    data_obstacle: str | None,
+) -> str | None:
+    """Returns what is known to stand in a way before it is tried, or None."""
+    if way.strategy == "call":
+        if way.imported:
+            return None
+        # One that moves an iterator itself is written for batches by number, which a data set has not.
+        iterates = "it moves an iterator over its batches" if parts.work.iterates else None
+        return parts.work.obstacle or iterates
+    if parts.obstacle or data_obstacle:
+        return parts.obstacle or data_obstacle
+    if way.strategy == "vmap" and parts.vmap_obstacle:
         return parts.vmap_obstacle
-    compiled, plain = (strategy, True, False), (strategy, False, False)
-    no_xla = xla_obstacle(parts)
-    if no_xla:
-        why = f"without XLA, because {no_xla}"
-    elif xla is not None:
-        why = f"{'with' if xla else 'without'} XLA, as was asked"
-    elif parts.work.convolves and not on_gpu:
-        why = "without XLA, which is slow for convolutions on a CPU"
-    else:
-        why = "with XLA"
-    if why.startswith("with XLA"):
-        if compiled not in failed:
-            return How(strategy, True, why)
-        why = f"without XLA, because {failed[compiled]}"
-    return failed[plain] if plain in failed else How(strategy, False, why)
+    if not way.xla:
+        return None
+    cannot = xla_obstacle(parts)
+    if cannot or xla:
+        return cannot
+    if xla is not None:
+        return "xla=False was given"
+    return "XLA is slow for convolutions on a CPU" if parts.work.convolves and not on_gpu else None
+
+
+def _together(ways: list[Way]) -> str:
+    """Returns in words several ways that were given up for the same reason."""
+    strategies: dict[str, list[Way]] = {}
+    for way in ways:
+        strategies.setdefault(way.strategy, []).append(way)
+    told = []
+    for strategy, own in strategies.items():
+        only = len(own) == 1 and strategy != "call"
+        how = f" {'with' if own[0].xla else 'without'} XLA" if only else ""
+        told.append(f"{_NAMES[strategy]}{how}")
+    return " and ".join(told)
 
 
 def xla_obstacle(parts: programs.RoundPrograms) -> str | None:
-    """Returns why XLA cannot compile the clients' part, or None."""
+    """Returns why XLA cannot compile the clients' part, or None.
+
+    Args:
+      parts: The round's programs.
+    """
     tff_types = [
         leaf
         for part in (parts.work, parts.programs["accumulate"])

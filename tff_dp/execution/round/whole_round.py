@@ -2,77 +2,70 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tff_dp.execution.graph import emitter
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round import client_loop
 from tff_dp.execution.round.client_loop import Shape, jitted
 from tff_dp.execution.round.programs import RoundPrograms, joined, status_of
 
 
-def is_compiled(parts: RoundPrograms, shape: Shape) -> bool:
-    """Returns whether XLA compiles a whole round as one."""
-    return shape.xla and len(shape.places) == 1 and not parts.server_xla_obstacle
-
-
 def whole(
     parts: RoundPrograms,
     shape: Shape,
-    tables: dict[str, tf.Tensor],
-    fields: Sequence[tf.Tensor],
+    tensors: Sequence[tf.Tensor],
     state: list[tf.Tensor],
     root: tf.Tensor,
     words: tf.Tensor | None = None,
+    *,
+    places: Sequence[str] = ("",),
+    compiled: bool,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Writes a round whose clients are one group: the computation's results, and the status.
-
-    Where XLA compiles the clients it compiles the server's parts with them, but for strings: see
-    `texts`.
+    """Writes a round whose clients are one block: the computation's results, and the status.
 
     Args:
       parts: The round's programs.
-      shape: What the group has in common.
-      tables: As for `clients`.
-      fields: The examples.
+      shape: What the graph over the clients is made for.
+      tensors: As for `client_loop.clients`.
       state: Before the round.
       root: The call's key.
       words: See `RoundPrograms.finish`.
+      places: As for `client_loop.clients`.
+      compiled: Whether XLA compiles the server's parts together with the clients, but for strings (see
+        `texts`). The clients are one part then.
     """
-    if not is_compiled(parts, shape):
-        common, carry = parts.begin(state, root)
-        carry = client_loop.clients(parts, shape, tables, fields, common, carry, root)
-        return parts.finish(state, carry, root, words=words)
-    inlined = dataclasses.replace(shape, inside=shape.xla)
+    if not compiled:
+        common, before = parts.begin(state, root)
+        sums = client_loop.clients(parts, shape, tensors, common, root, places=places)
+        return parts.finish(state, sums, root, before, words=words)
 
-    def compiled(
-        given: list[tf.Tensor], tables: dict[str, tf.Tensor], fields: Sequence[tf.Tensor]
-    ) -> Any:
-        return _numbers(parts, inlined, tables, fields, given, root, words)
+    def run(given: list[tf.Tensor], tensors: Sequence[tf.Tensor]) -> Any:
+        return _numbers(parts, shape, tensors, given, root, words)
 
-    numbers, status = jitted(compiled, xla=True)(_without_strings(state), tables, fields)
+    numbers, status = jitted(run)(_without_strings(state), tensors)
     return _with_texts(parts, numbers, state, root), status
 
 
 def several(
     parts: RoundPrograms,
     shape: Shape,
-    tables: dict[str, tf.Tensor],
     fields: Sequence[tf.Tensor],
+    tables: Sequence[tf.Tensor],
     state: list[tf.Tensor],
     roots: tf.Tensor,
     words: tf.Tensor | None = None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
-    """Writes rounds that follow on each other, each with a cohort of one group.
+    """Writes rounds that follow on each other, each with a cohort of one block.
 
     Args:
       parts: The round's programs.
-      shape: What the groups have in common.
-      tables: As for `clients`, with a leading dimension of rounds.
-      fields: The examples.
+      shape: What the graph over the clients is made for: one part.
+      fields: The examples of all rounds.
+      tables: As `ClientTable.arrays` gives them, each with a leading dimension of rounds.
       state: Before the first round.
       roots: The rounds' keys, uint64 [rounds, 2].
       words: The rounds' random words for noise, int64 [rounds, layout.count], or None.
@@ -84,22 +77,21 @@ def several(
     for text, before in zip(texts(parts, state, roots[0]), state, strict=False):
         if text is not None and text is not before and tf.get_static_value(text) is None:
             raise NotImplementedError("a string in the state that changes from round to round")
-    inlined = dataclasses.replace(shape, inside=shape.xla)
     count = len(_without_strings(state))
 
     def run(
         given: list[tf.Tensor],
-        tables: dict[str, tf.Tensor],
         fields: Sequence[tf.Tensor],
+        tables: Sequence[tf.Tensor],
         roots: tf.Tensor,
         words: tf.Tensor | None,
     ) -> Any:
         rounds = tf.shape(roots)[0]
 
         def one(number: tf.Tensor, given: Sequence[tf.Tensor]) -> Any:
-            own = {name: column[number] for name, column in tables.items()}
+            tensors = [*fields, *(column[number] for column in tables)]
             drawn = None if words is None else words[number]
-            return _numbers(parts, inlined, own, fields, list(given), roots[number], drawn)
+            return _numbers(parts, shape, tensors, list(given), roots[number], drawn)
 
         arrays = [
             tf.TensorArray(dtype, rounds, element_shape=shape)
@@ -120,17 +112,15 @@ def several(
         )
         return given, [array.stack() for array in arrays], status
 
-    final, others, status = jitted(run, shape.xla)(
-        _without_strings(state), tables, fields, roots, words
-    )
+    call = jitted(run) if shape.xla else run
+    final, others, status = call(_without_strings(state), fields, tables, roots, words)
     return final, others, status
 
 
 def _numbers(
     parts: RoundPrograms,
     shape: Shape,
-    tables: dict[str, tf.Tensor],
-    fields: Sequence[tf.Tensor],
+    tensors: Sequence[tf.Tensor],
     given: Sequence[tf.Tensor],
     root: tf.Tensor,
     words: tf.Tensor | None,
@@ -142,10 +132,10 @@ def _numbers(
         for _, dtype in parts.programs["prepare"].arguments
     ]
     style = Style(xla=shape.xla)
-    common, carry = parts.begin(known, root, style)
-    carry = client_loop.clients(parts, shape, tables, fields, common, carry, root)
+    common, before = parts.begin(known, root, style)
+    sums = client_loop.clients(parts, shape, tensors, common, root, inside=shape.xla)
     wanted = [i for i, dtype in enumerate(parts.result_dtypes) if dtype != tf.string]
-    return parts.finish(known, carry, root, wanted, words, style)
+    return parts.finish(known, sums, root, before, wanted, words, style)
 
 
 def _numbers_specs(parts: RoundPrograms) -> list[tuple[tf.TensorShape, tf.DType]]:
@@ -169,7 +159,7 @@ def texts(parts: RoundPrograms, state: Sequence[tf.Tensor], root: tf.Tensor) -> 
     if places:
         update = parts.programs["update"]
         unknown = [None] * (len(update.arguments) - len(state))
-        texts, _ = update.emit([*state, *unknown], root, places)
+        texts, _ = emitter.emit(update, [*state, *unknown], root, places)
         for place, text in zip(places, texts, strict=True):
             found[place] = text
     return found

@@ -1,17 +1,16 @@
-"""The privacy plan: what is protected, from whom, by what, for how long."""
+"""What couples mechanism, sampler and accounting, so that they cannot disagree."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
-import typing
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import dp_accounting
 import numpy as np
 
-from tff_dp import _checks, _seeds
+from tff_dp import _checks
 from tff_dp.accounting import (
     Arithmetic,
     EpsilonReport,
@@ -21,67 +20,26 @@ from tff_dp.accounting import (
     arithmetic_of,
     calibrate_noise,
     check_delta,
-    check_records,
     quick_epsilon,
     round_of,
     spend,
 )
 from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError, DataError
-from tff_dp.mechanisms import Mechanism, PrivateMetric, RecordGaussianMechanism
-from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
+from tff_dp.mechanisms import Mechanism, PrivateMetric, Unit
+from tff_dp.mechanisms.metrics import check_metrics
+from tff_dp.plan.arguments import clients_of, root, sampler_of, unit_of
+from tff_dp.sampling import Adjacency, Sampler
 
 
-class Unit(enum.Enum):
-    """Whose contribution is protected as a whole."""
-
-    CLIENT = "client"
-    RECORD = "record"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NoPrivacy(Config):
-    """Training without differential privacy: an explicit choice, never an omission.
-
-    Args:
-      sampler: Who takes part in a round; every client by default.
-    """
-
-    sampler: Sampler = dataclasses.field(default_factory=FullParticipation)
-
-    def __post_init__(self) -> None:
-        _checks.instance("sampler", self.sampler, Sampler)
-
-    def draw_cohort(self, round_number: int, *, population: int, seed: int | None) -> np.ndarray:
-        """Draws one round's cohort; see `Sampler.cohort`."""
-        return self.sampler.cohort(population, round_number, _root(self.sampler, seed))
-
-
-class _KeptCohort(float):
-    """The cohort that a plan was given, beside the sampler that was made of it.
-
-    `dataclasses.replace` makes a plan from the attributes of another one. Of a sampler alone, the new
-    plan could not tell whether the rate was given, which stays, or the cohort, which stays in place of
-    the rate when the population changes.
-    """
-
-    sampler: PoissonSampler
-
-    def __new__(cls, cohort: float, sampler: PoissonSampler) -> _KeptCohort:
-        kept = super().__new__(cls, cohort)
-        kept.sampler = sampler
-        return kept
-
-    def __getnewargs__(self) -> tuple[float, PoissonSampler]:  # type: ignore[override]
-        return float(self), self.sampler
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class PrivacyPlan(Config):
     """Couples the unit of privacy, adjacency, sampler, mechanism, rounds and delta.
 
     The plan draws the cohorts and makes the events, so that training and accounting cannot disagree.
-    What cannot be accounted for is refused when the plan is made.
+    What cannot be accounted for is refused when the plan is made. The unit follows from the mechanism:
+    `RecordGaussianMechanism` protects records, and takes `records`; any other protects clients, and takes
+    `population` and `cohort` or `sampler`.
 
     `dataclasses.replace` gives the plan that the same arguments would give with the changes: with another
     population, a cohort that was given stays, and its rate changes; a sampler that was given stays as it
@@ -91,22 +49,22 @@ class PrivacyPlan(Config):
     Computed noise is not quite the ideal one; every epsilon of a plan has a charge for that.
 
     Args:
-      mechanism: How updates are bounded and noised.
-      population: N, the number of clients, taken as public; > 1. For records it is that of `records`,
-        and may be left out.
+      mechanism: How updates are bounded and noised, and whose contribution that protects.
       rounds: T, the largest number of rounds that may ever be run under this plan; >= 1.
       delta: The probability with which the guarantee may fail; in (0, 1/N). For records, N is the number
         of records of the client that has most.
+      population: N, the number of clients, taken as public; > 1. For records it is that of `records`,
+        and may be left out.
       cohort: Expected clients a round, m, in (0, N]: short for
         `sampler=PoissonSampler(rate=cohort / population)`, the default kind of sampling under DP.
       sampler: Any other sampler. Give either this or `cohort`; for records both may be
         left out, for every client in every round: who takes part amplifies nothing there.
-      adjacency: The neighbouring relation; the sampler's own by default.
-      unit: Whose contribution is protected: a client's, over all its examples and all rounds; or a
-        record's, with `RecordGaussianMechanism`, over all rounds.
-      records: For records: each client's number of them, taken as public.
-      metrics: Training metrics to release with noise of their own, each with its share of the budget;
+      adjacency: The neighboring relation; the sampler's own by default.
+      unit: Whose contribution is protected, which the mechanism says already: a client's, over all its
+        examples and all rounds; or a record's, over all rounds. It is checked, and may be left out.
+      metrics: Training metrics to release with noise of their own, each with its fraction of the budget;
         for mechanisms with Gaussian noise of the server that rounds do not share.
+      records: For records: each client's number of them, taken as public.
       max_dimension: Trainable parameters of the largest model that the plan covers, public; >= 1.
         The charge for computed noise grows with its square root: see `arithmetic`.
 
@@ -115,122 +73,80 @@ class PrivacyPlan(Config):
       AccountingError: The combination has no valid accounting.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("unit",)
+
     mechanism: Mechanism
-    population: int = None  # type: ignore[assignment]  # replaced in __post_init__
+    population: int
     rounds: int
     delta: float
-    sampler: Sampler = None  # type: ignore[assignment]  # replaced in __post_init__
-    adjacency: Adjacency = None  # type: ignore[assignment]  # replaced in __post_init__
-    unit: Unit = Unit.CLIENT
-    metrics: tuple[PrivateMetric, ...] = ()
-    records: tuple[int, ...] | None = None
-    max_dimension: int = 100_000_000
-    cohort: dataclasses.InitVar[float | None] = None
+    sampler: Sampler
+    adjacency: Adjacency
+    metrics: tuple[PrivateMetric, ...]
+    records: tuple[int, ...] | None
+    max_dimension: int
+    cohort: dataclasses.InitVar[float | None] = None  # which `dataclasses.replace` hands on
 
-    def __post_init__(self, cohort: float | None) -> None:
-        _checks.instance(
-            "mechanism",
-            self.mechanism,
-            Mechanism,
-            "Give one, such as GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0); training without "
-            "differential privacy takes privacy=NoPrivacy() in place of a plan.",
-        )
-        object.__setattr__(self, "unit", _checks.member("unit", self.unit, Unit))
-        self._resolve_records()
-        _checks.integer("rounds", self.rounds, "[1, inf)", "Give the number of rounds to train.")
+    def __init__(
+        self,
+        *,
+        mechanism: Mechanism,
+        rounds: int,
+        delta: float,
+        population: int | None = None,
+        cohort: float | None = None,
+        sampler: Sampler | None = None,
+        adjacency: Adjacency | str | None = None,
+        unit: Unit | str | None = None,
+        metrics: Iterable[PrivateMetric] = (),
+        records: Iterable[int] | None = None,
+        max_dimension: int = 100_000_000,
+    ) -> None:
+        unit = unit_of(mechanism, unit)
+        counts, population = clients_of(unit, population, records)
+        _checks.integer("rounds", rounds, "[1, inf)", "Give the number of rounds to train.")
         _checks.integer(
-            "max_dimension",
-            self.max_dimension,
-            "[1, inf)",
-            "It counts a model's trainable parameters.",
+            "max_dimension", max_dimension, "[1, inf)", "It counts a model's trainable parameters."
         )
-        units = self.population if self.records is None else max(self.records)
-        check_delta("delta", self.delta, units, self.unit.value)
-        object.__setattr__(self, "sampler", self._resolve_sampler(cohort))
-        if self.adjacency is not None:
-            adjacency = _checks.member("adjacency", self.adjacency, Adjacency)
-            object.__setattr__(self, "adjacency", adjacency)
-        one_round = self.one_round()  # refuses what does not go together
-        object.__setattr__(self, "adjacency", one_round.adjacency)
-        self._check_metrics(one_round)
-        self.update_mechanism.check(self.clients_per_round)
-        self.sampler.check_rounds(self.population, self.rounds)
-        if self.mechanism.noise_multiplier > 0:
-            self.epsilon()  # refuses what no accountant covers, over all the rounds
-
-    def _resolve_records(self) -> None:
-        """Checks the population, and for records derives it."""
-        noises_records = isinstance(self.mechanism, RecordGaussianMechanism)
-        if noises_records != (self.unit is Unit.RECORD):
-            raise ArgumentError(
-                f"unit={self.unit.value!r} does not fit mechanism={self.mechanism!r}: expected "
-                "unit='record' with RecordGaussianMechanism, and unit='client' with any other."
-            )
-        if self.unit is not Unit.RECORD:
-            if self.records is not None:
-                raise ArgumentError(
-                    f"records={self.records!r} says nothing under unit='client': leave it out, or "
-                    "protect records by unit='record' and RecordGaussianMechanism."
-                )
-            _checks.integer(
-                "population",
-                self.population,
-                "[2, inf)",
-                "A guarantee for a client needs other clients.",
-            )
-            return
-        object.__setattr__(self, "records", check_records(self.records))
-        if typing.cast("int | None", self.population) is None:
-            object.__setattr__(self, "population", len(self.records or ()))
-
-    def _check_metrics(self, one_round: Round) -> None:
-        object.__setattr__(self, "metrics", _metrics(self.metrics))
+        check_delta("delta", delta, population if counts is None else max(counts), unit.value)
+        sampler, kept = sampler_of(unit, population, sampler, cohort)
+        if adjacency is not None:
+            adjacency = _checks.member("adjacency", adjacency, Adjacency)
+        # It refuses what does not go together.
+        one_round = round_of(mechanism, sampler, population, adjacency, counts)
+        values = {
+            "mechanism": mechanism,
+            "population": population,
+            "rounds": rounds,
+            "delta": delta,
+            "sampler": sampler,
+            "adjacency": one_round.adjacency,
+            "metrics": check_metrics(metrics),
+            "records": counts,
+            "max_dimension": max_dimension,
+        } | ({} if kept is None else {"cohort": kept})
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         if self.metrics and not isinstance(one_round, GaussianRound):
             raise AccountingError(
-                f"metrics={self.metrics!r} cannot share the noise of {type(self.mechanism).__name__}: "
+                f"metrics={self.metrics!r} cannot share the noise of {type(mechanism).__name__}: "
                 "expected GaussianMechanism, AdaptiveGaussianMechanism or PerLayerGaussianMechanism. Use "
                 "one of them, or release no metrics."
             )
-        names = [metric.name for metric in self.metrics]
-        if len(set(names)) < len(names):
-            raise ArgumentError(f"metrics={self.metrics!r} have a name twice: give each one once.")
-        _checks.real(
-            "the sum of all shares of metrics",
-            sum(metric.share for metric in self.metrics),
-            "[0, 1)",
-            "Something has to be left for the updates.",
-        )
+        self.update_mechanism.check(self.clients_per_round)
+        sampler.check_rounds(population, rounds)
+        if mechanism.noise_multiplier > 0:
+            self.epsilon()  # refuses what no accountant covers, over all the rounds
+
+    @property
+    def unit(self) -> Unit:
+        """Whose contribution is protected: what the mechanism says."""
+        return type(self.mechanism).unit
 
     @property
     def update_mechanism(self) -> Mechanism:
         """The mechanism at the noise that is left to the updates: all of it without `metrics`."""
-        left = 1 - sum(metric.share for metric in self.metrics)
+        left = 1 - sum(metric.budget_fraction for metric in self.metrics)
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
-
-    def _resolve_sampler(self, cohort: float | None) -> Sampler:
-        if isinstance(cohort, _KeptCohort):  # of the plan that this one replaces
-            if self.sampler is None or self.sampler is cohort.sampler:
-                object.__setattr__(self, "sampler", None)
-                cohort = float(cohort)
-            else:  # another sampler, in place of the cohort
-                cohort = None
-        given = (self.sampler is not None) + (cohort is not None)
-        if self.unit is Unit.RECORD and not given:
-            return FullParticipation()
-        if given != 1:
-            raise ArgumentError(
-                f"sampler={self.sampler!r} and cohort={cohort!r}: give exactly one of them. cohort is "
-                "the expected number of clients a round under Poisson sampling. In dataclasses.replace, "
-                "sampler=None goes with a cohort, and a sampler alone takes the place of a cohort."
-            )
-        if cohort is not None:
-            cohort = _checks.real(
-                "cohort", cohort, f"(0, {self.population}]", "It is at most the population."
-            )
-            sampler = PoissonSampler(rate=cohort / self.population)
-            object.__setattr__(self, "cohort", _KeptCohort(cohort, sampler))
-            return sampler
-        return _checks.instance("sampler", self.sampler, Sampler)
 
     @property
     def clients_per_round(self) -> float:
@@ -374,7 +290,7 @@ class PrivacyPlan(Config):
         """
         self.check_population(population)
         self.check_rounds(round_number)
-        return self.sampler.cohort(self.population, round_number, _root(self.sampler, seed))
+        return self.sampler.cohort(self.population, round_number, root(self.sampler, seed))
 
     def check_records(self, records: Sequence[int]) -> None:
         """Raises DataError unless the clients have as many records as the plan states, if it does."""
@@ -407,23 +323,3 @@ class PrivacyPlan(Config):
                 f"population={self.population} of the privacy plan does not fit the data: expected the "
                 f"number of clients, {population}. Make the plan with population={population}."
             )
-
-
-def _metrics(metrics: object) -> tuple[PrivateMetric, ...]:
-    """Returns private metrics as a tuple, or raises ArgumentError."""
-    name = metrics if isinstance(metrics, str) else getattr(metrics, "name", "loss")
-    remedy = f"Each has a bound of its own: metrics=(PrivateMetric(name={name!r}, largest=10.0),)."
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise ArgumentError(
-            f"metrics={metrics!r} is outside its bound: expected a tuple of PrivateMetric. {remedy}"
-        )
-    return tuple(_checks.instance("metrics", each, PrivateMetric, remedy) for each in metrics)
-
-
-def _root(sampler: Sampler, seed: int | None) -> int:
-    if seed is None and sampler.of_one_seed:
-        raise ArgumentError(
-            f"seed=None does not do for {sampler}, whose cohorts depend on those before: expected one "
-            "whole number for all rounds of a run. secrets.randbits(128) makes one."
-        )
-    return _seeds.root(seed)

@@ -1,0 +1,102 @@
+"""Blocks of cohorts whose examples are in arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_dp._arrays import CohortArrays
+from tff_dp.execution.cohort import grouping, resident, tables
+
+_BYTES = 1 << 24  # of examples, copied at once where the arrays are too large for the device
+_ALIGNMENT = 64  # bytes, at which TensorFlow takes memory over instead of copying it
+
+
+def blocks_of_arrays(
+    cohort: CohortArrays,
+    held: resident.Resident,
+    *,
+    is_regular: grouping.IsRegular,
+    by_size: bool,
+) -> Iterator[tables.Block]:
+    """Yields the blocks of a cohort of arrays.
+
+    Arrays that fit stay on the device, and blocks refer to them. Of larger ones, the rows of each block
+    are copied when the block is made.
+
+    Args:
+      cohort: The cohort.
+      held: The arrays that stay on the device between rounds.
+      is_regular: Whether a graph of static shapes is wanted for a kind of clients.
+      by_size: Whether the clients of a block must have the same number of full batches.
+
+    Yields:
+      The blocks.
+    """
+    if held.fits(cohort.fields):
+        fields = [held.tensor(field) for field in cohort.fields]
+        limits = tuple(held.limits(field) for field in cohort.fields)
+        yield from grouping.grouped(fields, cohort, is_regular, by_size=by_size, limits=limits)
+        return
+    for low, high in _spans(cohort):
+        part, rows = _alone(cohort, low, high)
+        fields = [_copied(field, rows) for field in cohort.fields]
+        yield from grouping.grouped(fields, part, is_regular, by_size=by_size, offset=low)
+
+
+def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:
+    """Yields (low, high) of clients whose examples together have about the bytes of a block."""
+    row = sum(field.nbytes // max(len(field), 1) for field in cohort.fields)
+    most = 1 << max(_BYTES // max(row, 1), 1).bit_length() - 1  # a length that needs no filling up
+    passes = cohort.epochs if cohort.apart else 1
+    ends = np.cumsum(cohort.sizes * passes)
+    low = 0
+    while low < len(cohort):
+        before = ends[low - 1] if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield low, high
+        low = high
+
+
+def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any]:
+    """Returns some clients as if theirs were all examples, and those examples' rows."""
+    sizes = cohort.sizes[low:high]
+    lengths = sizes * (cohort.epochs if cohort.apart else 1)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    firsts = cohort.starts[low:high]
+    if cohort.rows is None and (firsts[:-1] + lengths[:-1] == firsts[1:]).all():
+        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # neighbours
+    else:
+        positions = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
+        rows = positions if cohort.rows is None else cohort.rows[positions]
+    alone = dataclasses.replace(cohort, rows=None, starts=starts[:-1], sizes=sizes)
+    return alone, rows
+
+
+def _copied(field: np.ndarray, rows: Any) -> tf.Tensor:
+    """Returns rows of a field as a tensor of a length that few blocks differ in."""
+    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    array = _aligned([tables.padded_length(count), *field.shape[1:]], field.dtype)
+    if isinstance(rows, slice):
+        array[:count] = field[rows]
+    else:
+        np.take(field, rows, axis=0, out=array[:count], mode="clip")
+    array[count:] = np.zeros([], field.dtype)
+    if array.dtype.kind not in "biufc":
+        return tf.convert_to_tensor(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # no second copy
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns an array, not filled, whose memory TensorFlow can take over."""
+    if dtype.hasobject:
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)

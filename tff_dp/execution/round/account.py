@@ -1,0 +1,38 @@
+"""Tells how a computation over clients runs, and why."""
+
+from __future__ import annotations
+
+from tff_dp.execution.round import compile_policy, noise_source
+from tff_dp.execution.round.runner import RoundRunner
+from tff_dp.execution.settings import Settings
+
+
+def account_of(runner: RoundRunner, settings: Settings) -> str:
+    """Returns in words how a computation runs, for clients given as arrays or as batched data sets.
+
+    Args:
+      runner: The computation's.
+      settings: The context's.
+    """
+    choice, tried = runner.chooser.probed(settings)
+    way = choice.way
+    lines = [
+        choice.account(),
+        "server: with the clients in one graph, where a cohort is one block of clients; otherwise a "
+        "graph before them and one after",
+    ]
+    if way.xla and tried.server_xla:
+        lines.append(f"server: without XLA, because {tried.server_xla}")
+    if way.xla and way.strategy == "scan" and not settings.compiles_at_once:
+        lines.append(
+            "XLA: from when clients whose last batches have one size have trained on "
+            f"{compile_policy.USED_FROM} batches in this context; compiled beside the rounds before"
+        )
+    lines += noise_source.account_of_round(runner.parts, settings, imported=way.imported)
+    secure = runner.parts.secure_count
+    if secure:
+        lines.append(
+            f"secure sums: {secure} tensors, summed exactly in this process; no cryptography hides the "
+            "terms"
+        )
+    return "\n".join(lines)

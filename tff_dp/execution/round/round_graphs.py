@@ -1,0 +1,162 @@
+"""The graphs of a computation's rounds: whole rounds, and the server's and the clients' parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tff_dp.execution.graph import traced
+from tff_dp.execution.round import client_loop, whole_round
+from tff_dp.execution.round.backend import Sums
+from tff_dp.execution.round.block_work import BlockWork
+from tff_dp.execution.round.programs import RoundPrograms
+
+_NUMBER = tf.TensorSpec([], tf.int32)
+_STATUS = [_NUMBER, _NUMBER]
+
+
+class RoundGraphs:
+    """Traces and calls the graphs of a computation's rounds.
+
+    Args:
+      parts: The computation's programs.
+
+    Attributes:
+      kept: The graphs that have been traced.
+      state_specs: Of the server's part of the argument.
+      common_specs: Of what clients get from the server.
+    """
+
+    def __init__(self, parts: RoundPrograms, data_count: int) -> None:
+        self._parts = parts
+        self.kept = traced.Graphs()
+        self.state_specs = traced.specs_of(parts.programs["prepare"])
+        self.common_specs = traced.specs_of(parts.work)[data_count:]
+
+    def whole(
+        self,
+        root: tf.Tensor,
+        fed: list[tf.Tensor],
+        state: list[tf.Tensor],
+        block: BlockWork,
+        places: Sequence[str],
+        *,
+        server_xla: bool,
+        in_turn: bool,
+    ) -> traced.Wanted:
+        """Returns the graph of a round of one block, from which come the status and the results.
+
+        Args:
+          root: The call's key.
+          fed: The random words of the noise, one tensor; none to draw them under the key.
+          state: The server's part of the argument.
+          block: The block.
+          places: The devices that run its parts.
+          server_xla: Whether XLA can compile the server's parts.
+          in_turn: Whether the calling thread runs a graph that is one operation for XLA.
+        """
+        shape = block.shape
+        compiled = server_xla and shape.xla and shape.parts == 1
+        counts = (len(state), len(fed))
+
+        def whole(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            state, fed, tensors = traced.split(flat, counts)
+            results, status = whole_round.whole(
+                self._parts,
+                shape,
+                tensors,
+                state,
+                root,
+                fed[0] if fed else None,
+                places=places,
+                compiled=compiled,
+            )
+            return [*status, *results]
+
+        return traced.Wanted(
+            ("whole", shape, places, compiled, bool(fed)),
+            whole,
+            [*self.state_specs, *_specs_of(fed)],
+            [root, *state, *fed, *block.tensors()],
+            in_turn=compiled and in_turn,
+        )
+
+    def begin(
+        self, root: tf.Tensor, state: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """See `Backend.begin`."""
+
+        def begin(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+            common, status = self._parts.begin(list(state), root)
+            return [*status, *common]
+
+        wanted = traced.Wanted("begin", begin, self.state_specs, [root, *state])
+        who, check, *common = self.kept.call(wanted)
+        return common, [who, check]
+
+    def nobody(self, root: tf.Tensor) -> Sums:
+        """See `Backend.nobody`."""
+        return self.kept.call(traced.Wanted("nobody", self._parts.nobody, [], [root]))
+
+    def clients(
+        self, root: tf.Tensor, common: list[tf.Tensor], block: BlockWork, places: Sequence[str]
+    ) -> Sums:
+        """Returns the sums over the clients of a block.
+
+        Args:
+          root: The call's key.
+          common: What clients get from the server.
+          block: The block.
+          places: The devices that run its parts.
+        """
+
+        def clients(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            common_, tensors = traced.split(flat, [len(common)])
+            return client_loop.clients(
+                self._parts, block.shape, tensors, common_, root, places=places
+            )
+
+        inputs = [root, *common, *block.tensors()]
+        wanted = traced.Wanted(("clients", block.shape, places), clients, self.common_specs, inputs)
+        return self.kept.call(wanted)
+
+    def join(self, root: tf.Tensor, left: Sums, right: Sums, split: int) -> Sums:
+        """See `Backend.join`."""
+        specs = self._parts.carry_specs
+
+        def join(root: tf.Tensor, split: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            left, right = traced.split(flat, [len(specs)])
+            key = self._parts.merge_key(split, root, of_blocks=True)
+            return self._parts.join(left, right, key)
+
+        inputs = [root, tf.constant(split), *left, *right]
+        return self.kept.call(traced.Wanted("join", join, [_NUMBER, *specs, *specs], inputs))
+
+    def finish(
+        self,
+        root: tf.Tensor,
+        fed: list[tf.Tensor],
+        state: list[tf.Tensor],
+        before: list[tf.Tensor],
+        sums: Sums,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """See `Backend.finish`."""
+        counts = (len(state), len(fed), len(before))
+
+        def finish(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            state, fed, before, sums = traced.split(flat, counts)
+            words = fed[0] if fed else None
+            results, status = self._parts.finish(state, sums, root, before, words=words)
+            return [*status, *results]
+
+        specs = [*self.state_specs, *_specs_of(fed), *_STATUS, *self._parts.carry_specs]
+        inputs = [root, *state, *fed, *before, *sums]
+        who, check, *results = self.kept.call(
+            traced.Wanted(("finish", bool(fed)), finish, specs, inputs)
+        )
+        return results, [who, check]
+
+
+def _specs_of(fed: list[tf.Tensor]) -> list[tf.TensorSpec]:
+    return [tf.TensorSpec(words.shape, words.dtype) for words in fed]

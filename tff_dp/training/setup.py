@@ -1,0 +1,245 @@
+"""What a run is made of: the arguments of `fit`, checked against each other and prepared."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tff_dp import _checks, _seeds
+from tff_dp.algorithms import Algorithm
+from tff_dp.charges import Charges
+from tff_dp.data import Clients, Cohort
+from tff_dp.errors import ArgumentError
+from tff_dp.ledger.lines import checked_path
+from tff_dp.model import BoundModel
+from tff_dp.model.weights import check_weights
+from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
+from tff_dp.process import explained, initialize_from
+from tff_dp.provenance import carried_by, groups_carried_by
+from tff_dp.training.checks import (
+    as_spec,
+    check_batches,
+    check_indices,
+    check_labels,
+    check_privacy,
+)
+from tff_dp.training.compiled_models import algorithm_of, check_released, compiler
+from tff_dp.training.kept_processes import is_own, process_for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a run is made of. None of it changes from the first round to the last.
+
+    Attributes:
+      bound: The model, bound to the data's shape.
+      clients: The clients' data.
+      privacy: The plan, or none.
+      process: The learning process.
+      with_noise: Gives the process's first state the noise of the plan; see `process_for`.
+      compile_model: Compiles a trained model with what it was trained with.
+      rounds: Rounds to run; None for all that the plan has left.
+      batch_size: Examples in a client's batch.
+      epochs: A client's passes over its data in a round.
+      shuffle: Whether a client's examples are permuted in each round.
+      root: Of all random numbers that are drawn in Python.
+      seeded: Whether a caller gave it.
+      release: Whether the history holds the clients' training metrics.
+      covered: Whether the plan's epsilon covers these.
+      carried: What the model had spent before the run, by data set.
+      groups: The same, by what was trained together.
+      ledger: The path of the ledger, or None.
+      max_epsilon: What all rounds together may spend; None for what the plan's rounds do.
+      spent_before: As for `fit`.
+      disjoint_data: As for `fit`.
+      foreign_algorithm: The class of the algorithm where it is not one of tff_dp's own; else None.
+    """
+
+    bound: BoundModel
+    clients: Clients
+    privacy: PrivacyPlan | NoPrivacy
+    process: Any
+    with_noise: Callable[[Any], Any]
+    compile_model: Callable[[Any], None]
+    rounds: int | None
+    batch_size: int
+    epochs: int
+    shuffle: bool
+    root: int
+    seeded: bool
+    release: bool
+    covered: bool
+    carried: Sequence[Charges]
+    groups: Sequence[Sequence[Charges]]
+    ledger: str | os.PathLike[str] | None
+    max_epsilon: float | None
+    spent_before: Any
+    disjoint_data: bool
+    foreign_algorithm: str | None
+
+    @property
+    def plan(self) -> PrivacyPlan | None:
+        """The privacy plan, or None without one."""
+        return self.privacy if isinstance(self.privacy, PrivacyPlan) else None
+
+    def first_state(self) -> Any:
+        """Makes the state of the process before the first round.
+
+        Returns:
+          A state with the model's own weights and the plan's noise.
+        """
+        return self.with_noise(initialize_from(self.process, self.bound.initial_weights))
+
+    def draw(self, round_number: int, root: int) -> Cohort:
+        """Draws the data of one round.
+
+        It depends on the arguments alone, and not on what was drawn before.
+
+        Args:
+          round_number: The round, from 1.
+          root: Of the run's random numbers.
+
+        Returns:
+          The data of the round's clients.
+        """
+        return self.clients.cohort(
+            self.privacy.draw_cohort(round_number, population=self.clients.num_clients, seed=root),
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            shuffle=self.shuffle,
+            rng=_seeds.generator(root, "shuffle", round_number=round_number),
+        )
+
+
+def prepare(
+    model: Any,
+    clients: Clients,
+    *,
+    privacy: PrivacyPlan | NoPrivacy,
+    rounds: int | None = None,
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
+    algorithm: Algorithm | None = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    shuffle: bool = True,
+    seed: int | None = None,
+    release_metrics: bool | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    max_epsilon: float | None = None,
+    spent_before: Any = None,
+    disjoint_data: bool = False,
+) -> Setup:
+    """Checks the arguments of `fit` and makes of them what a run needs.
+
+    Nothing is charged, drawn or trained. What needs the ledger is checked by `open_account`.
+
+    Args:
+      model: As for `fit`, as are all others.
+      clients: As for `fit`.
+      privacy: As for `fit`.
+      rounds: As for `fit`.
+      loss: As for `fit`.
+      metrics: As for `fit`.
+      algorithm: As for `fit`.
+      batch_size: As for `fit`.
+      epochs: As for `fit`.
+      shuffle: As for `fit`.
+      seed: As for `fit`.
+      release_metrics: As for `fit`.
+      ledger: As for `fit`.
+      max_epsilon: As for `fit`.
+      spent_before: As for `fit`.
+      disjoint_data: As for `fit`.
+
+    Returns:
+      What the run is made of.
+
+    Raises:
+      ArgumentError: As for `fit`.
+      ModelError: As for `fit`.
+      DataError: Labels or inputs are outside the range of the model or of its loss.
+      StackError: TFF cannot be imported.
+    """
+    shuffle = _checks.flag("shuffle", shuffle)
+    release_metrics = _checks.optional_flag("release_metrics", release_metrics)
+    disjoint_data = _checks.flag("disjoint_data", disjoint_data)
+    spec = as_spec(model, loss, metrics)
+    clients = _checks.instance(
+        "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
+    )
+    wanted = check_privacy(privacy, clients, rounds)
+    _check_needs_plan(privacy, ledger=ledger, max_epsilon=max_epsilon)
+    batch_size = check_batches(privacy, clients, batch_size, epochs)
+    root = _seeds.root(seed)
+    of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
+    release, covered = _released(privacy, release_metrics)
+
+    bound = spec.bind(clients.element_spec())
+    _check_model(bound, clients)
+    check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
+    algorithm = algorithm_of(bound, algorithm)
+    with explained(bound):
+        process, with_noise = process_for(bound, algorithm=algorithm, privacy=privacy)
+    return Setup(
+        bound=bound,
+        clients=clients,
+        privacy=privacy,
+        process=process,
+        with_noise=with_noise,
+        compile_model=compiler(bound, algorithm),
+        rounds=None if rounds is None else wanted,
+        batch_size=batch_size,
+        epochs=epochs,
+        shuffle=shuffle and not of_records,  # whose batches the clients draw
+        root=root,
+        seeded=seed is not None,
+        release=release,
+        covered=covered,
+        carried=carried_by(bound.source),
+        groups=groups_carried_by(bound.source),
+        ledger=ledger,
+        max_epsilon=max_epsilon,
+        spent_before=spent_before,
+        disjoint_data=disjoint_data,
+        foreign_algorithm=_foreign(algorithm),
+    )
+
+
+def _check_model(bound: BoundModel, clients: Clients) -> None:
+    check_weights(bound)
+    check_labels(bound, clients)
+    check_indices(bound, clients)
+
+
+def _check_needs_plan(privacy: PrivacyPlan | NoPrivacy, **given: Any) -> None:
+    """Refuses arguments that need a privacy plan where there is none, and what is no path."""
+    for name, value in given.items():
+        if value is not None and not isinstance(privacy, PrivacyPlan):
+            raise ArgumentError(
+                f"{name}={value!r} needs a PrivacyPlan: without one, no epsilon is spent. Leave it out."
+            )
+    if given["ledger"] is not None:
+        checked_path("ledger", given["ledger"])
+
+
+def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) -> tuple[bool, bool]:
+    """Returns whether training metrics are released, and whether the plan's epsilon covers them."""
+    if not isinstance(privacy, PrivacyPlan):
+        return release_metrics is None or release_metrics, False
+    if privacy.unit is Unit.RECORD and release_metrics:
+        raise ArgumentError(
+            "release_metrics=True would have clients send what no noise covers, while the plan protects "
+            "records from whoever gets what clients send. Leave it out, and evaluate the trained model "
+            "on data that may be used for it."
+        )
+    covered = bool(privacy.metrics)
+    return covered if release_metrics is None else release_metrics, covered
+
+
+def _foreign(algorithm: Algorithm) -> str | None:
+    """Returns the class of an algorithm that is not one of tff_dp's own."""
+    kind = type(algorithm)
+    return None if is_own(algorithm) else f"{kind.__module__}.{kind.__qualname__}"

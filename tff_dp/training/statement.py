@@ -1,0 +1,220 @@
+"""The guarantee of a result in words: its unit, its conditions and its limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from tff_dp.accounting import EpsilonReport
+from tff_dp.accounting.report import format_epsilon, format_lower
+from tff_dp.charges import Charges
+from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
+
+_LISTED = 20  # clients in a statement
+
+
+class Record(Protocol):
+    """What a statement says of a round's record; see `RoundRecord`."""
+
+    @property
+    def metrics(self) -> Mapping[str, float] | None: ...  # noqa: D102
+    @property
+    def metrics_private(self) -> bool: ...  # noqa: D102
+
+
+class Result(Protocol):
+    """What a statement is made of; see `FitResult`."""
+
+    @property
+    def history(self) -> Sequence[Record]: ...  # noqa: D102
+    @property
+    def epsilon(self) -> float: ...  # noqa: D102
+    @property
+    def spent(self) -> EpsilonReport | None: ...  # noqa: D102
+    @property
+    def privacy(self) -> PrivacyPlan | NoPrivacy: ...  # noqa: D102
+    @property
+    def charges(self) -> Charges: ...  # noqa: D102
+    @property
+    def other_data(self) -> tuple[Charges, ...]: ...  # noqa: D102
+    @property
+    def seeded(self) -> bool: ...  # noqa: D102
+    @property
+    def noise_seeded(self) -> bool: ...  # noqa: D102
+    @property
+    def stopped(self) -> str | None: ...  # noqa: D102
+    @property
+    def spent_by_client(self) -> Mapping[str, EpsilonReport] | None: ...  # noqa: D102
+    @property
+    def random_bits(self) -> str: ...  # noqa: D102
+    @property
+    def foreign_algorithm(self) -> str | None: ...  # noqa: D102
+
+
+def statement_of(result: Result) -> str:
+    """Returns the statement of a result.
+
+    Args:
+      result: What `fit` has returned.
+
+    Returns:
+      Lines of text.
+    """
+    if result.noise_seeded:
+        return (
+            "No differential privacy: the execution context drew the noise from a seed, and whoever "
+            "knows the seed can take the noise off. Train in a context without one."
+        )
+    if result.spent is None or not isinstance(result.privacy, PrivacyPlan):
+        lines = ["No differential privacy: nothing bounds what the model reveals about a client."]
+        return "\n".join([*lines, *_of_others(result)])
+    plan, spent = result.privacy, result.spent
+    plans = result.charges.plans or (plan,)
+    lines = [
+        _of_epsilon(plan, plans, spent),
+        *_without_guarantee(result, plans),
+        *([_of_records(result)] if plan.unit is Unit.RECORD else []),
+        *_of_mechanisms(result, plan, plans, spent),
+        _of_bounds(spent),
+        *_of_limits(result, plans),
+        *_of_seed(result, plan),
+        *([result.stopped] if result.stopped else []),
+        *_of_metrics(result),
+        *_of_others(result),
+    ]
+    return "\n".join(lines)
+
+
+def _of_epsilon(plan: PrivacyPlan, plans: tuple[PrivacyPlan, ...], spent: EpsilonReport) -> str:
+    together = f", under {len(plans)} plans on the same data together" if len(plans) > 1 else ""
+    return (
+        f"{plan.unit.value}-level differential privacy: epsilon {format_epsilon(spent.epsilon)} at delta "
+        f"{spent.delta:g}, after {spent.rounds} rounds{together}."
+    )
+
+
+def _without_guarantee(result: Result, plans: tuple[PrivacyPlan, ...]) -> list[str]:
+    """Returns why there is no guarantee, where there is none."""
+    if result.charges.unbounded:
+        return ["The data were used before without differential privacy: nothing bounds that."]
+    if result.spent is None or not math.isinf(result.epsilon):
+        return []
+    reason = result.spent.refused.get("arithmetic")
+    if reason:
+        return [f"There is no guarantee: {reason}."]
+    if any(each.mechanism.noise_multiplier == 0 for each in plans):
+        return ["Without noise there is no guarantee, whatever the clipping."]
+    return ["There is no guarantee: no bound on epsilon is known for so little noise."]
+
+
+def _of_mechanisms(
+    result: Result, plan: PrivacyPlan, plans: tuple[PrivacyPlan, ...], spent: EpsilonReport
+) -> list[str]:
+    neighbors = f"Neighbouring data sets: {plan.adjacency.value}."
+    if len(plans) == 1:
+        return [
+            f"{neighbors} Cohorts: {plan.sampler}. Mechanism: {plan.mechanism}. Accountant: "
+            f"{spent.accountant}."
+        ]
+    return [
+        f"{neighbors} Accountant: {spent.accountant}.",
+        *(_of_plan(result, number, each) for number, each in enumerate(plans, 1)),
+    ]
+
+
+def _of_limits(result: Result, plans: tuple[PrivacyPlan, ...]) -> list[str]:
+    limits = dict.fromkeys(each.mechanism.limits for each in plans)
+    lines = [f"Not covered: {'; '.join(limits)}."]
+    if result.foreign_algorithm is not None:
+        lines.append(
+            f"The algorithm {result.foreign_algorithm} is not one of tff_dp's own. The epsilon holds if, "
+            "as its author has to see to, nothing that depends on clients' data reaches the server "
+            "except by the plan's own parts."
+        )
+    if not math.isinf(result.epsilon):
+        lines.append(f"Random bits of the noise: {result.random_bits}.")
+    return lines
+
+
+def _of_seed(result: Result, plan: PrivacyPlan) -> list[str]:
+    if not result.seeded or plan.unit is not Unit.CLIENT or math.isinf(result.epsilon):
+        return []
+    return [
+        "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
+        "them sampling amplifies nothing. Do not publish it, or train without one."
+    ]
+
+
+def _of_metrics(result: Result) -> list[str]:
+    lines = []
+    shown = [record for record in result.history if record.metrics is not None]
+    if any(not record.metrics_private for record in shown):
+        lines.append("Training metrics were released: they are outside this epsilon.")
+    elif shown:
+        lines.append("Training metrics were released with noise: this epsilon covers them.")
+    if len(result.charges.runs) > 1:
+        lines.append(
+            "Of the earlier runs the charges alone are known: not whether they released training "
+            "metrics outside of this epsilon, or drew cohorts from a seed that somebody knows."
+        )
+    return lines
+
+
+def _of_plan(result: Result, number: int, plan: PrivacyPlan) -> str:
+    runs = result.charges.of(plan)
+    return (
+        f"Plan {number}: {sum(map(len, runs))} rounds in {len(runs)} "
+        f"{'run' if len(runs) == 1 else 'runs'}. Cohorts: {plan.sampler}. Mechanism: "
+        f"{plan.mechanism}."
+    )
+
+
+def _of_others(result: Result) -> list[str]:
+    """Returns a line for each other data set that the model was trained on before."""
+    lines = []
+    for record in result.other_data:
+        if record.unbounded:
+            lines.append(
+                "Training began with a model of other training, whose data have no guarantee: "
+                "they were used without differential privacy, or may have been used so in "
+                "this run."
+            )
+            continue
+        report = record.spent()
+        lines.append(
+            "Training began with a model of other clients, as was said by disjoint_data: for "
+            f"them epsilon {format_epsilon(report.epsilon)} at delta {report.delta:g} goes on "
+            "to hold, if indeed no client is among both."
+        )
+    return lines
+
+
+def _of_bounds(spent: EpsilonReport) -> str:
+    """Returns what is known of the smallest epsilon, and of the charge for computed noise."""
+    known = (
+        "A lower bound of the smallest epsilon is not known for this mechanism."
+        if spent.lower_bound is None
+        else f"The smallest epsilon for these rounds lies between {format_lower(spent.lower_bound)} "
+        f"and {format_epsilon(spent.epsilon)}."
+    )
+    if spent.arithmetic_epsilon:
+        return (
+            f"{known} For computed noise, epsilon {spent.arithmetic_epsilon:.2g} and delta "
+            f"{spent.arithmetic_delta:.2g} of these are charged."
+        )
+    if spent.epsilon in (0.0, math.inf):
+        return known
+    return f"{known} The accuracy of the samplers of noise is taken for granted."
+
+
+def _of_records(result: Result) -> str:
+    found = [(report.epsilon, name) for name, report in (result.spent_by_client or {}).items()]
+    each = ", ".join(f"{name} {format_epsilon(epsilon)}" for epsilon, name in found[:_LISTED])
+    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    worst = max(found, default=(math.inf, "none"), key=lambda pair: pair[0])[1]
+    return (
+        f"That is the epsilon of a record of the worst client, {worst}. Each client's: {each}{more}. "
+        "It holds against everybody but the record's own client; how many records a client has is "
+        "public, and a person's several records are not protected together."
+    )
