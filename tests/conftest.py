@@ -29,21 +29,6 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def only_heavy_tests_import_tff(request):
-    """A test that trains without asking for the fixture `tff` would not be marked as heavy.
-
-    Nor would it be known that TFF is imported before tf-keras, after which it cannot be.
-    """
-    names = {"tensorflow_federated", "tf_keras"}
-    before = names & sys.modules.keys()
-    yield
-    imported = names & sys.modules.keys() - before
-    assert not imported or request.node.get_closest_marker("heavy"), (
-        f"this test imports {', '.join(imported)}: let it use the fixture tff"
-    )
-
-
-@pytest.fixture(autouse=True)
 def no_process_of_a_defect_is_kept(request):
     """A process of a test that plants a defect must not serve another test, nor hide the defect.
 

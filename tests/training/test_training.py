@@ -17,6 +17,8 @@ import tff_dp
 from tests.support.training import FEATURES, fit, linear_model, make_clients, plan
 from tff_dp import data, execution
 
+pytestmark = pytest.mark.usefixtures("tff")
+
 
 @pytest.fixture
 def without_xla(tff):
