@@ -375,9 +375,9 @@ def test_few_sums_are_held_at_a_time():
 def test_parts_follow_from_the_clients_and_fit_into_memory(monkeypatch):
     monkeypatch.undo()  # the true sizes
     parts = [client_loop.part_count(count, 0, 1000) for count in range(1, 20_000)]
-    assert parts[:100] == [1] * 100
+    assert parts[:90] == [1] * 90
     assert parts == sorted(parts)
-    assert set(parts) == {1, 2, 4, 8, 16}
+    assert set(parts) == {1, 2, 4, 8}
     for count in (1000, 10_000):
         for size in (1, 1 << 20, 1 << 25, 1 << 30):
             found = client_loop.part_count(count, 0, size)
