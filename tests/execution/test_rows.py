@@ -78,6 +78,34 @@ def test_a_row_that_is_not_full_is_refused():
             assert some % shape_of(some).side_by_side == 0
 
 
+@pytest.mark.parametrize("looks_up", [False, True])
+@pytest.mark.parametrize("kind", ["regular", "listed", "tensors"])
+def test_a_graph_reads_a_table_back(kind, looks_up):
+    columns = {"positions": np.array([3, 5, 8])}
+    if kind == "regular":
+        columns |= {"starts": np.array([0, 10, 40]), "full": np.array([2, 7, 0])}
+    if kind == "listed":
+        columns |= {"first": np.array([0, 1, 1, 3]), "starts": np.array([0, 4, 6])}
+        columns |= {"counts": np.array([4, 2, 1])}
+    if looks_up:
+        columns["rows"] = np.arange(9, dtype=np.int32)[::-1]
+    form = tables.Form(kind, looks_up)
+    given = tables.ClientTable(form, 3, **columns).arrays()
+    assert len(given) == form.width
+    for array, spec in zip(given, form.specs(), strict=True):
+        assert spec.is_compatible_with(tf.constant(array))
+    found = tables.ClientTable.read(form, [tf.constant(array) for array in given])
+    assert found.form == form
+    assert int(found.count) == 3
+    for name in ("positions", "starts", "full", "first", "counts", "rows"):
+        if name in columns:
+            own = getattr(found, name).numpy()
+            np.testing.assert_array_equal(own[: len(columns[name])], columns[name])
+            assert not own[len(columns[name]) :].any()  # padding
+        else:
+            assert getattr(found, name) is None
+
+
 @pytest.mark.parametrize(("strategy", "xla"), [("scan", False), ("scan", True), ("vmap", False)])
 @pytest.mark.parametrize("shuffled_first", [False, True])
 def test_rounds_of_which_some_are_shuffled_are_the_rounds_one_by_one(

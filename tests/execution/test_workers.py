@@ -161,11 +161,6 @@ def test_any_number_of_workers_gives_equal_bits(
         assert max(seen["blocks"]) > 1
 
 
-# Whole numbers in float32, whose sum depends on the order: 2^24 swallows each 1 that is added to it, but
-# not the sum of several.
-LARGE = np.float32(1 << 24)
-
-
 @pytest.fixture(scope="module")
 def total(tff):
     @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
@@ -176,9 +171,10 @@ def total(tff):
 
 
 def numbers(count):
-    found = np.ones([count], np.float32)
-    found[::20] = LARGE
-    return list(found)
+    """Returns float32 numbers whose sum depends on the order of its terms: all are rounded in it."""
+    return [
+        np.float32((-1) ** (i // 7) * (i * 7919 % 1013) * 3 ** (i % 13) / 3) for i in range(count)
+    ]
 
 
 def in_order(values):
@@ -359,7 +355,8 @@ def test_a_tree_of_sums_minds_neither_the_order_nor_forgets_a_block():
         sums.add(2, "2")
     with pytest.raises(RuntimeError, match=r"sums of 2 blocks: expected those of 3.* is block 1"):
         sums.total(3)
-    with pytest.raises(RuntimeError, match=r"is block 2"):
+    sums.add(1, "1")
+    with pytest.raises(RuntimeError, match=r"expected those of 2.* is block 2"):
         sums.total(2)
 
 
@@ -375,9 +372,9 @@ def test_few_sums_are_held_at_a_time():
 def test_parts_follow_from_the_clients_and_fit_into_memory(monkeypatch):
     monkeypatch.undo()  # the true sizes
     parts = [client_loop.part_count(count, 0, 1000) for count in range(1, 20_000)]
-    assert parts[:100] == [1] * 100
+    assert parts[:90] == [1] * 90
     assert parts == sorted(parts)
-    assert set(parts) == {1, 2, 4, 8, 16}
+    assert set(parts) == {1, 2, 4, 8}
     for count in (1000, 10_000):
         for size in (1, 1 << 20, 1 << 25, 1 << 30):
             found = client_loop.part_count(count, 0, size)
@@ -456,7 +453,9 @@ def test_no_two_joins_share_random_numbers(tff, strategy, xla):
 def test_workers_outside_their_bounds_are_refused(monkeypatch):
     for workers in (0, -1, 1.5):
         with (
-            pytest.raises(ArgumentError, match=rf"workers={workers}: expected a whole number in"),
+            pytest.raises(
+                ArgumentError, match=rf"workers={workers} .*a whole number in \[1, inf\)"
+            ),
             execution.fast(workers=workers),
         ):
             pass

@@ -22,7 +22,7 @@ from tff_dp.execution.cohort.tables import (
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
-_MOST_PARTS = 16
+_MOST_PARTS = 8  # each is a call of its own, and holds sums of its own
 _ENTRIES_OF_A_PART = 128  # of a block's table, at least
 _BYTES_OF_PARTS = 1 << 27  # of the sums of all parts, at most
 
