@@ -230,7 +230,7 @@ def test_the_numbers_that_are_accounted_for_are_those_that_run(
     if kind is DistributedSkellamMechanism:
         bound = aggregator.query_state.l1_norm_bound
         assert bound == pytest.approx(grid.l1_sensitivity, rel=1e-6, abs=1)
-    # And with their slack, those that are accounted for are never the more favourable ones.
+    # And with their slack, those that are accounted for are never the more favorable ones.
     one_round = accounting.round_of(made, FullParticipation(), clients)
     assert one_round.sensitivities()[1] > measured["scaled_inflated_l2"]
 
@@ -266,7 +266,7 @@ def test_one_hostile_client_moves_the_noiseless_sum_by_at_most_the_sensitivity(
             assert norm <= 8, name  # zeros, or the rounding of next to nothing
         else:
             assert norm > 0.5 * aggregator.grid.scale, name
-    assert not aggregator.integers([np.zeros(64)] * 4).any()  # the neighbour's contribution
+    assert not aggregator.integers([np.zeros(64)] * 4).any()  # the neighbor's contribution
 
 
 def test_without_our_bound_one_hostile_client_would_stop_the_round(tff):

@@ -80,7 +80,7 @@ def test_one_client_moves_a_metric_by_its_bound_at_most(context):
     call = aggregation(metrics, 0.0)
     honest = [[1.0, 0.5], [2.0, 0.25]]
     base = call(honest)
-    np.testing.assert_allclose(base, [3.0 / M, 0.75 / M], rtol=1e-6)  # m, not the realised two
+    np.testing.assert_allclose(base, [3.0 / M, 0.75 / M], rtol=1e-6)  # m, not the realized two
     for hostile in ([1e9, -1e9], [np.nan, np.inf], [-np.inf, np.nan], [4.0, 1.0]):
         moved = np.abs(call([*honest, hostile]) - base)
         assert (moved <= np.array([4.0, 1.0]) / M * (1 + 1e-6)).all()

@@ -81,9 +81,9 @@ MODELS = {
         (6, 6, 2),
         lambda: [LAYERS.Conv2D(3, 3), LAYERS.MaxPooling2D(), LAYERS.Flatten()],
     ),
-    "normalised": ((5,), lambda: [LAYERS.Dense(4, "tanh"), LAYERS.LayerNormalization()]),
+    "normalized": ((5,), lambda: [LAYERS.Dense(4, "tanh"), LAYERS.LayerNormalization()]),
     "recurrent": ((4, 3), lambda: [LAYERS.LSTM(3)]),
-    "regularised": ((5,), lambda: [LAYERS.Dense(4, "relu", kernel_regularizer="l2")]),
+    "regularized": ((5,), lambda: [LAYERS.Dense(4, "relu", kernel_regularizer="l2")]),
     "sparse": ((5,), lambda: [LAYERS.Embedding(7, 3), LAYERS.Flatten()]),
 }
 
@@ -118,22 +118,22 @@ def test_gradients_of_examples_are_those_of_keras_one_at_a_time(tff, kind):
     np.testing.assert_allclose(change, -total / 12, rtol=1e-4, atol=1e-6)
 
 
-def test_what_cannot_be_vectorised_runs_one_example_after_another(tff, monkeypatch):
+def test_what_cannot_be_vectorized_runs_one_example_after_another(tff, monkeypatch):
     import tensorflow as tf
 
     own = mechanism(noise_multiplier=0.0, batch_size=40, local_steps=2)
     with inside("scan"):
-        vectorised = Silos(linear(3, bias=True), regression((40,)), own).change()[0]
+        vectorized = Silos(linear(3, bias=True), regression((40,)), own).change()[0]
 
         def fails(*_):
             raise ValueError("no converter")
 
         monkeypatch.setattr(tf, "vectorized_map", fails)
         slow = Silos(linear(3, bias=True), regression((40,)), own).change()[0]
-    np.testing.assert_allclose(slow, vectorised, rtol=1e-5)
+    np.testing.assert_allclose(slow, vectorized, rtol=1e-5)
 
 
-def test_recurrent_layers_are_vectorised(tff, monkeypatch):
+def test_recurrent_layers_are_vectorized(tff, monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(tf, "map_fn", None)
@@ -297,12 +297,15 @@ def is_poisson(drawn: np.ndarray) -> bool:
     spread = np.sum((each - trials * rate) ** 2) / (trials * rate * (1 - rate))
     p_values.append(2 * min(stats.chi2.cdf(spread, len(each)), stats.chi2.sf(spread, len(each))))
     # Steps, silos, rounds and records share nothing: products of pairs have mean zero.
-    centred = (drawn - rate) / math.sqrt(rate * (1 - rate))
+    centered = (drawn - rate) / math.sqrt(rate * (1 - rate))
     pairs = [
-        *(centred[:, a] * centred[:, b] for a, b in itertools.combinations(range(STEPS), 2)),
-        *(centred[:, :, a] * centred[:, :, b] for a, b in itertools.combinations(range(SILOS), 2)),
-        centred[1:] * centred[:-1],
-        centred[..., 1:] * centred[..., :-1],
+        *(centered[:, a] * centered[:, b] for a, b in itertools.combinations(range(STEPS), 2)),
+        *(
+            centered[:, :, a] * centered[:, :, b]
+            for a, b in itertools.combinations(range(SILOS), 2)
+        ),
+        centered[1:] * centered[:-1],
+        centered[..., 1:] * centered[..., :-1],
     ]
     groups = [pairs[:6], pairs[6:9], pairs[9:10], pairs[10:]]
     for group in groups:

@@ -3,7 +3,7 @@
 Each row of the table is a learning process and its clients (`contract_cases`); each column is a way in
 which `execution.fast` runs it, and a way in which data are given. Stock TFF runs a row once for all of
 its columns. The columns of a row are thinned where they cost much and show little: XLA takes seconds for
-each shape of a batch, and so does vectorising.
+each shape of a batch, and so does vectorizing.
 
 - Every row runs by "call", and by "scan" without XLA.
 - "vmap" without XLA, "scan" with XLA and what the rule chooses run for each pair of an algorithm and an
@@ -74,7 +74,7 @@ ROWS = [
     Row("weighted FedAvg", "variables wide", "compression"),
     *(Row("FedSGD", "tf-keras dense", name) for name in ("dp fixed", "dp tree", "robust")),
     *(Row("FedSGD", f"{kind} dense") for kind in ("tf-keras", "variables")),
-    *(Row("FedSGD", f"variables {layers}") for layers in ("lstm", "batch normalisation")),
+    *(Row("FedSGD", f"variables {layers}") for layers in ("lstm", "batch normalization")),
     *(Row("FedProx", _DENSE, name) for name in ("mean", "dp adaptive", "secure")),
     Row("FedProx", "variables gru"),
     *(Row("scheduled FedAvg", _DENSE, name) for name in ("mean", "dp fixed", "robust")),
@@ -92,7 +92,7 @@ ROWS = [
         Row("evaluation", f"{kind} dense", data="sizes")
         for kind in ("keras3", "tf-keras", "variables")
     ),
-    Row("evaluation", "variables batch normalisation"),
+    Row("evaluation", "variables batch normalization"),
     Row("k-means", "", data="sizes"),
     *(Row("FedSGD", _VARIABLES, data=name) for name in ("sizes", "passes", "hundred")),
     *(
@@ -131,7 +131,7 @@ QUICK: dict[Row, list[Column]] = {
     Row("tff_dp.FedSGD"): [("scan", "datasets")],
     Row("tff_dp.FedProx"): [("scan", "arrays")],
     Row("tff_dp.FedOpt", "tf-keras dense", "dp fixed"): [("scan", "arrays")],
-    Row("evaluation", "variables batch normalisation"): [("scan", "arrays")],
+    Row("evaluation", "variables batch normalization"): [("scan", "arrays")],
     Row("k-means", "", data="sizes"): [("call", "datasets")],
     **{
         Row("weighted FedAvg", f"keras3 {layers}"): [("scan", feed)]
@@ -141,8 +141,8 @@ QUICK: dict[Row, list[Column]] = {
                 "gru",
                 "embedding",
                 "dropout",
-                "layer normalisation",
-                "group normalisation",
+                "layer normalization",
+                "group normalization",
             ),
             itertools.cycle(FEEDS),
             strict=False,
@@ -276,9 +276,9 @@ def gives_way(row: Row, strategy: str) -> bool:
     if row.algorithm == "k-means" or strategy == "call":
         return True
     if row.algorithm in ("FedProx", "evaluation") and strategy.startswith("vmap"):
-        return True  # an iterator whose batches have two shapes: it cannot be vectorised
+        return True  # an iterator whose batches have two shapes: it cannot be vectorized
     if layers in ("lstm", "gru") and strategy != "scan":
-        return True  # loops in loops, which neither XLA nor vectorising takes
+        return True  # loops in loops, which neither XLA nor vectorizing takes
     if kind == "variables" and layers in ("lstm", "gru"):
         return True  # tf-keras asks for a variable's shape
     return row.aggregator == "ddp secure" and strategy.endswith("xla")  # reads the clock
@@ -356,7 +356,7 @@ def assert_equal_values(actual: Any, expected: Any, *, rounding: float = 0.0) ->
     Args:
       actual: The one.
       expected: The other.
-      rounding: How far weights, and what the server's optimiser keeps of them, may lie apart.
+      rounding: How far weights, and what the server's optimizer keeps of them, may lie apart.
     """
     assert_alike(actual, expected)
     for (path, a), b in zip(tree.flatten_with_path(actual), tree.flatten(expected), strict=True):

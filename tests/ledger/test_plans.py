@@ -191,7 +191,7 @@ def of_other_data(line: dict) -> None:
         (lambda lines: lines[3].update(ledger=3), "begins a ledger within"),
         (lambda lines: of_other_data(lines[3]), r"for other data \(population: 100 and 200"),
         (lambda lines: lines[3]["plan"].update(rounds=0), "does not accept.*rounds=0"),
-        (lambda lines: lines[3]["plan"].update(colour=1), "does not accept.*no field 'colour'"),
+        (lambda lines: lines[3]["plan"].update(color=1), "does not accept.*no field 'color'"),
         (lambda lines: lines[4].update(plan=lines[1]["plan"]), "is not entry 3 of its plan"),
         (lambda lines: lines[4].update(plan=None), "is not entry 3 of its plan"),
         (lambda lines: lines[4]["event"].update(noise_multiplier=9.0), "is not entry 3 of its plan"),

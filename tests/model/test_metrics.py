@@ -27,7 +27,7 @@ def probabilities():
     return keras.Sequential([keras.layers.Input([4]), keras.layers.Dense(1, activation="sigmoid")])
 
 
-def labelled_clients(sizes=(1, 5, 3, 12)):
+def labeled_clients(sizes=(1, 5, 3, 12)):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(sum(sizes), 4)).astype(np.float32)
     y = (x[:, :1] + rng.normal(size=(sum(sizes), 1)) > 0).astype(np.float32)
@@ -35,7 +35,7 @@ def labelled_clients(sizes=(1, 5, 3, 12)):
 
 
 def test_metrics_over_ragged_clients_equal_those_of_pooled_predictions(stock):
-    clients, model = labelled_clients(), probabilities()
+    clients, model = labeled_clients(), probabilities()
     # Chance's weights can make the mean of the negative control equal the pooled value.
     model.set_weights([np.float32([[1.0], [-0.5], [0.5], [0.25]]), np.float32([0.1])])
     makers = {

@@ -48,7 +48,7 @@ def legacy_frozen():
     return legacy_sequential(k.layers.Dense(4, trainable=False), k.layers.Dense(4))
 
 
-def legacy_regularised():
+def legacy_regularized():
     k = tf_keras()
     return legacy_sequential(
         k.layers.Dense(3, kernel_regularizer=k.regularizers.L2(0.3)),
@@ -63,7 +63,7 @@ LEGACY = {
     "nested-builder": (legacy_nested, True, True),
     "branches-builder": (legacy_branches, True, True),
     "frozen": (legacy_frozen, False, False),
-    "regularised": (legacy_regularised, False, False),
+    "regularized": (legacy_regularized, False, False),
 }
 
 
@@ -92,12 +92,12 @@ def test_tf_keras_training_equals_a_plain_loop(stock, kind):
     loss = tf_keras().losses.MeanSquaredError()
     history = keras_rounds(model, loss, clients, rounds=2, rate=RATE)
     assert_weights(values(trained.weights), values(model.weights))
-    if kind != "regularised":  # TFF's own loss metric leaves added losses out; the steps do not
+    if kind != "regularized":  # TFF's own loss metric leaves added losses out; the steps do not
         np.testing.assert_allclose([m["loss"] for m in run.metrics], history, rtol=1e-5)
     assert run.metrics[0]["num_examples"] == clients.num_examples
     x, _ = clients.pooled()
     np.testing.assert_allclose(trained(x), model(x), rtol=1e-4, atol=1e-5)
-    if kind == "regularised":  # negative control
+    if kind == "regularized":  # negative control
         for variable, value in zip(own, initial, strict=True):
             variable.assign(value)
         keras_rounds(model, loss, clients, rounds=2, rate=RATE, added_losses=False)
@@ -124,7 +124,7 @@ def sum_of_products(k):
 
 LEGACY_WAYS = {
     "embedding": (lambda k: k.layers.Embedding(5, 3), True),
-    "batch normalisation": (lambda k: k.layers.BatchNormalization(), False),
+    "batch normalization": (lambda k: k.layers.BatchNormalization(), False),
     "dropout": (lambda k: k.layers.Dropout(0.5), False),
     "regularizer": (lambda k: k.layers.Dense(3, bias_regularizer="l2"), False),
     "recurrent dropout": (lambda k: k.layers.LSTM(3, recurrent_dropout=0.5), False),
@@ -145,7 +145,7 @@ def test_tf_keras_models_stay_usable_while_others_are_bound(tff):
         np.testing.assert_array_equal(model(x).numpy(), before[models.index(model)])
 
 
-def test_tf_keras_batch_normalisation_warns_of_what_is_lost(tff):
+def test_tf_keras_batch_normalization_warns_of_what_is_lost(tff):
     k = tf_keras()
     model = legacy_sequential(k.layers.Dense(3), k.layers.BatchNormalization(name="norm"))
     with pytest.warns(UserWarning, match=r"moving statistics of 'norm'.*GroupNormalization"):

@@ -1,7 +1,7 @@
 """Sampler x adjacency x mechanism x accountant: each cell has its value, or is refused with the reason.
 
 Values marked with a source are published or computed by others; each of the others is one of its
-neighbours (a restatement of the same Gaussian) or is checked by an oracle in its mechanism's own tests.
+neighbors (a restatement of the same Gaussian) or is checked by an oracle in its mechanism's own tests.
 """
 
 from __future__ import annotations

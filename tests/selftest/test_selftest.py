@@ -26,7 +26,7 @@ from tests.support.defects import (
     noised_by,
     not_divided,
     of_another_shape,
-    realised_denominator,
+    realized_denominator,
     reused_between_rounds,
     shared_between_tensors,
     split_forgotten,
@@ -284,7 +284,7 @@ BUILDERS = {
     "NaN passed on": (no_finite_records, FIXED,
                       {SENSITIVITY + "NaN", SENSITIVITY + "infinity"},
                       {SENSITIVITY + "overflowing norm"}),
-    "realised denominator": (realised_denominator, FIXED, {ALONE, NO_UPDATE}, ANY),
+    "realized denominator": (realized_denominator, FIXED, {ALONE, NO_UPDATE}, ANY),
     "a norm measured": (a_measured_norm, FIXED, {RELEASED}, set()),
     # Its zeroing lets NaN through as well.
     "the leaking zeroing default": (leaking_zeroing, AdaptiveGaussianMechanism(noise_multiplier=1.0),

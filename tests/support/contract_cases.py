@@ -317,7 +317,7 @@ def seeded(process: Any, state: Any) -> Any:
     """Returns an initial state with weights that are the same in each run of the tests."""
     weights = process.get_model_weights(state)
     if not hasattr(weights, "trainable"):
-        return state  # centres: TFF has drawn them from a seed
+        return state  # centers: TFF has drawn them from a seed
     rng = np.random.default_rng(1)
     drawn = [rng.normal(scale=0.5, size=np.shape(w)).astype(np.float32) for w in weights.trainable]
     replaced = type(weights)(

@@ -29,7 +29,7 @@ def _embedding(k: Any, words: int) -> list[Any]:
     ]
 
 
-def _normalised(k: Any, layer: Any) -> list[Any]:
+def _normalized(k: Any, layer: Any) -> list[Any]:
     return [k.layers.Dense(4), layer, k.layers.Dense(1)]
 
 
@@ -50,9 +50,9 @@ LAYERS: dict[str, Callable[[Any], list[Any]]] = {
         k.layers.Dropout(1e-30, noise_shape=(1, 1)),
         k.layers.Dense(1),
     ],
-    "layer normalisation": lambda k: _normalised(k, k.layers.LayerNormalization()),
-    "group normalisation": lambda k: _normalised(k, k.layers.GroupNormalization(2)),
-    "batch normalisation": lambda k: _normalised(k, k.layers.BatchNormalization()),
+    "layer normalization": lambda k: _normalized(k, k.layers.LayerNormalization()),
+    "group normalization": lambda k: _normalized(k, k.layers.GroupNormalization(2)),
+    "batch normalization": lambda k: _normalized(k, k.layers.BatchNormalization()),
     # More than 20000 elements in one weight: from there on `compression_aggregator` compresses.
     "wide": lambda k: _embedding(k, _MANY_WORDS),
 }
@@ -94,8 +94,8 @@ def _variable_based(layers: str, input_spec: Any) -> Callable[[], Any]:
 # What a functional model has no place for: moving statistics; and, in TFF's converter from tf-keras, the
 # state of a random generator, and recurrent layers (`ModelSpec` makes their models variable-based).
 _NOT_FUNCTIONAL = {
-    "keras3": {"batch normalisation"},
-    "tf-keras": {"batch normalisation", "dropout", "lstm", "gru"},
+    "keras3": {"batch normalization"},
+    "tf-keras": {"batch normalization", "dropout", "lstm", "gru"},
     "variables": set[str](),
 }
 MODELS = [

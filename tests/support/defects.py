@@ -76,7 +76,7 @@ def clipped_by_tensor(mechanism, m, rounds):
     return averaging(Query(mechanism.clip_norm, stddev), m)
 
 
-def realised_denominator(mechanism, m, rounds):
+def realized_denominator(mechanism, m, rounds):
     import tensorflow_federated as tff
 
     query = finite_records(gaussian_query(mechanism))

@@ -76,7 +76,7 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
     add(
         "--adjacency",
         choices=ADJACENCIES,
-        help="what neighbours are (default: that of the sampling)",
+        help="what neighbors are (default: that of the sampling)",
     )
     add("--json", action="store_true", help="print an object instead of text")
     own = command.add_argument_group("options of single mechanisms")
@@ -131,7 +131,7 @@ def arithmetic_of(options: argparse.Namespace, rounds: int | None = None) -> Any
 
 
 def adjacency_of(options: argparse.Namespace) -> Any:
-    """Returns the neighbouring relation, or None for the default one."""
+    """Returns the neighboring relation, or None for the default one."""
     from tff_dp.sampling import Adjacency
 
     return None if options.adjacency is None else Adjacency(ADJACENCIES[options.adjacency])

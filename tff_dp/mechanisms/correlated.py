@@ -27,7 +27,7 @@ class TreeMechanism(Mechanism):
     estimator of least variance from the nodes that are complete), and a round's result is what it grows
     by. A client that takes part in c rounds under a node moves it by c C: the run is the Gaussian
     mechanism of noise multiplier z / sqrt(the largest sum of c^2 over all nodes), for the number of
-    rounds and the participation that the sampler enforces. Neighbours are zero-out (the client's updates
+    rounds and the participation that the sampler enforces. Neighbors are zero-out (the client's updates
     are zeros) or replace-one (twice the sensitivity); sampling amplifies nothing.
 
     Edge cases: those of `GaussianMechanism`. The noise of a node is drawn when it is released, never
@@ -62,7 +62,7 @@ class TreeMechanism(Mechanism):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BandedMechanism(Mechanism):
-    """Banded matrix factorisation (DP-BandMF): noise that the next rounds partly take off again.
+    """Banded matrix factorization (DP-BandMF): noise that the next rounds partly take off again.
 
     What it protects: the whole contribution of one client to all rounds in which it takes part.
 

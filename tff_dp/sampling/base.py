@@ -1,4 +1,4 @@
-"""What samplers and neighbouring relations are."""
+"""What samplers and neighboring relations are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tff_dp.errors import ArgumentError
 
 
 class Adjacency(enum.Enum):
-    """When two data sets are neighbours, that is, what an adversary may not tell apart."""
+    """When two data sets are neighbors, that is, what an adversary may not tell apart."""
 
     ADD_OR_REMOVE_ONE = "add-or-remove-one"
     REPLACE_ONE = "replace-one"

@@ -70,7 +70,7 @@ def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any
     starts = np.concatenate([[0], np.cumsum(lengths)])
     firsts = cohort.starts[low:high]
     if cohort.rows is None and (firsts[:-1] + lengths[:-1] == firsts[1:]).all():
-        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # neighbours
+        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # neighbors
     else:
         positions = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
         rows = positions if cohort.rows is None else cohort.rows[positions]
