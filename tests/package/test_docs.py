@@ -19,7 +19,7 @@ from tff_dp import cli
 from tff_dp.errors import ArgumentError
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"python", "sh", "text", "toml", "json"}
+LANGUAGES = {"python", "sh", "text", "toml", "json", "mermaid"}
 NOT_RUN = "# Not run in the tests: "
 FOREIGN = {"git", "pip", "uv", "cd"}  # commands of others, in the pages' shell blocks
 OWN = {"quickstart", "test", "fuzz", "lint", "lock", "interpreters", "help"}  # words of ./run
