@@ -50,7 +50,8 @@ def write_case(
 ) -> list[Any]:
     """Writes `Case` and `StatelessCase` as a binary tree of choices between two branches.
 
-    TensorFlow vectorizes a choice between two branches, but not one among several.
+    A choice between two plain branches can be a select, which TensorFlow vectorizes over clients that
+    take different branches.
 
     Args:
       emission: The emission that writes the node.
