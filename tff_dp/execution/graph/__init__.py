@@ -1,1 +1,1 @@
-"""TensorFlow graphs of TFF computations: read, written into other graphs, keyed, and traced."""
+"""TensorFlow graphs of TFF computations: reading, rewriting, keying of random numbers, tracing."""

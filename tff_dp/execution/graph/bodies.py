@@ -1,4 +1,9 @@
-"""Serialized TensorFlow graphs and functions in one form: nodes that name their inputs by position."""
+"""Serialized TensorFlow graphs and functions in one form.
+
+A `GraphDef` names an output of a node by its position ("node:1"), a `FunctionDef` by the name of the
+output and a position within it ("node:output:0"). Both become a `Body`, whose references all have the
+first form, so that the rest of the package need not tell graphs from functions.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ from typing import Any
 
 from tff_dp._compat import tensorflow as tf_compat
 
-# An output of a node: its name and position. -1 stands for "after the node has run".
+# An output of a node: the name of the node and the position of the output. The position AFTER stands
+# for a control edge, which carries no value and only orders the execution.
 Reference = tuple[str, int]
 AFTER = -1
 
@@ -18,11 +24,11 @@ class Body:
     """A graph, or the body of a function.
 
     Attributes:
-      nodes: `NodeDef` by name.
-      inputs: The nodes' inputs, by name of the node.
-      arguments: Names that a caller binds, in order.
-      results: What a caller gets, in order.
-      effects: Nodes that must run whether or not a result needs them.
+      nodes: The `NodeDef` of each node, by its name.
+      inputs: The inputs of each node, control edges included, by the name of the node.
+      arguments: The names that a caller binds to values, in the order of the signature.
+      results: The outputs that a caller gets, in the order of the signature.
+      effects: Nodes that must run even if no result depends on them, as control edges.
     """
 
     nodes: dict[str, Any]
@@ -32,10 +38,16 @@ class Body:
     effects: tuple[Reference, ...] = ()
 
     def ordered(self, targets: Iterable[Reference]) -> Iterator[str]:
-        """Yields the names of the nodes that the targets need, each after those that it needs.
+        """Yields the nodes that the targets depend on, in topological order.
 
-        Edges of control count: whoever runs the nodes in this order runs them in an order that
-        TensorFlow might have chosen.
+        Control edges are dependencies as well, so that this is an order in which TensorFlow itself
+        could run the nodes.
+
+        Args:
+          targets: The outputs that are wanted.
+
+        Yields:
+          The name of each node, after those of all its inputs. Arguments are left out.
         """
         done = set(self.arguments)
         pending = [(name, False) for name, _ in targets]
@@ -53,7 +65,15 @@ class Body:
             pending.extend((source, False) for source in reversed(needed))
 
     def origin(self, reference: Reference) -> Reference:
-        """Returns the tensor that a chain of identities begins with."""
+        """Returns the tensor at the beginning of a chain of identities.
+
+        Args:
+          reference: An output of a node.
+
+        Returns:
+          The first tensor, going backwards, that is not the output of an `Identity`; the reference
+          itself if it is none.
+        """
         name, _ = reference
         while name in self.nodes and self.nodes[name].op == "Identity":
             reference = self.inputs[name][0]
@@ -62,16 +82,20 @@ class Body:
 
 
 def of_graph(graph_def: Any, arguments: Iterable[str], results: Iterable[str]) -> Body:
-    """Returns the body of a graph.
+    """Reads a graph.
 
     Args:
       graph_def: The `GraphDef`.
-      arguments: Names of the tensors to bind; each the only output of its node.
-      results: Names of tensors.
+      arguments: The names of the tensors to bind; each is the only output of its node.
+      results: The names of the tensors to return.
+
+    Returns:
+      The body of the graph.
     """
     return Body(
         nodes={node.name: node for node in graph_def.node},
-        # The edge that closes a loop of TensorFlow 1 is left out: such graphs are only looked through.
+        # The edge that closes a loop of TensorFlow 1 is left out, so that the graph has no cycle. A
+        # graph with such a loop is only inspected and never rewritten (`Program.obstacle`).
         inputs={
             node.name: [_flat(name) for name in node.input if node.op != "NextIteration"]
             for node in graph_def.node
@@ -82,11 +106,18 @@ def of_graph(graph_def: Any, arguments: Iterable[str], results: Iterable[str]) -
 
 
 def of_function(function: Any, functions: Mapping[str, Any]) -> Body:
-    """Returns the body of a `FunctionDef`.
+    """Reads a function.
 
     Args:
-      function: The function.
-      functions: The library that it is from, by name: its nodes may call others by their own names.
+      function: The `FunctionDef`.
+      functions: The library that it belongs to, by name. A node may call another function with that
+        function's name as its operation; its outputs are then those of the function's signature.
+
+    Returns:
+      The body of the function.
+
+    Raises:
+      ValueError: A node refers to an output that the definition of its operation does not have.
     """
     arguments = tuple(argument.name for argument in function.signature.input_arg)
     nodes = {node.name: node for node in function.node_def}
@@ -117,7 +148,7 @@ def _flat(name: str) -> Reference:
 
 
 def _position(node: Any, output: str, functions: Mapping[str, Any]) -> int:
-    """Returns the position of the first tensor of a node's output of a name."""
+    """Returns the position, among all outputs of a node, of the first tensor of a named output."""
     position = 0
     called = functions.get(node.op)
     definition = tf_compat.op_def(node.op) if called is None else called.signature

@@ -1,4 +1,9 @@
-"""Conditionals, written as a choice between two graphs or as a select between two values."""
+"""Conditionals, written as a `tf.cond` of two graphs or as a select between the values of both.
+
+A select runs both branches. It is faster for small branches, and `tf.vectorized_map` can vectorize it
+over clients whose conditions differ. It is used only where both branches are cheap and free of effects
+and errors (`Program.is_plain`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,17 @@ _Way = Callable[[], list[Any]]
 
 
 def write_if(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-    """Writes `If` and `StatelessIf`."""
+    """Writes `If` and `StatelessIf`.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The values of the branch that is taken, one for each output of the node.
+    """
     condition, *arguments = inputs
     if condition.dtype != tf.bool:
         condition = tf.cast(condition, tf.bool)
@@ -33,11 +48,24 @@ def write_if(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, 
 def write_case(
     emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]
 ) -> list[Any]:
-    """Writes a choice among several branches as choices between two, which vectorize."""
+    """Writes `Case` and `StatelessCase` as a binary tree of choices between two branches.
+
+    A choice between two plain branches can be a select, which TensorFlow vectorizes over clients that
+    take different branches.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The values of the branch that is taken, one for each output of the node.
+    """
     index, *arguments = inputs
     functions = [function.name for function in node.attr["branches"].list.func]
     last = len(functions) - 1
-    # TensorFlow takes the last branch for an index that is out of range.
+    # TensorFlow runs the last branch if the index is out of range.
     index = tf.where(tf.logical_and(index >= 0, index < last), index, last)
     shapes = _output_shapes(node)
 
@@ -63,20 +91,33 @@ def _choose(
     plain: bool,
     shapes: Sequence[tf.TensorShape],
 ) -> list[Any]:
-    """Writes a choice between two ways, of which both may run if they are plain."""
+    """Writes a choice between two branches, which may both run if they are plain.
+
+    Args:
+      emission: The emission.
+      condition: Whether the first branch is taken, bool [].
+      then: Writes the first branch.
+      otherwise: Writes the second branch.
+      plain: Whether a branch may run although it is not taken.
+      shapes: The shapes of the results according to the node; may be empty.
+
+    Returns:
+      The values of the branch that is taken.
+    """
     if plain:
         kept = dict(emission.carried)
         selected = _both(emission, condition, then, otherwise)
-        # Where no compiler fuses it, selecting copies a tensor, and a choice does not.
+        # A select copies a tensor unless a compiler fuses it, and a `tf.cond` does not. Where the
+        # graph must be static it is compiled or vectorized, and the select always stays.
         if emission.style.is_static or not any(_is_large(tensor) for tensor in selected):
             return selected
-        emission.carried = kept  # TensorFlow prunes what has been written for nothing
+        emission.carried = kept  # TensorFlow prunes the nodes written above, which nothing uses
     names = list(emission.carried)
 
     def way(write: _Way) -> Callable[[], list[tf.Tensor]]:
         def run() -> list[tf.Tensor]:
             results, out = emission.apart(write)
-            # `tf.cond` wants tensors of the branch's own graph; a branch may return its arguments.
+            # `tf.cond` requires tensors of the branch's own graph, and a branch may return arguments.
             return [tf.identity(tensor) for tensor in (*results, *out)]
 
         return run
@@ -84,14 +125,19 @@ def _choose(
     merged = tf.cond(condition, way(then), way(otherwise))
     count = len(merged) - len(names)
     emission.resume(names, merged[count:])
-    # `tf.cond` gives what both branches are known to have in common; the node may know more.
+    # The static shapes from `tf.cond` are those that both branches have in common; the attribute of
+    # the node may be more specific.
     for tensor, shape in zip(merged, shapes, strict=False):
         tensor.set_shape(shape)
     return list(merged[:count])
 
 
 def _both(emission: Emission, condition: tf.Tensor, then: _Way, otherwise: _Way) -> list[Any]:
-    """Writes both ways and selects: for small ones faster than a choice, and it vectorizes."""
+    """Writes both branches and selects between their values.
+
+    Each branch is written under its condition, so that assignments and failed checks in it count only
+    if it is taken.
+    """
     outer = emission.conditions
     results = []
     for write, taken in ((then, condition), (otherwise, ~condition)):

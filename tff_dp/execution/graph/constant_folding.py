@@ -1,8 +1,8 @@
-"""Small whole numbers that are known when a graph is written, such as shapes and what follows from them.
+"""Constant folding of small integer tensors, such as shapes and what is computed from them.
 
-The shape of a tensor is static where the numbers that it is made of are known. TensorFlow's inference
-sees some of them; operations such as `BroadcastGradientArgs`, and numbers that enter a loop, hide them.
-Here an operation on known numbers is run at once, and what it gives is written as a constant.
+A tensor has a static shape only if TensorFlow's shape inference knows the numbers that determine it. The
+inference loses them in operations such as `BroadcastGradientArgs`, and where they enter a loop. Here an
+operation whose inputs are all known runs while the graph is written, and its outputs become constants.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 
 
 def within(value: Any) -> Any:
-    """Returns a value for the graph that is being traced: as a constant where it is a known number."""
+    """Returns a value for use in the graph that is being traced, as a constant of it if possible.
+
+    Args:
+      value: An input of an operation: a tensor of this graph or an outer one, or another object.
+
+    Returns:
+      A constant if the value is a tensor of an outer graph that holds at most 64 integers or truth
+      values, all known; otherwise the value itself.
+    """
     if not _is_number(value) or value.graph is tf.compat.v1.get_default_graph():
         return value
     known = tf.get_static_value(value)
@@ -29,11 +37,15 @@ def within(value: Any) -> Any:
 
 
 def fold(node: Any, inputs: Sequence[Any]) -> list[tf.Tensor] | None:
-    """Returns what an operation gives as constants, or None where that is not known now.
+    """Runs an operation while the graph is written, if all its inputs are known.
 
     Args:
-      node: The operation.
-      inputs: Its inputs.
+      node: The `NodeDef`.
+      inputs: The values of its inputs.
+
+    Returns:
+      A constant for each output; None if the operation has state, an input is not known, an output is
+      not an integer or truth value, an output has more than 64 elements, or the operation fails.
     """
     if node.op in _OF_SHAPES:
         return _of_shapes(node, inputs)
@@ -53,7 +65,7 @@ def fold(node: Any, inputs: Sequence[Any]) -> list[tf.Tensor] | None:
             found = [
                 tensor.numpy() for tensor in tf.nest.flatten(operation(**arguments, **attributes))
             ]
-    except (tf.errors.OpError, TypeError, ValueError):  # it fails where it runs, too
+    except (tf.errors.OpError, TypeError, ValueError):  # it is left to fail when the graph runs
         return None
     if any(value.dtype not in _NUMPY or value.size > _FEW for value in found):
         return None
@@ -80,7 +92,7 @@ def _of_shapes(node: Any, inputs: Sequence[Any]) -> list[tf.Tensor] | None:
 
 
 def _named(node: Any, definition: Any, inputs: list[tf.Tensor]) -> dict[str, Any]:
-    """Returns an operation's inputs by name, those that belong to a list together."""
+    """Returns the inputs of an operation by name; an input that is a list gets a list of tensors."""
     named: dict[str, Any] = {}
     for argument in definition.input_arg:
         if argument.number_attr:
@@ -95,7 +107,10 @@ def _named(node: Any, definition: Any, inputs: list[tf.Tensor]) -> dict[str, Any
 
 
 def _attributes(node: Any, definition: Any) -> dict[str, Any] | None:
-    """Returns an operation's attributes that do not follow from its inputs, or None for other kinds."""
+    """Returns the attributes that TensorFlow does not infer from the inputs of an operation.
+
+    Returns None if one of them is neither a type, an integer, a truth value nor a float.
+    """
     inferred = {
         name
         for argument in definition.input_arg

@@ -1,18 +1,19 @@
-"""One writing of a program into the graph that is being traced.
+"""The emission of a program into the graph that is being traced.
 
-An `Emission` goes over the nodes of a body in an order that TensorFlow might have chosen, and creates
-each node anew. It keeps what the operations need to know of where they are:
+An `Emission` visits the nodes of a body in topological order and creates a copy of each in the graph
+that is being traced. It keeps track of the context of the node that is being written:
 
-- the path of the nodes that called the body, which keys the random draws: no two nodes share a key,
-  although a function that is called twice is written twice;
-- the numbers of the iterations of the loops around, which are folded into the keys: an operation in a
-  loop draws anew in each iteration;
-- the conditions of the branches around. A branch that is written as a select runs in any case, so that
-  what it does beside returning a value (assignments, failed checks) must depend on its condition;
-- what is carried (`carried`).
+- the path of the nodes that called the body. It determines the keys of the random draws. A function
+  that is called twice is written twice, under two paths, so that its two copies draw under different
+  keys;
+- the iteration numbers of the enclosing loops, which are folded into the keys, so that an operation in a
+  loop draws new numbers in each iteration;
+- the conditions of the enclosing branches. A branch that is written as a select always runs, so that its
+  side effects (assignments and failed checks) must be conditional on its being taken;
+- the carried state (`carried`).
 
-What happens for each operation is in the handlers, which `emitter` gives: functions of (emission, node,
-inputs, path).
+Operations that are not simply copied have handlers, functions of (emission, node, inputs, path), which
+`emitter` supplies.
 """
 
 from __future__ import annotations
@@ -38,18 +39,19 @@ Handler = Callable[["Emission", Any, list[Any], tuple[str, ...]], list[Any]]
 
 
 class _Guards:
-    """Which way each condition went where a node runs: {(node, position) of the condition: way}.
+    """The conditions under which each node runs: {the condition's tensor: its value}.
 
     In graphs of TensorFlow 1, a branch is not a function: its nodes are those that depend on one of the
-    two outputs of a `Switch`. Each node inherits the conditions of what it depends on.
+    two outputs of a `Switch`. Each node inherits the conditions of the nodes that it depends on.
     """
 
     def __init__(self) -> None:
-        # By tensor for the outputs of a Switch, which differ in their way; by (node, AFTER) for others.
+        # The outputs of a Switch have an entry each, since the condition is true for one and false for
+        # the other. Every other node has one entry for all its outputs, under (node, AFTER).
         self.of: dict[bodies.Reference, dict[bodies.Reference, bool]] = {}
 
     def inherit(self, references: list[bodies.Reference]) -> dict[bodies.Reference, bool]:
-        """Returns the conditions under which a node runs that depends on these tensors."""
+        """Returns the conditions under which a node with these inputs runs."""
         found: dict[bodies.Reference, bool] = {}
         for reference in references:
             found |= self.of.get(reference, self.of.get((reference[0], bodies.AFTER), {}))
@@ -57,24 +59,25 @@ class _Guards:
 
 
 class Emission:
-    """One writing of a program.
+    """The state of writing one program once.
 
     Args:
       program: The program.
-      key: The key of its random operations, uint64 [2].
-      style: See `emitter.emit`.
-      words: See `emitter.emit`.
-      handlers: What writes the operations that are not created as they are, by operation.
+      key: The key that the random operations derive theirs from, uint64 [2].
+      style: How the graph is compiled; see `emitter.emit`.
+      words: The source of random words for a plan's noise, or None; see `emitter.emit`.
+      handlers: The functions that write the operations which are not copied, by operation.
 
     Attributes:
       program: The program.
-      style: What becomes of the graph.
-      carried: What flows along beside the tensors, by `FAILED`, `Variable` and `Iterator`.
-      variables: The graph's variables by name.
-      conditions: Of the branches around that are written as selects; tensors, bool [].
-      limits: What is known of the ranges of whole numbers.
-      is_unchecked: Whether no kernel raises where an index is out of range, so that the graph itself
-        has to check it: see `range_checks`.
+      style: How the graph is compiled.
+      carried: The carried state: a tensor for `carried.FAILED`, for each `carried.Variable` that has a
+        value, and for each `carried.Iterator`.
+      variables: The variables of the graph by name.
+      conditions: The conditions of the enclosing branches that are written as selects, bool [] each.
+      limits: The known ranges of integer tensors.
+      is_unchecked: Whether kernels may accept an index that is out of range, so that the graph itself
+        has to check it (`range_checks`).
     """
 
     def __init__(
@@ -95,15 +98,15 @@ class Emission:
         self._key = key
         self._words = words
         self._handlers = handlers
-        self._steps: list[tf.Tensor] = []  # the iterations of the loops around, the outermost first
-        self._clock: set[Any] = set()  # references to tensors that were read off a clock
-        # Whether the node that is being written leads to a step function, where XLA's roundoff would
-        # be amplified: see `xla_numerics.before_steps`.
+        self._steps: list[tf.Tensor] = []  # iterations of the enclosing loops, outermost first
+        self._clock: set[Any] = set()  # references to tensors computed from the current time
+        # Whether the result of the node that is being written reaches a step function (such as Floor),
+        # which would amplify XLA's roundoff: see `xla_numerics.before_steps`.
         self._is_before_step = False
 
     @property
     def failed(self) -> tf.Tensor:
-        """The number of the first check that has failed, int32 [], 0 for none."""
+        """The number of the first check that has failed, int32 []; 0 if none has."""
         return self.carried[carried.FAILED]
 
     def run(
@@ -113,16 +116,23 @@ class Emission:
         targets: list[bodies.Reference],
         path: tuple[str, ...],
     ) -> list[Any]:
-        """Writes what a body's targets need.
+        """Writes the nodes of a body that its targets and effects depend on.
 
         Args:
           body: The body.
-          bound: Values by name of the argument.
-          targets: What is wanted.
-          path: The names of the nodes that called the body.
+          bound: The value of each argument, by name, in a list of one: tensors, or `program.Batches`,
+            `carried.Variable`, `carried.Iterator` or `carried.Optional` in place of a resource or
+            variant.
+          targets: The outputs that are wanted.
+          path: The names of the nodes that called the body, the outermost first.
 
         Returns:
-          The targets' values; None for a node whose running is all that is wanted.
+          The values of the targets, in order; None for a target that is a control edge.
+
+        Raises:
+          NotImplementedError: An operation cannot be written for its inputs.
+          ShapeVariesError: The style requires static shapes, and the shape of a tensor depends on
+            values.
         """
         values = dict(bound)
         guards = _Guards()
@@ -133,16 +143,17 @@ class Emission:
             node, sources = body.nodes[name], body.inputs[name]
             inputs = [values[source][index] for source, index in sources if index >= 0]
             if self.style.is_static:
-                # A known number from outside of a loop becomes a constant of the loop's own graph:
-                # shape inference does not look through the loop's captures.
+                # Shape inference does not look through the captures of a loop's graph. A known number
+                # from outside of the loop therefore becomes a constant inside of it.
                 inputs = [constant_folding.within(value) for value in inputs]
             held = guards.inherit(sources)
             if node.op == "Switch":
-                # Both outputs are the input. TensorFlow would run only one side of it; here both run,
-                # and `_merge` selects. Which way an output stands for is remembered for what follows.
+                # Both outputs are the input. TensorFlow would run only the nodes behind one of them;
+                # here the nodes behind both run, and `_merge` selects. The nodes behind an output
+                # inherit the value of the condition that the output stands for.
                 condition = body.origin(sources[1])
                 values[name] = [inputs[0], inputs[0]]
-                for way in (0, 1):
+                for way in (0, 1):  # output 0 is the branch for false
                     guards.of[name, way] = held | {condition: bool(way)}
                 continue
             if node.op == "Merge":
@@ -163,9 +174,12 @@ class Emission:
         sources: list[bodies.Reference],
         guards: _Guards,
     ) -> tuple[list[tf.Tensor], dict[bodies.Reference, bool]]:
-        """Selects between the two inputs of a `Merge` by the condition on which they differ.
+        """Writes a `Merge`: selects between its two inputs by the condition in which they differ.
 
-        Behind it that condition no longer holds: the result exists whichever way it went.
+        Nodes behind it no longer depend on that condition, since the result exists for both values.
+
+        Returns the outputs of the `Merge` (the value and the index of the input that it is from), and
+        the conditions under which it runs.
         """
         sources = [source for source in sources if source[1] != bodies.AFTER]
         sides = [guards.inherit([source]) for source in sources]
@@ -191,7 +205,7 @@ class Emission:
         held: dict[bodies.Reference, bool],
         values: dict[str, list[Any]],
     ) -> list[Any]:
-        """Writes a node, by its handler if its operation has one."""
+        """Writes a node, using the handler of its operation if there is one."""
         op = node.op
         if op in randomness.OPERATIONS:
             key = self.key_at(path)
@@ -215,11 +229,25 @@ class Emission:
             self.conditions = outer
 
     def copy(self, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-        """Writes an operation as it is, but for one thing: a clock that becomes an integer is a seed.
+        """Copies an operation into the graph, with the corrections that it needs there.
 
-        TFF and tensorflow-privacy seed rotations, roundings and noise by the time in microseconds,
-        which clients of one graph would share, and others could guess. Such a seed is replaced with one
-        from the key.
+        - An operation on known integers becomes constants (`constant_folding`).
+        - A check of index ranges is added if kernels do not make it (`range_checks`).
+        - An operation whose results XLA would change is written in another form (`xla_numerics`).
+        - A cast of the current time to an integer becomes a random integer. TFF and tensorflow-privacy
+          seed rotations, roundings and noise with the time in microseconds. All clients in one graph
+          would share such a seed, and an adversary could guess it.
+
+        Args:
+          node: The `NodeDef`.
+          inputs: The values of its inputs.
+          path: The names of the nodes that lead to it, its own name last.
+
+        Returns:
+          The values of its outputs.
+
+        Raises:
+          NotImplementedError: The operation needs a correction that does not exist for these inputs.
         """
         folded = constant_folding.fold(node, inputs) if self.style.is_static else None
         if folded is not None:
@@ -233,8 +261,8 @@ class Emission:
             if written is not None:
                 return written
         from_clock = any(isinstance(i, tf.Tensor) and i.ref() in self._clock for i in inputs)
-        # Attributes with an underscore are TensorFlow's notes on the graph that the node comes from, such
-        # as "_class", which names nodes to be placed together. They do not hold in this graph.
+        # Attributes that begin with an underscore are TensorFlow's annotations for the graph that the
+        # node comes from, such as "_class", which names colocated nodes. They do not apply to this graph.
         attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
         graph = tf.compat.v1.get_default_graph()
         outputs = list(graph.create_op(node.op, inputs, attrs=attributes).outputs)
@@ -245,7 +273,16 @@ class Emission:
         return outputs
 
     def call(self, function: str, arguments: list[Any], path: tuple[str, ...]) -> list[Any]:
-        """Writes the body of a function in place of its call."""
+        """Writes the body of a function in place of a call.
+
+        Args:
+          function: The name of the function in the program's library.
+          arguments: The values of its arguments, in the order of its signature.
+          path: The names of the nodes that lead to the call, that of the calling node last.
+
+        Returns:
+          The values of its results, in the order of its signature.
+        """
         body = self.program.body_of(function)
         bound = {n: [a] for n, a in zip(body.arguments, arguments, strict=True)}
         return self.run(body, bound, list(body.results), path)
@@ -253,7 +290,18 @@ class Emission:
     def call_in_step(
         self, number: tf.Tensor, function: str, arguments: list[Any], path: tuple[str, ...]
     ) -> list[Any]:
-        """Writes the body of a function that a loop calls in the iteration of a number, int64 []."""
+        """Writes the body of a function that a loop calls in each iteration.
+
+        Args:
+          number: The number of the iteration, an integer tensor [] of the loop's graph. It is folded
+            into the keys of all random draws in the function.
+          function: The name of the function in the program's library.
+          arguments: The values of its arguments, in the order of its signature.
+          path: The names of the nodes that lead to the call, that of the loop last.
+
+        Returns:
+          The values of its results, in the order of its signature.
+        """
         self._steps.append(number)
         try:
             return self.call(function, arguments, path)
@@ -261,9 +309,17 @@ class Emission:
             self._steps.pop()
 
     def key_at(self, path: tuple[str, ...]) -> tf.Tensor:
-        """Returns the key of a node's random draws, uint64 [2], in this call and iteration."""
-        # No operation has a seed of its own to tell it by: TFF refuses to serialize such graphs. So the
-        # place in the program stands for it.
+        """Returns the key of a node's random draws in this call and iteration.
+
+        Args:
+          path: The names of the nodes that lead to the node, its own name last.
+
+        Returns:
+          A key, uint64 [2], derived from the emission's key, the path, and the iterations of the
+          enclosing loops.
+        """
+        # The operations have no seeds that could tell them apart, because TFF refuses to serialize
+        # operations with seeds. The place in the program identifies them instead.
         key = randomness.fold(self._key, randomness.place(path))
         for step in self._steps:
             key = randomness.fold(key, step)
@@ -272,14 +328,19 @@ class Emission:
     def apart(
         self, function: Callable[..., list[Any]], *arguments: Any
     ) -> tuple[list[Any], list[tf.Tensor]]:
-        """Runs a function that writes into a graph of its own: a branch, or the body of a loop.
+        """Runs a function that writes into another graph: that of a branch or of the body of a loop.
 
-        What is carried there belongs to that graph and must leave it as its results. Here it is as
-        before, until `resume` takes over what the branch or the loop has returned. Keys that are new
-        (a variable that the function alone uses) are dropped: nothing outside knows them.
+        The carried tensors that the function leaves behind belong to the other graph, which therefore
+        has to return them as results. The carried state of this emission is restored, until `resume`
+        replaces it with what the `tf.cond` or `tf.while_loop` has returned. Keys that the function adds
+        (variables that it alone uses) are dropped, since nothing outside refers to them.
+
+        Args:
+          function: Writes into the other graph and returns its results.
+          *arguments: Its arguments.
 
         Returns:
-          The function's results, and what it carries out, in the order of the keys of `carried`.
+          The results of the function, and the carried tensors at its end, in the order of `carried`.
         """
         kept = dict(self.carried)
         results = function(*arguments)
@@ -288,21 +349,34 @@ class Emission:
         return results, out
 
     def resume(self, names: list[Any], tensors: Sequence[tf.Tensor]) -> None:
-        """Carries on with the tensors that a branch or a loop has returned."""
+        """Replaces carried tensors with those that a conditional or a loop has returned.
+
+        Args:
+          names: The keys of `carried`, in the order in which `apart` returned their tensors.
+          tensors: The new tensor for each key. Their static shapes are restored.
+        """
         for name, value in zip(names, tensors, strict=True):
             value.set_shape(carried.shape_of(name))
             self.carried[name] = value
 
     def is_taken(self) -> tf.Tensor | None:
-        """Returns whether the branches that lead here are taken, bool []; None outside branches."""
+        """Returns whether all enclosing branches are taken, bool []; None outside of branches.
+
+        Only branches that are written as selects count. In a branch of a `tf.cond`, code runs only if
+        the branch is taken.
+        """
         return tf.reduce_all(tf.stack(self.conditions)) if self.conditions else None
 
     def keep(self, check: range_checks.Check | None) -> None:
-        """Keeps a check that nothing else makes, unless it is in a branch that is not taken.
+        """Records a check, which counts only if the enclosing branches are taken.
 
-        A check is no operation that raises: XLA has none, and in a vectorized graph the error of one
-        client would be everybody's. It becomes a number beside the results, that of the first check that
-        has failed, which the caller looks up in the program's messages.
+        A check cannot be an operation that raises an exception: XLA has no such operation, and in a
+        vectorized graph the failure of one client would end the computation for all. Instead, the
+        number of the first failed check is carried to the end of the graph and returned as an
+        additional result. The caller looks up its message in `Program.checks`.
+
+        Args:
+          check: The check; None has no effect.
         """
         if check is None:
             return

@@ -1,7 +1,7 @@
 """Writes a `Program` into the graph that is being traced.
 
-`emission` goes over the nodes; here is the table of the operations that are not created as they are, and
-what is written in their place.
+`emission` visits the nodes and copies them. This module has the entry point, and the table of the
+operations that are written in another form.
 """
 
 from __future__ import annotations
@@ -26,26 +26,33 @@ def emit(
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Writes a program into the graph that is being traced.
 
+    The emitted operations are a pure function of the arguments and the key: variables and iterators
+    become values, random operations draw under keys, and failed assertions become a number.
+
     Args:
-      written: The program.
-      arguments: A tensor for each of the flattened parameter type, `Batches` for a sequence.
-      key: Of this call, uint64 [2].
-      only: Positions of the results that are wanted; all by default.
-      style: What becomes of the graph.
-      words: Where the noise of a plan gets its random words, as `random_words.Fed`; None for the key's.
+      written: The program. Its `obstacle` must be None.
+      arguments: The values of the flattened parameter, in order: tensors, and `program.Batches` for
+        sequences.
+      key: The key of the random operations in this call, uint64 [2]. Two calls with equal keys and
+        arguments draw the same numbers.
+      only: The positions of the results that are wanted; all if None.
+      style: How the graph is compiled: whether by XLA, and whether it is vectorized.
+      words: A source of random words for the operations that draw noise of a plan, such as
+        `random_words.Fed`; None if they draw under the key as all others do.
 
     Returns:
-      The results, and the number of the first check that failed, int32 [], 0 for none.
+      The wanted results, in the order of the flattened result or of `only`; and the number of the first
+      check that failed, int32 [], 0 if none did. The number minus 1 is a position in `written.checks`.
 
     Raises:
-      NotImplementedError: Something in it cannot be written so; `ShapeVariesError` for a tensor
-        whose shape depends on values.
+      NotImplementedError: An operation cannot be written in this style. The subclass `ShapeVariesError`
+        is for a tensor whose shape depends on values in a style that requires static shapes.
     """
     results = written.body.results
     wanted = results if only is None else [results[position] for position in only]
     emission = Emission(written, key, style, words, HANDLERS)
     bound = dict(zip(written.body.arguments, ([a] for a in arguments), strict=True))
-    bound[written.token] = [tf.constant("")]
+    bound[written.token] = [tf.constant("")]  # the token of a TFF session, which nothing reads
     values = emission.run(written.body, bound, [*written.start, *wanted], ())
     return values[len(written.start) :], emission.failed
 
@@ -55,7 +62,7 @@ def _call(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...
 
 
 def _check(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-    """Makes a kept check of an assertion."""
+    """Records an assertion as a check; `CheckNumerics` also returns its input."""
     del path
     if node.op == "CheckNumerics":
         holds = tf.reduce_all(tf.math.is_finite(inputs[0]))
@@ -79,7 +86,7 @@ def _skip(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...
 
 
 def _l2_loss(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
-    """Half the sum of squares: `L2Loss` itself cannot be vectorized."""
+    """Writes half the sum of squares in a vectorized graph: `L2Loss` has no vectorized form."""
     if not emission.style.vmap:
         return emission.copy(node, inputs, path)
     return [tf.reduce_sum(tf.square(inputs[0])) / 2]
@@ -103,4 +110,4 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(program.ITERATION, resource_values.write_iterator),
     **dict.fromkeys(program.VARIABLES, resource_values.write_variable),
 }
-"""What writes the operations that are not created as they are, by operation."""
+"""The function that writes each operation which is not copied as it is, by operation."""

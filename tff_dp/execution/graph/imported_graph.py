@@ -1,8 +1,9 @@
-"""TensorFlow graphs of TFF computations, as functions of this process's own TensorFlow.
+"""TensorFlow graphs of TFF computations, imported as functions of this process's TensorFlow.
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
-arguments and results. Here it is imported once and called like any TensorFlow function, hence on
-whatever device this process has. Its random operations are keyed, those that can be (`keyed_import`).
+arguments and results. Here it is imported once, unlike a `program.Program`, which is written into other
+graphs, and is called like any TensorFlow function, so that it runs on the devices of this process. Its
+random operations draw under keys where that is possible (`keyed_import`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ _SHARED = resources.STATIC_TABLES | {"VarHandleOp", "VariableV2"}
 class ImportedGraph:
     """A TensorFlow computation as a function from flat arguments to flat results.
 
+    Args:
+      computation: A `tff.tensorflow.computation`.
+
     Attributes:
-      type_signature: The computation's TFF type.
+      type_signature: The TFF type of the computation.
+
+    Raises:
+      TypeError: The computation is not a TensorFlow computation.
     """
 
     def __init__(self, computation: Any) -> None:
@@ -40,7 +47,7 @@ class ImportedGraph:
         token = graph.session_token_tensor_name
 
         def load() -> None:
-            # The token names a TFF session; nothing here reads what it says, but it must be fed.
+            # The token identifies a TFF session. Nothing here reads it, but it must have a value.
             _import_with_loop(graph_def, {token: tf.constant("")} if token else {})
 
         wrapped = tf.compat.v1.wrap_function(load, [])
@@ -56,16 +63,17 @@ class ImportedGraph:
         """Runs the graph.
 
         Args:
-          arguments: Tensors or arrays in the order of the flattened parameter type; data sets for
-            sequences.
-          key: Of this call, uint64 [2]: for the random operations that can be keyed.
+          arguments: A value for each part of the flattened parameter type, in order: tensors or
+            arrays, and data sets or their variants for sequences.
+          key: The key of this call, uint64 [2], from which the operations in `keyed_import` derive
+            theirs.
 
         Returns:
-          Tensors in the order of the flattened result type; the variant of a data set for a sequence.
+          Tensors in the order of the flattened result type; a sequence is the variant of a data set.
         """
         self._streams.start(key)
         if self._initialize is not None:
-            self._initialize()  # variables live in the process: each call starts them anew
+            self._initialize()  # variables outlive a call, so that each call initializes them again
         fed = [
             as_variant(value) if dtype == tf.variant else tf.convert_to_tensor(value, dtype)
             for value, dtype in zip(arguments, self._dtypes, strict=True)
@@ -74,15 +82,22 @@ class ImportedGraph:
 
 
 def as_variant(value: Any) -> tf.Tensor:
-    """Returns the variant of a data set, or what is no data set as it is."""
+    """Returns the variant of a data set.
+
+    Args:
+      value: A data set, or any other value.
+
+    Returns:
+      The variant tensor of the data set; any other value itself.
+    """
     return tf.data.experimental.to_variant(value) if isinstance(value, tf.data.Dataset) else value
 
 
 def _make_names_unique(graph_def: Any, prefix: str) -> None:
-    """Prefixes what is global to a process: names of functions, variables and tables.
+    """Adds a prefix to all names that are global in a process: of functions, variables and tables.
 
-    Graphs of different computations use the same names for different functions ("cond_true_3"), and
-    two imports of one graph would share their variables.
+    Graphs of different computations use the same name, such as "cond_true_3", for different functions;
+    and two imports of one graph would otherwise share their variables.
     """
     functions = {f.signature.name: prefix + f.signature.name for f in graph_def.library.function}
     for function in graph_def.library.function:
@@ -105,10 +120,12 @@ def _make_names_unique(graph_def: Any, prefix: str) -> None:
 
 
 def _import_with_loop(graph_def: Any, inputs: dict[str, tf.Tensor]) -> None:
-    """Imports a graph into the one being built, its reduction of a data set as a loop.
+    """Imports a graph into the one that is being built, with a loop in place of a `ReduceDataset`.
 
-    A `ReduceDataset` instantiates its function anew at each execution, which costs far more than small
-    clients' training. A loop over an iterator that calls the same function computes the same.
+    A `ReduceDataset` instantiates its function again at each execution, which takes far longer than the
+    training of a small client. A loop over an iterator that calls the same function gives the same
+    results. The graph is imported in two parts, before and after the reduction. A graph that has no
+    such node, or several, is imported unchanged.
     """
     reductions = [node for node in graph_def.node if node.op == "ReduceDataset"]
     if len(reductions) != 1:
@@ -146,7 +163,10 @@ def _import_with_loop(graph_def: Any, inputs: dict[str, tf.Tensor]) -> None:
 
 
 def _after(operation: Any) -> tf.Tensor:
-    """Returns a tensor that is there once an operation has run: what an import takes for an edge."""
+    """Returns a tensor that becomes available once an operation has run.
+
+    An import accepts it in place of a control edge.
+    """
     with tf.control_dependencies([operation]):
         return tf.constant(0)
 
@@ -164,13 +184,13 @@ def _ancestors(graph_def: Any, node: Any) -> set[str]:
 
 
 def _used(graph_def: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the inputs that a graph refers to: an import refuses others."""
+    """Returns those of the inputs that a graph refers to, since an import rejects all others."""
     names = {name for node in graph_def.node for name in node.input}
     return {name: value for name, value in inputs.items() if name in names}
 
 
 def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
-    """Builds the loop in place of a `ReduceDataset`; returns its final state."""
+    """Builds the loop that replaces a `ReduceDataset`, and returns its final state."""
     tensors = [
         graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
         for name in reduction.input
@@ -200,8 +220,9 @@ def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
 
         def reduce() -> list[tf.Tensor]:
             values = tf.raw_ops.OptionalGetValue(optional=batch, **types)
-            # A variable-based model's steps meet in its variables, which no tensor of the state shows:
-            # a step must not start before the last one's assignments, nor end before its own.
+            # The steps of a variable-based model depend on each other through its variables, which are
+            # not part of the state. Control edges make each step start after the assignments of the
+            # step before, and end after its own.
             with tf.control_dependencies([*state, *values]):
                 reduced = tf.raw_ops.StatefulPartitionedCall(
                     args=[*state, *values, *captured], Tout=state_types, f=name
@@ -214,8 +235,8 @@ def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
 
         return [more, *tf.cond(more, reduce, lambda: list(state))]
 
-    # The reduction waits for what its node waits for (a variable-based model's assignments), and for the
-    # iterator to be made: no tensor says either.
+    # The loop must run after the operations that the node's control edges name (such as a variable-based
+    # model's assignments), and after the initialization of the iterator. No tensor expresses either.
     earlier = [
         graph.get_operation_by_name(name[1:]) for name in reduction.input if name.startswith("^")
     ]

@@ -1,9 +1,10 @@
-"""Keys for the random operations of a graph that runs as it was imported.
+"""Keys for the random operations of a graph that runs as it was imported (`imported_graph`).
 
-Such a graph is not written anew, but what draws in it is: each operation becomes the call of a
-function that takes the next key of a stream of its own, and draws under it. A stream is a variable of
-this process, which every branch, loop and data set can reach without being handed it. Before each call
-of the graph, the streams are set from the call's key.
+Such a graph stays as it is, except for its random operations. Each of them is replaced with the call of
+a function that takes the next key from a stream, which belongs to this operation alone, and draws under
+that key. A stream is a variable of this process: branches, loops and the functions of data sets can
+access it by its name, without an additional argument. Before each call of the graph, all streams are
+reset from the key of the call.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import tensorflow as tf
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, random_sources, randomness
 
-_HOST = "/device:CPU:0"  # one place for a stream, whichever device the graph runs on
+_HOST = "/device:CPU:0"  # where all streams are, whichever device the graph runs on
 
 
 class Streams:
-    """The streams of an imported graph's random operations.
+    """The streams of keys for the random operations of an imported graph.
 
     Args:
-      graph_def: The graph; its random operations are replaced, and clocks that become integers.
-      prefix: Of names, unique in this process.
+      graph_def: The `GraphDef`, which is changed: its random operations are replaced, and the casts of
+        the current time to integers, which are taken for seeds.
+      prefix: The prefix of the names of streams and functions, unique in this process.
     """
 
     def __init__(self, graph_def: Any, prefix: str) -> None:
@@ -35,7 +37,7 @@ class Streams:
         for function, node in found:
             name = f"{prefix}draw_{len(self._names)}"
             self._names.append(f"{prefix}stream_{len(self._names)}")
-            # Without the prefix, which is another one each time that a graph is imported.
+            # The prefix differs each time that a graph is imported, and must not change the draws.
             self._places.append(randomness.place((function.removeprefix(prefix), node.name)))
             drawing = _drawing(node, self._names[-1])
             _add_functions(graph_def.library, drawing, name)
@@ -48,10 +50,11 @@ class Streams:
         self._start = tf.function(self._set, autograph=False) if self._names else None
 
     def start(self, key: tf.Tensor) -> None:
-        """Starts the streams anew.
+        """Resets the streams before a call of the graph.
 
         Args:
-          key: Of the call that begins, uint64 [2].
+          key: The key of the call, uint64 [2]. Each stream starts from this key, folded with the place of
+            its operation.
         """
         if self._start is not None:
             self._start(key)
@@ -59,14 +62,17 @@ class Streams:
     def _set(self, key: tf.Tensor) -> None:
         for name, place in zip(self._names, self._places, strict=True):
             own = randomness.fold(key, place)
-            # The state of Philox: a counter of 128 bits, which goes on with each key, then 64 bits.
+            # The state of Philox: a counter of 128 bits, which each key advances, and a key of 64 bits.
             state = tf.bitcast(tf.stack([tf.constant(0, tf.uint64), own[1], own[0]]), tf.int64)
             with tf.device(_HOST):
                 tf.raw_ops.AssignVariableOp(resource=_stream(name), value=state)
 
 
 def _replaceable(graph_def: Any) -> list[tuple[str, Any]]:
-    """Returns the nodes that draw, or turn a clock into a seed, with the functions that hold them."""
+    """Returns the random operations, and the casts of the current time to integers.
+
+    Each is a pair of the name of the function that contains the node, and the node.
+    """
     functions = {f.signature.name: f for f in graph_def.library.function}
     body = bodies.of_graph(graph_def, [], [])
     everything = [(node.name, bodies.AFTER) for node in graph_def.node]
@@ -83,7 +89,11 @@ def _stream(name: str) -> tf.Tensor:
 
 
 def _next_key(name: str) -> tf.Tensor:
-    """Returns the next key of a stream, uint64 [2]; no two calls get the same, however they race."""
+    """Returns the next key of a stream, uint64 [2].
+
+    `RngReadAndSkip` reads and advances the state atomically, so that no two calls get the same key, even
+    if they run in parallel.
+    """
     with tf.device(_HOST):
         state = tf.raw_ops.RngReadAndSkip(
             resource=_stream(name), alg=randomness.PHILOX, delta=tf.constant(1, tf.uint64)
@@ -95,7 +105,7 @@ def _next_key(name: str) -> tf.Tensor:
 
 
 def _drawing(node: Any, stream: str) -> Any:
-    """Returns the function, traced, that takes the place of a node."""
+    """Returns the traced function that replaces a node."""
     is_draw = node.op in randomness.OPERATIONS
 
     def draw(*inputs: tf.Tensor) -> list[tf.Tensor]:
@@ -106,7 +116,7 @@ def _drawing(node: Any, stream: str) -> Any:
         return [randomness.integers(like, key)]
 
     dtypes = _input_dtypes(node)
-    if node.op == "RngReadAndSkip":  # whose state, a resource, is no longer wanted
+    if node.op == "RngReadAndSkip":  # its input, a resource with a state, is replaced by the stream
         dtypes = []
     specs = [tf.TensorSpec(None, dtype) for dtype in dtypes]
     return tf.function(draw, autograph=False).get_concrete_function(*specs)
@@ -146,7 +156,11 @@ def _replace(node: Any, drawing: Any, name: str) -> None:
 
 
 def _rename_outputs(function: Any, outputs: Mapping[str, str]) -> None:
-    """Makes a function's references to what nodes gave those to what their replacements give."""
+    """Renames a function's references to the outputs of replaced nodes.
+
+    The output of a random operation has the name in the definition of the operation; that of the call
+    which replaces it is "output".
+    """
     if not outputs:
         return
 

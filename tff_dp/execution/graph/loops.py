@@ -1,4 +1,8 @@
-"""Loops: `While`, and the reduction of a client's data set to a loop over its batches."""
+"""Loops: `While`, and the reduction of a client's data set, which becomes a loop over its batches.
+
+Carried tensors (`carried`) become loop variables after those of the original loop. The bodies are traced
+into graphs of their own, so that `Emission.apart` and `Emission.resume` surround them.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,23 @@ def write_while(
 ) -> list[Any]:
     """Writes `While` and `StatelessWhile` as a `tf.while_loop`.
 
-    The loop's state is the number of the iteration, which the keys of random draws need, what the
-    original loop changes, and what is carried.
+    The loop variables are the number of the iteration, int64 [], which the keys of random draws depend
+    on; those variables of the original loop that its body changes; and the carried tensors.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The final values of the loop variables of the node.
     """
     test, step = (node.attr[name].func.name for name in ("cond", "body"))
     body = emission.program.body_of(step)
-    # What a step hands on as it got it stays outside of the loop, where it may be a known number: a
-    # bound or a size that is loop state would make shapes within the loop depend on values. Values that
-    # are no tensors (variables, iterators) cannot be loop state at all; what stands for them is carried.
+    # A value that the body returns unchanged stays outside of the loop variables, because it may be a
+    # known number: a bound or a size as a loop variable would make shapes in the loop depend on values.
+    # Variables and iterators are not tensors and cannot be loop variables; their tensors are carried.
     places = [
         i
         for i, value in enumerate(inputs)
@@ -46,7 +59,8 @@ def write_while(
             enter(tensors)
             return emission.call_in_step(number, test, arguments(tensors), (*path, "cond"))
 
-        # What the condition carries out is dropped: a condition has no results beside its answer.
+        # Carried tensors that the condition changes are dropped, since a condition returns a truth value
+        # only.
         (result,), _ = emission.apart(test_it)
         return result if result.dtype == tf.bool else tf.cast(result, tf.bool)
 
@@ -80,7 +94,19 @@ def write_while(
 def write_reduction(
     emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]
 ) -> list[Any]:
-    """Writes `ReduceDataset`, whose data set is the caller's `Batches`, as a loop over them."""
+    """Writes `ReduceDataset` as a loop over the batches that the caller supplied.
+
+    The first of the inputs is the `program.Batches` that stands for the data set.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The final state of the reduction, one value for each output of the node.
+    """
     attributes = node.attr
     count = len(attributes["output_types"].list.type)
     batches, state, captured = inputs[0], inputs[1 : 1 + count], inputs[1 + count :]
@@ -112,10 +138,11 @@ def write_reduction(
 
 
 def _as_call(step: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:
-    """Returns a step whose graph stays a function of its own.
+    """Returns a step whose graph stays a separate function, which is not inlined into the loop.
 
-    In a loop's graph, which has a cycle, TensorFlow's rewriting for oneDNN seems to meet the gradient
-    of a pooling before the pooling, and leaves it to a kernel that takes five times as long.
+    Inlined into a loop, whose graph has a cycle, the gradient of a pooling runs in a kernel that takes
+    five times as long. Apparently TensorFlow's rewriting for oneDNN then visits the gradient before the
+    pooling itself, and does not replace it.
     """
     call: Callable[..., list[tf.Tensor]] = tf.function(
         step, autograph=False, experimental_attributes={"_noinline": True}

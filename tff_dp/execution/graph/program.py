@@ -1,18 +1,19 @@
-"""TensorFlow computations as pure functions, written operation by operation into the graph at hand.
+"""TensorFlow computations as pure functions that can be written into other graphs.
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
-arguments and results. A `Program` reads it once; `emitter.emit` writes it into whatever function is being
-traced, with everything in it made a function of its arguments, so that a whole cohort can be one graph,
-compiled by XLA or vectorized:
+arguments and results. A `Program` reads it once. `emitter.emit` then writes it, operation by operation,
+into the function that is being traced, as a pure function of its arguments. In this way the work of a
+whole cohort can be one graph, which XLA compiles or `tf.vectorized_map` vectorizes:
 
-- calls of functions are inlined, conditionals and loops are traced anew;
+- calls of functions are inlined, and conditionals and loops are traced again;
 - the reduction of a data set becomes a loop over batches that the caller provides;
-- variables become values that flow along (a variable-based model trains like a functional one);
-- branches that TFF's graphs write as `Switch` and `Merge` become selects;
+- variables become values that are threaded through the graph, so that a variable-based model trains
+  like a functional one;
+- branches that are written as `Switch` and `Merge` become selects;
 - random operations become functions of a key (`randomness`);
-- assertions become a number that says which one failed first, 0 for none.
+- assertions become the number of the first one that failed, 0 for none.
 
-What cannot be expressed so is named by `obstacle`, and runs as imported (`imported_graph`).
+A computation for which this is not possible has an `obstacle`, and runs as `imported_graph`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ ITERATION = frozenset(
 _HANDLED = (
     ITERATION | _CALLS | _BRANCHES | _LOOPS | VARIABLES | _CHECKS | _SILENT | randomness.OPERATIONS
 ) | {"ReduceDataset", "Switch", "Merge", "Placeholder", "PlaceholderWithDefault"}
-# Stateless random operations whose definition calls them stateful, and the like.
+# Operations that TensorFlow defines as stateful, but that neither keep nor change any state.
 _HARMLESS = frozenset({"Timestamp", "TensorListReserve", "EmptyTensorList"})
 _SLOW_IN_XLA_ON_CPU = frozenset(
     {
@@ -68,7 +69,8 @@ _SLOW_IN_XLA_ON_CPU = frozenset(
         for part in ("", "BackpropInput", "BackpropInputV2", "BackpropFilter")
     }
 )
-# Cheap, and without errors or effects of their own: a branch of these may run though it is not taken.
+# Operations that are cheap and have neither errors nor effects. A branch that consists of them may run
+# even though it is not taken, so that a conditional can be a select.
 _PLAIN = frozenset(
     {
         "Abs",
@@ -141,11 +143,17 @@ _PLAIN = frozenset(
 
 
 class Batches(Protocol):
-    """The batches of one client, as an argument of a program."""
+    """The batches of one client, as an argument of a program in place of a data set.
+
+    The implementations are in `cohort.batches`. They differ in how a graph finds the examples.
+    """
 
     @property
     def limits(self) -> Sequence[tuple[int, int] | None]:
-        """The least and the largest number in each part of a batch, where they are known; or nothing."""
+        """The smallest and the largest value in each tensor of a batch, None where not known.
+
+        The sequence is empty if none is known.
+        """
 
     def reduce(
         self,
@@ -153,19 +161,30 @@ class Batches(Protocol):
         state: list[tf.Tensor],
         shapes: list[tf.TensorShape],
     ) -> list[tf.Tensor]:
-        """Returns the state after all batches.
+        """Writes a loop over the batches.
 
         Args:
-          step: From the number of the batch, the state and the batch's tensors to the next state.
-          state: Before the first batch.
-          shapes: Of the state, for whichever batch.
+          step: A function from the number of a batch, int32 [], the state before it, and the tensors of
+            the batch to the state after it.
+          state: The state before the first batch.
+          shapes: The static shapes of the state that hold before and after every batch.
+
+        Returns:
+          The state after the last batch.
         """
 
     def count(self) -> tf.Tensor:
-        """Returns the number of batches."""
+        """Returns the number of batches, int32 []."""
 
     def take(self, number: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the batch of a number."""
+        """Returns one batch.
+
+        Args:
+          number: The number of the batch, int32 [], from 0.
+
+        Returns:
+          The tensors of the batch, in the order of the flattened element type.
+        """
 
 
 class Program:
@@ -173,15 +192,25 @@ class Program:
 
     Args:
       computation: A `tff.tensorflow.computation`.
-      checks: A list that programs share, so that their checks have numbers of one kind.
+      checks: A list for the messages of checks that several programs share, so that a number identifies
+        a check among all of them; None for a list of its own.
 
     Attributes:
-      type_signature: The computation's TFF type.
-      arguments: The shapes and data types of the arguments, in order; variants stand for sequences.
-      obstacle: Why `emit` cannot write it, or None.
-      operations: The operations in it.
-      functions: The functions of its library by name.
-      checks: What its assertions say; the number that `emit` returns points here, from 1.
+      type_signature: The TFF type of the computation.
+      body: The body of its graph.
+      token: The name of the argument for the token of a TFF session; empty if there is none.
+      start: The operation that initializes the graph's variables, as a control edge, in a list that is
+        empty if there is none.
+      arguments: The shape and data type of each argument, in the order of the flattened parameter type.
+        A sequence has the type `tf.variant`.
+      obstacle: Why `emitter.emit` cannot write it, or None.
+      operations: The names of the operations that its results depend on.
+      functions: The `FunctionDef` of each function in its library, by name.
+      checks: The messages of its checks. The number that `emitter.emit` returns is a position here,
+        counted from 1.
+
+    Raises:
+      TypeError: The computation is not a TensorFlow computation.
     """
 
     def __init__(self, computation: Any, checks: list[str] | None = None) -> None:
@@ -211,9 +240,16 @@ class Program:
         ]
 
     def tensors(self, values: Sequence[Any]) -> list[tf.Tensor]:
-        """Returns values as tensors of the arguments' types."""
+        """Converts values to tensors of the data types of the arguments.
+
+        Args:
+          values: A value for each argument, in order.
+
+        Returns:
+          The tensors.
+        """
         return [
-            # A type that is asked for costs a conversion, whether or not it is needed.
+            # `tf.constant` takes longer if it is given a data type, even one that the value has.
             tf.constant(value)
             if isinstance(value, (np.ndarray, np.generic)) and value.dtype == as_numpy
             else value
@@ -226,32 +262,39 @@ class Program:
 
     @property
     def is_random(self) -> bool:
-        """Whether the program draws random numbers."""
+        """Whether the program draws random numbers, or reads the clock, which may seed them."""
         return bool(self.operations & randomness.OPERATIONS) or "Timestamp" in self.operations
 
     @functools.cached_property
     def provenance(self) -> random_sources.Provenance:
-        """Where its random bits come from."""
+        """The origin of its random bits."""
         targets = [*self.start, *self.body.results]
         return random_sources.of(self.body, self.functions, targets)
 
     @functools.cached_property
     def lasting(self) -> str | None:
-        """Which operation has contents that would outlast a run in this process, or None."""
+        """Which operation keeps contents beyond a run in this process, in words, or None."""
         return resources.of(self.body, self.functions, [*self.start, *self.body.results])
 
     @property
     def iterates(self) -> bool:
-        """Whether it takes batches from an iterator, whose shapes may not vary from step to step."""
+        """Whether it takes batches from an iterator, so that all batches need the same static shape."""
         return "IteratorGetNextAsOptional" in self.operations
 
     @property
     def convolves(self) -> bool:
-        """Whether it has convolutions, which XLA compiles badly for CPUs."""
+        """Whether it has convolutions, for which XLA generates slow code on CPUs."""
         return bool(self.operations & _SLOW_IN_XLA_ON_CPU)
 
     def body_of(self, function: str) -> bodies.Body:
-        """Returns the body of a function of the graph's library, or of the graph for `MAIN`."""
+        """Returns the body of a function.
+
+        Args:
+          function: The name of a function in the library, or `random_sources.MAIN` for the graph.
+
+        Returns:
+          Its body, which is read once.
+        """
         if function == random_sources.MAIN:
             return self.body
         if function not in self._bodies:
@@ -259,7 +302,15 @@ class Program:
         return self._bodies[function]
 
     def is_plain(self, function: str) -> bool:
-        """Returns whether a function is so plain that it may run where its results are not wanted."""
+        """Returns whether a function may run even if its results are not needed.
+
+        Args:
+          function: The name of a function in the library.
+
+        Returns:
+          Whether it consists of cheap operations without errors and effects only, and has no resources
+          or variants among its arguments and results.
+        """
         if function not in self._plain:
             body = self.body_of(function)
             nodes = [body.nodes[name] for name in body.ordered([*body.results, *body.effects])]
@@ -274,13 +325,20 @@ class Program:
         return [*signature.input_arg, *signature.output_arg]
 
     def check_number(self, message: str) -> int:
-        """Returns the number of a check, from 1."""
+        """Returns the number of a check, and adds the check if it is new.
+
+        Args:
+          message: The message of the check, which identifies it.
+
+        Returns:
+          Its number, counted from 1.
+        """
         if message not in self.checks:
             self.checks.append(message)
         return self.checks.index(message) + 1
 
     def _look_through(self) -> None:
-        """Finds what the program does, and what stands in the way of writing it elsewhere."""
+        """Collects the operations that the results depend on, and the first obstacle among them."""
         operations: set[str] = set()
         seen: set[str] = set()
         pending = [(self.body, [*self.start, *self.body.results])]
@@ -317,10 +375,17 @@ class Program:
 
 
 def graph_of(computation: Any) -> tuple[Any, Any]:
-    """Returns what a TensorFlow computation is serialized as: its bindings, and its `GraphDef`.
+    """Returns the serialized form of a TensorFlow computation.
+
+    Args:
+      computation: A `tff.tensorflow.computation`.
+
+    Returns:
+      The protocol buffer of the computation, which has the bindings of its arguments and results; and
+      its `GraphDef`.
 
     Raises:
-      TypeError: It is no TensorFlow computation.
+      TypeError: The computation is not a TensorFlow computation.
     """
     proto = tff.framework.serialize_computation(computation)
     if proto.WhichOneof("computation") != "tensorflow":
@@ -331,13 +396,27 @@ def graph_of(computation: Any) -> tuple[Any, Any]:
 
 
 def functions_of(node: Any) -> list[str]:
-    """Returns the names of the functions that a node calls."""
+    """Returns the names of the functions that the attributes of a node refer to.
+
+    Args:
+      node: The `NodeDef`.
+
+    Returns:
+      The names. A call by a function's own name, as the operation of the node, is not among them.
+    """
     named = [f for value in node.attr.values() for f in (value.func, *value.list.func)]
     return [f.name for f in named if f.name]
 
 
 def bound_tensors(binding: Any) -> list[str]:
-    """Returns the names of the tensors that a binding holds, in the order of the flattened type."""
+    """Returns the names of the tensors of a binding.
+
+    Args:
+      binding: The binding of a parameter or a result.
+
+    Returns:
+      The names, in the order of the flattened type. A sequence has the name of its variant.
+    """
     kind = binding.WhichOneof("binding")
     if kind == "tensor":
         return [binding.tensor.tensor_name]

@@ -1,4 +1,4 @@
-"""What becomes of a graph that a program is written into."""
+"""How a graph that a program is written into is going to be compiled."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Style(NamedTuple):
-    """What becomes of a graph.
+    """How a graph is going to be compiled.
 
     Attributes:
       xla: Whether XLA compiles it.
-      vmap: Whether it is vectorized.
+      vmap: Whether `tf.vectorized_map` vectorizes it over clients.
     """
 
     xla: bool = False
@@ -20,15 +20,16 @@ class Style(NamedTuple):
     def is_static(self) -> bool:
         """Whether each tensor must have a shape that is known when the graph is written.
 
-        XLA takes a tensor whose shape depends on values for one of the largest size that it may have,
-        and not every operation after it minds how much of that is filled. Vectorizing makes one tensor
-        of all clients' tensors, which must be of one shape.
+        XLA represents a tensor whose shape depends on values by one of the largest size that it may
+        have, and not every operation on that tensor ignores the unused part. Vectorization stacks the
+        tensors of all clients, which must therefore have the same shape.
         """
         return self.xla or self.vmap
 
 
 PLAIN = Style()
+"""A graph that TensorFlow runs as it is, for one client at a time."""
 
 
 class ShapeVariesError(NotImplementedError):
-    """A tensor has a shape that depends on values, where each must have a static one."""
+    """A tensor has a shape that depends on values, in a style that requires static shapes."""
