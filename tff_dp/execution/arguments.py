@@ -1,8 +1,9 @@
 """Reads the arguments of a call, and refuses those that stock TFF would refuse for their types.
 
 Stock TFF checks each value while it serializes it for its worker. Here nothing is serialized, and
-TensorFlow by itself would broadcast, round, or wrap around what does not fit. Values that are exactly of
-the type, the ordinary case, are recognized quickly; the others go through TFF's own tests.
+TensorFlow by itself would broadcast, round, or wrap around what does not fit. Values that are
+exactly of the type, the ordinary case, are recognized quickly; the others go through TFF's own
+tests.
 
 Source: TFF 0.87.0, python/core/impl/executors/value_serialization.py.
 """
@@ -47,8 +48,8 @@ class Argument:
         """Returns the tensors and data sets of a value, in the order of its type.
 
         Args:
-          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences, named
-            tuples and attrs classes. Lists in place of data sets become data sets.
+          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences,
+            named tuples and attrs classes. Lists in place of data sets become data sets.
 
         Raises:
           ArgumentTypeError: The value is not of the type.
@@ -70,8 +71,8 @@ class Argument:
         """Returns the data of a cohort's clients, each in tuples as its type has structures.
 
         Args:
-          data: A list with a value of the type for each client, or what has a method `arrays`, such as
-            `Clients.cohort` returns, which is returned as it is.
+          data: A list with a value of the type for each client, or what has a method `arrays`, such
+            as `Clients.cohort` returns, which is returned as it is.
 
         Raises:
           ArgumentTypeError: A client's value is not of the type, or the data are not a list.

@@ -1,10 +1,10 @@
 """TFF computations in this process's TensorFlow, instead of stock TFF's worker process.
 
-A round is split by TFF's own compiler into its MapReduce form: `prepare` (server), `work` (a client),
-`zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server), each one
-TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no serialization,
-no second process, and the device that TensorFlow has. Clipping lands in `work`, noise in the server's
-parts; their meaning is not touched.
+A round is split by TFF's own compiler into its MapReduce form: `prepare` (server), `work` (a
+client), `zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server),
+each one TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no
+serialization, no second process, and the device that TensorFlow has. Clipping lands in `work`,
+noise in the server's parts; their meaning is not touched.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ def fast(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
-    Computations without clients, and computations over clients that have a MapReduce form
-    (or are of the form's kind but for the server's state) run here; any other falls back to stock TFF,
-    with one warning a computation that says why. `explain` tells how a computation runs.
+    Computations without clients, and computations over clients that have a MapReduce form (or are
+    of the form's kind but for the server's state) run here; any other falls back to stock TFF, with
+    one warning a computation that says why. `explain` tells how a computation runs.
 
     Federated programs (`tff.learning.programs.train_model`, or what else calls
-    `tff.program.check_in_federated_context`) need a context whose calls return references. Here they
-    raise "Expected the current context to be a `tff.program.FederatedContext`"; `federated_context()`
-    runs them.
+    `tff.program.check_in_federated_context`) need a context whose calls return references. Here
+    they raise "Expected the current context to be a `tff.program.FederatedContext`";
+    `federated_context()` runs them.
 
     Args:
       strategy: How a cohort runs: "scan" (one graph, clients one after another), "vmap" (one graph,
-        clients side by side), "call" (a graph call a client), or "auto" (docs/execution.md has the rule).
-        What cannot run by the strategy runs by "call".
+        clients side by side), "call" (a graph call a client), or "auto" (docs/execution.md has the
+        rule). What cannot run by the strategy runs by "call".
       device: "auto", "cpu" or "gpu": where graphs run.
-      xla: Whether XLA compiles the clients' part, from the first round on; None for the rule, by which
-        rounds on a CPU begin without it (docs/execution.md).
+      xla: Whether XLA compiles the clients' part, from the first round on; None for the rule, by
+        which rounds on a CPU begin without it (docs/execution.md).
       strict: Whether to raise instead of falling back to stock TFF.
-      seed: None for random numbers keyed from the operating system's entropy. A whole number in
-        [0, 2**128) makes every draw, noise included, repeatable: such a run is not private, and the
+      seed: None for random numbers keyed from the operating system's entropy. A whole number in [0,
+        2**128) makes every draw, noise included, repeatable: such a run is not private, and the
         context says so (`is_seeded`).
-      random_bits: Where the noise of a privacy plan that a server draws gets its random words: "philox",
-        in the graph; or "aes-ctr", from AES-256 in counter mode by the package `cryptography`, keyed by
-        the operating system in each call, as an argument of the graph. Under "aes-ctr", a computation
-        with noise that it does not reach, such as noise that clients draw, is refused; "auto" takes
-        Philox for it, and where the package is missing. `explain` and the statement of a result say
-        which it was.
-      workers: How many threads of a CPU, or devices if there are several, run parts of a cohort at the
-        same time; in [1, inf), and at most the number of devices. None for as many threads as there are
-        cores, or all devices. Results do not depend on it, not even in their last bits.
+      random_bits: Where the noise of a privacy plan that a server draws gets its random words:
+        "philox", in the graph; or "aes-ctr", from AES-256 in counter mode by the package
+        `cryptography`, keyed by the operating system in each call, as an argument of the graph.
+        Under "aes-ctr", a computation with noise that it does not reach, such as noise that clients
+        draw, is refused; "auto" takes Philox for it, and where the package is missing. `explain`
+        and the statement of a result say which it was.
+      workers: How many threads of a CPU, or devices if there are several, run parts of a cohort at
+        the same time; in [1, inf), and at most the number of devices. None for as many threads as
+        there are cores, or all devices. Results do not depend on it, not even in their last bits.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -77,10 +77,11 @@ def fast(
     Raises:
       ArgumentError: An argument is outside its bound.
       StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
-      ArgumentTypeError: A computation is called with an argument of another type. Raised by the call.
+      ArgumentTypeError: A computation is called with an argument of another type. Raised by the
+        call.
       ComputationError: A client's computation fails, with the client's name; or, with `strict`, a
-        computation has no form that runs here; or the noise of a privacy plan would have random bits that
-        others can guess. Raised by the call.
+        computation has no form that runs here; or the noise of a privacy plan would have random
+        bits that others can guess. Raised by the call.
     """
     with contextlib.ExitStack() as stack:
         context = make_context(
@@ -109,7 +110,8 @@ def install(
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 
-    Federated programs, such as `tff.learning.programs.train_model`, need `federated_context()` instead.
+    Federated programs, such as `tff.learning.programs.train_model`, need `federated_context()`
+    instead.
 
     Args:
       strategy: See `fast`.
@@ -153,8 +155,9 @@ def is_seeded() -> bool:
 def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
     """Keeps the execution context that is installed, or runs the block under `fast()`.
 
-    The context that TFF installs when it is imported counts as none. In the block of `federated_context`,
-    whose calls return references, the same context is installed with calls that return values.
+    The context that TFF installs when it is imported counts as none. In the block of
+    `federated_context`, whose calls return references, the same context is installed with calls
+    that return values.
 
     Args:
       xla: See `fast`; only for a context that is made here.
@@ -163,8 +166,8 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
       The execution context in effect.
 
     Raises:
-      ComputationError: Calls in the context that is installed return no values, and it is not one of
-        `federated_context`.
+      ComputationError: Calls in the context that is installed return no values, and it is not one
+        of `federated_context`.
     """
     _checks.optional_flag("xla", xla)
     current = tff.framework.get_context_stack().current

@@ -18,8 +18,8 @@ class Places:
 
     Attributes:
       on_gpu: Whether they run on GPUs.
-      names: The workers that take parts of a large cohort at the same time: names of devices, or empty
-        names for threads of whatever device the graph is on.
+      names: The workers that take parts of a large cohort at the same time: names of devices, or
+        empty names for threads of whatever device the graph is on.
       resident_bytes: Bytes of examples that may stay on a device between rounds.
       default: The device of everything else, or None for TensorFlow's choice.
     """
@@ -46,8 +46,8 @@ def choose(device: str, workers: int | None = None) -> Places:
 
     Args:
       device: "auto", "cpu" or "gpu".
-      workers: How many devices to use, if there are several, or otherwise how many threads of a CPU, in
-        [1, inf); None for all devices, or as many threads as there are cores.
+      workers: How many devices to use, if there are several, or otherwise how many threads of a
+        CPU, in [1, inf); None for all devices, or as many threads as there are cores.
 
     Raises:
       ArgumentError: There is no GPU, or there are more workers than devices of several.

@@ -16,21 +16,22 @@ tff = _compat.tff.load()
 def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, list[Any]]:
     """Runs rounds that follow on each other, as one graph call where that is possible.
 
-    A small round's work takes less time than calling it from Python does: fused, rounds pay the call
-    once. It is possible under `fast`, where every cohort comes from the same `Clients` (`Clients.cohort`)
-    and is one group of clients whose last batches are of one size. Otherwise this is the loop that it
-    says.
+    A small round's work takes less time than calling it from Python does: fused, rounds pay the
+    call once. It is possible under `fast`, where every cohort comes from the same `Clients`
+    (`Clients.cohort`) and is one group of clients whose last batches are of one size. Otherwise
+    this is the loop that it says.
 
     Args:
-      computation: From (state, cohort's data) to a structure whose first element is the next state, such
+      computation: From (state, cohort's data) to a structure whose first element is the next state,
+        such
       as
         a process's `next`.
       state: Before the first round.
       cohorts: The data of each round's clients.
 
     Returns:
-      The state after the last round, and what each round returned beside its state: the second element
-      of the result where there are two, otherwise a tuple of the rest.
+      The state after the last round, and what each round returned beside its state: the second
+      element of the result where there are two, otherwise a tuple of the rest.
 
     Raises:
       ArgumentError: The computation has no state to hand on.

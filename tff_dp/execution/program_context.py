@@ -1,8 +1,8 @@
 """Federated programs: computations that are called in coroutines and return references to values.
 
 `tff.program` and `tff.learning.programs` ask for a `tff.program.FederatedContext`. TFF's own one,
-`NativeFederatedContext`, takes an asynchronous execution context; the one here is `fast`'s, whose calls
-run one after another in a thread of their own, so that the event loop goes on meanwhile.
+`NativeFederatedContext`, takes an asynchronous execution context; the one here is `fast`'s, whose
+calls run one after another in a thread of their own, so that the event loop goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -52,14 +52,16 @@ def federated_context(
     (`tff.program.materialize_value`), as with TFF's `tff.program.NativeFederatedContext`. What a
     computation returns, how it draws random numbers and what is refused are as with `fast`.
 
-    Calls run one after another, in the order in which their arguments are ready, in one thread; the event
-    loop goes on meanwhile. A call that fails raises where its values are awaited. A call whose coroutine
-    is cancelled is not run, or, if it has begun, runs to its end, and its result is dropped. Leaving the
-    block waits for the call that is running and drops those that have not begun.
+    Calls run one after another, in the order in which their arguments are ready, in one thread; the
+    event loop goes on meanwhile. A call that fails raises where its values are awaited. A call
+    whose coroutine is cancelled is not run, or, if it has begun, runs to its end, and its result is
+    dropped. Leaving the block waits for the call that is running and drops those that have not
+    begun.
 
-    `fit`, `iterate` and whatever else of tff_dp returns values may be called in the block; they run in
-    this thread, and block the event loop as any function does that takes time. `train_model` charges no
-    ledger and knows no privacy plan: whoever trains a private process with it does the accounting.
+    `fit`, `iterate` and whatever else of tff_dp returns values may be called in the block; they run
+    in this thread, and block the event loop as any function does that takes time. `train_model`
+    charges no ledger and knows no privacy plan: whoever trains a private process with it does the
+    accounting.
 
     Args:
       strategy: See `fast`.
@@ -70,7 +72,8 @@ def federated_context(
       random_bits: See `fast`.
       workers: See `fast`.
       install: Whether the context that is yielded is in effect in the block, for the thread that
-        enters it; otherwise, it is in effect where it is installed (`tff.framework.set_default_context`).
+        enters it; otherwise, it is in effect where it is installed
+        (`tff.framework.set_default_context`).
 
     Yields:
       The context, a `tff.program.NativeFederatedContext`.
@@ -234,8 +237,8 @@ def _references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
 async def _materialized(value: Any, value_type: Any) -> Any:
     """Returns an argument with values in place of references; clients' data stay as they are.
 
-    Where each client has a structure, TFF takes the list of clients for one structure, and cuts it off at
-    the structure's length.
+    Where each client has a structure, TFF takes the list of clients for one structure, and cuts it
+    off at the structure's length.
     """
     if isinstance(value_type, tff.FederatedType) and value_type.placement is tff.CLIENTS:
         return value

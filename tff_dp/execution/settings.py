@@ -29,8 +29,8 @@ class Settings:
       places: The devices.
       calls: How many calls have drawn a key.
       expected: How many rounds are expected in all; None if nobody has said.
-      backend: From the in-process backend of a computation to the backend that its rounds of several
-        blocks run in.
+      backend: From the in-process backend of a computation to the backend that its rounds of
+        several blocks run in.
       resident: The arrays that stay on the device.
     """
 
@@ -54,8 +54,8 @@ class Settings:
     def run_of(self, rounds: int) -> Iterator[None]:
         """Makes the calls of the block a run of so many rounds, which counts on its own.
 
-        Otherwise two runs of one seed in one context would differ in their last digits, by which of them
-        finds XLA's graphs in use.
+        Otherwise two runs of one seed in one context would differ in their last digits, by which of
+        them finds XLA's graphs in use.
         """
         before = self.expected, self._trained
         self.expected, self._trained = rounds, weakref.WeakKeyDictionary()

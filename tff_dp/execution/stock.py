@@ -1,6 +1,7 @@
 """Stock TFF, with a worker process that ends when it should.
 
-`tff_dp._compat.tff.worker_process` has the worker: a process in which TFF 0.87 runs every computation.
+`tff_dp._compat.tff.worker_process` has the worker: a process in which TFF 0.87 runs every
+computation.
 """
 
 from __future__ import annotations
@@ -81,18 +82,19 @@ def stock(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block on stock TFF.
 
-    The worker is ended when the block is left, by an exception too, when Python ends, and when Python
-    is killed.
+    The worker is ended when the block is left, by an exception too, when Python ends, and when
+    Python is killed.
 
     Args:
       log: A file to append the worker's output to; None drops it.
-      install: Whether computations run in the context that is yielded, or only what is passed to it.
-      unkeyed_noise: Whether computations with the noise of a privacy plan run at all. TensorFlow seeds it
-        with 32 bits there, and TFF some of it by the clock, so that what comes out is not private: for
-        comparisons only. `tff_dp.fit` refuses it in any case.
-      secure_sums: Whether sums of secure aggregation run, as plain sums in the worker, in which a value
-        larger than its bound is an error: what TFF's test backend makes of them. Stock TFF's own
-        context fails ("Cannot embed a federated value").
+      install: Whether computations run in the context that is yielded, or only what is passed to
+        it.
+      unkeyed_noise: Whether computations with the noise of a privacy plan run at all. TensorFlow
+        seeds it with 32 bits there, and TFF some of it by the clock, so that what comes out is not
+        private: for comparisons only. `tff_dp.fit` refuses it in any case.
+      secure_sums: Whether sums of secure aggregation run, as plain sums in the worker, in which a
+        value larger than its bound is an error: what TFF's test backend makes of them. Stock TFF's
+        own context fails ("Cannot embed a federated value").
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.

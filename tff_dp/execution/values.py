@@ -38,8 +38,8 @@ class Layout:
         """Returns the tensors and sequences in a value, in the order of its type.
 
         Args:
-          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences, named
-            tuples and attrs classes.
+          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences,
+            named tuples and attrs classes.
         """
         found: list[Any] = []
         _collect(value, self._tree, found)
@@ -61,9 +61,9 @@ class Layout:
 class Scalars:
     """The tensors of the scalars that a computation returned last.
 
-    A learning process gets its state back at the next call. Most of a private one's are scalars, and
-    making a tensor of one costs a small round as much as a step of training. Arrays are not kept: unlike
-    numpy's scalars and bytes, whoever has them may write to them.
+    A learning process gets its state back at the next call. Most of a private one's are scalars,
+    and making a tensor of one costs a small round as much as a step of training. Arrays are not
+    kept: unlike numpy's scalars and bytes, whoever has them may write to them.
     """
 
     def __init__(self) -> None:

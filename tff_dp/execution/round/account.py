@@ -1,4 +1,4 @@
-"""Tells how a computation over clients runs, and why."""
+"""Describes how a computation over clients runs, and why."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from tff_dp.execution.settings import Settings
 
 
 def account_of(runner: RoundRunner, settings: Settings) -> str:
-    """Returns in words how a computation runs, for clients given as arrays or as batched data sets.
+    """Describes how a computation runs, for clients whose data are arrays or batched data sets.
 
     Args:
-      runner: The computation's.
-      settings: The context's.
+      runner: The runner of the computation.
+      settings: The settings of the context.
+
+    Returns:
+      A text of several lines: how the clients and the server run, where random bits come from, and
+      how many tensors are summed as secure sums.
     """
     choice, tried = runner.chooser.probed(settings)
     way = choice.way

@@ -1,10 +1,10 @@
-"""Where the clients of a round run: the seam for backends, and the order in which sums are joined.
+"""The interface of the backends that run a round's clients, and the order in which sums are joined.
 
-A cohort is cut into blocks of clients, numbered from 0. How it is cut follows from the cohort, the
-computation, the strategy and XLA; so does the order in which the blocks' sums are joined, a binary tree
-over their numbers. How many threads, devices, processes or machines there are decides only where and when
-a block runs. Floating-point sums depend on the order of their terms: thus equal keys give equal bits,
-whoever runs the blocks.
+A cohort is split into blocks of clients, numbered from 0. The split depends only on the cohort, the
+computation, the strategy, and whether XLA is used. So does the order in which the sums of blocks
+are joined, a binary tree over their numbers. The number of threads, devices, processes or machines
+decides only where and when a block runs. The result of a floating-point sum depends on the order of
+its terms, so this is what makes equal keys give equal bits on every backend.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import tensorflow as tf
 from tff_dp.execution.round.block_work import Work
 
 Sums = list[tf.Tensor]
-"""Sums over clients, then the status: the position of the client that failed, and the number of the check
-(-1 and 0 for none)."""
+"""Sums over clients, followed by the status, two int32 [] tensors: the position of the client that
+failed and the number of the check that failed (-1 and 0 if none did)."""
 
 
 class Backend(Protocol):
     """Runs the parts of a round of one computation.
 
-    Whatever passes in or out is a list of tensors that convert to numpy arrays and back (`tf.constant`),
-    or a plain frozen dataclass of those and of Python numbers. Nothing is shared otherwise: a backend
-    may run each call in another process that holds the same computation. The same arguments must give
-    the same bits, wherever a call runs.
+    Everything that is passed in or out is a list of tensors that convert to numpy arrays and back
+    (`tf.constant`), or a plain frozen dataclass of those and of Python numbers (`CallWork` is the
+    exception: its data may be data sets, which live in this process). Nothing else is shared, so
+    that a backend may run each call in another process that holds the same computation. The same
+    arguments must give the same bits, wherever a call runs.
 
-    `round.in_process.InProcess` is the backend that runs everything here. `Settings.backend` puts
-    another around it.
+    `round.in_process.InProcess` is the backend that runs everything in this process.
+    `Settings.backend` can wrap another backend around it.
     """
 
     def begin(
@@ -40,40 +41,45 @@ class Backend(Protocol):
         """Runs the server's part before the clients.
 
         Args:
-          root: The call's key, uint64 [2].
-          state: The server's part of the argument, flat.
+          root: The root key of the call, uint64 [2].
+          state: The tensors of the server's argument, in the order of its type.
 
         Returns:
-          What clients get from the server, and the status.
+          The tensors that the server sends to all clients, and the status, two int32 [] tensors.
 
         Raises:
           CannotTraceError: The graph cannot be written.
         """
 
     def nobody(self, root: tf.Tensor) -> Sums:
-        """Returns the sums over no clients: those of a cohort without blocks.
+        """Computes the sums over no clients, those of a cohort without blocks.
 
         Args:
-          root: The call's key.
+          root: The root key of the call, uint64 [2].
+
+        Returns:
+          The initial value of each sum, and the status of no failure.
         """
 
     def partial_sums(
         self, root: tf.Tensor, common: list[tf.Tensor], blocks: Iterable[Work]
     ) -> Iterator[tuple[int, Sums]]:
-        """Runs the clients of blocks; each block's sums begin at zero.
+        """Runs the clients of blocks. The sums of each block start from zero.
 
         Args:
-          root: The call's key.
-          common: What clients get from the server.
-          blocks: The blocks, in the order of their numbers. They are made when they are asked for, which
-            may copy examples: a backend should not hold many more at a time than it can run.
+          root: The root key of the call, uint64 [2].
+          common: The tensors that the server sends to all clients.
+          blocks: The blocks, in the order of their numbers. Each is made when the iterator is
+            advanced, which may copy examples: a backend should not hold many more at a time than it
+            can run.
 
         Yields:
           The number and the sums of each block, in any order.
 
         Raises:
           CannotTraceError: The graph cannot be written.
-          ComputationError: A client's part failed. Of several, the first in the order of blocks.
+          ComputationError: A client's part failed. If several failed, this is the first in the
+            order of blocks.
           tf.errors.OpError: TensorFlow could not run a block.
         """
 
@@ -81,13 +87,13 @@ class Backend(Protocol):
         """Joins the sums over neighboring blocks.
 
         Args:
-          root: The call's key.
-          left: Sums over some blocks.
-          right: Sums over the blocks that follow.
-          split: The number of the first of those.
+          root: The root key of the call, uint64 [2].
+          left: Sums over consecutive blocks.
+          right: Sums over the blocks that follow them.
+          split: The number of the first block of `right`.
 
         Returns:
-          The sums over all of them.
+          The sums over all of these blocks, and the status of the failure at the smallest position.
         """
 
     def finish(
@@ -101,28 +107,29 @@ class Backend(Protocol):
         """Runs the server's part after the clients.
 
         Args:
-          root: The call's key.
-          words: The random words of the noise, one tensor int64; none to draw them under the key.
+          root: The root key of the call, uint64 [2].
+          words: The random words of the noise, one int64 tensor [words]; an empty list if the noise
+            is drawn from the root key.
           state: As for `begin`.
-          before: The status that `begin` gave.
-          sums: Over all clients.
+          before: The status that `begin` returned.
+          sums: The sums over all clients, and their status.
 
         Returns:
-          The computation's results, flat, and the status.
+          The tensors of the computation's results, in the order of their type, and the status.
         """
 
 
 class SumTree:
-    """Joins the sums of blocks as a binary tree over their numbers, whatever order they come in.
+    """Joins the sums of blocks as a binary tree over their numbers, in whatever order they arrive.
 
-    A node of level k holds the blocks from j 2^k to (j + 1) 2^k - 1. Two siblings are joined as soon as
-    both are there. The nodes that are left at the end, one for each binary digit of the number of blocks,
-    are joined from the last to the first. If blocks come in order, log2 of their number of sums are held
-    at a time, and no more.
+    Node j of level k covers the blocks from j 2^k to (j + 1) 2^k - 1. Two siblings are joined as
+    soon as both are present. The nodes that remain at the end, one for each binary digit 1 of the
+    number of blocks, are joined from the last to the first. If blocks arrive in order, the sums
+    that are held at a time are at most about log2 of the number of blocks.
 
     Args:
-      join: From the sums over some blocks, those over the blocks that follow, and the number of the first
-        of those, to the sums over all of them.
+      join: Takes the sums over consecutive blocks, the sums over the blocks that follow them, and
+        the number of the first of the latter; returns the sums over all of them.
     """
 
     def __init__(self, join: Callable[[Sums, Sums, int], Sums]) -> None:
@@ -134,8 +141,8 @@ class SumTree:
         """Adds the sums of a block.
 
         Args:
-          number: The block's.
-          sums: Its sums.
+          number: The number of the block, from 0.
+          sums: Its sums and its status.
 
         Raises:
           RuntimeError: The block has been added before.
@@ -151,13 +158,16 @@ class SumTree:
         self._nodes[level, place] = sums
 
     def total(self, blocks: int) -> Sums | None:
-        """Returns the sums over all blocks; None if there are none.
+        """Joins what is left of the tree.
 
         Args:
-          blocks: Their number.
+          blocks: The number of blocks.
+
+        Returns:
+          The sums over all blocks; None if there are no blocks.
 
         Raises:
-          RuntimeError: Some block has not been added, or one that there is not.
+          RuntimeError: A block is missing, or a block was added that does not exist.
         """
         if self._came != set(range(blocks)):
             differing = sorted(self._came.symmetric_difference(range(blocks)))
@@ -165,7 +175,7 @@ class SumTree:
                 f"A backend gave the sums of {len(self._came)} blocks: expected those of {blocks}. The "
                 f"first that differs is block {differing[0]}."
             )
-        # By first block, the last node first.
+        # The nodes that remain, by the number of their first block; the last one comes first.
         nodes = {place << level: sums for (level, place), sums in self._nodes.items()}
         total: Sums | None = None
         after = blocks
@@ -186,17 +196,17 @@ def run_round(
 
     Args:
       backend: The backend.
-      root: The call's key.
-      words: See `Backend.finish`.
-      state: The server's part of the argument, flat.
-      blocks: The cohort's blocks, numbered from 0; there may be none.
+      root: The root key of the call, uint64 [2].
+      words: The random words of the noise; see `Backend.finish`.
+      state: The tensors of the server's argument, in the order of its type.
+      blocks: The blocks of the cohort, numbered from 0; there may be none.
 
     Returns:
-      The computation's results, flat, and the status.
+      The tensors of the computation's results, in the order of their type, and the status.
 
     Raises:
-      RuntimeError: The backend left a block out, or gave its sums twice.
-      Exception: See `Backend`.
+      RuntimeError: The backend omitted a block, or returned the sums of a block twice.
+      Exception: What the methods of the backend raise; see `Backend`.
     """
     common, before = backend.begin(root, state)
     tree = SumTree(functools.partial(backend.join, root))

@@ -1,4 +1,4 @@
-"""The work that a cohort makes: its blocks, each with all that running it takes."""
+"""The blocks of a cohort as units of work, each with everything that running it takes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from tff_dp.execution.round.programs import RoundPrograms
 from tff_dp.execution.round.strategies import Way
 
 CALLS_AT_ONCE = 64
-"""Clients of a block that run by a call each: their sums are added one after another."""
+"""The number of clients in a block under strategy "call", which sums them one after another."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockWork:
-    """A block of clients whose examples are tensors. It holds all that running them takes.
+    """A block of clients whose examples are tensors, with everything that running them takes.
 
     Attributes:
-      number: The block's, from 0.
-      shape: What its graph is made for.
-      fields: Tensors [rows, ...]: the examples.
-      table: Arrays: who the clients are and where their batches begin; see `ClientTable.read`.
+      number: The number of the block, from 0.
+      shape: What its graph is specialized for.
+      fields: The examples, one tensor [rows, ...] for each field.
+      table: The arrays of the table that says who the clients are and where their batches begin;
+        see `ClientTable.read`.
     """
 
     number: int
@@ -37,26 +38,26 @@ class BlockWork:
     table: Sequence[np.ndarray]
 
     def tensors(self) -> list[tf.Tensor]:
-        """Returns the examples and the table, as `client_loop.clients` takes them."""
+        """Returns the examples and then the table, as `client_loop.clients` takes them."""
         return [*self.fields, *(tf.constant(column) for column in self.table)]
 
     def of_nobody(self) -> BlockWork:
-        """Returns a block of the same shapes without clients."""
+        """Returns a block of the same shapes whose table has no clients."""
         return dataclasses.replace(self, table=[np.zeros_like(column) for column in self.table])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CallWork:
-    """A block of clients that run by a graph call each (strategy "call").
+    """A block of clients that run by one graph call each (strategy "call").
 
-    Their data may be data sets, which live in this process: a backend that runs blocks elsewhere has to
-    run these here, by the in-process backend.
+    Their data may be data sets, which live in this process: a backend that runs blocks elsewhere
+    has to run these blocks here, on the in-process backend.
 
     Attributes:
-      number: The block's, from 0.
+      number: The number of the block, from 0.
       first: The position in the cohort of its first client.
       count: The number of its clients.
-      cohort: The values of all clients of the cohort.
+      cohort: The data of all clients of the cohort.
     """
 
     number: int
@@ -71,15 +72,18 @@ Work = BlockWork | CallWork
 def cut(
     parts: RoundPrograms, data: Any, way: Way, held: Resident, is_regular: IsRegular
 ) -> Iterator[Work]:
-    """Yields the blocks of a cohort, which follow from these arguments alone.
+    """Splits a cohort into blocks, which depend only on these arguments.
 
     Args:
-      parts: The round's programs.
-      data: The clients' data, as the computation was given it.
-      way: How they run.
+      parts: The programs of the round.
+      data: The data of the clients, as they were passed to the computation.
+      way: How the clients run.
       held: The arrays that stay on the device between rounds.
-      is_regular: Whether a graph of static shapes is wanted for a kind of clients; not asked for
-        clients side by side, who need one.
+      is_regular: Whether a graph of static shapes is wanted for a kind of clients. It is not called
+        for clients that run side by side, which always need such a graph.
+
+    Yields:
+      The blocks, numbered from 0.
     """
     if way.strategy == "call":
         for number, first in enumerate(range(0, len(data), CALLS_AT_ONCE)):

@@ -1,4 +1,4 @@
-"""Which way each cohort of one computation runs in, by what has been found out so far."""
+"""Chooses how each cohort of one computation runs, and remembers which ways have failed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tff_dp.execution.settings import Settings
 
 
 class Chooser:
-    """Chooses ways to run a computation's cohorts.
+    """Chooses how the cohorts of a computation run.
 
     Args:
-      parts: The computation's programs.
-      state_specs: Of the server's part of the argument.
-      common_specs: Of what clients get from the server.
+      parts: The programs of the computation.
+      state_specs: The specifications of the tensors of the server's argument.
+      common_specs: The specifications of the tensors that the server sends to all clients.
 
     Attributes:
-      tried: What has been found out by trying: the one place where that is kept.
+      tried: What earlier attempts have shown. It is remembered here and nowhere else.
     """
 
     def __init__(
@@ -35,9 +35,16 @@ class Chooser:
         self._choices: dict[Any, tuple[strategies.Tried, strategies.Choice]] = {}
 
     def probed(self, settings: Settings) -> tuple[strategies.Choice, strategies.Tried]:
-        """Returns how a cohort of unknown data runs, and what was found out by writing its graphs.
+        """Finds out how a cohort runs whose data are not known yet, by writing graphs for it.
 
-        What fails to trace may not have been tried yet. Nothing is remembered.
+        A way that the choice passes over is written only if it comes before the one that is taken,
+        so that ways which would fail to trace may remain untried. Nothing is remembered.
+
+        Args:
+          settings: The settings of the context.
+
+        Returns:
+          The choice, and `tried` extended by the failures that were found.
         """
         tried = self.tried
         obstacle = strategies.data_obstacle(self._parts, None)
@@ -52,7 +59,7 @@ class Chooser:
             tried = tried.with_failed(way, reason)
 
     def probe_server(self) -> None:
-        """Finds out what keeps the server's parts from XLA, and remembers it."""
+        """Finds out what prevents XLA from compiling the server's parts, and remembers it."""
         self.tried = self._with_server(self.tried)
 
     def _with_server(self, tried: strategies.Tried) -> strategies.Tried:
@@ -62,12 +69,15 @@ class Chooser:
     def choose(
         self, settings: Settings, obstacle: str | None, tried: strategies.Tried
     ) -> strategies.Choice:
-        """Returns how a cohort runs.
+        """Chooses how a cohort runs. The result is cached as long as `tried` is the same object.
 
         Args:
-          settings: The context's.
-          obstacle: What in the cohort's data stands in the way of one graph, or None.
-          tried: What has been found out by trying.
+          settings: The settings of the context.
+          obstacle: What prevents the cohort's data from being the input of one graph, or None.
+          tried: What earlier attempts have shown.
+
+        Returns:
+          The way that is taken, with the ways before it and why they were given up.
         """
         on_gpu = settings.places.on_gpu
         key = (settings.strategy, settings.xla, on_gpu, obstacle)
@@ -78,11 +88,14 @@ class Chooser:
         return found[1]
 
     def way(self, settings: Settings, data: Any) -> strategies.Way:
-        """Returns how a cohort runs, as far as is known before it does.
+        """Chooses how a cohort runs, as far as that is known before it does.
 
         Args:
-          settings: The context's.
-          data: The cohort's data.
+          settings: The settings of the context.
+          data: The data of the cohort's clients.
+
+        Returns:
+          The way. When the cohort runs, that way may still fail and another one may be taken.
         """
         obstacle = strategies.data_obstacle(self._parts, data)
         return self.choose(settings, obstacle, self.tried).way

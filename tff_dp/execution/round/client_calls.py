@@ -1,4 +1,4 @@
-"""The clients of a round by a graph call each."""
+"""Runs each client of a round by a graph call of its own (strategy "call")."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _POSITION = tf.TensorSpec([], tf.int32)
 
 
 class Calls:
-    """Runs the clients of a round by a graph call each.
+    """Runs each client of a round by a graph call of its own.
 
     Args:
-      form: The round's MapReduce form.
-      parts: Its programs.
-      made: Where the graphs are kept.
-      data: The layout of a client's data.
+      form: The MapReduce form of the computation.
+      parts: The programs of that form.
+      made: The cache of traced graphs.
+      data: The layout of one client's data.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Calls:
             for leaf in values.leaves(parts.work.type_signature.result)
         ]
         self._imported: imported_graph.ImportedGraph | None = None
-        if parts.work.obstacle:  # whatever stands in the way of an import shows now
+        if parts.work.obstacle:  # import it now, so that a failure to do so is raised here
             self._imported = imported_graph.ImportedGraph(form.work)
 
     def run(
@@ -52,21 +52,22 @@ class Calls:
         *,
         imported: bool,
     ) -> list[tf.Tensor]:
-        """Runs the clients of a block.
+        """Runs the clients of a block, one after another.
 
         Args:
-          root: The call's key.
-          common: What clients get from the server.
-          carry: Sums and status before.
+          root: The root key of the call, uint64 [2].
+          common: The tensors that the server sends to all clients.
+          carry: The sums and the status before the block.
           block: The clients.
-          imported: Whether the clients' part runs as it was imported.
+          imported: Whether the clients' part runs as an imported graph instead of being rewritten.
 
         Returns:
-          The carry after.
+          The sums and the status after the block.
 
         Raises:
-          CannotTraceError: The clients' part cannot be written anew.
-          ComputationError: A client's part failed.
+          CannotTraceError: The clients' part cannot be rewritten.
+          ComputationError: A client's part failed, or its data set did; the message names the
+            client.
         """
         one = self._import if imported else self._write
         for position in range(block.first, block.first + block.count):
@@ -75,7 +76,7 @@ class Calls:
                 carry = one(root, tf.constant(position), leaves, common, carry)
             except traced.CannotTraceError:
                 raise
-            except Exception as error:  # TensorFlow's, or that of whoever made the data set
+            except Exception as error:  # raised by TensorFlow or by the data set
                 whose = failures.client_name(position, len(block.cohort))
                 raise ComputationError(f"The computation of {whose} failed: {error}") from error
         return carry
@@ -132,5 +133,5 @@ class Calls:
 
 
 def _element_spec(leaf: Any) -> Any:
-    """Returns the specification of a sequence's elements, or None for what is no sequence."""
+    """Returns the specification of a data set's elements, or None for anything else."""
     return leaf.element_spec if isinstance(leaf, tf.data.Dataset) else None

@@ -1,4 +1,4 @@
-"""The clients of a block, in one graph: one after another, or side by side; in one part or several."""
+"""The graph over the clients of a block: one after another or side by side, in one or several parts."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from tff_dp.execution.cohort.tables import (
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
-_MOST_PARTS = 8  # each is a call of its own, and holds sums of its own
-_ENTRIES_OF_A_PART = 128  # of a block's table, at least
-_BYTES_OF_PARTS = 1 << 27  # of the sums of all parts, at most
+_MOST_PARTS = 8  # each is a separate call and holds its own sums
+_ENTRIES_OF_A_PART = 128  # the fewest clients of a block's table in a part
+_BYTES_OF_PARTS = 1 << 27  # the most memory that the sums of all parts may take
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a graph over the clients of a block is made for. It follows from the block and the strategy.
+    """What a graph over the clients of a block is specialized for. It follows from block and strategy.
 
     Attributes:
       form: Which columns the table has.
       batching: What the batches of all clients have in common.
-      side_by_side: Clients at once, for `vmap`; 0 for one after another.
-      xla: Whether XLA compiles it.
-      parts: The number of parts that sum over clients of their own.
-      limits: The smallest and the largest of each field's numbers, where they are known; see `Block`.
+      side_by_side: The number of clients that run at once under "vmap"; 0 for one after another.
+      xla: Whether XLA compiles the graph.
+      parts: The number of parts of the block that are summed separately.
+      limits: For each field, the smallest and the largest of its numbers, or None if they are not
+        known; see `Block`.
     """
 
     form: Form
@@ -49,21 +50,24 @@ class Shape:
 
     @property
     def style(self) -> Style:
-        """What becomes of the graph over the clients."""
+        """How the graph over the clients is compiled and vectorized."""
         return Style(xla=self.xla, vmap=bool(self.side_by_side))
 
 
 def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | None) -> Shape:
-    """Returns what the graph over a block's clients is made for.
+    """Determines what the graph over a block's clients is specialized for.
 
     Args:
       block: The block.
       side_by_side: Whether its clients run side by side.
-      xla: Whether XLA compiles what has static shapes.
-      carry_bytes: The size of the sums over clients, or None if it is not known.
+      xla: Whether XLA compiles graphs of static shapes.
+      carry_bytes: The size of the sums over clients, in bytes; None if it is not known.
+
+    Returns:
+      The shape. Blocks whose batches are listed one by one run one after another and without XLA.
 
     Raises:
-      ValueError: The block's clients do not fill rows of clients side by side.
+      ValueError: The number of clients is not a multiple of the number that run side by side.
     """
     count, form = block.table.count, block.table.form
     width = 0
@@ -75,21 +79,25 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
     return _shape(form, block.batching, width, xla and form.kind != "listed", parts, block.limits)
 
 
-# Rounds that follow on each other hardly differ, and making it takes a fused round's time.
+# Successive rounds rarely differ in shape, and making a `Shape` takes about as long as a fused round.
 _shape = functools.lru_cache(1 << 8)(Shape)
 
 
 def part_count(count: int, width: int, carry_bytes: int | None) -> int:
-    """Returns the number of parts that the clients of a block are summed in: a power of two.
+    """Computes the number of parts that the clients of a block are summed in.
 
-    It must not depend on what runs the parts: sums of floats depend on the order of their terms. The
-    number follows from the length of the block's table, since XLA compiles anew for another length
-    anyway, and is small enough for the sums of all parts to fit into memory.
+    The number must not depend on what runs the parts, since the result of a floating-point sum
+    depends on the order of its terms. It follows from the length of the block's table, because XLA
+    compiles anew for another length anyway, and is small enough for the sums of all parts to fit
+    into memory.
 
     Args:
       count: The number of clients.
-      width: Clients side by side, or 0.
-      carry_bytes: The size of the sums over clients, or None if it is not known.
+      width: The number of clients side by side, or 0 for one after another.
+      carry_bytes: The size of the sums over clients, in bytes; None if it is not known.
+
+    Returns:
+      The number of parts, a power of two; 1 if the size of the sums is not known.
     """
     if carry_bytes is None:
         return 1
@@ -110,16 +118,16 @@ def clients(
     places: Sequence[str] = ("",),
     inside: bool = False,
 ) -> list[tf.Tensor]:
-    """Writes the sums over the clients of a block, from zero on.
+    """Writes the sums over the clients of a block, which start from zero.
 
     Args:
-      parts: The round's programs.
-      shape: What the graph is made for.
-      tensors: The fields of the examples, then the table, as `ClientTable.arrays` gives it.
-      common: What clients get from the server.
-      root: The call's key.
-      places: The devices that run the parts, at the same time; empty names for threads.
-      inside: Whether XLA compiles what is around it already. Then there is one part.
+      parts: The programs of the round.
+      shape: What the graph is specialized for.
+      tensors: The fields of the examples, then the table, as `ClientTable.arrays` returns it.
+      common: The tensors that the server sends to all clients.
+      root: The root key of the call, uint64 [2].
+      places: The names of the devices that run the parts at the same time; empty names for threads.
+      inside: Whether XLA compiles the surrounding function. Then there must be one part.
 
     Returns:
       The sums, and the status.
@@ -137,9 +145,10 @@ def clients(
     if shape.parts == 1:
         run = jitted(span) if shape.xla and not inside else span
         return list(run(tf.constant(0), table.count))
-    # One function, which is called for each part: it is traced and compiled once.
+    # All parts call the same function, so that it is traced and compiled once.
     run = jitted(span) if shape.xla else tf.function(span, **_CALLED)
-    # Whole rows of clients side by side: a part that ended within one would count its clients twice.
+    # Parts hold whole rows of clients that run side by side. If a part ended within a row, the clients
+    # of that row would be counted twice.
     row = max(shape.side_by_side, 1)
     per = (table.count // row + shape.parts - 1) // shape.parts * row
     sums: list[list[tf.Tensor]] = []
@@ -151,11 +160,11 @@ def clients(
             sums.append(list(run(low, high)))
 
     def join(left: int, right: int) -> list[tf.Tensor]:
-        """Joins parts [left, right)."""
+        """Returns the sums over the parts from `left` to `right` - 1."""
         if right - left == 1:
             return sums[left]
         middle = (left + right) // 2
-        # The last parts may be empty, and begin behind the last client.
+        # The last parts may be empty; they would begin after the last client.
         last = tf.maximum(table.count - 1, 0)
         first = table.positions[tf.minimum(middle * per, last)]
         key = parts.merge_key(first, root)
@@ -166,7 +175,7 @@ def clients(
 
 _CALLED: dict[str, Any] = {
     "autograph": False,
-    # TensorFlow would copy the function's operations into the graph for each call.
+    # Without this, TensorFlow would copy the function's operations into the graph for each call.
     "experimental_attributes": {"_noinline": True},
 }
 
@@ -182,7 +191,7 @@ def _contribution(
     common: list[tf.Tensor],
     root: tf.Tensor,
 ) -> Contribution:
-    """Returns the function that writes what a client, by its place in the table, contributes."""
+    """Returns the function that writes the contribution of a client, given its place in the table."""
     by_itself = shape.xla and not shape.side_by_side
     examples = batches.Examples(fields, table.rows, xla=by_itself, limits=shape.limits)
     batching = shape.batching
@@ -215,7 +224,7 @@ def _one_by_one(
     positions: tf.Tensor,
     root: tf.Tensor,
 ) -> Body:
-    """Returns the step of a loop over clients."""
+    """Returns the body of a loop over clients."""
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
@@ -232,7 +241,7 @@ def _rows(
     positions: tf.Tensor,
     root: tf.Tensor,
 ) -> Body:
-    """Returns the step of a loop over rows of clients side by side, whose sums are joined as a tree."""
+    """Returns the body of a loop over rows of clients side by side, whose sums are joined as a tree."""
     width, style = shape.side_by_side, shape.style
 
     def one(i: tf.Tensor) -> list[tf.Tensor]:
@@ -257,12 +266,12 @@ def _rows(
             count -= half
         return [i + width, *join([list(carry), [t[0] for t in each], i])]
 
-    # Rows are full, which `shape_of` sees to: none reaches past the last client.
+    # `shape_of` ensures that rows are full: none extends past the last client.
     return body
 
 
 def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
-    """Returns what a function gives for each element, side by side."""
+    """Returns the results of a function for each element, computed side by side."""
     raised: list[Exception] = []
 
     def run(element: Any) -> Any:
@@ -275,7 +284,7 @@ def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
     try:
         return tf.vectorized_map(run, elements)
     except Exception:
-        if raised:  # which TensorFlow hides in one of its own
+        if raised:  # TensorFlow wraps the original error in one of its own
             raise raised[0] from None
         raise
 
@@ -298,6 +307,13 @@ def _advance(
 
 
 def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that XLA compiles."""
+    """Wraps a function so that XLA compiles it.
+
+    Args:
+      function: From tensors to tensors.
+
+    Returns:
+      The `tf.function`.
+    """
     compiled: Callable[..., Any] = tf.function(function, jit_compile=True, autograph=False)
     return compiled

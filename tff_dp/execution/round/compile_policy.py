@@ -1,13 +1,13 @@
 """When XLA's compilation of a kind of clients is repaid, and so when it is begun and used.
 
 XLA takes one to three seconds of a core for a graph, and saves 0.1 to 0.3 ms with each batch that a
-client trains on (benchmarks/starting.py). Rounds therefore begin without it. A kind of clients, which is
-what one graph of static shapes can hold, is compiled beside the rounds, and used once it has trained on
-about as many batches as repay that. Whoever knows how many rounds there will be has it compiled from the
-beginning on, or not at all.
+client trains on (benchmarks/starting.py). Rounds therefore begin without it. A kind of clients,
+which is what one graph of static shapes can hold, is compiled beside the rounds, and used once it
+has trained on about as many batches as repay that. Whoever knows how many rounds there will be has
+it compiled from the beginning on, or not at all.
 
-What runs when is a function of the calls alone, never of how long anything takes: otherwise two runs with
-the same seed would differ in their last digits.
+What runs when is a function of the calls alone, never of how long anything takes: otherwise two
+runs with the same seed would differ in their last digits.
 """
 
 from __future__ import annotations

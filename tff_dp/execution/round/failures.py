@@ -24,8 +24,8 @@ def raise_if_failed(status: Sequence[int], checks: Sequence[str], clients: int) 
     """Raises the error of a check that failed.
 
     Args:
-      status: Who failed (a position, or `programs.SERVER_FAILED`), and the number of the check; 0 for
-        none.
+      status: Who failed (a position, or `programs.SERVER_FAILED`), and the number of the check; 0
+        for none.
       checks: What the checks say, by number from 1.
       clients: How many there are.
     """

@@ -42,8 +42,8 @@ class RoundPrograms:
       obstacle: What stands in the way of writing a cohort as one graph, or None.
       xla_obstacle: What in the clients' part keeps it from XLA, by name of the operation; or None.
       vmap_obstacle: What stands in the way of clients side by side, or None.
-      server_xla_obstacle: What keeps the server's parts from XLA, as far as is known without writing
-        them; or None.
+      server_xla_obstacle: What keeps the server's parts from XLA, as far as is known without
+        writing them; or None.
       carry_shapes: Of the sums over clients, and of the status.
     """
 
@@ -171,7 +171,8 @@ class RoundPrograms:
           root: The call's key.
           before: The status of the server's part before the clients.
           only: Positions of the results that are wanted; all by default.
-          words: The random words of the noise, int64 [layout.count]; None to draw them under the key.
+          words: The random words of the noise, int64 [layout.count]; None to draw them under the
+            key.
           style: What becomes of the graph.
         """
         *sums, client, check = carry
@@ -260,8 +261,8 @@ class RoundPrograms:
     def merge_key(self, split: Any, root: tf.Tensor, *, of_blocks: bool = False) -> tf.Tensor:
         """Returns the key of one join, uint64 [2].
 
-        In a tree over neighbors, the place at which its two halves meet names a join. Hardly any `merge`
-        draws random numbers: then all joins share the key, which is not used.
+        In a tree over neighbors, the place at which its two halves meet names a join. Hardly any
+        `merge` draws random numbers: then all joins share the key, which is not used.
 
         Args:
           split: Within a block, the position in the cohort of the right half's first client; over

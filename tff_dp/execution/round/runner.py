@@ -98,7 +98,8 @@ class RoundRunner:
           The results, in the containers of their type.
 
         Raises:
-          ComputationError: A check in the server's or in a client's part failed, or a client's part.
+          ComputationError: A check in the server's or in a client's part failed, or a client's
+            part.
         """
         marked_noise.refuse(self.noise_bits(settings))
         root = tf.constant(settings.root())
@@ -129,8 +130,8 @@ class RoundRunner:
     def _run_somehow(self, call: Call) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Runs a round by the first candidate that neither fails to trace nor to run.
 
-        Which ways failed, and why, is remembered if one does not: otherwise something else is wrong, with
-        the data, say. A client's own error shows where clients run by a call each.
+        Which ways failed, and why, is remembered if one does not: otherwise something else is
+        wrong, with the data, say. A client's own error shows where clients run by a call each.
         """
         tried = self.chooser.tried
         obstacle = strategies.data_obstacle(self.parts, call.data)
@@ -162,7 +163,8 @@ class RoundRunner:
     def due(self, data: Any, way: strategies.Way, settings: Settings) -> BlockWork | None:
         """Returns a block of nobody for the graph that XLA is to compile now, beside the rounds; or None.
 
-        It is the cohort's one block but for its clients: the graph is called with it, to be compiled.
+        It is the cohort's one block but for its clients: the graph is called with it, to be
+        compiled.
 
         Args:
           data: The cohort's data.
@@ -218,8 +220,8 @@ class RoundRunner:
           data: The cohort's data.
           way: How it runs.
           settings: The context's.
-          rounds: How many rounds are noted to have such a cohort: what they train on counts for when XLA
-            compiles it. 0 for one that runs as those before it.
+          rounds: How many rounds are noted to have such a cohort: what they train on counts for
+            when XLA compiles it. 0 for one that runs as those before it.
         """
         trained = settings.trained(self)
         if rounds:

@@ -20,8 +20,8 @@ class Way(NamedTuple):
     """A way to run the clients of a round.
 
     Attributes:
-      strategy: "scan" (one graph, clients one after another), "vmap" (one graph, clients side by side)
-        or "call" (a graph call per client).
+      strategy: "scan" (one graph, clients one after another), "vmap" (one graph, clients side by
+        side) or "call" (a graph call per client).
       xla: Whether XLA compiles the clients' part.
       imported: Whether the clients' part runs as it was imported, and is not written anew.
     """
@@ -109,11 +109,11 @@ def choose(
     """Returns how a round runs: the first candidate that nothing stands in the way of.
 
     The candidates are: clients side by side with XLA, and without; one after another with XLA, and
-    without; a graph call per client; and that with the client's graph as it was imported. A strategy
-    that is given begins at its own candidates. By the rule ("auto"), a CPU takes clients one after
-    another, and a GPU side by side, unless their part draws random numbers, which cannot be vectorized
-    well. XLA compiles the clients' part unless something in it cannot be compiled, or, on a CPU, it has
-    convolutions, which XLA makes slower there.
+    without; a graph call per client; and that with the client's graph as it was imported. A
+    strategy that is given begins at its own candidates. By the rule ("auto"), a CPU takes clients
+    one after another, and a GPU side by side, unless their part draws random numbers, which cannot
+    be vectorized well. XLA compiles the clients' part unless something in it cannot be compiled,
+    or, on a CPU, it has convolutions, which XLA makes slower there.
 
     Args:
       parts: The round's programs.

@@ -35,8 +35,8 @@ def whole(
       root: The call's key.
       words: See `RoundPrograms.finish`.
       places: As for `client_loop.clients`.
-      compiled: Whether XLA compiles the server's parts together with the clients, but for strings (see
-        `texts`). The clients are one part then.
+      compiled: Whether XLA compiles the server's parts together with the clients, but for strings
+        (see `texts`). The clients are one part then.
     """
     if not compiled:
         common, before = parts.begin(state, root)
