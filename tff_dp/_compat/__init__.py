@@ -1,11 +1,13 @@
-"""Private and version-dependent names of other packages: all of them are here, one module a package.
+"""Private and version-dependent names of other packages, with one module for each package.
 
-The rest of tff_dp uses public names of the versions that `stack.TESTED` lists. What has no public name,
-or another one in another version, is wrapped here under a name that says what it is for, so that a new
-version of a package touches one module. `tests/package/test_foreign_names.py` keeps it so.
+The rest of tff_dp uses only public names of the versions that `stack.TESTED` lists. A private name,
+or one that differs between versions, is wrapped here under a name that says what it is for, so that
+supporting a new version of a package changes one module. `tests/package/test_foreign_names.py`
+enforces this.
 
-The modules that are imported below import no TensorFlow; `_compat.tensorflow`, `_compat.tff.internals`
-and `_compat.tensorflow_privacy` do, and are imported by modules that need it anyway.
+The modules that are imported below do not import TensorFlow. `_compat.tensorflow`,
+`_compat.tff.internals` and `_compat.tensorflow_privacy` do; only modules that need TensorFlow
+anyway import them.
 """
 
 from tff_dp._compat import keras, quiet, stack, tff

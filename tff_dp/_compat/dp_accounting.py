@@ -29,12 +29,13 @@ __all__ = [
 
 
 class Direction(NamedTuple):
-    """The numbers of a privacy loss distribution of one direction (removal, addition or replacement).
+    """A discretized privacy loss distribution in one direction (removal, addition or replacement).
 
     Attributes:
-      probabilities: Of the losses on the grid, ascending, float64 [losses].
-      interval: Of the grid.
-      lowest: The lowest loss, in intervals.
+      probabilities: The probability of each loss on the grid, in ascending order of the losses,
+        float64 [losses].
+      interval: The distance between neighboring losses on the grid.
+      lowest: The smallest loss, as a number of intervals.
       infinite: The probability of an infinite loss.
     """
 
@@ -45,13 +46,28 @@ class Direction(NamedTuple):
 
 
 def numbers_of(pmf: PLDPmf) -> Direction:
-    """Returns the numbers of a distribution, for which there is no public way."""
+    """Reads the probabilities of a distribution, which dp-accounting does not expose.
+
+    Args:
+      pmf: A probability mass function of privacy losses, dense or sparse.
+
+    Returns:
+      Its grid and probabilities. The array is not copied if `pmf` is dense.
+    """
     dense: Any = pmf.to_dense_pmf()
     return Direction(dense._probs, dense._discretization, dense._lower_loss, dense._infinity_mass)
 
 
 def directions_of(distribution: PrivacyLossDistribution) -> tuple[PLDPmf, PLDPmf | None]:
-    """Returns the distributions of removal and of addition; None for the latter if it is the same."""
+    """Splits a privacy loss distribution into its two directions.
+
+    Args:
+      distribution: A privacy loss distribution.
+
+    Returns:
+      The distributions of removal and of addition. The second is None if the distribution is
+      symmetric, that is, if both are the same.
+    """
     held: Any = distribution
     return held._pmf_remove, None if held._symmetric else held._pmf_add
 
@@ -63,6 +79,13 @@ def default_orders() -> np.ndarray:
 
 
 def rdp_curve(accountant: rdp.RdpAccountant) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an accountant's orders, and the Rényi divergence that it has composed at each."""
+    """Reads the Rényi divergences that an accountant has composed.
+
+    Args:
+      accountant: An RDP accountant of dp-accounting.
+
+    Returns:
+      The orders, and the composed divergence at each order; two arrays of shape [orders].
+    """
     held: Any = accountant
     return np.asarray(held._orders), np.asarray(held._rdp)

@@ -1,4 +1,4 @@
-"""Imports of TensorFlow that write nothing to the terminal."""
+"""Import of TensorFlow without messages on the terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keeps native libraries from writing to standard error while TensorFlow is imported.
+    """Silences native libraries on standard error while TensorFlow is imported.
 
-    For programs, not for the library: TensorFlow logs to file descriptor 2 before its log level can be
-    set. If the import fails, what was written is shown.
+    This is for programs, not for the library: TensorFlow logs to file descriptor 2 before its log
+    level can be set, so that the descriptor itself has to be redirected. If the import fails, the
+    messages are written to standard error after all.
+
+    Yields:
+      Nothing; the import belongs in the `with` block.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

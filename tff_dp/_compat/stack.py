@@ -1,11 +1,11 @@
-"""The versions of other packages with which the tests have passed."""
+"""Versions of other packages with which the tests pass."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import sys
 
-# Distribution name to the version prefixes with which the tests have passed.
+# From the name of a distribution to the version prefixes with which the tests pass.
 TESTED: dict[str, tuple[str, ...]] = {
     "tensorflow-federated": ("0.87.0",),
     "tensorflow-privacy": ("0.9.0",),
@@ -21,10 +21,10 @@ TESTED_PYTHON = ((3, 11), (3, 12), (3, 13))
 
 
 def check_stack() -> list[str]:
-    """Compares what is installed with what the tests have passed with.
+    """Compares the installed packages with the tested versions.
 
     Returns:
-      One sentence a deviation; empty where the installed packages are a tested combination.
+      One clause for each deviation; an empty list if all installed versions are tested ones.
     """
     problems = []
     if sys.version_info[:2] not in TESTED_PYTHON:

@@ -12,22 +12,41 @@ from tensorflow.python.framework import op_def_registry
 
 
 def op_def(op: str) -> Any:
-    """Returns the `OpDef` of an operation, or None for a name that TensorFlow does not know."""
+    """Looks up the definition of an operation.
+
+    Args:
+      op: The name of the operation's type, such as "MatMul".
+
+    Returns:
+      Its `OpDef`; None if TensorFlow has no operation of this name.
+    """
     return op_def_registry.get(op)
 
 
 def function_def(graph: Any, name: str) -> Any:
-    """Returns the `FunctionDef` of a function in a graph's library."""
+    """Looks up a function in the library of a graph.
+
+    Args:
+      graph: The `tf.Graph`.
+      name: The name of a function in its library.
+
+    Returns:
+      The `FunctionDef`.
+    """
     return graph._get_function(name).cached_definition
 
 
 def xla_dynamic_slice(tensor: tf.Tensor, begin: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Returns a slice whose start need not be known when XLA compiles.
+    """Slices a tensor at a start that need not be known when XLA compiles.
 
     Args:
       tensor: The tensor.
-      begin: Where the slice begins in each dimension, int32 [rank].
-      sizes: Of the slice, int32 [rank], known when the graph is written.
+      begin: The start of the slice in each dimension, int32 [rank].
+      sizes: The size of the slice in each dimension, int32 [rank]; constant when the graph is
+        built.
+
+    Returns:
+      The slice, of shape `sizes` and the dtype of `tensor`.
     """
     return xla.dynamic_slice(tensor, begin, sizes)
 
@@ -35,19 +54,30 @@ def xla_dynamic_slice(tensor: tf.Tensor, begin: tf.Tensor, sizes: tf.Tensor) -> 
 def call_flat(function: Any, tensors: Sequence[Any]) -> Any:
     """Calls a concrete function with the flat list of its inputs.
 
-    The public call of a pruned function first tries to bind its arguments by name, fails, and formats an
-    error message with the value of every tensor in it, at each call: milliseconds, or seconds for large
-    tensors.
+    The public way to call a pruned function first tries to bind the arguments by name, fails, and
+    formats an error message that contains the value of every tensor. This happens at each call and
+    takes milliseconds, or seconds for large tensors.
+
+    Args:
+      function: A `ConcreteFunction`.
+      tensors: Its inputs in order, without the captured ones, which are added here.
+
+    Returns:
+      The outputs of the function, in their structure.
     """
     return function._call_flat(list(tensors), function.captured_inputs)
 
 
 @contextlib.contextmanager
 def equality_by_value() -> Iterator[None]:
-    """Makes == and != compare tensors by value, as they do in eager code and in Keras's own training.
+    """Makes == and != compare tensors by value, as in eager code and in Keras's own training.
 
-    TFF traces in a graph of TensorFlow 1, in which they compare by identity: `y != 0`, in a loss function
-    say, is then True for whatever y holds. To be used around Keras's and the user's own code.
+    TFF traces in a graph of TensorFlow 1, where these operators compare by identity: `y != 0`, for
+    example in a loss function, is then True whatever the value of y. Use this context manager
+    around code of Keras and of the user.
+
+    Yields:
+      Nothing. The operators are restored on exit.
     """
     if tf.compat.v1.executing_eagerly_outside_functions():
         yield
@@ -72,11 +102,15 @@ def equality_by_value() -> Iterator[None]:
 
 @contextlib.contextmanager
 def constants_for_eager_tensors() -> Iterator[None]:
-    """Makes the function graph that is being traced embed eager tensors as constants.
+    """Embeds eager tensors as constants in the function graph that is being traced.
 
-    Some Keras layers hold plain tensors (an adapted `Normalization` its mean and variance). A function
-    captures such a tensor as an input, which TFF cannot serialize; its value never changes, so it can
-    be a constant of the graph. To be used while a `tf.function` is traced.
+    Some Keras layers hold plain tensors, such as the mean and variance of an adapted
+    `Normalization`. A function captures such a tensor as an input, which TFF cannot serialize. The
+    tensor is immutable, so that it can be a constant of the graph instead. Resources and variants
+    are captured as before. Use this context manager while a `tf.function` is traced.
+
+    Yields:
+      Nothing. Outside of a function graph, the context manager has no effect.
     """
     graph = tf.compat.v1.get_default_graph()
     original = getattr(graph, "capture", None)

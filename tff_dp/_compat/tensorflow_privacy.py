@@ -1,7 +1,7 @@
-"""The names of tensorflow-privacy that are used: its queries, which TFF's aggregators are made of.
+"""The names of tensorflow-privacy that tff_dp uses: its queries, on which TFF's aggregators are built.
 
-The package cannot be imported by itself on the TensorFlow of today: TFF's loading brings the placeholders
-that it needs (`tff.placeholders`).
+tensorflow-privacy cannot be imported by itself on current versions of TensorFlow: loading TFF puts
+the placeholders in place that it needs (`tff.placeholders`).
 """
 
 from __future__ import annotations

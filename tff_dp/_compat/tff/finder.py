@@ -1,11 +1,11 @@
-"""Has a plain `import tensorflow_federated` work, once tff_dp has been imported.
+"""Makes a plain `import tensorflow_federated` work after tff_dp has been imported.
 
-TFF 0.87.0 imports modules that cannot be imported any more. A finder in `sys.meta_path` waits for the
-import of TFF (or of tensorflow-privacy, which has the same trouble), has Python's own finders find the
-package, and wraps its loader: the package's code then runs with the placeholders in place, and is mended
-afterwards. For any other module the finder compares one name and is out of the way. Once TFF has been
-imported, the finder removes itself. Python holds the module's import lock meanwhile, so that a second
-thread waits for a whole TFF.
+TFF 0.87.0 imports modules that can no longer be imported. A finder in `sys.meta_path` handles the
+import of TFF, and that of tensorflow-privacy, which has the same problem: it lets Python's own
+finders locate the package, and wraps its loader, so that the package's code runs with the
+placeholders in place and is repaired afterwards. For any other module the finder only compares the
+name. Once TFF has been imported, the finder removes itself. Python holds the module's import lock
+throughout, so that a second thread waits until TFF is complete.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PACKAGES = (TFF, "tensorflow_privacy")
 
 
 def register() -> None:
-    """Puts the finder in place, unless it is there already or TFF has been imported."""
+    """Installs the finder, unless it is installed already or TFF has been imported."""
     if sys.modules.get(TFF) is None and not any(isinstance(f, Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, Finder())
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Answers imports of TFF and of tensorflow-privacy, by what the other finders find."""
+    """Handles imports of TFF and of tensorflow-privacy, which the other finders locate."""
 
     def __init__(self) -> None:
         self._asking = threading.local()
@@ -39,10 +39,19 @@ class Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Returns the spec of one of the two packages with its loader wrapped; None for any other."""
+        """Finds the spec of TFF or of tensorflow-privacy, and wraps its loader.
+
+        Args:
+          fullname: The name of the module that is imported.
+          path: The search path of its parent package, or None; passed to the other finders.
+          target: The module that is reloaded, or None; passed to the other finders.
+
+        Returns:
+          The spec; None for any other module, or if no other finder knows the package.
+        """
         if fullname not in _PACKAGES or getattr(self._asking, "is_asking", False):
             return None
-        self._asking.is_asking = True  # another finder of this kind may ask all the others as well
+        self._asking.is_asking = True  # a second `Finder` must not ask this one in turn
         try:
             spec = _found_by_others(self, fullname, path, target)
         finally:
@@ -68,18 +77,18 @@ class _Loader(importlib.abc.Loader):
     def __init__(self, loader: Any) -> None:
         self._loader = loader
 
-    def __getattr__(self, name: str) -> Any:  # such as get_data, for whoever only asks for the spec
+    def __getattr__(self, name: str) -> Any:  # such as get_data, for callers that only use the spec
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Forgets what a failed import has left; the module is the loader's own."""
+        """Removes the remains of a failed import, and lets the package's own loader create the module."""
         _forget_half_imported()
         created: ModuleType | None = self._loader.create_module(spec)
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        """Runs the package's code."""
-        # Here and not at the top: importing tff_dp costs no more than the finder itself.
+        """Runs the package's code with the placeholders in place, and repairs TFF afterwards."""
+        # Imported here, so that importing tff_dp loads no more than the finder itself.
         from tff_dp._compat import stack
         from tff_dp._compat.tff.placeholders import placeholders
 
@@ -109,7 +118,7 @@ def _mend(tff: ModuleType) -> None:
 
         setup.mend(tff, is_new=True)
     except (ImportError, AttributeError) as error:
-        # A TFF that has these names elsewhere: whoever imports it must still get it.
+        # Another version of TFF may have these names elsewhere; its import must still succeed.
         warnings.warn(
             f"tff_dp mends nothing in tensorflow_federated {getattr(tff, '__version__', '')}, which is "
             f"not the version that it was tested with ({type(error).__name__}: {error}). See "
@@ -120,14 +129,14 @@ def _mend(tff: ModuleType) -> None:
 
 
 def _forget_half_imported() -> None:
-    """Removes what an import that failed has left in `sys.modules`.
+    """Removes the submodules that a failed import has left in `sys.modules`.
 
-    Without the placeholders, `import tensorflow_federated` fails. Python then drops the package itself
-    and keeps the submodules that had been imported by then. A later import finds those, does not bind
-    them in the new package, and ends with "name 'python' is not defined".
+    Without the placeholders, `import tensorflow_federated` fails. Python then removes the package
+    itself but keeps the submodules that were already imported. A later import finds these, does not
+    bind them in the new package, and fails with "name 'python' is not defined".
     """
     for package in _PACKAGES:
-        if package in sys.modules:  # whole, or being imported
+        if package in sys.modules:  # complete, or being imported right now
             continue
         for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
             del sys.modules[name]

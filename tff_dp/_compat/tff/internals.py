@@ -1,4 +1,4 @@
-"""What is used of `tensorflow_federated.python`, for which TFF has no public name.
+"""The names that are used from `tensorflow_federated.python`, which have no public equivalent.
 
 Importing this module imports TFF.
 """
@@ -34,24 +34,31 @@ __all__ = [
 
 
 def predict_function(model: Any) -> Any:
-    """Returns the Python function by which a `FunctionalModel` predicts, in place of its graph.
+    """Returns the Python function with which a `FunctionalModel` predicts, in place of its graph.
 
-    A graph's loops (those of recurrent layers) cannot be vectorized; a function's can.
+    Loops, such as those of recurrent layers, cannot be vectorized in a finished graph; they can be
+    when the function is traced again.
 
     Args:
       model: A `tff.learning.models.FunctionalModel`.
+
+    Returns:
+      The function behind `model.predict_on_batch`, with the same arguments.
     """
     return model._predict_on_batch_fn.python_function
 
 
 async def materialized(value: Any, value_type: Any) -> Any:
-    """Returns an argument with values in place of the references in it.
+    """Replaces the references in an argument by their values.
 
-    `tff.program.materialize_value` does not know the type, and gives a structure back in its own
-    containers, not in the `Struct`s by which executors take arguments.
+    The public `tff.program.materialize_value` does not know the type, and returns a structure in
+    its Python containers instead of the `Struct`s that executors expect.
 
     Args:
       value: A structure of values and `tff.program.MaterializableValueReference`s.
       value_type: Its TFF type.
+
+    Returns:
+      The structure with a value in place of each reference.
     """
     return await native_platform._materialize_structure_of_references(value, value_type)

@@ -1,4 +1,4 @@
-"""Imports TFF, or says what is wrong with the installed packages."""
+"""Import of TFF, with an error that reports which installed packages differ from the tested ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tff_dp.errors import StackError
 def load() -> Any:
     """Imports TensorFlow Federated on the installed TensorFlow.
 
-    `TF_USE_LEGACY_KERAS=1` is set for this process unless it is set already: TFF's own code takes
-    `tf.keras` for Keras 2. `import keras` is Keras 3 all the same. The variable counts if `tf.keras`
-    has not been used before.
+    `TF_USE_LEGACY_KERAS=1` is set for this process unless the variable is set already, since TFF's
+    own code expects `tf.keras` to be Keras 2. `import keras` still imports Keras 3. The variable
+    has an effect only if `tf.keras` has not been used before.
 
     Returns:
       The module `tensorflow_federated`.

@@ -1,9 +1,9 @@
 """Placeholders for modules of TFF 0.87.0 and tensorflow-privacy 0.9.0 that cannot be imported.
 
-The packages behind three modules are dead or were left out (docs/stack.md). While TFF or
-tensorflow-privacy is imported, and only where such a package is missing, a placeholder takes the place of
-exactly its module. Whoever uses a name of a placeholder gets an ImportError that says so; no other
-module, and no package, is faked.
+The packages that three modules need are discontinued or were left out (docs/stack.md). While TFF or
+tensorflow-privacy is imported, and only if such a package is missing, a placeholder replaces
+exactly the module that needs it. Using a name of a placeholder raises an ImportError that explains
+this. No other module, and no package, is replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from typing import Any, NoReturn
 
 @dataclasses.dataclass(frozen=True)
 class Placeholder:
-    """A module to replace, the names its importers take from it, and the package that it lacks."""
+    """A module that is replaced because a package that it needs is missing.
+
+    Args:
+      module: The full name of the module.
+      names: The names that other modules import from it.
+      lacks: The package that it needs.
+    """
 
     module: str
     names: tuple[str, ...]
@@ -44,7 +50,11 @@ PLACEHOLDERS = (
 
 
 class PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers imports of the given modules only."""
+    """Finds and loads placeholders for the given modules only.
+
+    Args:
+      placeholders: The modules to replace.
+    """
 
     def __init__(self, placeholders: Sequence[Placeholder]) -> None:
         self._by_name = {p.module: p for p in placeholders}
@@ -52,19 +62,34 @@ class PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """Finds the placeholder of a module.
+
+        Args:
+          fullname: The name of the module that is imported.
+          path: Ignored.
+          target: Ignored.
+
+        Returns:
+          The spec of the placeholder; None for a module that is not replaced.
+        """
         del path, target
         if fullname not in self._by_name:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, origin="placeholder of tff_dp")
 
     def exec_module(self, module: ModuleType) -> None:
+        """Defines the names of a placeholder, each as a class that raises ImportError when called.
+
+        Args:
+          module: The new module, which is empty so far.
+        """
         placeholder = self._by_name[module.__name__]
         for name in placeholder.names:
             setattr(module, name, _unavailable(name, placeholder))
 
 
 def _unavailable(name: str, placeholder: Placeholder) -> type:
-    """Returns a class, since importers subclass or annotate with it, that cannot be made or called."""
+    """Returns a class that cannot be instantiated; importers use it in annotations or as a base class."""
 
     def refuse(cls: type, *args: Any, **kwargs: Any) -> NoReturn:
         raise ImportError(
@@ -77,10 +102,14 @@ def _unavailable(name: str, placeholder: Placeholder) -> type:
 
 @contextlib.contextmanager
 def placeholders() -> Iterator[None]:
-    """Puts placeholders in place, in the block, for what needs a package that is not installed."""
+    """Installs the placeholders for the modules whose package is missing, and removes them on exit.
+
+    Yields:
+      Nothing.
+    """
     missing = [p for p in PLACEHOLDERS if importlib.util.find_spec(p.lacks) is None]
     finder = PlaceholderFinder(missing)
-    sys.meta_path.insert(0, finder)  # in front: the files exist, they just cannot be imported
+    sys.meta_path.insert(0, finder)  # first: the real files exist, but their import fails
     try:
         yield
     finally:

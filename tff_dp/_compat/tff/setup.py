@@ -1,4 +1,4 @@
-"""What is mended in TFF 0.87.0 once it has been imported."""
+"""Repairs of TFF 0.87.0 after its import."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tff_dp._compat.tff import worker_process
 
 @functools.cache
 def mend(tff: Any, *, is_new: bool) -> None:
-    """Mends what does not work in TFF on the packages of today; docs/stack.md has the list.
+    """Repairs what does not work in TFF with current packages; docs/stack.md has the list.
 
     Args:
-      tff: The module.
-      is_new: Whether it has just been imported, so that its default context is nobody's yet.
+      tff: The module `tensorflow_federated`.
+      is_new: Whether TFF has just been imported. Only then is its default context replaced: later,
+        the user may have set a context of their own.
     """
     _allow_deep_protos()
     _let_data_sources_be_copied(tff)
@@ -23,10 +24,10 @@ def mend(tff: Any, *, is_new: bool) -> None:
 
 
 def _let_data_sources_be_copied(tff: Any) -> None:
-    """Lets TFF's iterator over data sets be copied, as `train_model` of TFF does in each round.
+    """Makes TFF's iterator over data sets copyable, since `train_model` of TFF copies it each round.
 
-    TensorFlow refuses to copy any `tf.data.Dataset` ("cannot pickle 'Graph' object"). Neither the
-    iterator nor its data sets change when a cohort is selected: the copy may hold the same ones.
+    TensorFlow refuses to copy any `tf.data.Dataset` ("cannot pickle 'Graph' object"). Selecting a
+    cohort changes neither the iterator nor its data sets, so that the copy can share the data sets.
     """
 
     def copied(iterator: Any, memo: Any) -> Any:
@@ -37,10 +38,11 @@ def _let_data_sources_be_copied(tff: Any) -> None:
 
 
 def _allow_deep_protos() -> None:
-    """Lifts the bound of 100 on how deep messages nest, which TFF's larger computations exceed.
+    """Lifts protobuf's limit of 100 nested messages, which TFF's larger computations exceed.
 
-    Python's protobuf copies a submessage by serializing it, and refuses to read back what nests deeper:
-    `tff.learning.ddp_secure_aggregator` could not even be built.
+    Python's protobuf copies a submessage by serializing it, and refuses to parse one that is nested
+    more
+    deeply: without this, `tff.learning.ddp_secure_aggregator` cannot even be built.
     """
     with contextlib.suppress(ImportError, AttributeError):
         from google._upb import _message  # type: ignore[import-untyped]

@@ -1,8 +1,8 @@
-"""TFF's worker processes, which end when this process does.
+"""TFF's worker processes, made to end when this process ends.
 
-TFF 0.87 runs computations in `worker_binary`, a process of its own that it starts and forgets: the worker
-outlives Python, and keeps inherited pipes open, so that a shell pipeline behind it never ends. Here the
-worker is a `watched_process.Watched`, which ends with this process.
+TFF 0.87 runs computations in `worker_binary`, a separate process that it starts and never stops:
+the worker outlives Python and keeps inherited pipes open, so that a shell pipeline that reads its
+output never finishes. Here the worker is a `watched_process.Watched`, which ends with this process.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _LARGEST_MESSAGE = 2 * 1000 * 1000 * 1000  # bytes
 
 
 class Worker:
-    """One `worker_binary`, and the channel to it.
+    """A running `worker_binary` and the gRPC channel to it.
 
     Args:
-      stdout: Where its output goes; as for `subprocess.Popen`.
-      stderr: Likewise.
-      arguments: Of the worker, beside its port.
-      remedy: What to do if it does not start.
+      stdout: The standard output of the worker, as for `subprocess.Popen`.
+      stderr: The standard error of the worker, as for `subprocess.Popen`.
+      arguments: The arguments of the worker, except for its port.
+      remedy: A sentence for the error message that says what to do if the worker does not start.
 
     Attributes:
-      stub: TFF's stub of the worker.
+      stub: TFF's gRPC stub of the worker.
 
     Raises:
-      StackError: TFF or its worker is missing.
+      StackError: TFF or its worker is not installed.
     """
 
     def __init__(
@@ -60,14 +60,15 @@ class Worker:
         ]
         channel = grpc.insecure_channel(f"localhost:{port}", options)
         self.stub = tff.framework.RemoteExecutorGrpcStub(channel)
-        # Called when Python ends, too.
+        # A finalizer is called when Python exits, too.
         self._end = weakref.finalize(self, _end, channel, self._process, os.getpid())
 
     def wait_until_ready(self) -> None:
-        """Returns when the worker answers.
+        """Waits until the worker answers.
 
         Raises:
-          StackError: It does not.
+          StackError: The worker has exited, or has not answered within 60 seconds. It is closed
+            then.
         """
         deadline = time.monotonic() + _START_SECONDS
         while not self.stub.is_ready:
@@ -79,12 +80,12 @@ class Worker:
             time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
-        """Ends the worker."""
+        """Closes the channel and ends the worker. Further calls have no effect."""
         self._end()
 
 
 def _end(channel: Any, process: Watched, owner: int) -> None:
-    if os.getpid() == owner:  # a child of `os.fork` that ends leaves its parent's worker alone
+    if os.getpid() == owner:  # a child of `os.fork` must not end its parent's worker
         channel.close()
         process.wait()
 
@@ -102,7 +103,7 @@ def _binary() -> pathlib.Path:
 
 
 class _Service:
-    """The worker of one of TFF's own contexts: started when it is first needed, and again if it died."""
+    """The worker of one of TFF's own contexts: started when first needed, and again after it has died."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
@@ -126,12 +127,16 @@ class _Service:
 
 
 def _outputs() -> tuple[Any, Any]:
-    """Returns this process's standard outputs, as TFF gives them to its worker, where they are files."""
+    """Returns the file descriptors of standard output and error, or DEVNULL where there is none."""
     found: list[Any] = []
     for stream in (sys.stdout, sys.stderr):
         try:
             found.append(stream.fileno())
-        except (AttributeError, OSError, ValueError):  # none, a notebook's or a test's, or closed
+        except (
+            AttributeError,
+            OSError,
+            ValueError,
+        ):  # None, closed, or replaced in a notebook or a test
             found.append(subprocess.DEVNULL)
     return found[0], found[1]
 
@@ -142,7 +147,7 @@ def _local_cpp_executor_factory(
     max_concurrent_computation_calls: int = -1,
     stream_structs: bool = False,
 ) -> Any:
-    """Returns what TFF's function of this name does, over a worker that ends with this process."""
+    """Replaces TFF's function of this name; the worker ends with this process."""
     service = _Service([f"--max_concurrent_computation_calls={max_concurrent_computation_calls}"])
 
     def stack(cardinalities: dict[Any, int]) -> Any:
@@ -159,12 +164,12 @@ def let_them_end(*, renew_default: bool) -> None:
     """Makes the workers of TFF's own contexts end with this process.
 
     Args:
-      renew_default: Whether to make TFF's default context anew, which it made when it was imported: so
-        right after that. Later, it may be somebody's own; workers that are started from now on are
-        watched all the same.
+      renew_default: Whether to replace the default context, which TFF creates when it is imported.
+        This is safe right after the import only: later, the user may have set a context of their
+        own. Workers that existing contexts start from now on end with this process in either case.
     """
     executor_factory.local_cpp_executor_factory = _local_cpp_executor_factory
     if renew_default:
         tff.backends.native.set_sync_local_cpp_execution_context()
-    else:  # contexts made before look this up when they start their worker
+    else:  # existing contexts look this up when they start their worker
         executor_factory.subprocess = types.SimpleNamespace(Popen=Watched)
