@@ -20,8 +20,8 @@ USED_FROM = 1 << 12
 # The number of batches from which compilation starts if the number of rounds is not known.
 _BEGUN_FROM = 1 << 11
 _WORTH = 1 << 14
-"""If the number of rounds is known, compilation starts only if they have at least this many batches in
-all. A single round of this many batches repays the compilation by itself, and is compiled at once."""
+"""If the number of rounds is known, compilation starts only if they have at least this many batches
+in all. A single round of this many batches repays the compilation, and is compiled at once."""
 _AFTER = 3  # the number of rounds before anything is compiled in the background
 # The smallest share of a cohort's batches for which a kind gets a graph: for a few clients, calling
 # another graph costs more than it saves.
@@ -40,9 +40,8 @@ class Trained:
         self._at_once = at_once
         self._batches: collections.Counter[Hashable] = collections.Counter()
         self._rounds = 0
-        self._in_round: collections.Counter[Hashable] = (
-            collections.Counter()
-        )  # as far as it has been read
+        # The batches of the current round's cohort, as far as it has been read.
+        self._in_round: collections.Counter[Hashable] = collections.Counter()
         self._begun: set[Hashable] = set()
         self._used: set[Hashable] = set()
         self._largest: Hashable | None = None  # the last large kind without a graph

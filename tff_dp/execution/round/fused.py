@@ -47,8 +47,7 @@ def iterate(
 
     Returns:
       The state after the last round and a list of each round's other results, in the containers of
-      their types; None if the rounds cannot run as one graph. Then nothing has changed for the
-      caller, but the computation may be marked as not fusable.
+      their types; None if the rounds cannot run as one graph, and have to run one at a time.
 
     Raises:
       ComputationError: A check in the server's part or in a client's part failed.
@@ -71,7 +70,7 @@ def iterate(
             _several(runner, some, shape, arguments, roots, fed)
         )
     except (tf.errors.OpError, traced.CannotTraceError):
-        # The caller now runs the rounds one at a time. If the error recurs there, it is reported with
+        # The caller now runs the rounds one at a time. If the error recurs, it is reported there with
         # the name of the client. The count of calls is restored, so that the keys are the same.
         runner.fusable, settings.calls = False, calls
         return None
@@ -91,11 +90,11 @@ def iterate(
 def _blocks(
     runner: RoundRunner, cohorts: Sequence[Any], way: strategies.Way, settings: Settings
 ) -> list[BlockWork]:
-    """Returns the single block of each round, or an empty list if a cohort has another number of blocks."""
+    """Returns the one block of each round, or an empty list if a cohort has not just one."""
     found = []
     for i, cohort in enumerate(cohorts):
-        # Every round uses the same graph as the first one does. If XLA's graph came into use at a later
-        # round, the rounds could not be fused.
+        # Every round uses the graph of the first one. If XLA's graph came into use at a later round,
+        # the rounds could not be fused.
         own = list(runner.cut(cohort, way, settings, 0 if i else len(cohorts)))
         if len(own) != 1 or not isinstance(own[0], BlockWork):
             return []
@@ -104,7 +103,7 @@ def _blocks(
 
 
 def _common_shape(runner: RoundRunner, some: Sequence[BlockWork]) -> Shape | None:
-    """Returns what one graph over rounds of one block each is specialized for, or None if none fits."""
+    """Returns what one graph over rounds of one block each is specialized for, or None."""
     # The clients of each round are one part, since the rounds are compiled as one function.
     if not some:
         return None
@@ -169,7 +168,7 @@ def _unfused(
 
 
 def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
-    """Returns one entry for each result: its value if it is a string, and an empty string otherwise."""
+    """Returns an entry for each result: its value if it is a string, otherwise an empty string."""
 
     def write(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
         texts = whole_round.texts(runner.parts, list(state), root)

@@ -80,7 +80,7 @@ class InProcess:
           tf.errors.OpError: TensorFlow could not run a block.
         """
         for block in blocks if self.way.strategy == "call" else prefetch(blocks):
-            # A device scope belongs to one thread, and another thread than the caller's may iterate.
+            # A device scope belongs to one thread, and the thread that iterates may be another one.
             with self.places.scope():
                 sums = self._sums(root, common, block)
             yield block.number, sums

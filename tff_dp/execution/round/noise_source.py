@@ -143,7 +143,7 @@ def _noise(where: str, found: marked_noise.NoiseBits) -> str:
 
 
 def _not_keyed(where: str, found: random_sources.Provenance) -> list[str]:
-    """Returns lines on the operations of an imported graph that keep TensorFlow's own random bits."""
+    """Returns lines on operations of an imported graph that keep TensorFlow's own random bits."""
     if not found.unkeyed and not found.lost:
         return []
     named = ", ".join(dict.fromkeys([*map(str, found.unkeyed), *found.lost]))

@@ -71,7 +71,7 @@ def server_obstacle(parts: programs.RoundPrograms, state_specs: list[tf.TensorSp
         traced.concrete(write, [*state_specs, *parts.carry_specs])
     except programs.ServerShapeError as error:
         return str(error)
-    except Exception:  # not a matter of XLA: it is reported when the round runs
+    except Exception:  # not about XLA: it recurs when the round runs
         return None
     return None
 

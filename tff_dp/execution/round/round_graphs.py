@@ -1,4 +1,4 @@
-"""The traced graphs of a computation's rounds: whole rounds, and the parts of server and clients."""
+"""The traced graphs of a computation's rounds: whole rounds, and the server's and clients' parts."""
 
 from __future__ import annotations
 
