@@ -1,10 +1,11 @@
-"""TFF computations in this process's TensorFlow, instead of stock TFF's worker process.
+"""The context that runs TFF computations in this process's TensorFlow, without TFF's worker process.
 
-A round is split by TFF's own compiler into its MapReduce form: `prepare` (server), `work` (a
-client), `zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server),
-each one TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no
-serialization, no second process, and the device that TensorFlow has. Clipping lands in `work`,
-noise in the server's parts; their meaning is not touched.
+TFF's own compiler splits a round into its MapReduce form: `prepare` (server), `work` (a client),
+`zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server), each of
+them a TensorFlow graph. These are read once and written into graphs that hold a whole cohort.
+Nothing is serialized, there is no second process, and graphs run on the device that TensorFlow
+uses. Clipping is part of `work`, noise is part of the server's graphs, and the meaning of both is
+unchanged.
 """
 
 from __future__ import annotations
@@ -146,7 +147,10 @@ def install(
 
 
 def is_seeded() -> bool:
-    """Returns whether the context in effect draws its random numbers from a seed: if so, not private."""
+    """Returns whether the context in effect draws its random numbers from a seed.
+
+    If it does, nothing that runs in it is private.
+    """
     current = tff.framework.get_context_stack().current
     return bool(getattr(current, "is_seeded", False))
 
@@ -155,17 +159,18 @@ def is_seeded() -> bool:
 def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
     """Keeps the execution context that is installed, or runs the block under `fast()`.
 
-    The context that TFF installs when it is imported counts as none. In the block of
-    `federated_context`, whose calls return references, the same context is installed with calls
-    that return values.
+    The context that TFF installs when it is imported counts as none. Within the block of
+    `federated_context`, whose calls return references, the same context is installed in the form
+    whose calls return values.
 
     Args:
-      xla: See `fast`; only for a context that is made here.
+      xla: See `fast`. It applies only to a context that is made here.
 
     Yields:
       The execution context in effect.
 
     Raises:
+      ArgumentError: `xla` is neither None nor a truth value.
       ComputationError: Calls in the context that is installed return no values, and it is not one
         of `federated_context`.
     """
@@ -190,19 +195,22 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def expecting(rounds: int) -> Iterator[None]:
-    """Says how many rounds are to come, by which XLA compiles at once, or not at all.
+    """Declares how many rounds will run in a block, which decides whether XLA compiles early or never.
 
-    The block is a run of its own: what was trained before does not count (docs/execution.md).
+    What was trained before the block does not count in it, and the reverse (docs/execution.md).
 
     Args:
-      rounds: That will be run in the block, in the context in effect; >= 1.
+      rounds: The number of rounds that will run in the block, in the context in effect; >= 1.
+
+    Yields:
+      Nothing.
 
     Raises:
       ArgumentError: The number is outside its bound.
     """
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
     settings = getattr(tff.framework.get_context_stack().current, "settings", None)
-    if settings is None:  # stock TFF
+    if settings is None:  # a context that is not ours, such as stock TFF's
         yield
         return
     with settings.run_of(rounds):
@@ -220,7 +228,26 @@ def make_context(
     random_bits: str,
     workers: int | None,
 ) -> Any:
-    """Returns the context of `fast`; what it starts later is put onto the stack."""
+    """Makes the context of `fast`, without installing it.
+
+    Args:
+      stack: Whatever the context starts later, such as stock TFF's worker, is closed with this
+        stack.
+      strategy: See `fast`.
+      device: See `fast`.
+      xla: See `fast`.
+      strict: See `fast`.
+      seed: See `fast`.
+      random_bits: See `fast`.
+      workers: See `fast`.
+
+    Returns:
+      A `FastContext`.
+
+    Raises:
+      ArgumentError: An argument is outside its bound.
+      StackError: "aes-ctr" lacks its package.
+    """
     xla = _checks.optional_flag("xla", xla)
     strict = _checks.flag("strict", strict)
     _checks.one_of("strategy", strategy, _STRATEGIES)
@@ -243,11 +270,11 @@ def make_context(
 
 
 class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined]
-    """See `fast`.
+    """The context that `fast` yields.
 
     Args:
       settings: How it runs computations.
-      stack: What it starts later is put onto it: stock TFF's worker.
+      stack: Stock TFF's worker, if one is started, is closed with this stack.
       strict: Whether to raise instead of falling back to stock TFF.
     """
 
@@ -259,21 +286,41 @@ class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined
 
     @property
     def is_seeded(self) -> bool:
-        """Whether random numbers come from a seed."""
+        """Whether random numbers are drawn from a seed."""
         return self._settings.seed is not None
 
     @property
     def settings(self) -> Settings:
-        """How it runs computations."""
+        """The settings of the context: how it runs computations."""
         return self._settings
 
     def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
-        """Returns where a computation's noise gets its random bits."""
+        """Tells where a computation's noise gets its random bits.
+
+        Args:
+          comp: A `tff.Computation`.
+
+        Returns:
+          The source of the bits, or the reason why the noise cannot be drawn from secure ones.
+        """
         with lock.lock:
             return compilation.noise_bits(comp, self._settings)
 
     def invoke(self, comp: Any, arg: Any) -> Any:
-        """Runs a computation."""
+        """Runs a computation. Calls from several threads run one after another.
+
+        Args:
+          comp: A `tff.Computation`.
+          arg: Its argument; None if it has none.
+
+        Returns:
+          The result, in the containers of its type.
+
+        Raises:
+          ArgumentError: The arguments that are placed at clients differ in the number of clients.
+          ArgumentTypeError: The argument is not of the computation's type.
+          ComputationError: The computation fails or is refused; see `fast`.
+        """
         with lock.lock:
             return self._invoke(comp, arg)
 

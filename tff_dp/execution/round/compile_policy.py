@@ -23,8 +23,8 @@ _WORTH = 1 << 14
 """If the number of rounds is known, compilation starts only if they have at least this many batches
 in all. A single round of this many batches repays the compilation, and is compiled at once."""
 _AFTER = 3  # the number of rounds before anything is compiled in the background
-# The smallest share of a cohort's batches for which a kind gets a graph: for a few clients, calling
-# another graph costs more than it saves.
+# The smallest share of a cohort's batches for which a kind gets a graph: for a few clients,
+# calling another graph costs more than it saves.
 _SHARE = 0.5
 _KINDS_AT_ONCE = 2  # the number of kinds that are compiled at once if XLA was asked for
 

@@ -103,7 +103,7 @@ def _blocks(
 
 
 def _common_shape(runner: RoundRunner, some: Sequence[BlockWork]) -> Shape | None:
-    """Returns what one graph over rounds of one block each is specialized for, or None."""
+    """Returns what a graph over rounds of one block each is specialized for, or None."""
     # The clients of each round are one part, since the rounds are compiled as one function.
     if not some:
         return None

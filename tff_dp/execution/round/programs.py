@@ -1,4 +1,4 @@
-"""The programs of a round: what the server prepares, what clients compute, what the server makes of it."""
+"""The programs of a round: what the server prepares, what clients compute, and the server's update."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tff_dp.execution.graph import random_words as fed_words
 from tff_dp.execution.graph.style import PLAIN, ShapeVariesError, Style
 from tff_dp.execution.round import secure_sums
 
-# Each part of a round has its own key: the call's root key, folded with one of these numbers. Sums are
-# joined within a block (_MERGE) and over blocks (_MERGE_BLOCKS).
+# Each part of a round has its own key: the call's root key, folded with one of these numbers. Sums
+# are joined within a block (_MERGE) and over blocks (_MERGE_BLOCKS).
 _PREPARE, _WORK, _ACCUMULATE, _MERGE, _REPORT, _UPDATE, _MERGE_BLOCKS = range(1, 8)
 _SERVER = ("prepare", "report", "update")
 _CLIENTS = ("work", "zero", "accumulate", "merge")

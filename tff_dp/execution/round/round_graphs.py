@@ -1,4 +1,4 @@
-"""The traced graphs of a computation's rounds: whole rounds, and the server's and clients' parts."""
+"""The traced graphs of a computation's rounds: whole rounds, and the parts of a round."""
 
 from __future__ import annotations
 

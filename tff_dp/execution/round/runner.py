@@ -1,4 +1,4 @@
-"""Runs rounds of one computation: chooses how they run, splits cohorts into blocks, and runs these."""
+"""Runs rounds of one computation: chooses how, splits cohorts into blocks, and runs these."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class RoundRunner:
                 return found
 
     def _begin_due(self, call: Call, way: strategies.Way) -> None:
-        """Starts the XLA compilation that is due, if there is one, in the background of the rounds."""
+        """Starts the XLA compilation that is due, if any, in the background of the rounds."""
         coming = self.due(call.data, way, call.settings)
         if coming is not None:
             wanted = self._whole(call, coming, self.chooser.tried.server_xla is None)
