@@ -147,7 +147,7 @@ class _Tensor(_Reader):
         self._tf_dtype = tf.as_dtype(type_spec.dtype)
         self._shape = type_spec.shape
         self._is_scalar = type_spec.shape == ()
-        # Python numbers of this class and range certainly fit. Other numbers are checked by `_closely`.
+        # Python numbers of this class and range certainly fit; `_closely` checks the others.
         self._python: type | None = None
         self._low = self._high = 0.0
         if self._is_scalar and issubclass(kind, np.integer):

@@ -1,4 +1,4 @@
-"""Finds, for a TFF computation, the runner that runs it in this process, or the reason why none can."""
+"""Finds the runner of a TFF computation in this process, or the reason why there is none."""
 
 from __future__ import annotations
 

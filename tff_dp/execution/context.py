@@ -1,4 +1,4 @@
-"""The context that runs TFF computations in this process's TensorFlow, without TFF's worker process.
+"""The context that runs TFF computations in this process's TensorFlow, without a worker process.
 
 TFF's own compiler splits a round into its MapReduce form: `prepare` (server), `work` (a client),
 `zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server), each of
@@ -42,35 +42,39 @@ def fast(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
-    Computations without clients, and computations over clients that have a MapReduce form (or are
-    of the form's kind but for the server's state) run here; any other falls back to stock TFF, with
-    one warning a computation that says why. `explain` tells how a computation runs.
+    Computations without clients run here, and so do computations over clients that have a MapReduce
+    form, or would have one if the server had a state: a missing state is supplied. Any other
+    computation falls back to stock TFF, with one warning per computation that says why. `explain`
+    describes how a computation runs.
 
-    Federated programs (`tff.learning.programs.train_model`, or what else calls
+    Federated programs (`tff.learning.programs.train_model`, and whatever else calls
     `tff.program.check_in_federated_context`) need a context whose calls return references. Here
     they raise "Expected the current context to be a `tff.program.FederatedContext`";
     `federated_context()` runs them.
 
     Args:
       strategy: How a cohort runs: "scan" (one graph, clients one after another), "vmap" (one graph,
-        clients side by side), "call" (a graph call a client), or "auto" (docs/execution.md has the
-        rule). What cannot run by the strategy runs by "call".
-      device: "auto", "cpu" or "gpu": where graphs run.
+        clients side by side), "call" (one graph call per client), or "auto" (docs/execution.md has
+        the rule). What cannot run by "vmap" runs by "scan", and what cannot run by "scan" runs by
+        "call".
+      device: The kind of device that graphs run on: "auto", "cpu" or "gpu".
       xla: Whether XLA compiles the clients' part, from the first round on; None for the rule, by
-        which rounds on a CPU begin without it (docs/execution.md).
+        which rounds on a CPU start without it (docs/execution.md).
       strict: Whether to raise instead of falling back to stock TFF.
       seed: None for random numbers keyed from the operating system's entropy. A whole number in [0,
         2**128) makes every draw, noise included, repeatable: such a run is not private, and the
         context says so (`is_seeded`).
-      random_bits: Where the noise of a privacy plan that a server draws gets its random words:
-        "philox", in the graph; or "aes-ctr", from AES-256 in counter mode by the package
-        `cryptography`, keyed by the operating system in each call, as an argument of the graph.
-        Under "aes-ctr", a computation with noise that it does not reach, such as noise that clients
-        draw, is refused; "auto" takes Philox for it, and where the package is missing. `explain`
-        and the statement of a result say which it was.
-      workers: How many threads of a CPU, or devices if there are several, run parts of a cohort at
-        the same time; in [1, inf), and at most the number of devices. None for as many threads as
-        there are cores, or all devices. Results do not depend on it, not even in their last bits.
+      random_bits: Where the noise of a privacy plan that a server draws gets its random words.
+        "philox" draws them in the graph. "aes-ctr" takes them from AES-256 in counter mode, by the
+        package `cryptography`, keyed by the operating system in each call, and passes them to the
+        graph as an argument; a computation whose noise cannot be drawn from them, such as noise
+        that clients draw, is refused. "auto" is "aes-ctr" where that is possible and the package is
+        installed, and otherwise "philox". `explain` and the statement of a result say which one was
+        used.
+      workers: How many threads of a CPU, or how many devices if there are several, run parts of a
+        cohort at the same time; in [1, inf), and at most the number of devices. None for as many
+        threads as there are cores, or all devices. Results do not depend on it, not even in their
+        last bits.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -80,8 +84,8 @@ def fast(
       StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
       ArgumentTypeError: A computation is called with an argument of another type. Raised by the
         call.
-      ComputationError: A client's computation fails, with the client's name; or, with `strict`, a
-        computation has no form that runs here; or the noise of a privacy plan would have random
+      ComputationError: A client's computation fails, with the client's position; or, with `strict`,
+        a computation cannot run in this process; or the noise of a privacy plan would have random
         bits that others can guess. Raised by the call.
     """
     with contextlib.ExitStack() as stack:
@@ -195,7 +199,7 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def expecting(rounds: int) -> Iterator[None]:
-    """Declares how many rounds will run in a block, which decides whether XLA compiles early or never.
+    """Declares how many rounds will run in a block, which decides if XLA compiles early or never.
 
     What was trained before the block does not count in it, and the reverse (docs/execution.md).
 
