@@ -62,10 +62,11 @@ class Argument:
         return found
 
     def parts(self, value: Any) -> Sequence[Any]:
-        """Returns the elements of a structure, unchanged and unchecked. The type must be a structure.
+        """Returns the elements of a structure, neither converted nor checked.
 
         Args:
-          value: A value in any of the containers that TFF accepts.
+          value: A value in any of the containers that TFF accepts. The argument's type is a
+            structure.
 
         Returns:
           The elements, in the order of the type.
@@ -199,9 +200,7 @@ class _Tensor(_Reader):
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             try:
                 value = tree.map_structure(_as_numpy, value)
-            except (
-                TypeError
-            ) as error:  # a sequence that cannot be built from its elements, such as a range
+            except TypeError as error:  # such as a range, which cannot be built from elements
                 raise self.refused(f"{_described(given)} ({error})") from None
             if not all(internals.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
                 raise self.refused(_described(given))

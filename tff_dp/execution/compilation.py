@@ -47,8 +47,8 @@ def refused_on_stock(found: NoForm) -> str:
     """
     return marked_noise.refusal(
         "the computation has no form that runs in this process, and stock TFF has TensorFlow seed random "
-        f"operations, with 32 bits or by the clock; what stands in the way: {found.reason}",
-        "Change what stands in the way.",
+        f"operations, with 32 bits or by the clock; the obstacle is: {found.reason}",
+        "Change the computation so that this obstacle is gone.",
     )
 
 
@@ -221,7 +221,7 @@ def _form_of(comp: Any) -> Any:
 def _placements(
     parameter: Any,
 ) -> tuple[list[str | None] | None, list[Any], list[int], list[int]]:
-    """Returns the arguments' names (None for a single one), their types, and which are placed where.
+    """Returns the arguments' names (None for a single one), their types, and where they are placed.
 
     The last two lists hold the positions of the server's and of the clients' arguments.
     """

@@ -1,4 +1,4 @@
-"""The noise of privacy plans: how it is marked, and why it runs with keyed random bits or not at all."""
+"""The noise of privacy plans: how it is marked, and why it must have keyed random bits to run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class NoiseBits:
     Attributes:
       source: The source, in words.
       marked: Whether the computation holds noise of a privacy plan.
-      obstacle: Why it cannot run with bits that nobody can guess, as a message; None if it can.
+      obstacle: Why it cannot run with unpredictable bits, as a message; None if it can.
 
     Raises:
       ArgumentError: `marked` is no truth value.
@@ -79,9 +79,6 @@ def noise_bits(computation: Any) -> NoiseBits:
 
     Returns:
       The source of the bits, or the reason why the computation is refused.
-
-    Raises:
-      StackError: TFF cannot be imported.
     """
     context = tff.framework.get_context_stack().current
     told = getattr(context, "noise_bits", None)
@@ -111,7 +108,7 @@ def refusal(why: str, remedy: str) -> str:
 
 
 def refuse(found: NoiseBits) -> None:
-    """Refuses a computation whose noise cannot be drawn from bits that nobody can guess.
+    """Refuses a computation whose noise cannot be drawn from unpredictable bits.
 
     Args:
       found: Where its noise gets its random bits.

@@ -100,7 +100,7 @@ def federated_context(
             workers=workers,
         )
         executor = ThreadPoolExecutor(1, thread_name_prefix="tff_dp-calls")
-        # Entered after `resources`, and so closed before them: stock TFF's worker must not be closed
+        # Entered after `resources`, and so closed before them: stock TFF's worker must not end
         # while a call runs on it.
         with contextlib.closing(_Calls(executor)) as calls:
             federated = FastFederatedContext(context, calls)
@@ -269,9 +269,7 @@ async def _materialized(value: Any, value_type: Any) -> Any:
     """
     if isinstance(value_type, tff.FederatedType) and value_type.placement is tff.CLIENTS:
         return value
-    if isinstance(
-        value_type, tff.StructType
-    ):  # several arguments, or an argument that is a structure
+    if isinstance(value_type, tff.StructType):  # several arguments, or a single structure
         kinds = tff.structure.to_elements(value_type)
         parts = tff.structure.from_container(value)
         found = [_materialized(part, kind) for part, (_, kind) in zip(parts, kinds, strict=True)]

@@ -52,7 +52,7 @@ class Settings:
 
     @contextlib.contextmanager
     def run_of(self, rounds: int) -> Iterator[None]:
-        """Makes the calls of a block a run with a known number of rounds, which is counted separately.
+        """Makes the calls of a block a run with a known number of rounds, counted separately.
 
         Otherwise two runs with the same seed in one context could differ in their last digits,
         since the second one would find XLA's graphs in use.
@@ -92,8 +92,8 @@ class Settings:
     def root(self) -> np.ndarray:
         """Returns the root key of the next call, uint64 [2].
 
-        Each call of this method counts as a call of a computation, and no two of them have the same
-        key.
+        Each call of this method counts as one call of a computation. With a seed, the key follows
+        from the seed and the count.
         """
         self.calls += 1
         return randomness.root(self.seed, self.calls)

@@ -60,7 +60,7 @@ class StockContext(tff.framework.SyncExecutionContext):  # type: ignore[misc, na
 
 
 def _compiled(comp: Any, secure_sums: bool) -> Any:
-    """Returns a computation compiled as in TFF's local context, or as in that of its test backend."""
+    """Returns a computation compiled as in TFF's local context or its test backend's."""
     if secure_sums:
         comp = tff.backends.test.replace_secure_intrinsics_with_bodies(comp)
     return tff.backends.native.desugar_and_transform_to_native(comp)

@@ -77,7 +77,7 @@ class Scalars:
         self._held: dict[int, tuple[Any, Any]] = {}
 
     def returned(self, tensors: Sequence[Any]) -> list[Any]:
-        """Converts tensors to values, and remembers those that are scalars instead of the previous ones.
+        """Converts tensors to values, and remembers the scalars among them in place of older ones.
 
         Args:
           tensors: The tensors of a result.

@@ -23,7 +23,7 @@ from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
 _MOST_PARTS = 8  # each is a separate call and holds its own sums
-_ENTRIES_OF_A_PART = 128  # the fewest clients of a block's table in a part
+_ENTRIES_OF_A_PART = 128  # the fewest entries of a block's table per part
 _BYTES_OF_PARTS = 1 << 27  # the most memory that the sums of all parts may take
 
 

@@ -47,7 +47,7 @@ class Trained:
         self._largest: Hashable | None = None  # the last large kind without a graph
 
     def meets(self, rounds: int = 1) -> None:
-        """Records that rounds of a cohort start. Calls of `uses` for the kinds of the cohort follow.
+        """Records that rounds of a cohort start. Calls of `uses` for the cohort's kinds follow.
 
         Args:
           rounds: The number of rounds; >= 1.
@@ -57,7 +57,7 @@ class Trained:
         self._largest = None
 
     def uses(self, kind: Hashable, batches: int, of: int, rounds: int = 1) -> bool:
-        """Records what the clients of a kind train on, and decides whether XLA's graph is used for them.
+        """Records what the clients of a kind train on, and decides if XLA's graph is used for them.
 
         Args:
           kind: What a graph of static shapes can hold together.

@@ -19,7 +19,7 @@ from tff_dp.execution.settings import Settings
 
 
 def most_at_once(runner: RoundRunner, settings: Settings, rounds: int) -> int:
-    """Computes how many rounds one graph call may hold: the random words of their noise take memory.
+    """Computes how many rounds one graph call may hold, since the words of their noise take memory.
 
     Args:
       runner: The runner of the computation.
@@ -27,7 +27,7 @@ def most_at_once(runner: RoundRunner, settings: Settings, rounds: int) -> int:
       rounds: The number of rounds that are wanted.
 
     Returns:
-      At most `rounds`. It is 0 if the words of a single round exceed the limit.
+      At most `rounds`. It is 0 if the random words of a single round exceed the limit.
     """
     drawn = runner.parts.layout.count if runner.feeds(settings) else 0
     size = drawn * random_words.WORD.itemsize
@@ -70,8 +70,8 @@ def iterate(
             _several(runner, some, shape, arguments, roots, fed)
         )
     except (tf.errors.OpError, traced.CannotTraceError):
-        # The caller now runs the rounds one at a time. If the error recurs, it is reported there with
-        # the name of the client. The count of calls is restored, so that the keys are the same.
+        # The caller now runs the rounds one at a time. If the error recurs, it is reported there
+        # with the name of the client. Rounds with a seed draw the same keys again.
         runner.fusable, settings.calls = False, calls
         return None
     failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
@@ -93,8 +93,8 @@ def _blocks(
     """Returns the one block of each round, or an empty list if a cohort has not just one."""
     found = []
     for i, cohort in enumerate(cohorts):
-        # Every round uses the graph of the first one. If XLA's graph came into use at a later round,
-        # the rounds could not be fused.
+        # Every round uses the graph of the first one. If XLA's graph came into use at a later
+        # round, the rounds could not be fused.
         own = list(runner.cut(cohort, way, settings, 0 if i else len(cohorts)))
         if len(own) != 1 or not isinstance(own[0], BlockWork):
             return []

@@ -49,7 +49,7 @@ def clients_obstacle(
 
 
 def server_obstacle(parts: programs.RoundPrograms, state_specs: list[tf.TensorSpec]) -> str | None:
-    """Finds out whether a shape that depends on values prevents XLA from compiling the server's parts.
+    """Finds out if a shape that depends on values prevents XLA from compiling the server's parts.
 
     Args:
       parts: The programs of the round.

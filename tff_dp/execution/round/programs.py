@@ -1,4 +1,4 @@
-"""The programs of a round: what the server prepares, what clients compute, and the server's update."""
+"""The programs of a round: the server's parts, a client's part, and the sums over clients."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class RoundPrograms:
         self.result_shapes = [tf.TensorShape(leaf.shape) for leaf in results]
         server = [self.programs[name] for name in _SERVER]
         shapes = [shape for part in server for shape, _ in part.arguments] + self.result_shapes
-        # If a result has no fixed shape (the levels of a noise tree), XLA gives it a wrong shape and
-        # reports no error.
+        # If a result has no fixed shape (the levels of a noise tree), XLA gives it a wrong shape
+        # and reports no error.
         self.fixed_shapes = all(shape.is_fully_defined() for shape in shapes)
         self.server_xla_obstacle: str | None = (
             operations.xla_obstacle(self._operations_of(_SERVER))
@@ -104,7 +104,7 @@ class RoundPrograms:
 
     def _operations_of(self, names: Sequence[str]) -> frozenset[str]:
         parts = [self.programs[name] for name in names]
-        # A function that is called by its name is listed among the operations, next to its contents.
+        # A function that is called by its name is listed among the operations, as are its contents.
         return frozenset(op for part in parts for op in part.operations if op not in part.functions)
 
     @functools.cached_property

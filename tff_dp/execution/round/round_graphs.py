@@ -46,7 +46,7 @@ class RoundGraphs:
         server_xla: bool,
         in_turn: bool,
     ) -> traced.Wanted:
-        """Describes the graph of a round of one block, which returns the status and then the results.
+        """Describes the graph of a round of one block. It returns the status and then the results.
 
         Args:
           root: The root key of the call, uint64 [2].
@@ -56,8 +56,8 @@ class RoundGraphs:
           block: The block.
           places: The devices that run its parts.
           server_xla: Whether XLA can compile the server's parts.
-          in_turn: Whether the calling thread runs the operations itself, one after another, if the
-            graph is a single operation compiled by XLA.
+          in_turn: Whether the calling thread runs the operations itself, one after another, if XLA
+            compiles the whole round as one operation.
 
         Returns:
           The graph and its inputs, which `kept.call` traces and calls.

@@ -206,9 +206,7 @@ class RoundRunner:
             return None
         self.chooser.probe_server()  # the result decides which graph is compiled
         if arrays_of(data) is None:
-            return (
-                None  # a data set can be read only once; its graph is compiled when it next occurs
-            )
+            return None  # a data set is read once; its graph is compiled when it recurs
         only = block_work.cut(
             self.parts, data, way, settings.resident, lambda other, *_: bool(other == kind)
         )

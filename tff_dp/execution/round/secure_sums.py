@@ -14,7 +14,7 @@ EXCEEDED = 1 << 30  # in place of a check's number: an input of a secure sum was
 
 
 class SecureSums:
-    """Computes exact sums of integers, as a secure aggregation protocol would, without cryptography.
+    """Computes exact sums of integers, those of a secure aggregation protocol without cryptography.
 
     Args:
       form: The `tff.backends.mapreduce.MapReduceForm`.
