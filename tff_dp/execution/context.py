@@ -305,7 +305,7 @@ class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined
           comp: A `tff.Computation`.
 
         Returns:
-          The source of the bits, or the reason why the noise cannot be drawn from secure ones.
+          The source of the bits, or the reason why the computation is refused.
         """
         with lock.lock:
             return compilation.noise_bits(comp, self._settings)

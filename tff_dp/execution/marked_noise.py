@@ -38,7 +38,8 @@ class NoiseBits:
     Attributes:
       source: The source, in words.
       marked: Whether the computation holds noise of a privacy plan.
-      obstacle: Why it cannot run with unpredictable bits, as a message; None if it can.
+      obstacle: Why the computation is refused, as a message; None if it may run. A seed is no
+        obstacle: then `source` says that the result is not private.
 
     Raises:
       ArgumentError: `marked` is no truth value.
@@ -108,7 +109,7 @@ def refusal(why: str, remedy: str) -> str:
 
 
 def refuse(found: NoiseBits) -> None:
-    """Refuses a computation whose noise cannot be drawn from unpredictable bits.
+    """Refuses a computation whose noise cannot get its random bits as it must.
 
     Args:
       found: Where its noise gets its random bits.

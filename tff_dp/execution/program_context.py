@@ -189,7 +189,7 @@ class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[
           comp: A `tff.Computation`.
 
         Returns:
-          The source of the bits, or the reason why the noise cannot be drawn from secure ones.
+          The source of the bits, or the reason why the computation is refused.
         """
         return self._synchronous.noise_bits(comp)
 

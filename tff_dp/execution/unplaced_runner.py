@@ -67,7 +67,7 @@ class LocalRunner:
           settings: The settings of the context.
 
         Returns:
-          The source of the bits, or the reason why the noise cannot be drawn from secure ones.
+          The source of the bits, or the reason why the computation is refused.
         """
         return noise_source.of_program(self._program, settings)
 
@@ -87,8 +87,7 @@ class LocalRunner:
 
         Raises:
           ArgumentTypeError: The argument is not of the computation's type.
-          ComputationError: A check in the graph failed, or its noise cannot be drawn from secure
-            bits.
+          ComputationError: A check in the graph failed, or the computation is refused for its noise.
         """
         given = [] if self._argument is None else self._argument.flat(arg)
         marked_noise.refuse(self.noise_bits(settings))

@@ -26,7 +26,7 @@ def of_round(parts: programs.RoundPrograms, settings: Settings) -> marked_noise.
       settings: The settings of the context.
 
     Returns:
-      The source of the bits, or the reason why the noise cannot be drawn from secure ones.
+      The source of the bits, or the reason why the computation is refused.
     """
     noisy = {name: parts.programs[name] for name in parts.noisy}
     is_fed = bool(noisy) and feeds(parts, settings)
@@ -57,8 +57,8 @@ def of_program(only: program.Program, settings: Settings) -> marked_noise.NoiseB
       settings: The settings of the context.
 
     Returns:
-      The source of the bits, or the reason why the noise cannot be drawn from secure ones. Under
-      "aes-ctr" there always is one if the program has noise.
+      The source of the bits, or the reason why the computation is refused. Under "aes-ctr" it is
+      refused whenever it has noise.
     """
     noisy = {"computation": only} if only.provenance.marked else {}
     obstacle = "it is not drawn by a server that sums over clients" if noisy else None

@@ -124,7 +124,7 @@ class RoundRunner:
           settings: The settings of the context.
 
         Returns:
-          The source of the bits, or the reason why the noise cannot be drawn from secure ones.
+          The source of the bits, or the reason why the computation is refused.
         """
         key = (settings.random_bits, settings.seed is None, self.feeds(settings))
         if key not in self._noise_bits:
