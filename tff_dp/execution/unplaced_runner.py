@@ -87,7 +87,8 @@ class LocalRunner:
 
         Raises:
           ArgumentTypeError: The argument is not of the computation's type.
-          ComputationError: A check in the graph failed, or the computation is refused for its noise.
+          ComputationError: A check in the graph failed, or the computation is refused for its
+            noise.
         """
         given = [] if self._argument is None else self._argument.flat(arg)
         marked_noise.refuse(self.noise_bits(settings))
