@@ -1,6 +1,7 @@
-"""Where TFF computations run.
+"""Execution contexts: where TFF computations run.
 
-This package imports nothing of tff_dp beyond its lowest layer: it serves plain TFF users as well.
+Apart from tff_dp's lowest layer, this package imports nothing of tff_dp, so that it serves plain
+TFF users as well.
 """
 
 from tff_dp.execution.context import current_or_fast, expecting, fast, install, is_seeded

@@ -1,9 +1,9 @@
 """Reads the arguments of a call, and refuses those that stock TFF would refuse for their types.
 
 Stock TFF checks each value while it serializes it for its worker. Here nothing is serialized, and
-TensorFlow by itself would broadcast, round, or wrap around what does not fit. Values that are
-exactly of the type, the ordinary case, are recognized quickly; the others go through TFF's own
-tests.
+TensorFlow by itself would broadcast, round, or wrap around values that do not fit. Values that have
+exactly the right type, the ordinary case, are recognized quickly; the others are checked by TFF's
+own functions.
 
 Source: TFF 0.87.0, python/core/impl/executors/value_serialization.py.
 """
@@ -29,27 +29,30 @@ from tff_dp.execution.round import failures
 tff = _compat.tff.load()
 
 _REMEDY = "Pass a value of that type: TFF converts none."
-_SHOWN = 60  # characters of a value in a message
-_LONGEST = 300  # characters of a type
+_SHOWN = 60  # the most characters of a value in a message
+_LONGEST = 300  # the most characters of a type in a message
 
 
 class Argument:
     """An argument of a computation.
 
     Args:
-      name: As it is called in messages.
-      type_spec: Its TFF type; a placement is looked through.
+      name: The name of the argument in messages.
+      type_spec: Its TFF type. If it is placed, the type of its member counts.
     """
 
     def __init__(self, name: str, type_spec: Any) -> None:
         self._reader = _reader(name, type_spec)
 
     def flat(self, value: Any) -> list[Any]:
-        """Returns the tensors and data sets of a value, in the order of its type.
+        """Flattens a value into its tensors and data sets.
 
         Args:
-          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences,
-            named tuples and attrs classes. Lists in place of data sets become data sets.
+          value: A value in any of the containers that TFF accepts: its own `Struct`, mappings,
+            sequences, named tuples and attrs classes. Lists in place of data sets become data sets.
+
+        Returns:
+          The tensors and data sets, in the order of the type.
 
         Raises:
           ArgumentTypeError: The value is not of the type.
@@ -59,20 +62,31 @@ class Argument:
         return found
 
     def parts(self, value: Any) -> Sequence[Any]:
-        """Returns the elements of a structure, as they are.
+        """Returns the elements of a structure, neither converted nor checked.
+
+        Args:
+          value: A value in any of the containers that TFF accepts. The argument's type is a
+            structure.
+
+        Returns:
+          The elements, in the order of the type.
 
         Raises:
-          ArgumentTypeError: The value has other elements than the type.
+          ArgumentTypeError: The value is no structure, or has other elements than the type.
         """
         elements: Sequence[Any] = self._reader.elements(value)
         return elements
 
     def clients(self, data: Any) -> Any:
-        """Returns the data of a cohort's clients, each in tuples as its type has structures.
+        """Checks the data of a cohort's clients, and converts structures to tuples.
 
         Args:
-          data: A list with a value of the type for each client, or what has a method `arrays`, such
-            as `Clients.cohort` returns, which is returned as it is.
+          data: A list with a value of the type for each client; or an object with a method
+            `arrays`, such as `Clients.cohort` returns.
+
+        Returns:
+          A list with an entry for each client, whose structures are tuples in the order of the
+          type; an object with a method `arrays` is returned unchanged.
 
         Raises:
           ArgumentTypeError: A client's value is not of the type, or the data are not a list.
@@ -102,7 +116,7 @@ class _Reader:
     """Reads values of one type.
 
     Attributes:
-      name: Of the value, in messages.
+      name: The name of the value in messages.
       type: The TFF type.
     """
 
@@ -114,11 +128,11 @@ class _Reader:
         found.append(self.nested(value))
 
     def nested(self, value: Any) -> Any:
-        """Returns a value with tuples as structures."""
+        """Returns a checked value, with tuples in place of structures."""
         raise NotImplementedError
 
     def refused(self, got: str) -> ArgumentTypeError:
-        """Returns the error of a value that is not of the type."""
+        """Returns the error for a value that is not of the type."""
         expected = str(self.type)[:_LONGEST]
         return ArgumentTypeError(f"{self.name} is {got}: expected {expected}. {_REMEDY}")
 
@@ -134,7 +148,7 @@ class _Tensor(_Reader):
         self._tf_dtype = tf.as_dtype(type_spec.dtype)
         self._shape = type_spec.shape
         self._is_scalar = type_spec.shape == ()
-        # What Python numbers are surely of the type; the others are looked at more closely.
+        # Python numbers of this class and range certainly fit; `_closely` checks the others.
         self._python: type | None = None
         self._low = self._high = 0.0
         if self._is_scalar and issubclass(kind, np.integer):
@@ -176,7 +190,7 @@ class _Tensor(_Reader):
         )
 
     def _closely(self, value: Any) -> Any:
-        """Returns a value as TFF would serialize it."""
+        """Returns a value as TFF would serialize it, or raises if TFF would refuse it."""
         given = value
         if isinstance(value, tf.Variable):
             value = value.read_value()
@@ -186,13 +200,13 @@ class _Tensor(_Reader):
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             try:
                 value = tree.map_structure(_as_numpy, value)
-            except TypeError as error:  # of sequences that are not made from their elements: ranges
+            except TypeError as error:  # such as a range, which cannot be built from elements
                 raise self.refused(f"{_described(given)} ({error})") from None
             if not all(internals.is_compatible_dtype(part, kind) for part in tree.flatten(value)):
                 raise self.refused(_described(given))
             try:
                 value = np.asarray(value, object if kind is np.str_ else kind)
-            except (ValueError, OverflowError) as error:  # of ragged lists
+            except (ValueError, OverflowError) as error:  # ragged lists
                 raise self.refused(f"{_described(given)} ({error})") from None
         known = isinstance(
             value, bool | int | float | complex | str | bytes | np.generic | np.ndarray
@@ -211,8 +225,8 @@ class _Sequence(_Reader):
 
     def __init__(self, name: str, type_spec: Any) -> None:
         super().__init__(name, type_spec)
-        self._last_spec: Any = None  # of a data set that was taken
-        self._taken: set[Any] = set()  # what arrays were
+        self._last_spec: Any = None  # the specification of the last data set that was accepted
+        self._taken: set[Any] = set()  # the data types and shapes of arrays that were accepted
 
     def nested(self, value: Any) -> Any:
         if isinstance(value, tf.data.Dataset):
@@ -223,7 +237,7 @@ class _Sequence(_Reader):
         raise self.refused(_described(value))
 
     def check_arrays(self, cohort: CohortArrays, data: Sequence[Any]) -> None:
-        """Raises if the data sets that arrays stand for are not of the type."""
+        """Raises if the data sets that arrays represent are not of the type."""
         kind = (cohort.names, *((field.dtype, field.shape[1:]) for field in cohort.fields))
         if kind not in self._taken and len(data):
             self._check(data[0])
@@ -235,23 +249,23 @@ class _Sequence(_Reader):
             return
         try:
             given = tff.SequenceType(tff.types.tensorflow_to_type(spec))
-        except (TypeError, ValueError) as error:  # elements that are no tensors
+        except (TypeError, ValueError) as error:  # elements that are not tensors
             raise self.refused(f"a data set of {str(spec)[:_SHOWN]} ({error})") from None
         if not self.type.is_assignable_from(given):
             raise self.refused(f"a data set of type {given}")
         self._last_spec = spec
 
     def _made_of(self, elements: list[Any]) -> Any:
-        """Returns the data set that TFF makes of a list of elements."""
+        """Returns the data set that TFF makes from a list of elements."""
         try:
             return internals.make_data_set_from_elements(None, elements, self.type.element)
-        except (TypeError, ValueError, tf.errors.OpError) as error:  # the last, of unequal shapes
+        except (TypeError, ValueError, tf.errors.OpError) as error:  # OpError: unequal shapes
             what = f"a list of {len(elements)} elements that make no such data set ({error})"
             raise self.refused(what) from None
 
 
 class _Structure(_Reader):
-    """Reads structures, by position, as TFF does."""
+    """Reads structures by position, as TFF does."""
 
     def __init__(self, name: str, type_spec: Any) -> None:
         super().__init__(name, type_spec)
@@ -285,12 +299,12 @@ class _Structure(_Reader):
         return found
 
     def _elements_of(self, kind: type, value: Any) -> Callable[[Any], Sequence[Any]]:
-        """Returns the function that takes containers of a kind apart."""
+        """Returns the function that extracts the elements of containers of a class."""
         if issubclass(kind, tff.structure.Struct):
             return lambda value: self._ordered(tff.structure.to_elements(value))
         if attrs.has(kind):
             fields = [field.name for field in attrs.fields(kind)]
-            if len(fields) < 2:  # of which `attrgetter` makes no tuple
+            if len(fields) < 2:  # `attrgetter` returns a tuple for two or more
                 return lambda value: [getattr(value, field) for field in fields]
             return operator.attrgetter(*fields)
         if issubclass(kind, Mapping):
@@ -307,8 +321,8 @@ class _Structure(_Reader):
     def _ordered(self, elements: Sequence[tuple[Any, Any]]) -> Sequence[Any]:
         """Returns the values of named elements, which are taken by position, as TFF does.
 
-        Where that would give an element another's place, by the names of both, there is no telling
-        what is meant.
+        A value is refused if an element stands at the place of another one by name: what is meant
+        would be ambiguous.
         """
         names = [name for name, _ in elements]
         moved = [
@@ -343,7 +357,7 @@ def _as_numpy(value: Any) -> Any:
 
 
 def _described(value: Any) -> str:
-    """Returns in words what a value is."""
+    """Returns a short description of a value for a message."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype is not None and shape is not None:
         return f"{getattr(dtype, 'name', dtype)}{list(shape)}"

@@ -1,4 +1,4 @@
-"""From a TFF computation to what runs it in this process."""
+"""Finds the runner of a TFF computation in this process, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from tff_dp.execution.round import fused, runner
 
 tff = _compat.tff.load()
 
-# From a computation's id to a weak reference to it and its runner, or its `NoForm`. Not a weak
-# dictionary: TFF hashes a computation by serializing it, which takes longer than running a small one.
+# From the id of a computation to a weak reference to it and to its runner, or its `NoForm`. This is
+# not a weak dictionary because TFF hashes a computation by serializing it, which takes longer than
+# running a small one.
 _runners: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
 
 @dataclasses.dataclass(eq=False)
 class NoForm:
-    """Why a computation does not run in this process.
+    """The reason why a computation does not run in this process.
 
     Attributes:
-      reason: In words.
-      warned: Whether the user has been told.
+      reason: The reason, in words.
+      warned: Whether the user has been warned that it runs on stock TFF.
     """
 
     reason: str
@@ -36,16 +37,32 @@ class NoForm:
 
 
 def refused_on_stock(found: NoForm) -> str:
-    """Returns the message of a computation with a plan's noise that only stock TFF could run."""
+    """Words the refusal of a computation with a plan's noise that only stock TFF could run.
+
+    Args:
+      found: Why the computation does not run in this process.
+
+    Returns:
+      The message.
+    """
     return marked_noise.refusal(
         "the computation has no form that runs in this process, and stock TFF has TensorFlow seed random "
-        f"operations, with 32 bits or by the clock; what stands in the way: {found.reason}",
-        "Change what stands in the way.",
+        f"operations, with 32 bits or by the clock; the obstacle is: {found.reason}",
+        "Change the computation so that this obstacle is gone.",
     )
 
 
 def noise_bits(comp: Any, settings: Any) -> marked_noise.NoiseBits:
-    """Returns where a computation's noise gets its random bits."""
+    """Tells where a computation's noise gets its random bits.
+
+    Args:
+      comp: A `tff.Computation`.
+      settings: The settings of the context.
+
+    Returns:
+      The source of the bits. A computation with a plan's noise that only stock TFF could run has an
+      obstacle.
+    """
     found = runner_of(comp)
     if not isinstance(found, NoForm):
         told: marked_noise.NoiseBits = found.noise_bits(settings)
@@ -56,7 +73,15 @@ def noise_bits(comp: Any, settings: Any) -> marked_noise.NoiseBits:
 
 
 def runner_of(comp: Any) -> Any:
-    """Returns a function of (argument, settings) that runs a computation, or a `NoForm`."""
+    """Returns the runner of a computation, which is made at the first call and kept with it.
+
+    Args:
+      comp: A `tff.Computation`.
+
+    Returns:
+      A function of (argument, settings) that runs the computation; a `NoForm` if it cannot run in
+      this process.
+    """
     key = id(comp)
     held = _runners.get(key)
     if held is None or held[0]() is not comp:
@@ -100,7 +125,7 @@ class _Round:
         try:
             form = _form_of(comp)
             skip, self._wrapped = 0, False
-        except Exception:  # not of that form: a wrapper may be
+        except Exception:  # it is not in that form, but a wrapper around it may be
             if not self._clients:
                 raise
             wrapped = _wrapper(comp, types, server, clients)
@@ -111,22 +136,27 @@ class _Round:
 
     @property
     def runner(self) -> Any:
-        """What runs it."""
+        """The `RoundRunner` of the computation."""
         return self._runner
 
     def account(self, settings: Any) -> str:
-        """Returns in words how it runs."""
+        """Describes how the computation runs."""
         from tff_dp.execution.round import account
 
         return account.account_of(self._runner, settings)
 
     def noise_bits(self, settings: Any) -> marked_noise.NoiseBits:
-        """Returns where its noise gets its random bits."""
+        """Returns where the noise of the computation gets its random bits."""
         found: marked_noise.NoiseBits = self._runner.noise_bits(settings)
         return found
 
     def iterate(self, state: Any, cohorts: Sequence[Any], settings: Any) -> Any:
-        """Returns the state after rounds and their other results, or None if they cannot be one graph."""
+        """Runs successive rounds, with as many of them in a graph call as is possible.
+
+        Returns the state after the last round and the other results of each. If only the first
+        rounds could be fused, these are the state and the results after those. None if none could
+        be.
+        """
         if self._wrapped or list(self._server) != [0] or list(self._clients) != [1]:
             return None
         flat = self._server[0].flat(state)
@@ -142,7 +172,7 @@ class _Round:
             done = fused.iterate(self._runner, flat, some, settings)
             if done is None and not outputs:
                 return None
-            if done is None:  # the rounds that are left do not fit a graph
+            if done is None:  # the remaining rounds cannot be one graph
                 return state, outputs
             state, more = done
             outputs += more
@@ -171,17 +201,17 @@ class _Round:
 
 
 def _told(names: Sequence[str | None] | None) -> list[str]:
-    """Returns how arguments are called in messages; None for the names of a single one."""
+    """Returns the names of arguments in messages; `names` is None for a single argument."""
     if names is None:
         return ["the argument"]
     return [name or f"argument {i}" for i, name in enumerate(names)]
 
 
 def _form_of(comp: Any) -> Any:
-    """Returns a computation's MapReduce form, its graphs as they were traced.
+    """Returns a computation's MapReduce form, with its graphs as they were traced.
 
-    TFF would have TensorFlow optimize each graph, which takes most of the time and writes loops and
-    branches in the way of TensorFlow 1; graphs are optimized where they run anyway.
+    TFF would have TensorFlow optimize each graph, which takes most of the time and rewrites loops
+    and branches in the style of TensorFlow 1. Graphs are optimized anyway where they run.
     """
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
@@ -191,7 +221,10 @@ def _form_of(comp: Any) -> Any:
 def _placements(
     parameter: Any,
 ) -> tuple[list[str | None] | None, list[Any], list[int], list[int]]:
-    """Returns arguments' names (None for a single one), types, and who are the server's and clients'."""
+    """Returns the arguments' names (None for a single one), their types, and where they are placed.
+
+    The last two lists hold the positions of the server's and of the clients' arguments.
+    """
     single = isinstance(parameter, tff.FederatedType)
     named = [(None, parameter)] if single else list(tff.structure.to_elements(parameter))
     types = [part for _, part in named]
@@ -203,7 +236,7 @@ def _placements(
 
 
 def _wrapper(comp: Any, types: list[Any], server: list[int], clients: list[int]) -> Any:
-    """Returns a computation of MapReduce form: it passes the server's arguments on beside its results."""
+    """Returns a computation that has a MapReduce form: it also returns the server's arguments."""
     state_type = tff.FederatedType(
         tff.StructType([types[i].member for i in server]) if server else np.int32, tff.SERVER
     )

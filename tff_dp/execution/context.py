@@ -1,10 +1,11 @@
-"""TFF computations in this process's TensorFlow, instead of stock TFF's worker process.
+"""The context that runs TFF computations in this process's TensorFlow, without a worker process.
 
-A round is split by TFF's own compiler into its MapReduce form: `prepare` (server), `work` (a
-client), `zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server),
-each one TensorFlow graph. They are read once, and written into graphs that hold a whole cohort: no
-serialization, no second process, and the device that TensorFlow has. Clipping lands in `work`,
-noise in the server's parts; their meaning is not touched.
+TFF's own compiler splits a round into its MapReduce form: `prepare` (server), `work` (a client),
+`zero`, `accumulate`, `merge` and `report` (the sum over clients) and `update` (server), each of
+them a TensorFlow graph. These are read once and written into graphs that hold a whole cohort.
+Nothing is serialized, there is no second process, and graphs run on the device that TensorFlow
+uses. Clipping is part of `work`, noise is part of the server's graphs, and the meaning of both is
+unchanged.
 """
 
 from __future__ import annotations
@@ -41,35 +42,39 @@ def fast(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
-    Computations without clients, and computations over clients that have a MapReduce form (or are
-    of the form's kind but for the server's state) run here; any other falls back to stock TFF, with
-    one warning a computation that says why. `explain` tells how a computation runs.
+    Computations without clients run here, and so do computations over clients that have a MapReduce
+    form, or would have one if the server had a state: a missing state is supplied. Any other
+    computation falls back to stock TFF, with one warning per computation that says why. `explain`
+    describes how a computation runs.
 
-    Federated programs (`tff.learning.programs.train_model`, or what else calls
+    Federated programs (`tff.learning.programs.train_model`, and whatever else calls
     `tff.program.check_in_federated_context`) need a context whose calls return references. Here
     they raise "Expected the current context to be a `tff.program.FederatedContext`";
     `federated_context()` runs them.
 
     Args:
       strategy: How a cohort runs: "scan" (one graph, clients one after another), "vmap" (one graph,
-        clients side by side), "call" (a graph call a client), or "auto" (docs/execution.md has the
-        rule). What cannot run by the strategy runs by "call".
-      device: "auto", "cpu" or "gpu": where graphs run.
+        clients side by side), "call" (one graph call per client), or "auto" (docs/execution.md has
+        the rule). What cannot run by "vmap" runs by "scan", and what cannot run by "scan" runs by
+        "call".
+      device: The kind of device that graphs run on: "auto", "cpu" or "gpu".
       xla: Whether XLA compiles the clients' part, from the first round on; None for the rule, by
-        which rounds on a CPU begin without it (docs/execution.md).
+        which rounds on a CPU start without it (docs/execution.md).
       strict: Whether to raise instead of falling back to stock TFF.
       seed: None for random numbers keyed from the operating system's entropy. A whole number in [0,
         2**128) makes every draw, noise included, repeatable: such a run is not private, and the
         context says so (`is_seeded`).
-      random_bits: Where the noise of a privacy plan that a server draws gets its random words:
-        "philox", in the graph; or "aes-ctr", from AES-256 in counter mode by the package
-        `cryptography`, keyed by the operating system in each call, as an argument of the graph.
-        Under "aes-ctr", a computation with noise that it does not reach, such as noise that clients
-        draw, is refused; "auto" takes Philox for it, and where the package is missing. `explain`
-        and the statement of a result say which it was.
-      workers: How many threads of a CPU, or devices if there are several, run parts of a cohort at
-        the same time; in [1, inf), and at most the number of devices. None for as many threads as
-        there are cores, or all devices. Results do not depend on it, not even in their last bits.
+      random_bits: Where the noise of a privacy plan that a server draws gets its random words.
+        "philox" draws them in the graph. "aes-ctr" takes them from AES-256 in counter mode, by the
+        package `cryptography`, keyed by the operating system in each call, and passes them to the
+        graph as an argument; a computation whose noise cannot be drawn from them, such as noise
+        that clients draw, is refused. "auto" is "aes-ctr" where that is possible and the package is
+        installed, and otherwise "philox". `explain` and the statement of a result say which one was
+        used.
+      workers: How many threads of a CPU, or how many devices if there are several, run parts of a
+        cohort at the same time; in [1, inf), and at most the number of devices. None for as many
+        threads as there are cores, or all devices. Results do not depend on it, not even in their
+        last bits.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
@@ -79,8 +84,8 @@ def fast(
       StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
       ArgumentTypeError: A computation is called with an argument of another type. Raised by the
         call.
-      ComputationError: A client's computation fails, with the client's name; or, with `strict`, a
-        computation has no form that runs here; or the noise of a privacy plan would have random
+      ComputationError: A client's computation fails, with the client's position; or, with `strict`,
+        a computation cannot run in this process; or the noise of a privacy plan would have random
         bits that others can guess. Raised by the call.
     """
     with contextlib.ExitStack() as stack:
@@ -146,7 +151,10 @@ def install(
 
 
 def is_seeded() -> bool:
-    """Returns whether the context in effect draws its random numbers from a seed: if so, not private."""
+    """Returns whether the context in effect draws its random numbers from a seed.
+
+    If it does, nothing that runs in it is private.
+    """
     current = tff.framework.get_context_stack().current
     return bool(getattr(current, "is_seeded", False))
 
@@ -155,17 +163,18 @@ def is_seeded() -> bool:
 def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
     """Keeps the execution context that is installed, or runs the block under `fast()`.
 
-    The context that TFF installs when it is imported counts as none. In the block of
-    `federated_context`, whose calls return references, the same context is installed with calls
-    that return values.
+    The context that TFF installs when it is imported counts as none. Within the block of
+    `federated_context`, whose calls return references, the same context is installed in the form
+    whose calls return values.
 
     Args:
-      xla: See `fast`; only for a context that is made here.
+      xla: See `fast`. It applies only to a context that is made here.
 
     Yields:
       The execution context in effect.
 
     Raises:
+      ArgumentError: `xla` is neither None nor a truth value.
       ComputationError: Calls in the context that is installed return no values, and it is not one
         of `federated_context`.
     """
@@ -190,19 +199,22 @@ def current_or_fast(*, xla: bool | None = None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def expecting(rounds: int) -> Iterator[None]:
-    """Says how many rounds are to come, by which XLA compiles at once, or not at all.
+    """Declares how many rounds will run in a block, which decides if XLA compiles early or never.
 
-    The block is a run of its own: what was trained before does not count (docs/execution.md).
+    What was trained before the block does not count in it, and the reverse (docs/execution.md).
 
     Args:
-      rounds: That will be run in the block, in the context in effect; >= 1.
+      rounds: The number of rounds that will run in the block, in the context in effect; >= 1.
+
+    Yields:
+      Nothing.
 
     Raises:
       ArgumentError: The number is outside its bound.
     """
     rounds = _checks.integer("rounds", rounds, "[1, inf)")
     settings = getattr(tff.framework.get_context_stack().current, "settings", None)
-    if settings is None:  # stock TFF
+    if settings is None:  # a context that is not ours, such as stock TFF's
         yield
         return
     with settings.run_of(rounds):
@@ -220,7 +232,26 @@ def make_context(
     random_bits: str,
     workers: int | None,
 ) -> Any:
-    """Returns the context of `fast`; what it starts later is put onto the stack."""
+    """Makes the context of `fast`, without installing it.
+
+    Args:
+      stack: Whatever the context starts later, such as stock TFF's worker, is closed with this
+        stack.
+      strategy: See `fast`.
+      device: See `fast`.
+      xla: See `fast`.
+      strict: See `fast`.
+      seed: See `fast`.
+      random_bits: See `fast`.
+      workers: See `fast`.
+
+    Returns:
+      A `FastContext`.
+
+    Raises:
+      ArgumentError: An argument is outside its bound.
+      StackError: "aes-ctr" lacks its package.
+    """
     xla = _checks.optional_flag("xla", xla)
     strict = _checks.flag("strict", strict)
     _checks.one_of("strategy", strategy, _STRATEGIES)
@@ -243,11 +274,11 @@ def make_context(
 
 
 class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined]
-    """See `fast`.
+    """The context that `fast` yields.
 
     Args:
       settings: How it runs computations.
-      stack: What it starts later is put onto it: stock TFF's worker.
+      stack: Stock TFF's worker, if one is started, is closed with this stack.
       strict: Whether to raise instead of falling back to stock TFF.
     """
 
@@ -259,21 +290,41 @@ class FastContext(tff.framework.SyncContext):  # type: ignore[misc, name-defined
 
     @property
     def is_seeded(self) -> bool:
-        """Whether random numbers come from a seed."""
+        """Whether random numbers are drawn from a seed."""
         return self._settings.seed is not None
 
     @property
     def settings(self) -> Settings:
-        """How it runs computations."""
+        """The settings of the context: how it runs computations."""
         return self._settings
 
     def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
-        """Returns where a computation's noise gets its random bits."""
+        """Tells where a computation's noise gets its random bits.
+
+        Args:
+          comp: A `tff.Computation`.
+
+        Returns:
+          The source of the bits, or the reason why the computation is refused.
+        """
         with lock.lock:
             return compilation.noise_bits(comp, self._settings)
 
     def invoke(self, comp: Any, arg: Any) -> Any:
-        """Runs a computation."""
+        """Runs a computation. Calls from several threads run one after another.
+
+        Args:
+          comp: A `tff.Computation`.
+          arg: Its argument; None if it has none.
+
+        Returns:
+          The result, in the containers of its type.
+
+        Raises:
+          ArgumentError: The arguments that are placed at clients differ in the number of clients.
+          ArgumentTypeError: The argument is not of the computation's type.
+          ComputationError: The computation fails or is refused; see `fast`.
+        """
         with lock.lock:
             return self._invoke(comp, arg)
 

@@ -18,10 +18,10 @@ class Places:
 
     Attributes:
       on_gpu: Whether they run on GPUs.
-      names: The workers that take parts of a large cohort at the same time: names of devices, or
-        empty names for threads of whatever device the graph is on.
-      resident_bytes: Bytes of examples that may stay on a device between rounds.
-      default: The device of everything else, or None for TensorFlow's choice.
+      names: The workers that run the parts of a large cohort at the same time: names of devices, or
+        empty names for threads of the device that the graph is on.
+      resident_bytes: How many bytes of examples may stay on a device between rounds.
+      default: The name of the device of everything else; None for TensorFlow's choice.
     """
 
     on_gpu: bool
@@ -30,27 +30,37 @@ class Places:
     default: str | None
 
     def of_parts(self, parts: int) -> tuple[str, ...]:
-        """Returns the workers that run a number of parts: no more than there are parts."""
+        """Returns the workers that run a block's parts.
+
+        Args:
+          parts: The number of parts.
+
+        Returns:
+          The first workers, at most as many as there are parts.
+        """
         return self.names[:parts]
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Returns a context in which graphs are called on the default device."""
+        """Returns a context manager in which graphs are called on the default device."""
         return tf.device(self.default) if self.default else contextlib.nullcontext()
 
 
 def choose(device: str, workers: int | None = None) -> Places:
-    """Returns where graphs run.
+    """Chooses where graphs run.
 
-    A GPU's memory is taken as it is needed, not all at once: memory growth is switched on unless
-    TensorFlow has been started with another setting.
+    GPU memory is allocated as it is needed, not all at once: memory growth is switched on, unless
+    TensorFlow has already been initialized, which fixes this setting.
 
     Args:
       device: "auto", "cpu" or "gpu".
-      workers: How many devices to use, if there are several, or otherwise how many threads of a
-        CPU, in [1, inf); None for all devices, or as many threads as there are cores.
+      workers: The number of devices to use if there are several, otherwise the number of threads of
+        a CPU; in [1, inf). None for all devices, or for as many threads as there are cores.
+
+    Returns:
+      The devices.
 
     Raises:
-      ArgumentError: There is no GPU, or there are more workers than devices of several.
+      ArgumentError: There is no GPU, or `workers` exceeds the number of devices.
     """
     present = tf.config.list_physical_devices("GPU")
     gpus = present if device != "cpu" else []
@@ -60,7 +70,7 @@ def choose(device: str, workers: int | None = None) -> Places:
             "tensorflow[and-cuda] brings what TensorFlow needs to see one (docs/execution.md)."
         )
     for gpu in present:
-        with contextlib.suppress(RuntimeError):  # started already: its setting stays
+        with contextlib.suppress(RuntimeError):  # TensorFlow is initialized already
             tf.config.experimental.set_memory_growth(gpu, True)
     kind = "GPU" if gpus else "CPU"
     names = tuple(place.name for place in tf.config.list_logical_devices(kind))

@@ -1,4 +1,4 @@
-"""Tells how computations run, and why."""
+"""Describes how computations run, and why."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _PARTS = ("initialize", "next", "get_model_weights", "set_model_weights")
 
 
 def explain(computation_or_process: Any) -> str:
-    """Returns a readable account of how a computation runs under the context in effect, and why.
+    """Describes how a computation runs in the context in effect, and why.
 
     Args:
       computation_or_process: A `tff.Computation`, or a process with `initialize` and `next`.
 
     Returns:
-      A few lines a computation. Outside `fast` (or `install`), as its defaults would run it.
+      A few lines of text per computation. Outside of `fast` and `install`, they say how the
+      computation would run with the default arguments of `fast`.
 
     Raises:
-      ArgumentError: It is neither.
+      ArgumentError: The argument is neither.
       StackError: TFF cannot be imported.
     """
     given = computation_or_process

@@ -1,4 +1,4 @@
-"""Several rounds as one graph call."""
+"""Runs several successive rounds, in one graph call where that is possible."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ tff = _compat.tff.load()
 
 
 def iterate(computation: Any, state: Any, cohorts: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Runs rounds that follow on each other, as one graph call where that is possible.
+    """Runs successive rounds, as one graph call where that is possible.
 
-    A small round's work takes less time than calling it from Python does: fused, rounds pay the
-    call once. It is possible under `fast`, where every cohort comes from the same `Clients`
-    (`Clients.cohort`) and is one group of clients whose last batches are of one size. Otherwise
-    this is the loop that it says.
+    A small round's work takes less time than calling it from Python does. Rounds that are one graph
+    call pay for a single call. This is possible under `fast`, if every cohort comes from the same
+    `Clients` (`Clients.cohort`) and is one group of clients whose last batches have one size.
+    Otherwise the rounds run one at a time.
 
     Args:
-      computation: From (state, cohort's data) to a structure whose first element is the next state,
-        such
-      as
-        a process's `next`.
-      state: Before the first round.
+      computation: From (state, the cohort's data) to a structure whose first element is the next
+        state, such as `next` of a process.
+      state: The state before the first round.
       cohorts: The data of each round's clients.
 
     Returns:
-      The state after the last round, and what each round returned beside its state: the second
-      element of the result where there are two, otherwise a tuple of the rest.
+      The state after the last round, and a list of what each round returned beside its state: the
+      second element of the result if there are two, otherwise a tuple of the others.
 
     Raises:
-      ArgumentError: The computation has no state to hand on.
+      ArgumentError: The computation does not return a structure, which begins with the next state.
       ComputationError: A client's computation fails; no state is returned then.
     """
     result = computation.type_signature.result

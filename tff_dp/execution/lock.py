@@ -1,8 +1,8 @@
-"""One call at a time.
+"""A lock that lets one call run at a time.
 
-The caches of graphs, the count of calls that keys are drawn by, and the arrays on a device are
+The caches of graphs, the count of calls from which keys are derived, and the arrays on a device are
 shared by the calls of a process, whichever context they are made in, and none of them is safe to
-use from two threads. A call is long and uses all cores, so that side by side two would gain
+use from two threads. A call is long and uses all cores, so that running two at once would gain
 nothing.
 """
 
@@ -10,5 +10,5 @@ from __future__ import annotations
 
 import threading
 
-# Reentrant: noise is looked up, and stock TFF is run, within a call.
+# Reentrant, because a call that holds the lock may look up noise or run stock TFF.
 lock = threading.RLock()

@@ -1,4 +1,4 @@
-"""The noise of privacy plans: how it is marked, and that it runs with keyed random bits or not at all."""
+"""The noise of privacy plans: how it is marked, and why it must have keyed random bits to run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tff_dp.errors import ComputationError
 
 tff = _compat.tff.load()
 
-# Random operations of a plan's noise stand under a name scope of this name; TFF keeps it. That it is
-# `tff_dp.noise.words.SCOPE` is tested: this package imports nothing of tff_dp above the lowest layer.
+# The random operations of a plan's noise are created under a name scope of this name, which TFF
+# preserves. A test checks that it equals `tff_dp.noise.words.SCOPE`, which cannot be imported here:
+# this package imports nothing of tff_dp above the lowest layer.
 NOISE_SCOPE = "tff_dp_noise"
 
 PHILOX = (
@@ -35,9 +36,13 @@ class NoiseBits:
     """Where the random bits of a computation's noise come from.
 
     Attributes:
-      source: In words.
-      marked: Whether the computation holds noise of a plan.
-      obstacle: Why it cannot run with bits that nobody can guess, or None.
+      source: The source, in words.
+      marked: Whether the computation holds noise of a privacy plan.
+      obstacle: Why the computation is refused, as a message; None if it may run. A seed is no
+        obstacle: then `source` says that the result is not private.
+
+    Raises:
+      ArgumentError: `marked` is no truth value.
     """
 
     source: str
@@ -49,10 +54,13 @@ class NoiseBits:
 
 
 def is_marked(computation: Any) -> bool:
-    """Returns whether a computation holds noise of a privacy plan.
+    """Tells whether a computation holds noise of a privacy plan, without running or compiling it.
 
     Args:
-      computation: A `tff.Computation`; without running or compiling it.
+      computation: A `tff.Computation`.
+
+    Returns:
+      Whether the name scope of a plan's noise occurs in it.
     """
     key = id(computation)
     held = _marked.get(key)
@@ -65,10 +73,13 @@ def is_marked(computation: Any) -> bool:
 
 
 def noise_bits(computation: Any) -> NoiseBits:
-    """Returns where the noise of a computation gets its random bits in the context in effect.
+    """Tells where the noise of a computation gets its random bits in the context in effect.
 
     Args:
-      computation: A `tff.Computation`, such as a process's `next`.
+      computation: A `tff.Computation`, such as `next` of a process.
+
+    Returns:
+      The source of the bits, or the reason why the computation is refused.
     """
     context = tff.framework.get_context_stack().current
     told = getattr(context, "noise_bits", None)
@@ -85,11 +96,26 @@ def noise_bits(computation: Any) -> NoiseBits:
 
 
 def refusal(why: str, remedy: str) -> str:
-    """Returns the message of a computation whose noise cannot be keyed."""
+    """Words the refusal of a computation whose noise cannot be keyed.
+
+    Args:
+      why: The reason, a clause without its period.
+      remedy: What the user can do, a whole sentence.
+
+    Returns:
+      The message.
+    """
     return f"The noise of a privacy plan cannot be drawn as it must be: {why}. {_REMEDY} {remedy}"
 
 
 def refuse(found: NoiseBits) -> None:
-    """Raises ComputationError if a computation's noise cannot have bits that nobody can guess."""
+    """Refuses a computation whose noise cannot get its random bits as it must.
+
+    Args:
+      found: Where its noise gets its random bits.
+
+    Raises:
+      ComputationError: `found` has an obstacle.
+    """
     if found.obstacle:
         raise ComputationError(found.obstacle)

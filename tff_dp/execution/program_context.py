@@ -1,8 +1,9 @@
 """Federated programs: computations that are called in coroutines and return references to values.
 
-`tff.program` and `tff.learning.programs` ask for a `tff.program.FederatedContext`. TFF's own one,
-`NativeFederatedContext`, takes an asynchronous execution context; the one here is `fast`'s, whose
-calls run one after another in a thread of their own, so that the event loop goes on meanwhile.
+`tff.program` and `tff.learning.programs` require a `tff.program.FederatedContext`. TFF's own one,
+`NativeFederatedContext`, wraps an asynchronous execution context. The one here wraps the context of
+`fast`, whose calls run one after another in a thread of their own, so that the event loop continues
+meanwhile.
 """
 
 from __future__ import annotations
@@ -47,21 +48,21 @@ def federated_context(
     """Runs the federated programs of a `with` block in this process.
 
     Programs are coroutines, such as `tff.learning.programs.train_model` and what is written with
-    `tff.program`; they refuse to run under `fast()`, `install()` and `stock()`, whose calls return
+    `tff.program`. They refuse to run under `fast()`, `install()` and `stock()`, whose calls return
     values. Here a call returns references at once, and their values are awaited
     (`tff.program.materialize_value`), as with TFF's `tff.program.NativeFederatedContext`. What a
     computation returns, how it draws random numbers and what is refused are as with `fast`.
 
-    Calls run one after another, in the order in which their arguments are ready, in one thread; the
-    event loop goes on meanwhile. A call that fails raises where its values are awaited. A call
-    whose coroutine is cancelled is not run, or, if it has begun, runs to its end, and its result is
-    dropped. Leaving the block waits for the call that is running and drops those that have not
-    begun.
+    Calls run one after another in one thread, in the order in which their arguments are ready,
+    while the event loop continues. If a call fails, the error is raised where its values are
+    awaited. If the coroutine of a call is canceled, the call does not run; if it is running
+    already, it runs to its end and its result is dropped. Leaving the block waits for the call that
+    is running and drops those that have not started.
 
-    `fit`, `iterate` and whatever else of tff_dp returns values may be called in the block; they run
-    in this thread, and block the event loop as any function does that takes time. `train_model`
-    charges no ledger and knows no privacy plan: whoever trains a private process with it does the
-    accounting.
+    `fit`, `iterate` and other functions of tff_dp that return values may be called in the block.
+    They run in the calling thread and block the event loop, as any long function does.
+    `train_model` charges no ledger and knows no privacy plan: if it trains a private process, the
+    caller has to do the accounting.
 
     Args:
       strategy: See `fast`.
@@ -72,7 +73,7 @@ def federated_context(
       random_bits: See `fast`.
       workers: See `fast`.
       install: Whether the context that is yielded is in effect in the block, for the thread that
-        enters it; otherwise, it is in effect where it is installed
+        enters it. Otherwise it takes effect where the caller installs it
         (`tff.framework.set_default_context`).
 
     Yields:
@@ -99,7 +100,8 @@ def federated_context(
             workers=workers,
         )
         executor = ThreadPoolExecutor(1, thread_name_prefix="tff_dp-calls")
-        # After `resources`, and so before them: no call may lose its stock TFF while it runs.
+        # Entered after `resources`, and so closed before them: stock TFF's worker must not end
+        # while a call runs on it.
         with contextlib.closing(_Calls(executor)) as calls:
             federated = FastFederatedContext(context, calls)
             if install:
@@ -110,7 +112,7 @@ def federated_context(
 
 
 class _Calls:
-    """Calls of functions, one after another in a thread, for coroutines that wait for them."""
+    """Runs functions one after another in a thread, for coroutines that wait for the results."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self._executor = executor
@@ -122,7 +124,7 @@ class _Calls:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     async def call(self, function: Any, *arguments: Any) -> Any:
-        """Returns what a function returns, or raises what it raises."""
+        """Runs a function in the thread; returns what it returns, or raises what it raises."""
         if self._is_closed():
             raise ComputationError(_LEFT)
         future = self._executor.submit(function, *arguments)
@@ -153,7 +155,12 @@ class _AsyncFastContext(tff.framework.AsyncContext):  # type: ignore[misc, name-
 
 
 class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[misc, name-defined]
-    """See `federated_context`."""
+    """The context that `federated_context` yields.
+
+    Args:
+      context: The context of `fast` that runs the calls.
+      calls: Runs them one after another in a thread.
+    """
 
     def __init__(self, context: FastContext, calls: _Calls) -> None:
         self._awaited = _AsyncFastContext(context, calls)
@@ -162,25 +169,45 @@ class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[
 
     @property
     def is_seeded(self) -> bool:
-        """Whether random numbers come from a seed."""
+        """Whether random numbers are drawn from a seed."""
         return self._synchronous.is_seeded
 
     @property
     def settings(self) -> Any:
-        """How it runs computations."""
+        """The settings of the context: how it runs computations."""
         return self._synchronous.settings
 
     @property
     def synchronous(self) -> FastContext:
-        """The same context for calls that return values."""
+        """The same context in the form whose calls return values."""
         return self._synchronous
 
     def noise_bits(self, comp: Any) -> marked_noise.NoiseBits:
-        """Returns where a computation's noise gets its random bits."""
+        """Tells where a computation's noise gets its random bits.
+
+        Args:
+          comp: A `tff.Computation`.
+
+        Returns:
+          The source of the bits, or the reason why the computation is refused.
+        """
         return self._synchronous.noise_bits(comp)
 
     def invoke(self, comp: Any, arg: Any) -> Any:
-        """Returns references to the values that a computation will have returned."""
+        """Starts a call of a computation, and returns references to the values that it will return.
+
+        Args:
+          comp: A `tff.Computation`.
+          arg: Its argument, which may hold references; None if it has none.
+
+        Returns:
+          References, in the containers of the result's type. Awaiting their values raises what the
+          call raises.
+
+        Raises:
+          ValueError: The result holds values that are placed at clients.
+          ComputationError: No event loop is running.
+        """
         result_type = comp.type_signature.result
         if not tff.program.contains_only_server_placed_data(result_type):
             raise ValueError(
@@ -203,8 +230,8 @@ class FastFederatedContext(tff.program.NativeFederatedContext):  # type: ignore[
 class _Reference(tff.program.NativeValueReference):  # type: ignore[misc, name-defined]
     """A part of what a task returns.
 
-    TFF makes a task for each part, and asyncio complains of each of them that nobody awaits once a
-    call has failed: a hundred tracebacks a round, after the one that counts.
+    TFF makes a task for each part. After a call has failed, asyncio would log a traceback for each
+    of these tasks that nobody awaits: about a hundred per round, after the one that matters.
     """
 
     def __init__(self, task: Any, type_signature: Any, path: tuple[int, ...]) -> None:
@@ -225,7 +252,7 @@ class _Reference(tff.program.NativeValueReference):  # type: ignore[misc, name-d
 
 
 def _references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
-    """Returns a structure of references to the parts of what a task returns."""
+    """Returns references to the parts of what a task returns, in a structure."""
     if isinstance(kind, tff.FederatedType):
         return _references(task, kind.member, path)
     if not isinstance(kind, tff.StructType):
@@ -235,14 +262,14 @@ def _references(task: Any, kind: Any, path: tuple[int, ...] = ()) -> Any:
 
 
 async def _materialized(value: Any, value_type: Any) -> Any:
-    """Returns an argument with values in place of references; clients' data stay as they are.
+    """Returns an argument with values in place of references; the clients' data are not changed.
 
-    Where each client has a structure, TFF takes the list of clients for one structure, and cuts it
-    off at the structure's length.
+    If each client has a structure, TFF would take the list of clients for one structure and
+    truncate it to the structure's length.
     """
     if isinstance(value_type, tff.FederatedType) and value_type.placement is tff.CLIENTS:
         return value
-    if isinstance(value_type, tff.StructType):  # at the top: the arguments, or a structure of them
+    if isinstance(value_type, tff.StructType):  # several arguments, or a single structure
         kinds = tff.structure.to_elements(value_type)
         parts = tff.structure.from_container(value)
         found = [_materialized(part, kind) for part, (_, kind) in zip(parts, kinds, strict=True)]

@@ -1,4 +1,4 @@
-"""How a context runs computations."""
+"""The settings of a context: how it runs computations."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Settings:
       seed: See `fast`.
       random_bits: See `fast`.
       places: The devices.
-      calls: How many calls have drawn a key.
-      expected: How many rounds are expected in all; None if nobody has said.
-      backend: From the in-process backend of a computation to the backend that its rounds of
-        several blocks run in.
-      resident: The arrays that stay on the device.
+      calls: The number of calls that have drawn a root key.
+      expected: The total number of rounds that are expected; None if it is not known.
+      backend: Takes the in-process backend of a computation, and returns the backend that runs its
+        rounds of several blocks.
+      resident: The arrays that stay on the device between rounds.
     """
 
     strategy: str = "auto"
@@ -52,10 +52,16 @@ class Settings:
 
     @contextlib.contextmanager
     def run_of(self, rounds: int) -> Iterator[None]:
-        """Makes the calls of the block a run of so many rounds, which counts on its own.
+        """Makes the calls of a block a run with a known number of rounds, counted separately.
 
-        Otherwise two runs of one seed in one context would differ in their last digits, by which of
-        them finds XLA's graphs in use.
+        Otherwise two runs with the same seed in one context could differ in their last digits,
+        since the second one would find XLA's graphs in use.
+
+        Args:
+          rounds: The number of rounds; >= 1.
+
+        Yields:
+          Nothing.
         """
         before = self.expected, self._trained
         self.expected, self._trained = rounds, weakref.WeakKeyDictionary()
@@ -66,21 +72,42 @@ class Settings:
 
     @property
     def compiles_at_once(self) -> bool:
-        """Whether XLA compiles clients when they are first met: if asked for, or on a GPU."""
+        """Whether XLA compiles clients when they first occur: if it was asked for, or on a GPU."""
         return bool(self.xla) or self.places.on_gpu
 
     def trained(self, runner: Any) -> compile_policy.Trained:
-        """Returns what the clients of a computation have trained in this context."""
+        """Returns the record of what the clients of a computation have trained on in this context.
+
+        Args:
+          runner: The runner of the computation.
+
+        Returns:
+          The record, which is made at the first call. Within `run_of`, it is that of the run.
+        """
         found = self._trained.get(runner)
         if found is None:
             found = self._trained[runner] = compile_policy.Trained(self.compiles_at_once)
         return found
 
     def root(self) -> np.ndarray:
-        """Returns the root key of the next call, uint64 [2]."""
+        """Returns the root key of the next call, uint64 [2].
+
+        Each call of this method counts as one call of a computation. With a seed, the key follows
+        from the seed and the count.
+        """
         self.calls += 1
         return randomness.root(self.seed, self.calls)
 
     def words(self, count: int) -> np.ndarray:
-        """Returns the random words of the call whose root key was last drawn, int64 [count]."""
+        """Returns the random words of the call whose root key was drawn last.
+
+        Args:
+          count: The number of words.
+
+        Returns:
+          The words, int64 [count].
+
+        Raises:
+          StackError: The package `cryptography` is missing.
+        """
         return random_words.of_call(count, self.seed, self.calls)

@@ -1,7 +1,7 @@
-"""Stock TFF, with a worker process that ends when it should.
+"""Stock TFF, with a worker process that is ended reliably.
 
-`tff_dp._compat.tff.worker_process` has the worker: a process in which TFF 0.87 runs every
-computation.
+The worker is a process in which TFF 0.87 runs every computation; see
+`tff_dp._compat.tff.worker_process`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _managed: weakref.WeakSet[Any] = weakref.WeakSet()  # the contexts that `stock` 
 
 
 class StockContext(tff.framework.SyncExecutionContext):  # type: ignore[misc, name-defined]
-    """See `stock`.
+    """The context that `stock` yields.
 
     Args:
       unkeyed_noise: See `stock`.
-      **arguments: Those of `tff.framework.SyncExecutionContext`.
+      **arguments: The arguments of `tff.framework.SyncExecutionContext`.
     """
 
     def __init__(self, *, unkeyed_noise: bool, **arguments: Any) -> None:
@@ -35,7 +35,19 @@ class StockContext(tff.framework.SyncExecutionContext):  # type: ignore[misc, na
         self._runs_noise = unkeyed_noise
 
     def invoke(self, comp: Any, arg: Any) -> Any:
-        """Runs a computation."""
+        """Runs a computation.
+
+        Args:
+          comp: A `tff.Computation`.
+          arg: Its argument; None if it has none.
+
+        Returns:
+          The result, in the containers of its type.
+
+        Raises:
+          ComputationError: The computation holds noise of a privacy plan, and `unkeyed_noise` is
+            false.
+        """
         if not self._runs_noise and marked_noise.is_marked(comp):
             raise ComputationError(
                 marked_noise.refusal(
@@ -48,14 +60,14 @@ class StockContext(tff.framework.SyncExecutionContext):  # type: ignore[misc, na
 
 
 def _compiled(comp: Any, secure_sums: bool) -> Any:
-    """Returns a computation as TFF's local contexts compile it, or those of its test backend."""
+    """Returns a computation compiled as in TFF's local context or its test backend's."""
     if secure_sums:
         comp = tff.backends.test.replace_secure_intrinsics_with_bodies(comp)
     return tff.backends.native.desugar_and_transform_to_native(comp)
 
 
 def _context(worker: worker_process.Worker, unkeyed_noise: bool, secure_sums: bool) -> Any:
-    """Returns what `create_sync_local_cpp_execution_context` makes, over our worker."""
+    """Returns what `create_sync_local_cpp_execution_context` makes, but for our worker process."""
 
     def stack(cardinalities: dict[Any, int]) -> Any:
         cardinalities.setdefault(tff.CLIENTS, 0)
@@ -82,24 +94,25 @@ def stock(
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block on stock TFF.
 
-    The worker is ended when the block is left, by an exception too, when Python ends, and when
-    Python is killed.
+    The worker process is ended when the block is left, whether normally or by an exception, when
+    Python ends, and when Python is killed.
 
     Args:
-      log: A file to append the worker's output to; None drops it.
-      install: Whether computations run in the context that is yielded, or only what is passed to
-        it.
-      unkeyed_noise: Whether computations with the noise of a privacy plan run at all. TensorFlow
-        seeds it with 32 bits there, and TFF some of it by the clock, so that what comes out is not
-        private: for comparisons only. `tff_dp.fit` refuses it in any case.
-      secure_sums: Whether sums of secure aggregation run, as plain sums in the worker, in which a
-        value larger than its bound is an error: what TFF's test backend makes of them. Stock TFF's
-        own context fails ("Cannot embed a federated value").
+      log: A file that the worker's output is appended to; None drops the output.
+      install: Whether the context is in effect in the block; otherwise it runs only what is passed
+        to it.
+      unkeyed_noise: Whether computations with the noise of a privacy plan may run. TensorFlow seeds
+        this noise with 32 bits there, and TFF seeds some of it by the clock, so that the results
+        are not private: this is for comparisons only. `tff_dp.fit` refuses it in any case.
+      secure_sums: Whether sums of secure aggregation run, as plain sums in the worker in which a
+        value larger than its bound is an error, as in TFF's test backend. Otherwise they fail as in
+        stock TFF's own context ("Cannot embed a federated value").
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
 
     Raises:
+      ArgumentError: `install`, `unkeyed_noise` or `secure_sums` is no truth value.
       StackError: TFF is missing, or its worker does not start.
       ComputationError: A computation holds noise of a privacy plan. Raised by the call.
     """
@@ -126,5 +139,12 @@ def stock(
 
 
 def is_managed(context: Any) -> bool:
-    """Returns whether a context is one that `stock` has made."""
+    """Tells whether a context was made by `stock`.
+
+    Args:
+      context: Any context of TFF's context stack.
+
+    Returns:
+      Whether `stock` made it.
+    """
     return context in _managed

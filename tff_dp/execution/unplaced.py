@@ -1,4 +1,4 @@
-"""Computations that no client takes part in, as one TensorFlow graph."""
+"""Converts computations without clients to a single TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -12,18 +12,39 @@ tff = _compat.tff.load()
 
 
 def is_graph(comp: Any) -> bool:
-    """Returns whether a computation is a TensorFlow graph as it stands."""
+    """Tells whether a computation is a single TensorFlow graph already.
+
+    Args:
+      comp: A `tff.Computation`.
+
+    Returns:
+      Whether it is.
+    """
     proto = tff.framework.serialize_computation(comp)
     return bool(proto.WhichOneof("computation") == "tensorflow")
 
 
 def has_placements(kind: Any) -> bool:
-    """Returns whether a type has a part that is placed at the server or at clients."""
+    """Tells whether a type has a part that is placed at the server or at clients.
+
+    Args:
+      kind: A TFF type.
+
+    Returns:
+      Whether it has.
+    """
     return bool(tff.types.contains(kind, lambda part: isinstance(part, tff.FederatedType)))
 
 
 def has_clients(comp: Any) -> bool:
-    """Returns whether a computation takes or returns what is placed at clients."""
+    """Tells whether a computation takes or returns values that are placed at clients.
+
+    Args:
+      comp: A `tff.Computation`.
+
+    Returns:
+      Whether it does.
+    """
     return bool(
         tff.types.contains(
             comp.type_signature,
@@ -33,14 +54,19 @@ def has_clients(comp: Any) -> bool:
 
 
 def as_graph(comp: Any) -> Any:
-    """Returns a computation of one TensorFlow graph with the same leaves of arguments and results.
+    """Converts a computation to a single TensorFlow graph.
 
     Args:
       comp: A computation whose arguments and results are all placed at the server, or not at all.
 
+    Returns:
+      A computation that is one graph, whose argument and result have the same leaves in the same
+      order.
+
     Raises:
-      Exception: TFF's compiler cannot do it, such as where clients take part within. It raises many
-        kinds.
+      NotImplementedError: Some of several arguments are placed, and others are not.
+      Exception: TFF's compiler cannot convert it, for example because it uses clients internally.
+        It raises exceptions of many classes.
     """
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True  # as in `compilation`
@@ -52,7 +78,7 @@ def as_graph(comp: Any) -> Any:
 
 
 def _zipped(comp: Any) -> Any:
-    """Returns a computation of one argument and one result, as TFF's compiler wants those of a server."""
+    """Returns a computation with one argument and one result, as TFF's compiler needs it."""
     parameter, result = comp.type_signature.parameter, comp.type_signature.result
     several, zipping = _has_servers(parameter), _has_servers(result)
     if not several and not zipping:
@@ -76,5 +102,5 @@ def _zipped(comp: Any) -> Any:
 
 
 def _has_servers(kind: Any) -> bool:
-    """Returns whether a type is a structure of a server's values."""
+    """Returns whether a type is a structure with placed values."""
     return isinstance(kind, tff.StructType) and has_placements(kind)

@@ -1,4 +1,4 @@
-"""Runs a computation that is one TensorFlow graph."""
+"""Runs a computation without clients, which is one TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from tff_dp.execution.settings import Settings
 class LocalRunner:
     """Runs a computation that is one TensorFlow graph.
 
+    Args:
+      comp: The computation, an unplaced one.
+      type_signature: The type of the computation that it stands for, whose argument and result have
+        the same leaves; None for its own type.
+
+    Raises:
+      NotImplementedError: The graph has state that would persist between runs.
+
     Attributes:
-      why: Why it runs as it was imported, or None if it is written anew.
+      why: Why the graph runs as it was imported; None if it is rewritten.
     """
 
     def __init__(self, comp: Any, type_signature: Any = None) -> None:
@@ -39,14 +47,28 @@ class LocalRunner:
             self._graph = traced.concrete(self._emit, traced.specs_of(self._program))
 
     def account(self, settings: Settings) -> str:
-        """Returns in words how it runs."""
+        """Describes how the computation runs.
+
+        Args:
+          settings: The settings of the context.
+
+        Returns:
+          A text of a few lines.
+        """
         how = f"one graph as it was imported, because {self.why}" if self.why else "one graph"
         imported = bool(self.why)
         drawn = noise_source.account_of_program(self._program, settings, imported=imported)
         return "\n".join([how, *drawn])
 
     def noise_bits(self, settings: Settings) -> marked_noise.NoiseBits:
-        """Returns where its noise gets its random bits."""
+        """Tells where the noise of the computation gets its random bits.
+
+        Args:
+          settings: The settings of the context.
+
+        Returns:
+          The source of the bits, or the reason why the computation is refused.
+        """
         return noise_source.of_program(self._program, settings)
 
     def _emit(self, root: tf.Tensor, *arguments: tf.Tensor) -> list[tf.Tensor]:
@@ -54,7 +76,20 @@ class LocalRunner:
         return [failed, *results]
 
     def __call__(self, arg: Any, settings: Settings) -> Any:
-        """Returns the computation's result."""
+        """Runs the computation.
+
+        Args:
+          arg: The argument; None if there is none.
+          settings: The settings of the context.
+
+        Returns:
+          The result, in the containers of its type.
+
+        Raises:
+          ArgumentTypeError: The argument is not of the computation's type.
+          ComputationError: A check in the graph failed, or the computation is refused for its
+            noise.
+        """
         given = [] if self._argument is None else self._argument.flat(arg)
         marked_noise.refuse(self.noise_bits(settings))
         if self.why:

@@ -1,4 +1,4 @@
-"""Between the values of TFF's types and flat lists of tensors."""
+"""Converts between values of TFF types and flat lists of tensors."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ tff = _compat.tff.load()
 
 
 class Layout:
-    """Between values of one type and flat lists of their tensors.
+    """Converts between values of one type and flat lists of their tensors.
 
-    Made once a type: TFF's own conversions look at the type anew for each value, which takes longer
-    than a small round.
+    A layout is made once per type: TFF's own conversions inspect the type again for each value,
+    which takes longer than a small round.
 
     Args:
-      type_spec: A TFF type without client placement; a server's is looked through.
+      type_spec: A TFF type that is not placed at clients. If it is placed at the server, its member
+        counts.
 
     Attributes:
-      count: How many tensors and sequences a value has.
+      count: The number of tensors and sequences in a value.
     """
 
     def __init__(self, type_spec: Any) -> None:
@@ -35,21 +36,27 @@ class Layout:
         self._build: Callable[[Sequence[Any]], Any] | None = None
 
     def flatten(self, value: Any) -> list[Any]:
-        """Returns the tensors and sequences in a value, in the order of its type.
+        """Flattens a value, without checking it.
 
         Args:
-          value: In any of the containers that TFF takes: its own `Struct`, mappings, sequences,
-            named tuples and attrs classes.
+          value: A value in any of the containers that TFF accepts: its own `Struct`, mappings,
+            sequences, named tuples and attrs classes.
+
+        Returns:
+          Its tensors and sequences, in the order of the type.
         """
         found: list[Any] = []
         _collect(value, self._tree, found)
         return found
 
     def value(self, leaves: Sequence[Any]) -> Any:
-        """Returns the value of the type, in the containers of its annotation.
+        """Builds a value from its leaves.
 
         Args:
-          leaves: Its leaves; those that are tensors become numpy arrays and scalars.
+          leaves: The leaves, in the order of the type. Tensors become numpy arrays and scalars.
+
+        Returns:
+          The value, in the Python containers that the type was annotated with.
         """
         if self._build is None:
             places = iter(range(len(leaves)))
@@ -59,18 +66,25 @@ class Layout:
 
 
 class Scalars:
-    """The tensors of the scalars that a computation returned last.
+    """Keeps the tensors of the scalars that a computation returned last.
 
-    A learning process gets its state back at the next call. Most of a private one's are scalars,
-    and making a tensor of one costs a small round as much as a step of training. Arrays are not
-    kept: unlike numpy's scalars and bytes, whoever has them may write to them.
+    A learning process receives its state again at the next call. Most parts of a private process's
+    state are scalars, and making a tensor of one costs a small round as much as a training step.
+    Arrays are not kept: unlike numpy scalars and bytes, their holder may write to them.
     """
 
     def __init__(self) -> None:
         self._held: dict[int, tuple[Any, Any]] = {}
 
     def returned(self, tensors: Sequence[Any]) -> list[Any]:
-        """Returns tensors' values, and remembers those that are scalars in place of the last ones."""
+        """Converts tensors to values, and remembers the scalars among them in place of older ones.
+
+        Args:
+          tensors: The tensors of a result.
+
+        Returns:
+          Their values: numpy arrays, numpy scalars, and bytes.
+        """
         found = [as_numpy(tensor) for tensor in tensors]
         self._held = {
             id(value): (value, tensor)
@@ -80,18 +94,33 @@ class Scalars:
         return found
 
     def known(self, value: Any) -> Any:
-        """Returns the tensor of a value that is remembered, or the value."""
+        """Looks up the tensor of a value.
+
+        Args:
+          value: Any value.
+
+        Returns:
+          The tensor that this very object was converted from, if it is remembered; otherwise the
+          value.
+        """
         held = self._held.get(id(value))
         return held[1] if held is not None and held[0] is value else value
 
 
 def as_numpy(leaf: Any) -> Any:
-    """Returns a tensor's value, or what is no tensor as it is."""
+    """Converts a tensor to its value.
+
+    Args:
+      leaf: A tensor, or anything else.
+
+    Returns:
+      The numpy array or scalar, or bytes; what is not a tensor is returned unchanged.
+    """
     return leaf.numpy() if hasattr(leaf, "numpy") else leaf
 
 
 class _Place(int):
-    """The position of a tensor, at the leaf of a template."""
+    """The position of a tensor, as a leaf of a template."""
 
 
 def _tree(type_spec: Any) -> list[tuple[str | None, Any]] | None:
@@ -121,7 +150,7 @@ def _structs(type_spec: Any, places: Iterator[int]) -> Any:
 
 
 def _builder(template: Any) -> Callable[[Sequence[Any]], Any]:
-    """Returns the function that makes a value like a template from its tensors."""
+    """Returns the function that builds a value like a template from its tensors."""
     if isinstance(template, _Place):
         return operator.itemgetter(int(template))
     kind = type(template)
@@ -140,12 +169,28 @@ def _builder(template: Any) -> Callable[[Sequence[Any]], Any]:
 
 
 def flatten(value: Any, type_spec: Any) -> list[Any]:
-    """Returns the tensors and sequences in a value, in the order of its type; see `Layout`."""
+    """Flattens a value, without checking it; see `Layout.flatten`.
+
+    Args:
+      value: A value in any of the containers that TFF accepts.
+      type_spec: Its TFF type, not placed at clients.
+
+    Returns:
+      Its tensors and sequences, in the order of the type.
+    """
     return Layout(type_spec).flatten(value)
 
 
 def fields_of(value: Any) -> list[Any]:
-    """Returns the elements of a structure in one of the containers that results come in."""
+    """Lists the elements of a structure.
+
+    Args:
+      value: A structure in one of the containers that results have: a mapping, an instance of an
+        attrs class, or a sequence.
+
+    Returns:
+      The elements, in order.
+    """
     if isinstance(value, Mapping):
         return list(value.values())
     if attrs.has(type(value)):
@@ -154,12 +199,27 @@ def fields_of(value: Any) -> list[Any]:
 
 
 def in_containers(value: Any, type_spec: Any) -> Any:
-    """Returns a value in the Python containers that its type was annotated with."""
+    """Puts a value into the Python containers that its type was annotated with.
+
+    Args:
+      value: A value whose structures are TFF's `Struct`.
+      type_spec: Its TFF type.
+
+    Returns:
+      The value in these containers.
+    """
     return tff.types.type_to_py_container(value, type_spec)
 
 
 def count_tensors(type_spec: Any) -> int:
-    """Returns the number of tensors and sequences in a type."""
+    """Counts the leaves of a type.
+
+    Args:
+      type_spec: A TFF type; placements are ignored.
+
+    Returns:
+      The number of tensors and sequences in it.
+    """
     if isinstance(type_spec, tff.FederatedType):
         return count_tensors(type_spec.member)
     if isinstance(type_spec, tff.StructType):
@@ -168,7 +228,14 @@ def count_tensors(type_spec: Any) -> int:
 
 
 def leaves(type_spec: Any) -> list[Any]:
-    """Returns the types of the tensors and sequences in a type, in order."""
+    """Lists the leaves of a type.
+
+    Args:
+      type_spec: A TFF type; placements are ignored.
+
+    Returns:
+      The types of its tensors and sequences, in order.
+    """
     if isinstance(type_spec, tff.FederatedType):
         return leaves(type_spec.member)
     if isinstance(type_spec, tff.StructType):
@@ -177,25 +244,43 @@ def leaves(type_spec: Any) -> list[Any]:
 
 
 def is_one_sequence(type_spec: Any) -> bool:
-    """Returns whether a type is that of one sequence, in whatever structures."""
+    """Tells whether the only leaf of a type is a sequence.
+
+    Args:
+      type_spec: A TFF type; the sequence may be nested in structures.
+
+    Returns:
+      Whether it is.
+    """
     found = leaves(type_spec)
     return len(found) == 1 and isinstance(found[0], tff.SequenceType)
 
 
 def tensor_specs(leaf: Any) -> Any:
-    """Returns the `tf.TensorSpec`s of a tensor's type, or of a sequence's elements, in a structure."""
+    """Converts the type of a leaf to TensorFlow's specifications.
+
+    Args:
+      leaf: The type of a tensor or of a sequence.
+
+    Returns:
+      The `tf.TensorSpec` of the tensor; for a sequence, a list of those of its elements' leaves.
+    """
     if isinstance(leaf, tff.SequenceType):
         return [tensor_specs(part) for part in leaves(leaf.element)]
     return tf.TensorSpec(leaf.shape, leaf.dtype)
 
 
 def spread(tensors: Sequence[Any], type_spec: Any, over: Any) -> list[Any]:
-    """Returns a value for each tensor of a type; a single one in place of a structure is for all of it.
+    """Assigns a value to each tensor of a type.
 
     Args:
-      tensors: The values, in the order of their type.
-      type_spec: Their type.
-      over: The type whose tensors they are for.
+      tensors: The values, in the order of `type_spec`.
+      type_spec: The type of the values. A single tensor in place of a structure of `over` holds for
+        all tensors of that structure.
+      over: The type whose tensors need values.
+
+    Returns:
+      A value for each tensor of `over`, in order.
     """
     if not isinstance(type_spec, tff.StructType):
         return [tensors[0]] * count_tensors(over)

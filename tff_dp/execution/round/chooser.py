@@ -37,14 +37,14 @@ class Chooser:
     def probed(self, settings: Settings) -> tuple[strategies.Choice, strategies.Tried]:
         """Finds out how a cohort runs whose data are not known yet, by writing graphs for it.
 
-        A way that the choice passes over is written only if it comes before the one that is taken,
-        so that ways which would fail to trace may remain untried. Nothing is remembered.
+        The way that is chosen is written, and given up if that fails, until one can be written or
+        clients run by a call each. `tried` itself is left as it is.
 
         Args:
           settings: The settings of the context.
 
         Returns:
-          The choice, and `tried` extended by the failures that were found.
+          The choice, and what `tried` would be with the failures that were found.
         """
         tried = self.tried
         obstacle = strategies.data_obstacle(self._parts, None)

@@ -1,4 +1,4 @@
-"""The graph over the clients of a block: one after another or side by side, in one or several parts."""
+"""The graph over the clients of a block: in sequence or side by side, in one or several parts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
 _MOST_PARTS = 8  # each is a separate call and holds its own sums
-_ENTRIES_OF_A_PART = 128  # the fewest clients of a block's table in a part
+_ENTRIES_OF_A_PART = 128  # the fewest entries of a block's table per part
 _BYTES_OF_PARTS = 1 << 27  # the most memory that the sums of all parts may take
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a graph over the clients of a block is specialized for. It follows from block and strategy.
+    """What a graph over the clients of a block is specialized for; set by block and strategy.
 
     Attributes:
       form: Which columns the table has.
@@ -79,7 +79,8 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
     return _shape(form, block.batching, width, xla and form.kind != "listed", parts, block.limits)
 
 
-# Successive rounds rarely differ in shape, and making a `Shape` takes about as long as a fused round.
+# Successive rounds rarely differ in shape, and making a `Shape` takes about as long as a fused
+# round.
 _shape = functools.lru_cache(1 << 8)(Shape)
 
 
@@ -147,8 +148,8 @@ def clients(
         return list(run(tf.constant(0), table.count))
     # All parts call the same function, so that it is traced and compiled once.
     run = jitted(span) if shape.xla else tf.function(span, **_CALLED)
-    # Parts hold whole rows of clients that run side by side. If a part ended within a row, the clients
-    # of that row would be counted twice.
+    # Parts hold whole rows of clients that run side by side. If a part ended within a row, the
+    # clients of that row would be counted twice.
     row = max(shape.side_by_side, 1)
     per = (table.count // row + shape.parts - 1) // shape.parts * row
     sums: list[list[tf.Tensor]] = []
@@ -191,7 +192,7 @@ def _contribution(
     common: list[tf.Tensor],
     root: tf.Tensor,
 ) -> Contribution:
-    """Returns the function that writes the contribution of a client, given its place in the table."""
+    """Returns the function that writes a client's contribution, given its place in the table."""
     by_itself = shape.xla and not shape.side_by_side
     examples = batches.Examples(fields, table.rows, xla=by_itself, limits=shape.limits)
     batching = shape.batching
@@ -241,7 +242,10 @@ def _rows(
     positions: tf.Tensor,
     root: tf.Tensor,
 ) -> Body:
-    """Returns the body of a loop over rows of clients side by side, whose sums are joined as a tree."""
+    """Returns the body of a loop over rows of clients side by side.
+
+    The sums of a row are joined as a tree.
+    """
     width, style = shape.side_by_side, shape.style
 
     def one(i: tf.Tensor) -> list[tf.Tensor]:

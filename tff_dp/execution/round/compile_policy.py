@@ -1,13 +1,13 @@
-"""When XLA's compilation of a kind of clients is repaid, and so when it is begun and used.
+"""When the time of an XLA compilation is repaid, and so when it is started and its result is used.
 
-XLA takes one to three seconds of a core for a graph, and saves 0.1 to 0.3 ms with each batch that a
-client trains on (benchmarks/starting.py). Rounds therefore begin without it. A kind of clients,
-which is what one graph of static shapes can hold, is compiled beside the rounds, and used once it
-has trained on about as many batches as repay that. Whoever knows how many rounds there will be has
-it compiled from the beginning on, or not at all.
+XLA takes one to three seconds of a core for a graph, and saves 0.1 to 0.3 ms for each batch that a
+client trains on (benchmarks/starting.py). Rounds therefore start without it. A kind of clients is
+what one graph of static shapes can hold. Its graph is compiled in the background while rounds run,
+and is used once the kind has trained on about as many batches as repay the compilation. If the
+number of rounds is known in advance, the compilation starts early, or never.
 
-What runs when is a function of the calls alone, never of how long anything takes: otherwise two
-runs with the same seed would differ in their last digits.
+Which graph runs depends on the calls alone, never on how long anything takes: otherwise two runs
+with the same seed would differ in their last digits.
 """
 
 from __future__ import annotations
@@ -16,46 +16,58 @@ import collections
 from collections.abc import Hashable
 
 USED_FROM = 1 << 12
-"""Batches that clients of a kind have trained on, after which XLA's graph is used."""
-_BEGUN_FROM = 1 << 11  # after which it is begun, where the number of rounds is not known
+"""The number of batches that a kind has trained on from which XLA's graph is used."""
+# The number of batches from which compilation starts if the number of rounds is not known.
+_BEGUN_FROM = 1 << 11
 _WORTH = 1 << 14
-"""Batches in all rounds, below which it is not begun where their number is known; as many in one round
-repay the compilation within the round, which then does not wait for anything."""
-_AFTER = 3  # rounds that come without anything beside them
-_SHARE = 0.5  # of a cohort's batches: for a few clients, the call of a graph eats up its gain
-_KINDS_AT_ONCE = 2  # kinds that are compiled when they are first met, where XLA was asked for
+"""If the number of rounds is known, compilation starts only if they have at least this many batches
+in all. A single round of this many batches repays the compilation, and is compiled at once."""
+_AFTER = 3  # the number of rounds before anything is compiled in the background
+# The smallest share of a cohort's batches for which a kind gets a graph: for a few clients,
+# calling another graph costs more than it saves.
+_SHARE = 0.5
+_KINDS_AT_ONCE = 2  # the number of kinds that are compiled at once if XLA was asked for
 
 
 class Trained:
-    """What the clients of a computation have trained in a context, by kind.
+    """Counts what the clients of a computation have trained on in a context, by kind.
 
     Args:
-      at_once: Whether the first kinds are compiled when they are met.
+      at_once: Whether the first kinds are compiled when they first occur.
     """
 
     def __init__(self, at_once: bool) -> None:
         self._at_once = at_once
         self._batches: collections.Counter[Hashable] = collections.Counter()
         self._rounds = 0
-        self._in_round: collections.Counter[Hashable] = collections.Counter()  # as far as it is met
+        # The batches of the current round's cohort, as far as it has been read.
+        self._in_round: collections.Counter[Hashable] = collections.Counter()
         self._begun: set[Hashable] = set()
         self._used: set[Hashable] = set()
-        self._largest: Hashable | None = None  # kind of the last cohort that is worth a graph
+        self._largest: Hashable | None = None  # the last large kind without a graph
 
     def meets(self, rounds: int = 1) -> None:
-        """Notes that rounds of a cohort begin, whose kinds `uses` is asked about next."""
+        """Records that rounds of a cohort start. Calls of `uses` for the cohort's kinds follow.
+
+        Args:
+          rounds: The number of rounds; >= 1.
+        """
         self._rounds += rounds
         self._in_round.clear()
         self._largest = None
 
     def uses(self, kind: Hashable, batches: int, of: int, rounds: int = 1) -> bool:
-        """Notes what clients of a kind train on; returns whether XLA's graph is used for them.
+        """Records what the clients of a kind train on, and decides if XLA's graph is used for them.
 
         Args:
-          kind: What a graph of static shapes holds.
-          batches: What they train on in a round, or in the part of it that is met.
-          of: What the whole cohort, or that part of it, trains on.
-          rounds: How many rounds are alike.
+          kind: What a graph of static shapes can hold together.
+          batches: The number of batches that these clients train on in a round, or in the part of
+            the cohort that has been read.
+          of: The number of batches of the whole cohort, or of that part of it.
+          rounds: The number of rounds with these clients.
+
+        Returns:
+          Whether they run in XLA's graph. Once this is true of a kind, it remains true.
         """
         before = self._batches[kind]
         self._batches[kind] += batches * rounds
@@ -75,14 +87,25 @@ class Trained:
         return enough
 
     def used(self, kind: Hashable) -> bool:
-        """Returns whether XLA's graph is used for clients of a kind, and notes nothing."""
+        """Tells whether XLA's graph is used for clients of a kind, without recording anything.
+
+        Args:
+          kind: What a graph of static shapes can hold together.
+
+        Returns:
+          Whether they run in XLA's graph.
+        """
         return kind in self._used
 
     def due(self, expected: int | None) -> Hashable | None:
-        """Returns the kind of the last cohort that is to be compiled from now on, beside the rounds.
+        """Determines whether a kind is to be compiled from now on, in the background of the rounds.
 
         Args:
-          expected: How many rounds are expected in all; None if that is not known.
+          expected: The total number of rounds that are expected; None if that is not known.
+
+        Returns:
+          The kind of the last cohort that is to be compiled, which is then recorded as started;
+          None if there is none.
         """
         if self._at_once or self._largest is None or self._rounds < _AFTER:
             return None

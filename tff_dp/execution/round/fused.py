@@ -1,4 +1,4 @@
-"""Runs several rounds that follow on each other as one graph call."""
+"""Runs several successive rounds as one graph call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from tff_dp.execution.settings import Settings
 
 
 def most_at_once(runner: RoundRunner, settings: Settings, rounds: int) -> int:
-    """Returns how many of some rounds one graph may hold: random words take memory."""
+    """Computes how many rounds one graph call may hold, since the words of their noise take memory.
+
+    Args:
+      runner: The runner of the computation.
+      settings: The settings of the context.
+      rounds: The number of rounds that are wanted.
+
+    Returns:
+      At most `rounds`. It is 0 if the random words of a single round exceed the limit.
+    """
     drawn = runner.parts.layout.count if runner.feeds(settings) else 0
     size = drawn * random_words.WORD.itemsize
     return min(rounds, random_words.MOST_FUSED // size) if size else rounds
@@ -28,16 +37,20 @@ def most_at_once(runner: RoundRunner, settings: Settings, rounds: int) -> int:
 def iterate(
     runner: RoundRunner, state: Sequence[Any], cohorts: Sequence[Any], settings: Settings
 ) -> tuple[Any, list[Any]] | None:
-    """Runs rounds that follow on each other as one graph.
+    """Runs successive rounds as one graph call.
 
     Args:
-      runner: Of the computation.
-      state: The server's part of the argument, flat.
-      cohorts: Each round's data, as arrays.
-      settings: How.
+      runner: The runner of the computation.
+      state: The leaves of the server's argument before the first round, in the order of its type.
+      cohorts: The data of each round's clients, all as arrays.
+      settings: The settings of the context.
 
     Returns:
-      The last state and each round's other results, or None if the rounds do not fit one graph.
+      The state after the last round and a list of each round's other results, in the containers of
+      their types; None if the rounds cannot run as one graph, and have to run one at a time.
+
+    Raises:
+      ComputationError: A check in the server's part or in a client's part failed.
     """
     way = runner.chooser.way(settings, cohorts[0]) if cohorts else None
     if way is None or way.strategy == "call" or not runner.fusable:
@@ -57,12 +70,13 @@ def iterate(
             _several(runner, some, shape, arguments, roots, fed)
         )
     except (tf.errors.OpError, traced.CannotTraceError):
-        # Whatever is wrong shows again, and is named, when the rounds are called one by one.
+        # The caller now runs the rounds one at a time. If the error recurs, it is reported there
+        # with the name of the client. Rounds with a seed draw the same keys again.
         runner.fusable, settings.calls = False, calls
         return None
     failures.raise_if_failed([int(who), int(check)], runner.parts.checks, max(map(len, cohorts)))
     unfused = _unfused(runner, arguments, results, len(cohorts))
-    # Last: one graph is written at a time, and those above come first.
+    # This comes last: only one graph is traced at a time, and the ones above are needed first.
     coming = runner.due(cohorts[0], way, settings)
     if coming is not None:
         alike = [coming] * len(cohorts)
@@ -76,10 +90,11 @@ def iterate(
 def _blocks(
     runner: RoundRunner, cohorts: Sequence[Any], way: strategies.Way, settings: Settings
 ) -> list[BlockWork]:
-    """Returns each round's one block, or no blocks if a cohort has another number of them."""
+    """Returns the one block of each round, or an empty list if a cohort has not just one."""
     found = []
     for i, cohort in enumerate(cohorts):
-        # All run as the first does: a graph that came into use in between would end the fusing.
+        # Every round uses the graph of the first one. If XLA's graph came into use at a later
+        # round, the rounds could not be fused.
         own = list(runner.cut(cohort, way, settings, 0 if i else len(cohorts)))
         if len(own) != 1 or not isinstance(own[0], BlockWork):
             return []
@@ -88,8 +103,8 @@ def _blocks(
 
 
 def _common_shape(runner: RoundRunner, some: Sequence[BlockWork]) -> Shape | None:
-    """Returns what the graph over rounds of one block each is made for, or None if none can be."""
-    # The clients of a round are one part: rounds follow on each other, and XLA compiles them as one.
+    """Returns what a graph over rounds of one block each is specialized for, or None."""
+    # The clients of each round are one part, since the rounds are compiled as one function.
     if not some:
         return None
     shapes = {block.shape for block in some if block.shape is not some[0].shape}
@@ -109,7 +124,7 @@ def _several(
     roots: tf.Tensor,
     fed: list[tf.Tensor],
 ) -> traced.Wanted:
-    """Returns the graph of rounds of one block each."""
+    """Returns the graph of successive rounds of one block each, and its inputs."""
     tables = [tf.constant(_stacked(c)) for c in zip(*(b.table for b in some), strict=True)]
     counts = (len(arguments), len(some[0].fields), 1, len(fed))
 
@@ -132,7 +147,7 @@ def _several(
 def _unfused(
     runner: RoundRunner, state: list[tf.Tensor], results: list[tf.Tensor], rounds: int
 ) -> tuple[Any, list[Any]]:
-    """Returns the last state and each round's other results, from a fused call's tensors."""
+    """Returns the last state and each round's other results, from the tensors of a fused call."""
     strings = [d == tf.string for d in runner.parts.result_dtypes]
     texts = _texts(runner, state)
     arrays = [tensor.numpy() for tensor in results]
@@ -153,7 +168,7 @@ def _unfused(
 
 
 def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
-    """Returns the results that are strings at their places."""
+    """Returns an entry for each result: its value if it is a string, otherwise an empty string."""
 
     def write(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
         texts = whole_round.texts(runner.parts, list(state), root)
@@ -166,7 +181,7 @@ def _texts(runner: RoundRunner, state: list[tf.Tensor]) -> list[Any]:
 
 
 def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns columns of several rounds as one array, the shorter ones filled up with zeros."""
+    """Returns columns of several rounds as one array; shorter ones are padded with zeros."""
     length = max(len(column) for column in columns)
     stacked = np.zeros([len(columns), length, *columns[0].shape[1:]], columns[0].dtype)
     for own, column in zip(stacked, columns, strict=True):

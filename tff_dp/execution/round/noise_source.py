@@ -1,4 +1,4 @@
-"""Where the random bits of a computation come from, in words, and what keeps its noise from running."""
+"""Where the random bits of a computation come from, in words, and why its noise may not run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,47 @@ _OTHER_BITS = "Run it in tff_dp.execution.fast(random_bits='philox')."
 
 
 def of_round(parts: programs.RoundPrograms, settings: Settings) -> marked_noise.NoiseBits:
-    """Returns where the noise of a round gets its random bits."""
+    """Tells where the noise of a round gets its random bits.
+
+    Args:
+      parts: The programs of the round.
+      settings: The settings of the context.
+
+    Returns:
+      The source of the bits, or the reason why the computation is refused.
+    """
     noisy = {name: parts.programs[name] for name in parts.noisy}
     is_fed = bool(noisy) and feeds(parts, settings)
     return _found(noisy, settings, parts.layout.obstacle if is_fed else None, is_fed=is_fed)
 
 
 def feeds(parts: programs.RoundPrograms, settings: Settings) -> bool:
-    """Returns whether a round's noise is to have its random words from outside of the graph."""
+    """Tells whether a round's noise is to get its random words as an input of the graph.
+
+    Args:
+      parts: The programs of the round.
+      settings: The settings of the context.
+
+    Returns:
+      True under "aes-ctr". Under "auto", whether the package `cryptography` is installed and all
+      noise of the round can be drawn from such words.
+    """
     if settings.random_bits == "auto":
         return random_words.is_installed() and parts.layout.obstacle is None
     return settings.random_bits == "aes-ctr"
 
 
 def of_program(only: program.Program, settings: Settings) -> marked_noise.NoiseBits:
-    """Returns where the noise of a computation without clients gets its random bits."""
+    """Tells where the noise of a computation without clients gets its random bits.
+
+    Args:
+      only: The program of the computation.
+      settings: The settings of the context.
+
+    Returns:
+      The source of the bits, or the reason why the computation is refused. Under "aes-ctr" it is
+      refused whenever it has noise.
+    """
     noisy = {"computation": only} if only.provenance.marked else {}
     obstacle = "it is not drawn by a server that sums over clients" if noisy else None
     obstacle = obstacle if settings.random_bits == "aes-ctr" else None
@@ -66,12 +92,15 @@ def _found(
 def account_of_round(
     parts: programs.RoundPrograms, settings: Settings, *, imported: bool
 ) -> list[str]:
-    """Returns lines that tell where a round's random bits come from.
+    """Describes where the random bits of a round come from.
 
     Args:
-      parts: The round's programs.
-      settings: The context's.
-      imported: Whether the clients' part runs as it was imported.
+      parts: The programs of the round.
+      settings: The settings of the context.
+      imported: Whether the clients' part runs as an imported graph instead of being rewritten.
+
+    Returns:
+      The lines of the description.
     """
     drawing = [name for name, p in parts.programs.items() if p.is_random]
     lines = [_drawn(f"in {', '.join(drawing)}" if drawing else "", settings)]
@@ -83,12 +112,15 @@ def account_of_round(
 
 
 def account_of_program(only: program.Program, settings: Settings, *, imported: bool) -> list[str]:
-    """Returns lines that tell where the random bits of a computation without clients come from.
+    """Describes where the random bits of a computation without clients come from.
 
     Args:
-      only: The computation's program.
-      settings: The context's.
-      imported: Whether it runs as it was imported.
+      only: The program of the computation.
+      settings: The settings of the context.
+      imported: Whether it runs as an imported graph instead of being rewritten.
+
+    Returns:
+      The lines of the description.
     """
     lines = [_drawn("in it" if only.is_random else "", settings)]
     if imported:
@@ -111,7 +143,7 @@ def _noise(where: str, found: marked_noise.NoiseBits) -> str:
 
 
 def _not_keyed(where: str, found: random_sources.Provenance) -> list[str]:
-    """Returns lines on operations that keep TensorFlow's own bits where a graph runs as imported."""
+    """Returns lines on operations of an imported graph that keep TensorFlow's own random bits."""
     if not found.unkeyed and not found.lost:
         return []
     named = ", ".join(dict.fromkeys([*map(str, found.unkeyed), *found.lost]))
@@ -122,6 +154,13 @@ def _not_keyed(where: str, found: random_sources.Provenance) -> list[str]:
 
 
 def check(random_bits: str) -> None:
-    """Raises StackError unless the packages for a source of random bits are installed."""
+    """Checks that the packages for a source of random bits are installed.
+
+    Args:
+      random_bits: "auto", "philox" or "aes-ctr"; only the last one needs a package.
+
+    Raises:
+      StackError: The package `cryptography` is missing.
+    """
     if random_bits == "aes-ctr":
         random_words.check_installed()

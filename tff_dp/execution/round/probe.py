@@ -1,4 +1,4 @@
-"""Whether a round can be written in a way, found out by writing it for clients that there are not."""
+"""Finds out whether a round can be written in a certain way, by writing it for example inputs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from tff_dp.execution.graph import traced
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round import client_loop, failures, programs, strategies
 
-_BATCH = 2  # examples, where the type leaves their number open
-_FULL = 2  # batches
+_BATCH = 2  # the number of examples in a batch, if the type leaves it open
+_FULL = 2  # the number of full batches of a client
 
 
 def clients_obstacle(
     parts: programs.RoundPrograms, way: strategies.Way, common_specs: list[tf.TensorSpec]
 ) -> str | None:
-    """Returns why clients cannot be one graph in a way, or None if they can.
+    """Finds out whether the clients can be written as one graph.
 
     Args:
-      parts: The round's programs.
-      way: The way, of one graph.
-      common_specs: Of what clients get from the server.
+      parts: The programs of the round.
+      way: How the clients run: strategy "scan" or "vmap".
+      common_specs: The specifications of the tensors that the server sends to all clients.
+
+    Returns:
+      Why the graph cannot be written, at most 300 characters; None if it can.
     """
     leaves = values.leaves(parts.work.type_signature.parameter[0])
     specs = tf.nest.flatten([values.tensor_specs(leaf) for leaf in leaves])
@@ -46,11 +49,14 @@ def clients_obstacle(
 
 
 def server_obstacle(parts: programs.RoundPrograms, state_specs: list[tf.TensorSpec]) -> str | None:
-    """Returns what keeps the server's parts from XLA, or None.
+    """Finds out if a shape that depends on values prevents XLA from compiling the server's parts.
 
     Args:
-      parts: The round's programs.
-      state_specs: Of the server's part of the argument.
+      parts: The programs of the round.
+      state_specs: The specifications of the tensors of the server's argument.
+
+    Returns:
+      What prevents it, or None. Failures of other kinds count as none.
     """
     style = Style(xla=True)
     wanted = [i for i, dtype in enumerate(parts.result_dtypes) if dtype != tf.string]
@@ -65,7 +71,7 @@ def server_obstacle(parts: programs.RoundPrograms, state_specs: list[tf.TensorSp
         traced.concrete(write, [*state_specs, *parts.carry_specs])
     except programs.ServerShapeError as error:
         return str(error)
-    except Exception:  # whatever else fails here is no matter of XLA, and shows when the round runs
+    except Exception:  # not about XLA: it recurs when the round runs
         return None
     return None
 

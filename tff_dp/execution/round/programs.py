@@ -1,4 +1,4 @@
-"""The graphs of a round: what the server prepares, a cohort of clients, what the server makes of it."""
+"""The programs of a round: the server's parts, a client's part, and the sums over clients."""
 
 from __future__ import annotations
 
@@ -15,36 +15,48 @@ from tff_dp.execution.graph import random_words as fed_words
 from tff_dp.execution.graph.style import PLAIN, ShapeVariesError, Style
 from tff_dp.execution.round import secure_sums
 
-# The words by which a call's key is folded for each part of a round. Sums are joined within a block and
-# over blocks.
+# Each part of a round has its own key: the call's root key, folded with one of these numbers. Sums
+# are joined within a block (_MERGE) and over blocks (_MERGE_BLOCKS).
 _PREPARE, _WORK, _ACCUMULATE, _MERGE, _REPORT, _UPDATE, _MERGE_BLOCKS = range(1, 8)
 _SERVER = ("prepare", "report", "update")
 _CLIENTS = ("work", "zero", "accumulate", "merge")
-_FED = ("report", "update")  # whose noise can have its random words from outside
-SERVER_FAILED = -2  # as a client's position: the server's part failed
+_FED = ("report", "update")  # whose noise can take its random words as an input
+SERVER_FAILED = -2  # in place of a client's position: the server's part failed
 
 
 class ServerShapeError(ShapeVariesError):
-    """The server's part has a tensor whose shape depends on values, and XLA cannot compile it."""
+    """The server's part has a tensor whose shape depends on values, which XLA cannot compile."""
 
 
 class RoundPrograms:
-    """The programs of a computation's MapReduce form. They are not changed once they are made.
+    """The programs of a computation's MapReduce form. They do not change once they are made.
+
+    Methods that "write" add operations to the graph that is being traced. A status is a list of two
+    int32 [] tensors: the position of the client that failed (or `SERVER_FAILED`; -1 for none), and
+    the number of the check that failed (0 for none). A carry is a list of tensors: the sums over
+    clients, then the secure sums, then the status.
 
     Args:
       form: A `tff.backends.mapreduce.MapReduceForm`.
 
     Raises:
-      NotImplementedError: An operation has contents that would outlast a run.
+      NotImplementedError: An operation has state that would persist between runs.
 
     Attributes:
-      checks: What the assertions in the programs say, by number from 1.
-      obstacle: What stands in the way of writing a cohort as one graph, or None.
-      xla_obstacle: What in the clients' part keeps it from XLA, by name of the operation; or None.
-      vmap_obstacle: What stands in the way of clients side by side, or None.
-      server_xla_obstacle: What keeps the server's parts from XLA, as far as is known without
-        writing them; or None.
-      carry_shapes: Of the sums over clients, and of the status.
+      checks: The messages of the assertions in the programs; the first one is number 1.
+      programs: The programs, by their names in the MapReduce form.
+      obstacle: What prevents a cohort from being written as one graph, or None.
+      xla_obstacle: Which operation in the clients' part XLA cannot compile, or None.
+      vmap_obstacle: What prevents clients from running side by side, or None.
+      server_obstacle: What prevents a program other than `work` from being rewritten, or None.
+      server_xla_obstacle: What prevents XLA from compiling the server's parts, as far as that is
+        known without writing them, or None.
+      secure_count: The number of secure sums.
+      secure_dtypes: The data types of the secure sums.
+      carry_shapes: The shapes of the carry.
+      result_dtypes: The data types of the computation's results, in the order of their type.
+      result_shapes: The shapes of the computation's results.
+      fixed_shapes: Whether all arguments and results of the server's parts have static shapes.
     """
 
     def __init__(self, form: Any) -> None:
@@ -62,7 +74,7 @@ class RoundPrograms:
         self.obstacle: str | None = found[0] if found else None
         self.xla_obstacle = operations.xla_obstacle(self._operations_of(_CLIENTS))
         self.vmap_obstacle = operations.vmap_obstacle(self._operations_of(_CLIENTS))
-        if self.work.iterates:  # each client would be at another batch, or at its end
+        if self.work.iterates:  # clients would be at different batches of their data
             self.vmap_obstacle = "a client's part moves an iterator over its batches"
         self.server_obstacle = next((o for o in found if not o.startswith("work:")), None)
         self.secure_count = self._secure.count
@@ -81,7 +93,8 @@ class RoundPrograms:
         self.result_shapes = [tf.TensorShape(leaf.shape) for leaf in results]
         server = [self.programs[name] for name in _SERVER]
         shapes = [shape for part in server for shape, _ in part.arguments] + self.result_shapes
-        # XLA gives results of no fixed shape (the levels of a noise tree) a wrong one, and no error.
+        # If a result has no fixed shape (the levels of a noise tree), XLA gives it a wrong shape
+        # and reports no error.
         self.fixed_shapes = all(shape.is_fully_defined() for shape in shapes)
         self.server_xla_obstacle: str | None = (
             operations.xla_obstacle(self._operations_of(_SERVER))
@@ -91,17 +104,17 @@ class RoundPrograms:
 
     def _operations_of(self, names: Sequence[str]) -> frozenset[str]:
         parts = [self.programs[name] for name in names]
-        # A function that is called by its own name stands among the operations, beside what is in it.
+        # A function that is called by its name is listed among the operations, as are its contents.
         return frozenset(op for part in parts for op in part.operations if op not in part.functions)
 
     @functools.cached_property
     def noisy(self) -> list[str]:
-        """The parts that hold noise of a privacy plan."""
+        """The names of the programs that hold noise of a privacy plan."""
         return [name for name, p in self.programs.items() if p.provenance.marked]
 
     @functools.cached_property
     def layout(self) -> fed_words.Layout:
-        """The random words that the server's noise takes."""
+        """The layout of the random words that the server's noise takes."""
         found = fed_words.Layout({name: self.programs[name] for name in _FED})
         elsewhere = [name for name in self.noisy if name not in _FED]
         if elsewhere:
@@ -111,12 +124,12 @@ class RoundPrograms:
 
     @property
     def work(self) -> program.Program:
-        """What a client computes."""
+        """The program of one client."""
         return self.programs["work"]
 
     @functools.cached_property
     def carry_specs(self) -> list[tf.TensorSpec]:
-        """The specifications of the sums over clients, and of the status."""
+        """The specifications of the carry: the sums over clients, and the status."""
         count = len(self.carry_shapes) - 2 - self.secure_count
         dtypes = [dtype for _, dtype in self.programs["accumulate"].arguments]
         every = [*dtypes[:count], *self.secure_dtypes, tf.int32, tf.int32]
@@ -127,7 +140,7 @@ class RoundPrograms:
 
     @functools.cached_property
     def carry_bytes(self) -> int | None:
-        """The size of the sums over clients; None if it is not fixed, or known."""
+        """The size of the carry, in bytes; None if a shape is not static or a part is a string."""
         found = 0
         for spec in self.carry_specs:
             if not spec.shape.is_fully_defined() or spec.dtype == tf.string:
@@ -138,18 +151,48 @@ class RoundPrograms:
     def begin(
         self, state: list[tf.Tensor], root: tf.Tensor, style: Style = PLAIN
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Writes the server's part before the clients: what they get, and the status."""
+        """Writes the server's part before the clients.
+
+        Args:
+          state: The tensors of the server's argument, in the order of its type; None for those that
+            are not available, such as strings under XLA.
+          root: The root key of the call, uint64 [2].
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The tensors that the server sends to all clients, and the status.
+
+        Raises:
+          NotImplementedError: It cannot be written; `ServerShapeError` if XLA compiles it and a
+            shape in it depends on values.
+        """
         key = randomness.fold(root, _PREPARE)
         with _serving(style):
             common, failed = emitter.emit(self.programs["prepare"], state, key, style=style)
         return common, status_of(failed, SERVER_FAILED)
 
     def nobody(self, root: tf.Tensor, style: Style = PLAIN) -> list[tf.Tensor]:
-        """Writes the sums over no clients, and the status of none."""
+        """Writes the carry over no clients.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The initial value of each sum, and the status of no failure.
+        """
         return [*self.zero(root, style), *status_of(tf.constant(0), 0)]
 
     def zero(self, root: tf.Tensor, style: Style = PLAIN) -> list[tf.Tensor]:
-        """Writes the sums over no clients."""
+        """Writes the sums over no clients.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The initial value of each sum: the carry without its status.
+        """
         zero, _ = emitter.emit(self.programs["zero"], [], root, style=style)
         return [*zero, *self._secure.zeros()]
 
@@ -163,17 +206,26 @@ class RoundPrograms:
         words: tf.Tensor | None = None,
         style: Style = PLAIN,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Writes the server's part after the clients: the computation's results, and the status.
+        """Writes the server's part after the clients.
 
         Args:
-          state: The server's, before.
-          carry: Sums over the clients, and their status.
-          root: The call's key.
+          state: The tensors of the server's argument before the round; None for those that are not
+            available.
+          carry: The sums over the clients, and their status.
+          root: The root key of the call, uint64 [2].
           before: The status of the server's part before the clients.
-          only: Positions of the results that are wanted; all by default.
-          words: The random words of the noise, int64 [layout.count]; None to draw them under the
+          only: The positions of the results that are wanted; None for all.
+          words: The random words of the noise, int64 [layout.count]; None to draw them from the
             key.
-          style: What becomes of the graph.
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The results of the computation, in the order of their type or of `only`, and the status of
+          the first failure of the round.
+
+        Raises:
+          NotImplementedError: It cannot be written; `ServerShapeError` if XLA compiles it and a
+            shape in it depends on values.
         """
         *sums, client, check = carry
         count = len(sums) - self._secure.count
@@ -207,13 +259,32 @@ class RoundPrograms:
         root: tf.Tensor,
         style: Style = PLAIN,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Writes one client's part: its contribution, and its status."""
+        """Writes the part of one client.
+
+        Args:
+          data: The client's data: tensors, or `Batches` for a sequence.
+          common: The tensors that the server sends to all clients.
+          position: The position of the client in the cohort, int32 [].
+          root: The root key of the call, uint64 [2].
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The client's contribution, the tensors of the results of `work`; and its status.
+        """
         key = self.client_key(position, root)
         results, failed = emitter.emit(self.work, [*data, *common], key, style=style)
         return results, status_of(failed, position)
 
     def client_key(self, position: Any, root: tf.Tensor) -> tf.Tensor:
-        """Returns the key of a client's part in a call, uint64 [2]."""
+        """Derives the key of a client's part in a call.
+
+        Args:
+          position: The position of the client in the cohort, a number or a tensor [].
+          root: The root key of the call, uint64 [2].
+
+        Returns:
+          The key, uint64 [2].
+        """
         return randomness.fold(randomness.fold(root, _WORK), position)
 
     def add(
@@ -225,7 +296,20 @@ class RoundPrograms:
         root: tf.Tensor,
         style: Style = PLAIN,
     ) -> list[tf.Tensor]:
-        """Writes the addition of a client's contribution to the carry."""
+        """Writes the addition of a client's contribution to a carry.
+
+        Args:
+          carry: The carry.
+          contribution: The tensors of the results of `work`.
+          status: The status of the client's part.
+          position: The position of the client in the cohort, int32 [].
+          root: The root key of the call, uint64 [2].
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The new carry. Its status is that of `carry` if that tells of a failure, otherwise that of
+          the client, of its secure sums, or of the addition.
+        """
         *sums, client, check = carry
         count = len(sums) - self._secure.count
         status = joined([client, check], status)
@@ -241,13 +325,17 @@ class RoundPrograms:
     def join(
         self, a: list[tf.Tensor], b: list[tf.Tensor], key: tf.Tensor, style: Style = PLAIN
     ) -> list[tf.Tensor]:
-        """Writes the join of two sums over clients, and the status of the first client that failed.
+        """Writes the join of the carries over two groups of clients.
 
         Args:
-          a: Sums and status.
-          b: Sums and status of other clients.
-          key: Of this join alone; see `merge_key`.
-          style: What becomes of the graph.
+          a: The carry over some clients.
+          b: The carry over other clients.
+          key: The key of this join, uint64 [2]; see `merge_key`.
+          style: How the graph is compiled and vectorized.
+
+        Returns:
+          The carry over all of them, with the status of the failed client whose position is
+          smallest.
         """
         *sums_a, client_a, check_a = a
         *sums_b, client_b, check_b = b
@@ -259,35 +347,52 @@ class RoundPrograms:
         return [*merged, *secure, *earliest([client_a, check_a], [client_b, check_b])]
 
     def merge_key(self, split: Any, root: tf.Tensor, *, of_blocks: bool = False) -> tf.Tensor:
-        """Returns the key of one join, uint64 [2].
+        """Derives the key of one join.
 
-        In a tree over neighbors, the place at which its two halves meet names a join. Hardly any
-        `merge` draws random numbers: then all joins share the key, which is not used.
+        In a tree over neighbors, a join is identified by the place where its two halves meet.
+        Hardly any `merge` draws random numbers; if it does not, all joins share one key, which is
+        not used.
 
         Args:
           split: Within a block, the position in the cohort of the right half's first client; over
-            blocks, the number of its first block.
-          root: The call's key.
-          of_blocks: Whether the halves are blocks.
+            blocks, the number of the right half's first block. A number or a tensor [].
+          root: The root key of the call, uint64 [2].
+          of_blocks: Whether the two halves consist of blocks.
+
+        Returns:
+          The key, uint64 [2].
         """
         key = randomness.fold(root, _MERGE_BLOCKS if of_blocks else _MERGE)
         return randomness.fold(key, split) if self.programs["merge"].is_random else key
 
     @property
     def takes_sequence(self) -> bool:
-        """Whether a client's data is one sequence (otherwise tensors)."""
+        """Whether a client's data is a single sequence, as opposed to tensors."""
         return values.is_one_sequence(self.work.type_signature.parameter[0])
 
 
 def status_of(failed: tf.Tensor, position: Any) -> list[tf.Tensor]:
-    """Returns who failed first and by which check; -1 and 0 for nobody."""
+    """Writes the status of a part of the round.
+
+    Args:
+      failed: The number of the check that failed in it, int32 []; 0 for none.
+      position: The position of the client whose part it is, or `SERVER_FAILED`; a number or a
+        tensor.
+
+    Returns:
+      The status: two int32 [] tensors, the position (-1 if no check failed) and the check.
+    """
     who = tf.where(tf.greater(failed, 0), tf.cast(position, tf.int32), -1)
     return [who, failed]
 
 
 @contextlib.contextmanager
 def _serving(style: Style) -> Iterator[None]:
-    """Tells what keeps a part of the server's from XLA apart from what keeps the clients from it."""
+    """Marks errors of the server's parts.
+
+    They are raised as `ServerShapeError` under XLA, so that they are not taken for obstacles in the
+    clients' part.
+    """
     try:
         yield
     except ShapeVariesError as error:
@@ -297,15 +402,30 @@ def _serving(style: Style) -> Iterator[None]:
 
 
 def earliest(a: list[tf.Tensor], b: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns that of two statuses which tells of the failure of the earlier client.
+    """Selects the status of the failure whose client comes first in the cohort.
 
-    Blocks may hold clients in another order than the cohort's.
+    Blocks may hold clients in another order than the cohort, so that the smaller position counts.
+
+    Args:
+      a: A status, two int32 [] tensors.
+      b: Another status.
+
+    Returns:
+      The status with the smaller position among those that tell of a failure; if neither does, `b`.
     """
     other = tf.logical_or(tf.equal(a[1], 0), tf.logical_and(b[1] > 0, b[0] < a[0]))
     return [tf.where(other, right, left) for left, right in zip(a, b, strict=True)]
 
 
 def joined(first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the first of two statuses that tells of a failure."""
+    """Selects the first of two statuses that tells of a failure.
+
+    Args:
+      first: The status of what ran first, two int32 [] tensors.
+      second: The status of what ran next.
+
+    Returns:
+      `first` if it tells of a failure, otherwise `second`.
+    """
     failed = tf.greater(first[1], 0)
     return [tf.where(failed, a, b) for a, b in zip(first, second, strict=True)]

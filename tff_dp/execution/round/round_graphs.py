@@ -1,4 +1,4 @@
-"""The graphs of a computation's rounds: whole rounds, and the server's and the clients' parts."""
+"""The traced graphs of a computation's rounds: whole rounds, and the parts of a round."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class RoundGraphs:
     """Traces and calls the graphs of a computation's rounds.
 
     Args:
-      parts: The computation's programs.
+      parts: The programs of the computation.
+      data_count: The number of tensors and sequences in one client's data.
 
     Attributes:
-      kept: The graphs that have been traced.
-      state_specs: Of the server's part of the argument.
-      common_specs: Of what clients get from the server.
+      kept: The cache of traced graphs.
+      state_specs: The specifications of the tensors of the server's argument.
+      common_specs: The specifications of the tensors that the server sends to all clients.
     """
 
     def __init__(self, parts: RoundPrograms, data_count: int) -> None:
@@ -45,16 +46,21 @@ class RoundGraphs:
         server_xla: bool,
         in_turn: bool,
     ) -> traced.Wanted:
-        """Returns the graph of a round of one block, from which come the status and the results.
+        """Describes the graph of a round of one block. It returns the status and then the results.
 
         Args:
-          root: The call's key.
-          fed: The random words of the noise, one tensor; none to draw them under the key.
-          state: The server's part of the argument.
+          root: The root key of the call, uint64 [2].
+          fed: The random words of the noise, one int64 tensor [words]; an empty list if the noise
+            is drawn from the root key.
+          state: The tensors of the server's argument, in the order of its type.
           block: The block.
           places: The devices that run its parts.
           server_xla: Whether XLA can compile the server's parts.
-          in_turn: Whether the calling thread runs a graph that is one operation for XLA.
+          in_turn: Whether the calling thread runs the operations itself, one after another, if XLA
+            compiles the whole round as one operation.
+
+        Returns:
+          The graph and its inputs, which `kept.call` traces and calls.
         """
         shape = block.shape
         compiled = server_xla and shape.xla and shape.parts == 1
@@ -85,7 +91,18 @@ class RoundGraphs:
     def begin(
         self, root: tf.Tensor, state: list[tf.Tensor]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """See `Backend.begin`."""
+        """Runs the server's part before the clients; see `Backend`.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          state: The tensors of the server's argument, in the order of its type.
+
+        Returns:
+          The tensors that the server sends to all clients, and the status, two int32 [] tensors.
+
+        Raises:
+          CannotTraceError: The graph cannot be written.
+        """
 
         def begin(root: tf.Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
             common, status = self._parts.begin(list(state), root)
@@ -96,19 +113,32 @@ class RoundGraphs:
         return common, [who, check]
 
     def nobody(self, root: tf.Tensor) -> Sums:
-        """See `Backend.nobody`."""
+        """Computes the sums over no clients; see `Backend`.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+
+        Returns:
+          The initial value of each sum, and the status of no failure.
+        """
         return self.kept.call(traced.Wanted("nobody", self._parts.nobody, [], [root]))
 
     def clients(
         self, root: tf.Tensor, common: list[tf.Tensor], block: BlockWork, places: Sequence[str]
     ) -> Sums:
-        """Returns the sums over the clients of a block.
+        """Computes the sums over the clients of a block.
 
         Args:
-          root: The call's key.
-          common: What clients get from the server.
+          root: The root key of the call, uint64 [2].
+          common: The tensors that the server sends to all clients.
           block: The block.
           places: The devices that run its parts.
+
+        Returns:
+          The sums, and their status.
+
+        Raises:
+          CannotTraceError: The graph cannot be written.
         """
 
         def clients(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
@@ -122,7 +152,17 @@ class RoundGraphs:
         return self.kept.call(wanted)
 
     def join(self, root: tf.Tensor, left: Sums, right: Sums, split: int) -> Sums:
-        """See `Backend.join`."""
+        """Joins the sums over neighboring blocks; see `Backend`.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          left: Sums over consecutive blocks.
+          right: Sums over the blocks that follow them.
+          split: The number of the first block of `right`.
+
+        Returns:
+          The sums over all of these blocks, and the status of the failure at the smallest position.
+        """
         specs = self._parts.carry_specs
 
         def join(root: tf.Tensor, split: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
@@ -141,7 +181,19 @@ class RoundGraphs:
         before: list[tf.Tensor],
         sums: Sums,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """See `Backend.finish`."""
+        """Runs the server's part after the clients; see `Backend`.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          fed: The random words of the noise, one int64 tensor [words]; an empty list if the noise
+            is drawn from the root key.
+          state: The tensors of the server's argument, as for `begin`.
+          before: The status that `begin` returned.
+          sums: The sums over all clients, and their status.
+
+        Returns:
+          The tensors of the computation's results, in the order of their type, and the status.
+        """
         counts = (len(state), len(fed), len(before))
 
         def finish(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:

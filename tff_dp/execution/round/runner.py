@@ -1,4 +1,4 @@
-"""Runs rounds of one computation: decides how, and has cohorts cut into blocks and run."""
+"""Runs rounds of one computation: chooses how, splits cohorts into blocks, and runs these."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ _NOT_ROWS = "the parts of a batch have different leading sizes"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """A call of a computation.
+    """One call of a computation.
 
     Attributes:
-      root: Its key, uint64 [2].
-      fed: The random words of the noise, one tensor; none where it draws under the key.
-      state: The server's part of the argument, as tensors.
-      data: The clients' part, a sequence with an entry a client.
-      settings: The context's.
+      root: The root key of the call, uint64 [2].
+      fed: The random words of the noise, one int64 tensor [words]; an empty list if the noise is
+        drawn from the root key.
+      state: The tensors of the server's argument, in the order of its type.
+      data: The data of the clients, a sequence with one entry per client.
+      settings: The settings of the context.
     """
 
     root: tf.Tensor
@@ -56,16 +57,20 @@ class RoundRunner:
     """Runs a computation in MapReduce form: from (server state, clients' data) to its results.
 
     Args:
-      form: The form.
-      result_type: The type of the results that are returned.
-      skip: How many of the form's results come before them.
+      form: The `tff.backends.mapreduce.MapReduceForm`.
+      result_type: The TFF type of the results that are returned.
+      skip: The number of the form's results that come before these and are dropped.
+
+    Raises:
+      NotImplementedError: A program of the form other than `work` cannot be rewritten, or has state
+        that would persist between runs.
 
     Attributes:
-      parts: The form's programs.
+      parts: The programs of the form.
       result: The layout of the results.
-      graphs: The graphs of its rounds.
-      chooser: How cohorts run, and what has been found out by trying.
-      fusable: Whether several rounds may be one graph, as far as is known.
+      graphs: The graphs of the computation's rounds.
+      chooser: Chooses how cohorts run, and remembers which ways have failed.
+      fusable: Whether several rounds can be one graph, as far as is known.
     """
 
     def __init__(self, form: Any, result_type: Any, skip: int = 0) -> None:
@@ -113,25 +118,47 @@ class RoundRunner:
         return self.result.value(self._scalars.returned(results[self._skip :]))
 
     def noise_bits(self, settings: Settings) -> marked_noise.NoiseBits:
-        """Returns where the noise gets its random bits."""
+        """Tells where the noise gets its random bits.
+
+        Args:
+          settings: The settings of the context.
+
+        Returns:
+          The source of the bits, or the reason why the computation is refused.
+        """
         key = (settings.random_bits, settings.seed is None, self.feeds(settings))
         if key not in self._noise_bits:
             self._noise_bits[key] = noise_source.of_round(self.parts, settings)
         return self._noise_bits[key]
 
     def words(self, settings: Settings) -> np.ndarray | None:
-        """Returns the random words of the noise of one call, or None where it draws under its key."""
+        """Draws the random words of the noise of one call.
+
+        Args:
+          settings: The settings of the context, whose root key for this call has been drawn.
+
+        Returns:
+          The words, int64 [parts.layout.count]; None if the noise is drawn from the root key.
+        """
         return settings.words(self.parts.layout.count) if self.feeds(settings) else None
 
     def feeds(self, settings: Settings) -> bool:
-        """Returns whether the noise gets its random words from outside of the graph."""
+        """Tells whether the noise gets its random words as an input of the graph.
+
+        Args:
+          settings: The settings of the context.
+
+        Returns:
+          Whether the computation has noise, and it is drawn from such words.
+        """
         return bool(self.parts.noisy) and noise_source.feeds(self.parts, settings)
 
     def _run_somehow(self, call: Call) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Runs a round by the first candidate that neither fails to trace nor to run.
+        """Runs a round by the first candidate that can be traced and that runs.
 
-        Which ways failed, and why, is remembered if one does not: otherwise something else is
-        wrong, with the data, say. A client's own error shows where clients run by a call each.
+        If a candidate succeeds, the failures of those before it are remembered. If none does,
+        nothing is remembered, since the cause is something else, such as the data. A client's own
+        error is reported when clients run by one graph call each.
         """
         tried = self.chooser.tried
         obstacle = strategies.data_obstacle(self.parts, call.data)
@@ -154,29 +181,32 @@ class RoundRunner:
                 return found
 
     def _begin_due(self, call: Call, way: strategies.Way) -> None:
-        """Has XLA begin with the graph that is due, if there is one, beside the rounds."""
+        """Starts the XLA compilation that is due, if any, in the background of the rounds."""
         coming = self.due(call.data, way, call.settings)
         if coming is not None:
             wanted = self._whole(call, coming, self.chooser.tried.server_xla is None)
             self.graphs.kept.begin(wanted, call.settings.places.scope)
 
     def due(self, data: Any, way: strategies.Way, settings: Settings) -> BlockWork | None:
-        """Returns a block of nobody for the graph that XLA is to compile now, beside the rounds; or None.
+        """Determines which graph XLA is to compile now, in the background of the rounds.
 
-        It is the cohort's one block but for its clients: the graph is called with it, to be
-        compiled.
+        The graph is compiled by calling it, with the cohort's only block without its clients.
 
         Args:
-          data: The cohort's data.
-          way: How it runs.
-          settings: The context's.
+          data: The data of the cohort's clients.
+          way: How they run.
+          settings: The settings of the context.
+
+        Returns:
+          A block without clients, to call the graph with; None if none is due, the data are data
+          sets, or the cohort is not a single block.
         """
         kind = settings.trained(self).due(settings.expected) if way.xla else None
         if kind is None:
             return None
-        self.chooser.probe_server()  # what is found decides what the graph is
+        self.chooser.probe_server()  # the result decides which graph is compiled
         if arrays_of(data) is None:
-            return None  # data sets are read once, and compiled for when they come next
+            return None  # a data set is read once; its graph is compiled when it recurs
         only = block_work.cut(
             self.parts, data, way, settings.resident, lambda other, *_: bool(other == kind)
         )
@@ -199,7 +229,7 @@ class RoundRunner:
         )
 
     def _whole(self, call: Call, block: BlockWork, server_xla: bool) -> traced.Wanted:
-        """Returns the graph of a round of one block."""
+        """Returns the graph of a round of one block, and its inputs."""
         places = call.settings.places
         return self.graphs.whole(
             call.root,
@@ -214,14 +244,18 @@ class RoundRunner:
     def cut(
         self, data: Any, way: strategies.Way, settings: Settings, rounds: int = 1
     ) -> Iterator[Work]:
-        """Returns the blocks of a cohort.
+        """Splits a cohort into blocks, and records what its clients train on.
 
         Args:
-          data: The cohort's data.
-          way: How it runs.
-          settings: The context's.
-          rounds: How many rounds are noted to have such a cohort: what they train on counts for
-            when XLA compiles it. 0 for one that runs as those before it.
+          data: The data of the cohort's clients.
+          way: How they run.
+          settings: The settings of the context.
+          rounds: The number of rounds that are recorded with such a cohort; this decides when XLA
+            compiles it. 0 for a cohort that runs in the same way as the one before it, and is not
+            recorded.
+
+        Returns:
+          The blocks, numbered from 0.
         """
         trained = settings.trained(self)
         if rounds:

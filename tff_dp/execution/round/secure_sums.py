@@ -1,4 +1,4 @@
-"""Sums that a secure aggregation protocol would compute, in this process."""
+"""The sums that a secure aggregation protocol would compute, computed in this process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import tensorflow as tf
 from tff_dp.execution import values
 from tff_dp.execution.graph import imported_graph
 
-EXCEEDED = 1 << 30  # as the number of a check: a secure sum's largest input was exceeded
+EXCEEDED = 1 << 30  # in place of a check's number: an input of a secure sum was too large
 
 
 class SecureSums:
-    """Sums that a secure aggregation protocol would compute: of integers, exact, in this process.
+    """Computes exact sums of integers, those of a secure aggregation protocol without cryptography.
 
     Args:
-      form: The MapReduce form.
-      counts: How many tensors a client gives to sums of each kind: by bit width, by largest input,
-        and modular.
+      form: The `tff.backends.mapreduce.MapReduceForm`.
+      counts: Three numbers: how many tensors a client contributes to sums that are bounded by a bit
+        width, to sums that are bounded by a largest input, and to modular sums.
+
+    Attributes:
+      count: The number of tensors in all of these sums.
     """
 
     def __init__(self, form: Any, counts: Sequence[int]) -> None:
@@ -59,13 +62,25 @@ class SecureSums:
         return [tf.as_dtype(leaf.dtype) for leaf in self._types]
 
     def zeros(self) -> list[tf.Tensor]:
-        """Writes the sums over no clients."""
+        """Writes the sums over no clients.
+
+        Returns:
+          A tensor of zeros for each sum.
+        """
         return [
             tf.zeros(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
         ]
 
     def add(self, sums: list[tf.Tensor], terms: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Writes sums that have one more term, or that are joined."""
+        """Writes the addition of one more term to each sum, or of other sums.
+
+        Args:
+          sums: The sums; those that are modular come last.
+          terms: What is added to each, in the same order, shapes and data types.
+
+        Returns:
+          The new sums; modular ones are reduced by their modulus.
+        """
         added = [total + term for total, term in zip(sums, terms, strict=True)]
         plain = len(self._largest)
         return added[:plain] + [
@@ -74,7 +89,14 @@ class SecureSums:
         ]
 
     def exceeded(self, terms: list[tf.Tensor]) -> tf.Tensor:
-        """Writes whether a client's terms exceed what it may give: `EXCEEDED`, or 0."""
+        """Writes the check that a client's terms are at most the largest input of their sums.
+
+        Args:
+          terms: The client's term for each sum. Those of modular sums are not checked.
+
+        Returns:
+          `EXCEEDED` if a term is too large, otherwise 0; int32 [].
+        """
         within = tf.constant(True)
         for term, largest in zip(terms, self._largest, strict=False):
             fits = tf.cast(term, tf.int64) <= tf.constant(largest, tf.int64)

@@ -1,4 +1,4 @@
-"""Which way a round runs in, and why: an ordered list of candidates."""
+"""Chooses how a round runs, and records why: an ordered list of candidates."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Way(NamedTuple):
 
     Attributes:
       strategy: "scan" (one graph, clients one after another), "vmap" (one graph, clients side by
-        side) or "call" (a graph call per client).
+        side) or "call" (one graph call per client).
       xla: Whether XLA compiles the clients' part.
-      imported: Whether the clients' part runs as it was imported, and is not written anew.
+      imported: Whether the clients' part runs as an imported graph instead of being rewritten.
     """
 
     strategy: str
@@ -42,7 +42,7 @@ class Candidate:
 
     Attributes:
       way: The way.
-      given_up: Why it is not taken; None for the way that is.
+      given_up: Why it is not taken; None for the way that is taken.
     """
 
     way: Way
@@ -55,7 +55,7 @@ class Choice:
 
     Attributes:
       candidates: The ways that were considered, in order. All but the last were given up.
-      basis: What their order follows from.
+      basis: Why they were considered in this order, in words.
     """
 
     candidates: tuple[Candidate, ...]
@@ -67,7 +67,7 @@ class Choice:
         return self.candidates[-1].way
 
     def account(self) -> str:
-        """Returns in words which way is taken, and why those before it are not."""
+        """Returns a sentence that says which way is taken and why those before it are not."""
         reasons: dict[str, list[Way]] = {}  # in order
         for candidate in self.candidates:
             if candidate.given_up is not None:
@@ -79,22 +79,37 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What has been found out by trying.
+    """What earlier attempts have shown.
 
     Attributes:
-      failed: The ways that failed, and why.
-      server_xla: What keeps the server's parts from XLA, or None.
+      failed: The ways that failed, each with the reason.
+      server_xla: What prevents XLA from compiling the server's parts, or None.
     """
 
     failed: Mapping[Way, str]
     server_xla: str | None
 
     def with_failed(self, way: Way, why: str) -> Tried:
-        """Returns this with one more way that failed."""
+        """Adds a way that failed.
+
+        Args:
+          way: The way.
+          why: The reason.
+
+        Returns:
+          A new object; this one does not change.
+        """
         return dataclasses.replace(self, failed={**self.failed, way: why})
 
     def with_server_xla(self, why: str) -> Tried:
-        """Returns this with what keeps the server's parts from XLA."""
+        """Adds what prevents XLA from compiling the server's parts.
+
+        Args:
+          why: The reason.
+
+        Returns:
+          A new object; this one does not change.
+        """
         return dataclasses.replace(self, server_xla=why)
 
 
@@ -106,22 +121,27 @@ def choose(
     data_obstacle: str | None,
     failed: Mapping[Way, str],
 ) -> Choice:
-    """Returns how a round runs: the first candidate that nothing stands in the way of.
+    """Chooses how a round runs: the first candidate that has no obstacle.
 
-    The candidates are: clients side by side with XLA, and without; one after another with XLA, and
-    without; a graph call per client; and that with the client's graph as it was imported. A
-    strategy that is given begins at its own candidates. By the rule ("auto"), a CPU takes clients
-    one after another, and a GPU side by side, unless their part draws random numbers, which cannot
-    be vectorized well. XLA compiles the clients' part unless something in it cannot be compiled,
-    or, on a CPU, it has convolutions, which XLA makes slower there.
+    The candidates, in order, are: clients side by side with XLA, and without; one after another
+    with XLA, and without; one graph call per client; and the same with the clients' part as an
+    imported graph. If a strategy is given, the list starts at its first candidate. Under "auto", a
+    CPU runs clients one after another; so does a GPU if their part draws random numbers, has
+    convolutions, or cannot be vectorized, and otherwise it runs them side by side. XLA compiles the
+    clients' part unless something in it cannot be compiled, or it has convolutions and runs on a
+    CPU, where XLA makes these slower.
 
     Args:
-      parts: The round's programs.
+      parts: The programs of the round.
       strategy: See `fast`.
       xla: See `fast`.
       on_gpu: Whether the device is a GPU.
-      data_obstacle: What in the data stands in the way of one graph, or None.
-      failed: The ways that have been tried in vain, and why they failed.
+      data_obstacle: What prevents the data from being the input of one graph, or None.
+      failed: The ways that have failed, each with the reason.
+
+    Returns:
+      The way that is taken, with the ways before it and why they were given up. The last candidate
+      is taken even if it has failed before, so that its error is reported.
     """
     considered = []
     for way in _ways(parts, strategy, on_gpu):
@@ -129,7 +149,7 @@ def choose(
         considered.append(Candidate(way, given_up))
         if given_up is None:
             break
-    else:  # whatever is wrong with the last way shows as it runs
+    else:  # the last way is tried in any case: its error is reported when it runs
         considered[-1] = dataclasses.replace(considered[-1], given_up=None)
     way = considered[-1].way
     if strategy != "auto":
@@ -161,11 +181,11 @@ def _obstacle(
     on_gpu: bool,
     data_obstacle: str | None,
 ) -> str | None:
-    """Returns what is known to stand in a way before it is tried, or None."""
+    """Returns what is known to prevent a way before it is tried, or None."""
     if way.strategy == "call":
         if way.imported:
             return None
-        # One that moves an iterator itself is written for batches by number, which a data set has not.
+        # A program that advances an iterator itself needs batches by number, which data sets lack.
         iterates = "it moves an iterator over its batches" if parts.work.iterates else None
         return parts.work.obstacle or iterates
     if parts.obstacle or data_obstacle:
@@ -183,7 +203,7 @@ def _obstacle(
 
 
 def _together(ways: list[Way]) -> str:
-    """Returns in words several ways that were given up for the same reason."""
+    """Returns a phrase for several ways that were given up for the same reason."""
     strategies: dict[str, list[Way]] = {}
     for way in ways:
         strategies.setdefault(way.strategy, []).append(way)
@@ -196,10 +216,13 @@ def _together(ways: list[Way]) -> str:
 
 
 def xla_obstacle(parts: programs.RoundPrograms) -> str | None:
-    """Returns why XLA cannot compile the clients' part, or None.
+    """Finds out why XLA cannot compile the clients' part.
 
     Args:
-      parts: The round's programs.
+      parts: The programs of the round.
+
+    Returns:
+      The reason: strings, sums without a fixed shape, or an operation; None if there is none.
     """
     tff_types = [
         leaf
@@ -217,11 +240,15 @@ def xla_obstacle(parts: programs.RoundPrograms) -> str | None:
 
 
 def data_obstacle(parts: programs.RoundPrograms, data: Any) -> str | None:
-    """Returns what in a cohort's data stands in the way of one graph, or None.
+    """Finds out what in a cohort's data prevents it from being the input of one graph.
 
     Args:
-      parts: The round's programs.
-      data: The data, or None if they are not known yet.
+      parts: The programs of the round.
+      data: The data, as arrays or as a list with an entry for each client; None if they are not
+        known yet.
+
+    Returns:
+      The reason, or None if there is none.
     """
     if parts.takes_sequence and (data is None or arrays_of(data) is not None):
         return None

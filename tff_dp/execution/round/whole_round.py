@@ -1,4 +1,4 @@
-"""Whole rounds as one graph: one round, or several that follow on each other."""
+"""Whole rounds as one graph: a single round, or several successive ones."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ def whole(
     places: Sequence[str] = ("",),
     compiled: bool,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Writes a round whose clients are one block: the computation's results, and the status.
+    """Writes a round whose clients are one block.
 
     Args:
-      parts: The round's programs.
-      shape: What the graph over the clients is made for.
-      tensors: As for `client_loop.clients`.
-      state: Before the round.
-      root: The call's key.
-      words: See `RoundPrograms.finish`.
-      places: As for `client_loop.clients`.
-      compiled: Whether XLA compiles the server's parts together with the clients, but for strings
-        (see `texts`). The clients are one part then.
+      parts: The programs of the round.
+      shape: What the graph over the clients is specialized for.
+      tensors: The fields of the examples, then the table, as for `client_loop.clients`.
+      state: The tensors of the server's argument before the round.
+      root: The root key of the call, uint64 [2].
+      words: The random words of the noise; see `RoundPrograms.finish`.
+      places: The devices that run the parts of the block, as for `client_loop.clients`.
+      compiled: Whether XLA compiles the server's parts together with the clients, except for
+        strings (see `texts`). Then the clients must be one part.
+
+    Returns:
+      The results of the computation, in the order of their type, and the status.
     """
     if not compiled:
         common, before = parts.begin(state, root)
@@ -59,20 +62,25 @@ def several(
     roots: tf.Tensor,
     words: tf.Tensor | None = None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
-    """Writes rounds that follow on each other, each with a cohort of one block.
+    """Writes successive rounds, each with a cohort of one block.
 
     Args:
-      parts: The round's programs.
-      shape: What the graph over the clients is made for: one part.
-      fields: The examples of all rounds.
-      tables: As `ClientTable.arrays` gives them, each with a leading dimension of rounds.
-      state: Before the first round.
-      roots: The rounds' keys, uint64 [rounds, 2].
-      words: The rounds' random words for noise, int64 [rounds, layout.count], or None.
+      parts: The programs of the rounds.
+      shape: What the graph over the clients is specialized for; its clients are one part.
+      fields: The examples of all rounds, one tensor [rows, ...] for each field.
+      tables: The arrays of the tables, as `ClientTable.arrays` returns them, each with a leading
+        dimension of rounds.
+      state: The tensors of the server's argument before the first round.
+      roots: The root keys of the rounds, uint64 [rounds, 2].
+      words: The random words of the rounds' noise, int64 [rounds, layout.count]; None to draw them
+        from the keys.
 
     Returns:
-      The state after the last round; the rounds' other results, each with a leading dimension of
-      rounds; and the first failure's status.
+      The state after the last round, without strings; the other results, without strings, each with
+      a leading dimension of rounds; and the status of the first failure.
+
+    Raises:
+      NotImplementedError: A string in the state changes from round to round.
     """
     for text, before in zip(texts(parts, state, roots[0]), state, strict=False):
         if text is not None and text is not before and tf.get_static_value(text) is None:
@@ -125,7 +133,7 @@ def _numbers(
     root: tf.Tensor,
     words: tf.Tensor | None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Writes a round but for its strings: from the state's numbers to the results' numbers."""
+    """Writes a round without its strings: from the numbers in the state to those in the results."""
     numbers = iter(given)
     known = [
         None if dtype == tf.string else next(numbers)
@@ -148,10 +156,18 @@ def _without_strings(state: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def texts(parts: RoundPrograms, state: Sequence[tf.Tensor], root: tf.Tensor) -> list[Any]:
-    """Writes the results that are strings, at their places; None for the others.
+    """Writes those results of a round that are strings.
 
-    XLA knows no strings. In a learning process they depend on the state alone (the names of classes
-    in a `DpEvent`); a graph in which they do not cannot be written so, and fails.
+    XLA does not support strings. In a learning process they depend on the state alone (the names of
+    classes in a `DpEvent`). If they depend on anything else, writing them fails.
+
+    Args:
+      parts: The programs of the round.
+      state: The tensors of the server's argument before the round.
+      root: The root key of the call, uint64 [2].
+
+    Returns:
+      An entry for each result of the computation: its tensor if it is a string, otherwise None.
     """
     dtypes = parts.result_dtypes
     places = [i for i, dtype in enumerate(dtypes) if dtype == tf.string]
