@@ -1,6 +1,7 @@
-"""What draws a computation's noise, and what its noise is for random words that are given.
+"""The random operations of a round, and the result of a round for given random words.
 
-For tests of noise: nothing that runs for real comes here, and no graph that is made here is kept.
+The self-tests of noise use this module. Executing a computation does not involve it, and the graphs that
+it builds are not kept.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution import compilation, values
 from tff_dp.execution.graph import bodies, emitter, program, random_sources, randomness
 
-# Of the uniform numbers that these are, or are made of, by the bytes of their type.
+# The random bits in each uniform number that these operations draw or transform, by the size of the
+# data type in bytes: those of the mantissa.
 _OF_SIZE = {2: 10, 4: 23, 8: 52}
 _BITS = dict.fromkeys(("RandomUniform", "RandomStandardNormal", "TruncatedNormal"), _OF_SIZE)
-_OF_CLOCKS = 63.0  # of the number that stands in for a clock which becomes a seed
+_OF_CLOCKS = 63.0  # bits of the random number that replaces the current time as a seed
 _WORK = frozenset({"work", "accumulate"})
 _NO_KEY = (0, 0)
 _STATELESS = ("StatelessRandom", "StatelessMultinomial", "StatelessTruncated", "StatelessParam")
@@ -30,11 +32,12 @@ class Draw:
     """A random operation of a round.
 
     Attributes:
-      part: Of the round: "work" for a client's, "update" and others for the server's.
-      name: The operation and its node.
-      noise: Whether it stands under the scope of a plan's noise.
-      bits: How many random bits each number that it draws has; NaN where that is not known.
-      by_client: Whether it is in a client's part.
+      part: The part of the round that contains it: "work" and "accumulate" run for each client,
+        "update" and others on the server.
+      name: The operation and the name of its node.
+      noise: Whether it is in the name scope of a plan's noise.
+      bits: The number of random bits in each number that it draws; NaN if not known.
+      by_client: Whether its part runs for each client.
     """
 
     part: str
@@ -45,10 +48,14 @@ class Draw:
 
 
 def draws_of(computation: Any) -> tuple[Draw, ...] | None:
-    """Returns the random operations of a round, or None if it has no form that runs in this process.
+    """Returns the random operations of a round.
 
     Args:
-      computation: A process's `next`.
+      computation: The `next` of a process.
+
+    Returns:
+      The operations, and the uses of the current time as a seed; None if the computation has no form
+      that runs in this process.
     """
     found = compilation.runner_of(computation)
     if isinstance(found, compilation.NoForm):
@@ -75,7 +82,7 @@ def _bits_of(written: program.Program, drawing: Any) -> float:
     if node.op == "RandomUniformInt":
         bits = 8 * tf.as_dtype(node.attr["Tout"].type).size
         low, high = (_constant(body.nodes.get(name)) for name, _ in body.inputs[node.name][1:3])
-        # TensorFlow draws whole words and reduces them to the range.
+        # TensorFlow draws a word of all bits and reduces it to the range.
         return float(bits) if low is None or high is None else math.log2(max(high - low, 1))
     if node.op not in _BITS:
         return math.nan
@@ -89,13 +96,17 @@ def _constant(node: Any) -> int | None:
 
 
 def constant_seeds(computation: Any) -> list[str]:
-    """Returns the stateless random operations of a round whose seeds depend on nothing but constants.
+    """Returns the stateless random operations of a round whose seeds depend only on constants.
 
-    A seed is followed through calls, branches and loops to where it comes from. Whatever a part gets from
-    outside, such as the server's state, counts as unknown, and so not as a constant.
+    Seeds are traced back through calls, branches and loops. The arguments of a part of the round, such
+    as the server's state, are unknown and do not count as constants.
 
     Args:
-      computation: A process's `next`.
+      computation: The `next` of a process.
+
+    Returns:
+      For each such operation, its name, its node and its part of the round, in words; empty if the
+      computation has no form that runs in this process.
     """
     found = compilation.runner_of(computation)
     if isinstance(found, compilation.NoForm):
@@ -124,7 +135,7 @@ def _constant_in(written: program.Program) -> list[str]:
 
 
 def _spread(written: program.Program, name: str, varies: dict[str, set[str]]) -> None:
-    """Notes which nodes of a function vary, and which arguments of those that it calls."""
+    """Adds the nodes of a function that vary, and the arguments of the functions that it calls."""
     body, here = written.body_of(name), varies[name]
     for key in body.ordered((node, bodies.AFTER) for node in body.nodes):
         node = body.nodes[key]
@@ -134,7 +145,8 @@ def _spread(written: program.Program, name: str, varies: dict[str, set[str]]) ->
         for called in random_sources.called_by(node):
             if called in varies:
                 arguments = written.body_of(called).arguments
-                # A branch has its condition first; what another operation gives to which is not known.
+                # The first input of a branch is its condition. How operations of other kinds map their
+                # inputs to the arguments of their functions is not known.
                 first = 1 if node.op in random_sources.BRANCHES else 0
                 known = (
                     node.op in random_sources.CALLS | random_sources.BRANCHES | random_sources.LOOPS
@@ -156,7 +168,7 @@ def _seeds_vary(written: program.Program, name: str, node: Any, varies: set[str]
 
 
 class _SameWord:
-    """What an emitter asks for the words of noise: they are all the same."""
+    """A source of random words for `emitter.emit` in which all words are the same."""
 
     def __init__(self, word: int) -> None:
         self._word = word
@@ -164,7 +176,7 @@ class _SameWord:
     def draw(
         self, node: Any, inputs: list[Any], path: tuple[str, ...], key: tf.Tensor, in_loop: bool
     ) -> list[tf.Tensor]:
-        """Returns the word as often as it is asked for; what draws no whole numbers goes by the key."""
+        """Returns a tensor of the word; an operation that does not draw integers uses the key."""
         del path, in_loop
         if node.op != "RandomUniformInt":
             return randomness.draw(node, inputs, key)
@@ -173,16 +185,16 @@ class _SameWord:
 
 
 def with_words(computation: Any, state: Any, clients: Sequence[Any], word: int) -> Any:
-    """Returns what a round gives if each random word of its noise were the same.
+    """Runs a round with every random word of its noise replaced by the same one.
 
     Args:
-      computation: An aggregator's `next`, whose clients' data are tensors.
-      state: The server's, before.
-      clients: Each client's data.
-      word: int64.
+      computation: The `next` of an aggregator whose clients' data are tensors.
+      state: The state of the server before the round.
+      clients: The data of each client.
+      word: The word, an integer that fits int64.
 
     Returns:
-      As the computation; None if it has no form that runs in this process.
+      The result of the computation; None if it has no form that runs in this process.
     """
     found = compilation.runner_of(computation)
     if isinstance(found, compilation.NoForm):

@@ -1,12 +1,13 @@
-"""The operations that may go to XLA, and those that may stand side by side for several clients.
+"""The operations that XLA may compile, and those that may be vectorized over clients.
 
 An operation is in this table if its results under XLA on a CPU, and under `tf.vectorized_map`, have been
-compared with those of TensorFlow's own kernel: numbers up to roundoff, integers, what is not finite, and
-errors (`tests/test_operations.py` has what each is tried on). Some are the same only as `faithful` writes
-them, or with the checks of `ranges`. An operation that is not in the table is not known to be the same.
+compared with those of TensorFlow's own kernel: floats up to roundoff, integers, infinities and NaN, and
+errors (`tests/execution/test_operations.py` has the inputs of each comparison). Some operations agree
+only in the form in which `xla_numerics` writes them, or with the checks of `range_checks`. An operation
+that is not in the table is not known to agree.
 
-The table assumes shapes that do not depend on values. What the emitter writes in a way of its own (calls
-of functions, loops, variables, batches, checks, random operations) never comes out as it is.
+The table assumes shapes that do not depend on values. It need not contain the operations that the emitter
+always replaces: calls of functions, loops, variables, batches, checks and random operations.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ def _names(text: str) -> frozenset[str]:
 
 
 _BOTH = (
-    # Of one number.
+    # Elementwise, of one argument.
     _names("""
     Abs Acos Acosh Asin Asinh Atan Atanh BesselI0e BesselI1e Bitcast Cast Ceil Cos Cosh Digamma
     Elu Erf Erfc Erfinv Exp Expm1 Floor Inv Invert IsFinite IsInf IsNan LeakyRelu Lgamma Log
     Log1p LogicalNot Ndtri Neg OnesLike PopulationCount Reciprocal Relu Relu6 Rint Round Rsqrt
     Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square Tan Tanh ZerosLike
     """)
-    # Of two numbers and more.
+    # Elementwise, of several arguments.
     | _names("""
     Add AddN AddV2 ApproximateEqual Atan2 BitwiseAnd BitwiseOr BitwiseXor ClipByValue Div
     DivNoNan EluGrad Equal FloorDiv FloorMod Greater GreaterEqual Igamma Igammac LeakyReluGrad
@@ -35,7 +36,7 @@ _BOTH = (
     SigmoidGrad SoftplusGrad SoftsignGrad SqrtGrad SquaredDifference Sub TanhGrad TruncateDiv
     TruncateMod Xdivy Xlog1py Xlogy
     """)
-    # Shapes, and tensors put in another form.
+    # Shapes, and the rearrangement of tensors.
     | _names("""
     BatchToSpaceND BroadcastArgs BroadcastGradientArgs BroadcastTo Concat ConcatOffset ConcatV2
     Const DepthToSpace Diag DiagPart DynamicStitch EnsureShape ExpandDims Fill Identity
@@ -59,7 +60,7 @@ _BOTH = (
     | _names("""
     BatchMatMul BatchMatMulV2 BatchMatMulV3 Cross Einsum MatMul Qr
     """)
-    # Networks.
+    # Neural networks.
     | _names("""
     AvgPool AvgPool3D AvgPool3DGrad AvgPoolGrad BiasAdd BiasAddGrad BiasAddV1 Conv2D
     Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropFilterV2 Conv3DBackpropInputV2
@@ -72,18 +73,18 @@ _BOTH = (
     | _names("""
     Angle Complex ComplexAbs Conj FFT IFFT IRFFT Imag RFFT Real
     """)
-    # Lists of tensors, of loops.
+    # Lists of tensors, which loops use.
     | _names("""
     EmptyTensorList TensorListFromTensor TensorListGetItem TensorListLength TensorListPopBack
     TensorListPushBack TensorListReserve TensorListSetItem TensorListStack
     """)
-    # Random numbers of seeds that the program chose.
+    # Random numbers from seeds that the program chooses.
     | _names("""
     StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomNormalV2
     StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2
     """)
 )
-# What the emitter writes in a way of its own, wherever the graph goes.
+# Operations that the emitter writes in another form in every style.
 _WRITTEN = _names("""
     AnonymousIteratorV3 Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Case
     CheckNumerics If IteratorGetNextAsOptional MakeIterator Merge Multinomial NoOp
@@ -92,18 +93,18 @@ _WRITTEN = _names("""
     ReduceDataset ResourceGather RngReadAndSkip StatefulPartitionedCall StatelessCase
     StatelessIf StatelessWhile Switch TruncatedNormal VarHandleOp VarIsInitializedOp VariableShape While
 """)
-_SINGULAR = "raises for matrices that XLA takes"
-_NAN = "treats numbers that are not finite in another way under XLA"
-_UNCOMPILED = "is not one that XLA compiles"
+_SINGULAR = "raises an error for matrices that XLA accepts"
+_NAN = "treats infinities and NaN differently under XLA"
+_UNCOMPILED = "cannot be compiled by XLA"
 _RANDOM = "draws other numbers from the same seed under XLA"
 _NOT_XLA = {
     **dict.fromkeys(
         ("Cholesky", "MatrixInverse", "MatrixSolve", "MatrixTriangularSolve"), _SINGULAR
     ),
     **dict.fromkeys(("ExtractImagePatches", "UnsortedSegmentMax", "UnsortedSegmentMin"), _NAN),
-    "TopKV2": "orders what is not a number in another way under XLA",
-    "InTopK": "counts what is not a number in another way under XLA",
-    "InTopKV2": "counts what is not a number in another way under XLA",
+    "TopKV2": "orders NaN differently under XLA",
+    "InTopK": "counts NaN differently under XLA",
+    "InTopKV2": "counts NaN differently under XLA",
     **dict.fromkeys(
         (
             "ConjugateTranspose",
@@ -149,30 +150,35 @@ _NEITHER = {
     "Svd": "gives other results for clients side by side and under XLA",
 }
 KNOWN = _BOTH | _NOT_XLA.keys() | _NOT_VMAP.keys() | _NEITHER.keys()
+"""All operations that have been compared, whatever the result."""
 FOR_XLA = KNOWN - _NOT_XLA.keys() - _NEITHER.keys()
+"""The operations that XLA may compile."""
 FOR_VMAP = KNOWN - _NOT_VMAP.keys() - _NEITHER.keys()
+"""The operations that may be vectorized over clients."""
 
 
 def xla_obstacle(operations: Iterable[str]) -> str | None:
-    """Returns why operations may not go to XLA, or None if they may.
+    """Returns why XLA may not compile operations.
 
     Args:
-      operations: Their names.
+      operations: The names of the operations.
 
     Returns:
-      A part of a sentence, about the first by name of those that may not.
+      The reason for the alphabetically first operation that is refused, as part of a sentence; None if
+      XLA may compile all of them.
     """
     return _obstacle(operations, _NOT_XLA | _NEITHER, "under XLA")
 
 
 def vmap_obstacle(operations: Iterable[str]) -> str | None:
-    """Returns why operations may not be written for clients side by side, or None if they may.
+    """Returns why operations may not be vectorized over clients.
 
     Args:
-      operations: Their names.
+      operations: The names of the operations.
 
     Returns:
-      A part of a sentence, about the first by name of those that may not.
+      The reason for the alphabetically first operation that is refused, as part of a sentence; None if
+      all of them may be vectorized.
     """
     return _obstacle(operations, _NOT_VMAP | _NEITHER, "for clients side by side")
 

@@ -1,8 +1,9 @@
-"""Where the random bits of a TensorFlow graph come from, found by looking through it.
+"""Static analysis of where the random bits of a TensorFlow graph come from.
 
-Noise of a privacy plan stands under the name scope `NOISE_SCOPE`, which survives TFF's serialization and
-its split of a round. What is under it, also in functions that are called there, must be drawn from bits
-that can be keyed (`randomness`): TensorFlow seeds its own generators with 32 bits, TFF some by the clock.
+The noise of a privacy plan is in the name scope `NOISE_SCOPE`, which survives TFF's serialization and its
+splitting of a round. Every random operation in that scope, including those of functions that are called
+there, must draw under a key (`randomness`). TensorFlow seeds its own generators with only 32 bits, and
+TFF seeds some of its operations with the time, both of which an adversary could guess.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, randomness
 from tff_dp.execution.marked_noise import NOISE_SCOPE
 
-MAIN = ""  # as the name of a function: the graph itself
+MAIN = ""  # stands for the graph itself where the name of a function is expected
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 LOOPS = frozenset({"While", "StatelessWhile"})
-# Stateful by their definition, but without random bits of their own.
+# Operations that TensorFlow defines as stateful, but that draw no random bits.
 _WITHOUT_BITS = frozenset(
     {"Assert", "CheckNumerics", "NoOp", "Print", "PrintV2", "Placeholder", "PlaceholderWithDefault"}
     | {"VarHandleOp", "ReadVariableOp", "AssignVariableOp", "AssignAddVariableOp"}
@@ -35,14 +36,14 @@ _OF_SEEDS = ("seed", "seed2", "key")
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """An operation that has, or may have, random bits.
+    """An operation that draws, or may draw, random bits.
 
     Attributes:
-      function: The function of the graph's library that holds it; `MAIN` for the graph itself.
-      name: Of the node.
-      op: Its operation.
+      function: The function of the graph's library that contains it; `MAIN` for the graph itself.
+      name: The name of its node.
+      op: The name of the operation.
       noise: Whether it draws noise of a privacy plan.
-      obstacle: Why its bits cannot be keyed, or None.
+      obstacle: Why it cannot draw under a key, or None.
     """
 
     function: str
@@ -57,13 +58,14 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where the random bits of a graph come from.
+    """The origin of the random bits of a graph.
 
     Attributes:
-      drawings: The operations that have random bits.
-      marked: Whether something in the graph is under the scope of a plan's noise.
-      casts: The clocks that become integers, and are taken for seeds: (function, node).
-      lost: Clocks that go where they cannot be followed, in words.
+      drawings: The operations that draw, or may draw, random bits.
+      marked: Whether any node of the graph is in the name scope of a plan's noise.
+      casts: The casts of the current time to integers, which are taken for seeds, as the names of the
+        function and of the node.
+      lost: The places at which the use of the current time can no longer be traced, in words.
     """
 
     drawings: tuple[Drawing, ...]
@@ -73,28 +75,31 @@ class Provenance:
 
     @property
     def noise_obstacles(self) -> list[str]:
-        """What stands in the way of keying the noise, each with its operation's name."""
+        """The reasons why the noise cannot be drawn under keys, each with its operation."""
         found = [f"{d}: {d.obstacle}" for d in self.drawings if d.noise and d.obstacle]
         return found + list(self.lost)
 
     @property
     def unkeyed(self) -> list[Drawing]:
-        """Operations whose bits stay TensorFlow's own where the graph runs as imported."""
+        """The operations that draw from TensorFlow's own generators if the graph runs as imported."""
         return [d for d in self.drawings if d.obstacle]
 
     @property
     def keyed(self) -> list[Drawing]:
-        """Operations whose bits are keyed."""
+        """The operations that draw under keys."""
         return [d for d in self.drawings if not d.obstacle]
 
 
 def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) -> Provenance:
-    """Returns where a graph's random bits come from.
+    """Analyzes a graph.
 
     Args:
-      body: The graph's.
-      functions: Its library, by name.
-      targets: What of the body is wanted.
+      body: The body of the graph.
+      functions: The functions of its library, by name.
+      targets: The outputs of the body that are wanted, as `bodies.Reference`.
+
+    Returns:
+      The origin of the random bits that the targets and the effects of the body depend on.
     """
     bodies_of: dict[str, bodies.Body] = {MAIN: body}
     drawings: list[Drawing] = []
@@ -123,20 +128,35 @@ def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) 
 
 
 def called_by(node: Any) -> list[str]:
-    """Returns the names that may be functions which a node calls."""
+    """Returns the names that may be those of functions which a node calls.
+
+    Args:
+      node: The `NodeDef`.
+
+    Returns:
+      The operation of the node, which may be a function's own name, then the functions that its
+      attributes refer to.
+    """
     named = [f for value in node.attr.values() for f in (value.func, *value.list.func)]
     return [node.op, *(f.name for f in named if f.name)]
 
 
 def is_noise(path: Iterable[str]) -> bool:
-    """Returns whether an operation draws noise of a plan, by the names that lead to it."""
+    """Returns whether a node is in the name scope of a plan's noise.
+
+    Args:
+      path: The names of the nodes that lead to it, its own included.
+
+    Returns:
+      Whether one of them is in the scope. A function that is called in the scope belongs to it.
+    """
     return any(NOISE_SCOPE in name for name in path)
 
 
 def _drawing(
     body: bodies.Body, function: str, node: Any, noise: bool, calls: bool
 ) -> Drawing | None:
-    """Returns what an operation has to do with random bits, or None for nothing."""
+    """Returns the description of an operation that may draw random bits, and None for others."""
     op = node.op
     if op in randomness.OPERATIONS:
         return Drawing(function, node.name, op, noise, None)
@@ -148,7 +168,9 @@ def _drawing(
             return None
         return Drawing(function, node.name, op, noise, "it is unknown to this TensorFlow")
     if op in _CODE:
-        return Drawing(function, node.name, op, noise, "it runs code that nothing is known of")
+        return Drawing(
+            function, node.name, op, noise, "it runs Python code, which cannot be analyzed"
+        )
     if op.startswith("Stateless"):
         if noise and _has_fixed_seed(body, node, definition):
             return Drawing(function, node.name, op, noise, "its seed is a constant of the graph")
@@ -167,7 +189,7 @@ def _has_seed(definition: Any) -> bool:
 
 
 def _has_fixed_seed(body: bodies.Body, node: Any, definition: Any) -> bool:
-    """Returns whether nothing but constants leads to the seed of a stateless operation."""
+    """Returns whether the seed of a stateless operation depends on constants only."""
     places = [i for i, a in enumerate(definition.input_arg) if a.name in _OF_SEEDS]
     if not places:
         return False
@@ -188,13 +210,14 @@ def _has_fixed_seed(body: bodies.Body, node: Any, definition: Any) -> bool:
 
 
 class _Clock:
-    """Follows the time in microseconds to where it becomes an integer.
+    """Traces the current time to where it becomes an integer.
 
-    TFF and tensorflow-privacy seed rotations, roundings and noise by it. It is followed through
-    operations and calls of functions, not through loops, nor out of branches.
+    TFF and tensorflow-privacy seed rotations, roundings and noise with the time in microseconds. It is
+    traced through operations, through calls of functions and into branches, but not through loops nor
+    out of branches. In the latter cases the place is reported as lost.
 
     Args:
-      bodies_of: The graph's body and its functions', by name.
+      bodies_of: The bodies of the graph and of its functions, by name.
     """
 
     def __init__(self, bodies_of: Mapping[str, bodies.Body]) -> None:
@@ -205,7 +228,7 @@ class _Clock:
         self._lost: set[str] = set()
 
     def followed(self) -> tuple[frozenset[tuple[str, str]], tuple[str, ...]]:
-        """Returns the casts, and where a clock was lost."""
+        """Returns the casts to integers, and the places at which the time was lost."""
         if not any(n.op == "Timestamp" for b in self._bodies.values() for n in b.nodes.values()):
             return frozenset(), ()
         before = -1
@@ -230,7 +253,7 @@ class _Clock:
                 told.add(name)
 
     def _passes_on(self, function: str, node: Any, data: list[str], told: set[str]) -> bool:
-        """Returns whether a node's results tell the time."""
+        """Returns whether the results of a node depend on the current time."""
         called = [f for f in called_by(node) if f in self._bodies]
         given = [place for place, source in enumerate(data) if source in told]
         if called:
@@ -263,7 +286,14 @@ class _Clock:
 
 
 def nodes(graph_def: Any) -> Iterator[tuple[str, Any]]:
-    """Yields a graph's nodes, those of its functions as well, with the name of the function."""
+    """Yields the nodes of a graph and of all functions in its library.
+
+    Args:
+      graph_def: The `GraphDef`.
+
+    Yields:
+      The name of the function that contains the node, `MAIN` for the graph itself; and the `NodeDef`.
+    """
     for node in graph_def.node:
         yield MAIN, node
     for function in graph_def.library.function:

@@ -1,8 +1,8 @@
-"""Random words of a server's noise from a cryptographic generator, made outside of the graph.
+"""Random words for the server's noise from a cryptographic generator outside of the graph.
 
-With `random_bits="aes-ctr"` the operations of a server that draw noise take their words from an argument
-of the graph. Which operations there are, and how many words each takes, is found by tracing the server's
-programs once.
+With `random_bits="aes-ctr"`, the operations of the server that draw noise take their words from an
+argument of the graph. Tracing the server's programs once shows which operations these are, and how many
+words each of them draws.
 
 Source: AES in counter mode, NIST SP 800-38A, section 6.5; the implementation is that of `cryptography`.
 """
@@ -25,31 +25,36 @@ from tff_dp.errors import StackError
 from tff_dp.execution.graph import emitter, randomness
 
 WORD = np.dtype("<i8")
-MOST_FUSED = 64 << 20  # bytes of words in a call that holds several rounds
-MOST = 2 << 30  # bytes of words in any call
-_ZEROS = bytes(1 << 16)  # what is encrypted, so that the key stream itself comes out
-_SPARE = 2  # words of room that a cipher asks for beyond what it writes
-# What `tff_dp.noise.words` draws: words of 63 bits.
+MOST_FUSED = 64 << 20  # the most bytes of words for a call that runs several rounds
+MOST = 2 << 30  # the most bytes of words for any call
+_ZEROS = bytes(1 << 16)  # the plaintext: the encryption of zeros is the key stream itself
+_SPARE = 2  # words of buffer that the cipher requires beyond those that it writes
+# The range of the integers that `tff_dp.noise.words` draws: words of 63 bits.
 _LOWEST, _BEYOND = -(2**62), 2**62
 
 
 def aes_ctr(key: bytes, counter: bytes, count: int) -> np.ndarray:
-    """Returns words of AES's key stream in counter mode, int64 [count].
+    """Returns words of the key stream of AES in counter mode.
+
+    Source: NIST SP 800-38A, section 6.5.
 
     Args:
-      key: 16, 24 or 32 bytes.
-      counter: The first block's, 16 bytes, big-endian.
-      count: Of the words, of 8 bytes each, in the stream's order.
+      key: The key, 16, 24 or 32 bytes.
+      counter: The counter of the first block, 16 bytes, big-endian.
+      count: The number of words.
+
+    Returns:
+      The words, little-endian int64 [count], 8 bytes of the stream each, in the order of the stream.
 
     Raises:
-      StackError: The package `cryptography` is missing.
+      StackError: The package `cryptography` is not installed.
     """
     ciphers = _ciphers()
     stream = ciphers.Cipher(ciphers.algorithms.AES(key), ciphers.modes.CTR(counter)).encryptor()
     words = np.empty(count + _SPARE, WORD)
     room = words.view(np.uint8).data
     size, spare = count * WORD.itemsize, _SPARE * WORD.itemsize
-    # In parts that stay in the processor's cache, which takes a fifth of the time.
+    # Writing in parts that stay in the processor's cache takes a fifth of the time.
     for first in range(0, size, len(_ZEROS)):
         part = min(len(_ZEROS), size - first)
         stream.update_into(memoryview(_ZEROS)[:part], room[first : first + part + spare])
@@ -57,29 +62,40 @@ def aes_ctr(key: bytes, counter: bytes, count: int) -> np.ndarray:
 
 
 def of_call(count: int, seed: int | None, call: int) -> np.ndarray:
-    """Returns the words of one call of a computation, int64 [count]; no other call has this key.
+    """Returns the words for one call of a computation, from a key that is used for this call only.
 
     Args:
-      count: How many.
-      seed: None for a key from the operating system; a whole number for words that can be repeated.
+      count: The number of words.
+      seed: None for a key from the operating system; an integer for reproducible words, which are not
+        private.
       call: The number of the call in its context; only used with a seed.
+
+    Returns:
+      The words, int64 [count].
+
+    Raises:
+      StackError: The package `cryptography` is not installed.
     """
     key = (
         os.urandom(32)
         if seed is None
         else hashlib.sha256(f"tff_dp/words/{seed}/{call}".encode()).digest()
     )
-    return aes_ctr(key, bytes(16), count)  # a key that is used once may count from zero
+    return aes_ctr(key, bytes(16), count)  # counter 0 is safe for a key that is used once
 
 
 def check_installed() -> None:
-    """Raises StackError if the package `cryptography` is missing."""
+    """Checks that the package `cryptography` is installed.
+
+    Raises:
+      StackError: It is not.
+    """
     _ciphers()
 
 
 @functools.cache
 def is_installed() -> bool:
-    """Returns whether the package `cryptography` is there."""
+    """Returns whether the package `cryptography` is installed."""
     return importlib.util.find_spec("cryptography") is not None
 
 
@@ -96,11 +112,11 @@ def _ciphers() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """The words that an operation takes.
+    """The words that an operation draws.
 
     Attributes:
-      first: The position of its first word.
-      shape: Of what it draws.
+      first: The position of its first word in the argument.
+      shape: The shape of the tensor that it draws, which has one word for each element.
     """
 
     first: int
@@ -108,18 +124,18 @@ class Need:
 
 
 class CannotFeedError(NotImplementedError):
-    """An operation's words cannot be made outside of the graph."""
+    """The words of an operation cannot be generated outside of the graph."""
 
 
 class Layout:
-    """Which operations of a server's programs draw noise, and where their words are in the argument.
+    """The positions, in the argument of words, of the words of each operation that draws noise.
 
     Args:
-      programs: By name, those whose noise is fed.
+      programs: The server's programs whose noise takes its words from the argument, by name.
 
     Attributes:
-      count: Words in all.
-      obstacle: Why they cannot be fed, or None.
+      count: The number of words for one call.
+      obstacle: Why words cannot be generated outside of the graph, or None.
     """
 
     def __init__(self, programs: Mapping[str, Any]) -> None:
@@ -145,14 +161,35 @@ class Layout:
             )
 
     def record(self, node: Any, inputs: Sequence[Any], path: tuple[str, ...]) -> None:
-        """Notes that an operation takes words."""
+        """Assigns words to an operation, unless it has some already.
+
+        Args:
+          node: The `NodeDef`.
+          inputs: The values of its inputs.
+          path: The name of the program, then the names of the nodes that lead to the node.
+
+        Raises:
+          CannotFeedError: It does not draw words of 63 bits, or their number is not known.
+        """
         shape = _shape_of(node, inputs)
         if path not in self._needs:
             self._needs[path] = Need(self.count, shape)
             self.count += math.prod(shape)
 
     def need(self, node: Any, inputs: Sequence[Any], path: tuple[str, ...]) -> Need:
-        """Returns the words of an operation that was noted."""
+        """Returns the words that were assigned to an operation.
+
+        Args:
+          node: The `NodeDef`.
+          inputs: The values of its inputs.
+          path: The name of the program, then the names of the nodes that lead to the node.
+
+        Returns:
+          Its words.
+
+        Raises:
+          CannotFeedError: It has no words, or draws another shape than was recorded.
+        """
         found = self._needs.get(path)
         if found is None or found.shape != _shape_of(node, inputs):
             raise CannotFeedError(f"{node.op} ({node.name}) draws more words than were made for it")
@@ -172,7 +209,7 @@ def _shape_of(node: Any, inputs: Sequence[Any]) -> tuple[int, ...]:
 
 
 class _Recorder:
-    """What an emitter asks while a layout is found."""
+    """A source of random words for `emitter.emit` that records which words are drawn."""
 
     def __init__(self, layout: Layout, name: str) -> None:
         self._layout, self._name = layout, name
@@ -187,12 +224,12 @@ class _Recorder:
 
 
 class Fed:
-    """What an emitter asks for the words of a program's noise.
+    """A source of random words for `emitter.emit` that takes them from an argument of the graph.
 
     Args:
-      layout: Where they are.
+      layout: The positions of the words.
       words: The argument, int64 [layout.count].
-      name: The program's.
+      name: The name of the program that is written.
     """
 
     def __init__(self, layout: Layout, words: tf.Tensor, name: str) -> None:
@@ -201,22 +238,26 @@ class Fed:
     def draw(
         self, node: Any, inputs: list[Any], path: tuple[str, ...], key: tf.Tensor, in_loop: bool
     ) -> list[tf.Tensor]:
-        """Returns an operation's words.
+        """Returns the words that an operation draws.
 
         Args:
           node: The `NodeDef`.
-          inputs: Its inputs.
-          path: The names that lead to it.
-          key: What it would draw under; not used.
-          in_loop: Whether it may run more than once, which would give it the same words again.
+          inputs: The values of its inputs.
+          path: The names of the nodes that lead to it, its own name last.
+          key: The key that it would draw under otherwise, uint64 [2]; not used.
+          in_loop: Whether it is in a loop. It would then draw the same words in each iteration.
+
+        Returns:
+          One int64 tensor of the shape that the operation draws; each element is in [-2^62, 2^62).
 
         Raises:
-          CannotFeedError: They were not made.
+          CannotFeedError: The operation is in a loop, has no words, or draws another shape than was
+            recorded.
         """
         del key
         if in_loop:
             raise CannotFeedError(f"{node.op} ({node.name}) draws in a loop")
         need = self._layout.need(node, inputs, (self._name, *path))
         drawn = self._words[need.first : need.first + math.prod(need.shape)]
-        # Of the 64 bits of the stream, an operation takes 63, as a number with a sign.
+        # The operation draws signed integers of 63 bits: the upper 63 of each word of the stream.
         return [tf.reshape(tf.bitwise.right_shift(drawn, tf.constant(1, tf.int64)), need.shape)]

@@ -1,10 +1,14 @@
-"""Random numbers of computations that run in this process: 128 bits of entropy for every call.
+"""Random numbers of computations that run in this process, with 128 bits of entropy for every call.
 
-TensorFlow seeds an operation that has no seed from a generator with 32 bits of entropy, and compilers may
-merge or fold random operations. Here each random operation becomes a function of a key: the call's root,
-folded with the part of the round, the client, the steps of the loops around it, and the operation's place
-in the graph. Equal strategies or not, the same root gives the same draws; different places never share
-any. The generator is Philox4x32-10 (Salmon et al. 2011), which is not a cryptographic source.
+TensorFlow seeds an operation without a seed from a generator with 32 bits of entropy, and compilers may
+merge random operations or fold them into constants. Here each random operation becomes a function of a
+key. The key is derived from the root key of the call by folding in the part of the round, the client, the
+place of the operation in the graph, and the iterations of the enclosing loops. The same root key
+therefore gives the same draws in every strategy of execution, and operations in different places draw
+under different keys.
+
+Source: the generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+2011). It is not a cryptographic generator.
 """
 
 from __future__ import annotations
@@ -27,11 +31,15 @@ OPERATIONS = frozenset({*_STATELESS, "RngReadAndSkip", "RandomShuffle", "Multino
 
 
 def root(seed: int | None, call: int) -> np.ndarray:
-    """Returns the root key of one call of a computation, uint64 [2].
+    """Returns the root key of one call of a computation.
 
     Args:
-      seed: None for the operating system's entropy; a whole number for draws that can be repeated.
+      seed: None for entropy from the operating system; an integer for reproducible draws, which are not
+        private.
       call: The number of the call in its context; only used with a seed.
+
+    Returns:
+      The key, uint64 [2].
     """
     if seed is None:
         return np.frombuffer(os.urandom(16), np.uint64)
@@ -40,11 +48,14 @@ def root(seed: int | None, call: int) -> np.ndarray:
 
 
 def fold(key: Any, word: Any) -> tf.Tensor:
-    """Returns a key that depends on a key and on a word, and tells nothing of other words' keys.
+    """Derives a key from a key and a word.
 
     Args:
-      key: uint64 [2].
-      word: A whole number or an integer tensor [].
+      key: The key, uint64 [2].
+      word: An integer in [0, 2^64), or an integer tensor [].
+
+    Returns:
+      Another key, uint64 [2]: a block of Philox. For one key, different words give unrelated keys.
     """
     word = tf.constant(word, tf.uint64) if isinstance(word, int) else tf.cast(word, tf.uint64)
     return tf.raw_ops.StatelessRandomUniformFullIntV2(
@@ -53,18 +64,28 @@ def fold(key: Any, word: Any) -> tf.Tensor:
 
 
 def place(path: tuple[str, ...]) -> int:
-    """Returns the word of an operation's place: a hash of the names that lead to it."""
+    """Returns the word that stands for the place of an operation in a program.
+
+    Args:
+      path: The names of the nodes that lead to the operation, its own name last.
+
+    Returns:
+      64 bits of the SHA-256 hash of the names, as an integer in [0, 2^64).
+    """
     digest = hashlib.sha256("\0".join(path).encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def draw(node: Any, inputs: list[Any], key: Any) -> list[tf.Tensor]:
-    """Returns what a random operation draws under a key.
+    """Writes a random operation as a function of a key.
 
     Args:
-      node: The `NodeDef`, one of `OPERATIONS`.
-      inputs: Its inputs.
-      key: uint64 [2], of this operation alone.
+      node: The `NodeDef`; its operation is one of `OPERATIONS`.
+      inputs: The values of its inputs.
+      key: A key that only this operation uses, uint64 [2].
+
+    Returns:
+      The values of its outputs, of the shapes and data types that the operation itself would give.
     """
     counter = tf.stack([tf.constant(0, tf.uint64), key[1]])
     keyed = {"key": key[:1], "counter": counter, "alg": PHILOX}
@@ -81,8 +102,8 @@ def draw(node: Any, inputs: list[Any], key: Any) -> list[tf.Tensor]:
         )
         return [drawn]
     if node.op == "RngReadAndSkip":
-        # The state of a generator object: whoever made it baked its seed into the graph, so that every
-        # client would start with the same one.
+        # The state of a `tf.random.Generator`. Its seed is a constant of the graph, so that every client
+        # would start from the same state.
         return [tf.bitcast(tf.concat([counter, key[:1]], 0), tf.int64)]
     operation = getattr(tf.raw_ops, _STATELESS[node.op])
     if node.op == "RandomUniformInt":
@@ -91,7 +112,15 @@ def draw(node: Any, inputs: list[Any], key: Any) -> list[tf.Tensor]:
 
 
 def integers(like: tf.Tensor, key: Any) -> tf.Tensor:
-    """Returns random non-negative integers of the type and shape of a tensor."""
+    """Draws uniform non-negative integers.
+
+    Args:
+      like: An integer tensor, whose shape and data type the result has.
+      key: A key that only this draw uses, uint64 [2].
+
+    Returns:
+      Integers, uniform in [0, the largest value of the data type).
+    """
     return tf.random.stateless_uniform(
         tf.shape(like), tf.bitcast(key, tf.int64), 0, like.dtype.max, like.dtype
     )

@@ -1,4 +1,4 @@
-"""Operations on variables and iterators, written on the values that are carried for them."""
+"""Operations on variables and iterators, written as operations on their carried tensors (`carried`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,24 @@ from tff_dp.execution.graph.emission import Emission
 def write_variable(
     emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]
 ) -> list[Any]:
-    """Writes an operation on a variable."""
+    """Writes an operation on a variable.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The values of its outputs. A handle of a variable is a `carried.Variable`.
+
+    Raises:
+      NotImplementedError: The variable is read before it has a value, or gets its first value in a branch
+        that is written as a select.
+    """
     op = node.op
     if op == "VarHandleOp":
-        # TensorFlow tells variables apart by their shared name. One without is told by its place.
+        # TensorFlow identifies a variable by its shared name. One without a name has its path instead.
         name = node.attr["shared_name"].s.decode() or "/".join(path)
         if name not in emission.variables:
             shape = tf.TensorShape(node.attr["shape"].shape)
@@ -51,7 +65,7 @@ def _gather(emission: Emission, node: Any, value: tf.Tensor, indices: tf.Tensor)
 
 
 def _assign(emission: Emission, handle: carried.Variable, value: tf.Tensor) -> None:
-    """Gives a variable a value; in a branch that runs although it is not taken, its old one."""
+    """Assigns a value to a variable; in a branch that is not taken, it keeps its old value."""
     taken = emission.is_taken()
     if taken is not None:
         if handle not in emission.carried:
@@ -63,7 +77,21 @@ def _assign(emission: Emission, handle: carried.Variable, value: tf.Tensor) -> N
 def write_iterator(
     emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]
 ) -> list[Any]:
-    """Writes an operation on an iterator over a client's batches, or on what it gave."""
+    """Writes an operation on an iterator over a client's batches, or on an optional batch from it.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The values of its outputs. A handle of an iterator is a `carried.Iterator`, and an optional batch is
+      a `carried.Optional`.
+
+    Raises:
+      NotImplementedError: The iterator advances in a branch that is written as a select.
+    """
     op = node.op
     if op == "AnonymousIteratorV3":
         iterator = carried.Iterator()
@@ -80,7 +108,9 @@ def write_iterator(
         emission.carried[iterator] = number + 1
         return [carried.Optional(iterator.batches, number)]
     (optional,) = inputs
-    if isinstance(optional, tf.Tensor):  # of a branch's gradient, not of an iterator
+    if isinstance(
+        optional, tf.Tensor
+    ):  # an optional in the gradient of a branch, not from an iterator
         return emission.copy(node, inputs, path)
     if op == "OptionalHasValue":
         return [optional.number < optional.batches.count()]

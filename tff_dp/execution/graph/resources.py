@@ -1,8 +1,8 @@
-"""Operations whose contents outlast a run of their graph, which stock TFF's do not.
+"""Operations that would keep contents beyond a run of their graph, unlike in stock TFF.
 
-Stock TFF gives each run of a computation containers of its own for tables, queues, and the like. In one
-process's TensorFlow they would live on: from client to client, from call to call, and into other
-computations with the same names. A computation that has any is not run here.
+Stock TFF gives each run of a computation new containers for tables, queues, and the like. In the
+TensorFlow of one process, such contents would persist from client to client, from call to call, and into
+other computations that use the same names. A computation that has any is not run here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import tensorflow as tf
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies
 
-# Variables start anew at each run: `resource_values` makes values of them; `imported_graph` runs their
-# initialization.
+# Variables start from their initial values at each run: `resource_values` replaces them with values, and
+# `imported_graph` runs their initialization at each call.
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2"})
-# Tables that take their contents once, when the graph is initialized, and refuse to take others.
+# Tables that are filled once, when the graph is initialized, and then reject other contents.
 STATIC_TABLES = frozenset({"HashTable", "HashTableV2"})
-# Made anew each time that the operation runs, or kept for one run only.
+# Resources that are created each time that the operation runs, or that exist for one run only.
 _OF_ONE_RUN = frozenset(
     {
         "DummyIterationCounter",
@@ -37,16 +37,19 @@ _FILLS = frozenset(
     {"InitializeTable", "InitializeTableV2", "LookupTableImport", "LookupTableImportV2"}
     | {"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"}
 )
-_ANONYMOUS = "Anonymous"  # how the names of operations begin that make a resource without a name
+_ANONYMOUS = "Anonymous"  # prefix of the operations that create a resource without a name
 _NAMED_BY = frozenset({"container", "shared_name"})
 
 
 def outlasts(op: str) -> bool:
-    """Returns whether the contents of an operation may outlast a run, by its definition.
+    """Returns whether an operation may keep contents beyond a run, according to its definition.
 
     Args:
-      op: The name of an operation. An operation that TensorFlow does not know is none of them:
-        whatever contains it cannot run in any case.
+      op: The name of the operation.
+
+    Returns:
+      Whether it may. An operation that is unknown to TensorFlow does not count, since a graph that
+      contains it cannot run in any case.
     """
     definition = tf_compat.op_def(op)
     if definition is None or op in _VARIABLES | STATIC_TABLES | _OF_ONE_RUN:
@@ -62,13 +65,16 @@ def outlasts(op: str) -> bool:
 
 
 def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) -> str | None:
-    """Returns which operation of a graph outlasts its runs, in words, or None for none.
+    """Finds an operation of a graph that would keep contents beyond a run.
 
     Args:
-      body: The graph's.
-      functions: Its library, by name. TensorFlow runs the stateful operations of a function whether or
-        not its results need them, so that all of them count.
-      targets: What of the body is wanted.
+      body: The body of the graph.
+      functions: The functions of its library, by name. TensorFlow runs the stateful operations of a
+        function even if its results do not depend on them, so that all of its operations count.
+      targets: The outputs of the body that are wanted, as `bodies.Reference`.
+
+    Returns:
+      The first such operation, in words; None if there is none.
     """
     pending = [(body, list(body.ordered([*targets, *body.effects])))]
     seen: set[str] = set()
@@ -88,7 +94,7 @@ def of(body: bodies.Body, functions: Mapping[str, Any], targets: Iterable[Any]) 
 
 
 def _is_constant(body: bodies.Body, name: str) -> bool:
-    """Returns whether what fills a table is the same in each run."""
+    """Returns whether the contents that fill a table are the same in each run."""
     _, *pending = [source for source, index in body.inputs[name] if index >= 0]
     found: set[str] = set()
     while pending:

@@ -1,4 +1,4 @@
-"""Traced graphs, and a cache of them that is bounded."""
+"""Traced graphs, and a bounded cache of them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,47 @@ import tensorflow as tf
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import program
 
-_MOST_GRAPHS = (
-    32  # of one computation: cohorts of other shapes take the places of those used longest ago
-)
-_MOST_COMING = 4
+# Graphs of one computation that are kept. Beyond these, the least recently used one is dropped.
+_MOST_GRAPHS = 32
+_MOST_COMING = 4  # graphs that are compiled in the background and have not been called yet
 
 
 def specs_of(part: program.Program) -> list[tf.TensorSpec]:
-    """Returns the specifications of a program's arguments."""
+    """Returns the specifications of the arguments of a program.
+
+    Args:
+      part: The program.
+
+    Returns:
+      The shape and data type of each argument, in order.
+    """
     return [tf.TensorSpec(shape, dtype) for shape, dtype in part.arguments]
 
 
 def concrete(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
-    """Returns the graph of a function of (root key, tensors)."""
+    """Traces a function.
+
+    Args:
+      function: A function from a root key, uint64 [2], and tensors to tensors.
+      specs: The specifications of the tensors after the root key.
+
+    Returns:
+      The concrete function.
+    """
     traced = tf.function(function, autograph=False)
     return traced.get_concrete_function(tf.TensorSpec([2], tf.uint64), *specs)
 
 
 def split(flat: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """Returns the first `counts[0]` entries of a sequence, the next `counts[1]`, ..., and the rest."""
+    """Splits a flat sequence into consecutive parts.
+
+    Args:
+      flat: The sequence.
+      counts: The number of entries in each part but the last.
+
+    Returns:
+      The parts, and as the last one the remaining entries, which may be none.
+    """
     parts, begin = [], 0
     for count in counts:
         parts.append(list(flat[begin : begin + count]))
@@ -44,20 +66,23 @@ def split(flat: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
 
 
 class CannotTraceError(Exception):
-    """A graph cannot be written: an operation in it has no counterpart there."""
+    """A graph cannot be traced, because an operation in it cannot be written in its style."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wanted:
-    """A graph that is wanted, and what it is called with.
+    """A graph that is to be called, and the inputs of the call.
 
     Attributes:
-      name: What it is for, beside the types of the loose inputs; hashable.
-      function: From (root key, tensors) to tensors.
-      specs: Of the first tensors; the others, which are loose, may have any leading size.
-      inputs: The root key and the tensors.
-      in_turn: Whether the calling thread runs the operations one after another: right for a graph with
-        one operation that counts, since waking another thread takes longer than a small round.
+      name: The purpose of the graph. Together with the types of the loose inputs, it identifies the graph
+        in the cache.
+      function: The function to trace, from a root key and tensors to tensors.
+      specs: The specifications of the first tensors. Those after them are loose: a graph accepts them
+        with any leading size.
+      inputs: The root key, uint64 [2], then the tensors.
+      in_turn: Whether the calling thread runs all operations, one after another. This suits a graph in
+        which a single operation does almost all of the work, since waking another thread takes longer
+        than a small round.
     """
 
     name: Hashable
@@ -68,11 +93,11 @@ class Wanted:
 
     @property
     def key(self) -> Hashable:
-        """What its graph is kept by."""
+        """The key of its graph in the cache."""
         return self.name, tuple((tensor.dtype, tensor.shape[1:]) for tensor in self._loose)
 
     def write(self) -> Any:
-        """Traces its graph."""
+        """Returns its graph, traced."""
         last = [
             tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype)
             for t in self._loose
@@ -80,7 +105,14 @@ class Wanted:
         return concrete(self.function, [*self.specs, *last])
 
     def called(self, graph: Any) -> list[tf.Tensor]:
-        """Returns what its graph gives, flat."""
+        """Calls its graph with the inputs.
+
+        Args:
+          graph: The graph, as `write` returned it.
+
+        Returns:
+          The flattened results.
+        """
         if not self.in_turn:
             return list(tf_compat.call_flat(graph, self.inputs))
         with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
@@ -92,22 +124,28 @@ class Wanted:
 
 
 class Graphs:
-    """The graphs of one computation, by what they are for."""
+    """A cache of the graphs of one computation, by `Wanted.key`."""
 
     def __init__(self) -> None:
         self._graphs: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
         self._coming: dict[Hashable, tuple[int, Future[Any]]] = {}  # with the process's id
-        # Programs note what they find while they are written: one graph at a time.
+        # Writing a program changes it (`Program.checks`), so that one graph is written at a time.
         self._writing = threading.Lock()
         self._finding = threading.Lock()
 
     def call(self, wanted: Wanted) -> list[tf.Tensor]:
-        """Calls a graph, tracing it first if it is new; returns what its function returns, flat.
+        """Calls a graph, and traces it first if it is not in the cache.
+
+        Args:
+          wanted: The graph and its inputs.
+
+        Returns:
+          The flattened results of its function.
 
         Raises:
           CannotTraceError: The function cannot be traced.
         """
-        # Several threads may call graphs: those of a backend that runs blocks at the same time.
+        # A backend that runs blocks in parallel calls this from several threads.
         with self._finding:
             graph = self._found(wanted)
         return wanted.called(graph)
@@ -115,8 +153,8 @@ class Graphs:
     def _found(self, wanted: Wanted) -> Any:
         key = wanted.key
         made_by, coming = self._coming.pop(key, (None, None))
-        # What went wrong beside the rounds goes wrong here again, and is dealt with. A forked child has
-        # no such thread.
+        # An error in the background is dropped here, because it occurs again below, where it is handled.
+        # A forked child does not have the background thread, so that the future would never complete.
         if coming is not None and made_by == os.getpid() and coming.exception() is None:
             self._keep(key, coming.result())
         graph = self._graphs.get(key)
@@ -132,14 +170,15 @@ class Graphs:
         wanted: Wanted,
         scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
-        """Traces and calls a graph beside whatever else this process does, so that XLA compiles it.
+        """Traces and calls a graph in the background, so that XLA compiles it.
 
-        The first `call` of the graph waits for that. Python ends only once it is done.
+        The first `call` of the graph waits until this is done, and so does the end of the process.
 
         Args:
-          wanted: The graph. Its inputs have the types and shapes that will be given; what comes out is
-            thrown away.
-          scope: Makes the context that `call` is called in, which is the thread's own: of a device.
+          wanted: The graph, and inputs of the types and shapes that later calls will have. The results
+            are discarded.
+          scope: Returns the context in which `call` will be called, such as that of a device. Such a
+            context applies to one thread only, and is therefore entered again in the background.
         """
         key = wanted.key
         if key in self._graphs or key in self._coming:
@@ -151,10 +190,10 @@ class Graphs:
                 wanted.called(graph)
             return graph
 
-        # There are no threads when Python ends: then nothing is compiled beside the rounds.
+        # At the end of the process, Python refuses to start threads. Nothing is compiled then.
         with contextlib.suppress(RuntimeError):
             self._coming[key] = os.getpid(), _pool().submit(make)
-        while len(self._coming) > _MOST_COMING:  # rounds of these have not come
+        while len(self._coming) > _MOST_COMING:  # those begun first and never called
             self._coming.pop(next(iter(self._coming)))
 
     def _written(self, wanted: Wanted) -> Any:
@@ -172,7 +211,7 @@ class Graphs:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    """Returns the thread that compiles beside the rounds: one, which leaves the other cores to them."""
+    """Returns the pool of the one background thread, which leaves the other cores to the rounds."""
     return ThreadPoolExecutor(1, thread_name_prefix="tff_dp-compiling")
 
 
