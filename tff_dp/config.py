@@ -133,7 +133,7 @@ def _fields(kind: type[Config]) -> tuple[str, ...]:
 
 
 def _foreign(kind: type[Config] = Config) -> Iterator[type[Config]]:
-    """Yields the dataclasses of users. `__subclasses__` holds weak references and keeps no class alive."""
+    """Yields users' dataclasses; `__subclasses__` refers to them weakly and keeps none alive."""
     for each in kind.__subclasses__():
         if not is_own(each) and _is_concrete(each):
             yield each

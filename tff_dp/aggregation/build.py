@@ -228,7 +228,8 @@ def independent_noise(
     Args:
       noise_multiplier: z, the scale of the noise divided by the clip norm, without unit; in [0,
         1e9].
-      clip_norm: C, in units of the model's weights; > 0. The grid's step is a fixed fraction of it.
+      clip_norm: C, in units of the model's weights; > 0. The grid's step is this number divided by
+        a power of two.
       clients_per_round: m, by which the noised sum is divided; > 0.
       clip: A function from a client's update, a list of floating-point tensors, and the grid
         (`tff_dp.noise.Grid`) to the clipped update, a list of int64 tensors of the same shapes, in
