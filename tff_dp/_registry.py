@@ -1,4 +1,4 @@
-"""Tables of what belongs to a class, which other packages can add to."""
+"""Registries from classes to functions or values, which other packages can extend."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _T = TypeVar("_T")
 
 
 class Registry(Generic[_T]):
-    """What users' classes have been given, by exact class.
+    """The entries that have been registered for users' classes, by exact class.
 
-    A subclass has nothing of its parent's: what holds for a mechanism need not hold for one that
-    overrides a part of it. The classes of tff_dp have tables of their own beside this one, which nobody
-    can change from outside.
+    A subclass does not inherit the entry of its parent: what holds for a mechanism need not hold
+    for one that overrides a part of it. The entries of tff_dp's own classes are in separate tables,
+    which cannot be changed from outside.
 
     Args:
-      base: The class that all of them derive from.
-      what: What each has here, for messages, such as "accounting".
-      by: The name of the function that adds to this table.
+      base: The class from which all registered classes derive.
+      what: What an entry is, for messages, such as "accounting".
+      by: The name of the public function that adds entries, for messages.
     """
 
     def __init__(self, base: type, what: str, by: str) -> None:
@@ -32,11 +32,14 @@ class Registry(Generic[_T]):
         self._lock = threading.Lock()
 
     def check(self, kind: Any) -> None:
-        """Raises ArgumentError unless something can be added for a class.
+        """Checks that an entry can be added for a class.
 
         Args:
-          kind: A frozen dataclass that derives from the base, is none of tff_dp's own, can be made, and
-            has nothing here yet.
+          kind: A frozen dataclass that derives from the base class, is not abstract, is not one of
+            tff_dp's own classes, and has no entry yet.
+
+        Raises:
+          ArgumentError: The class does not meet one of these conditions.
         """
         base, name = self._base.__name__, getattr(kind, "__qualname__", repr(kind))
         if not isinstance(kind, type) or not issubclass(kind, self._base):
@@ -51,7 +54,7 @@ class Registry(Generic[_T]):
         if inspect.isabstract(kind):
             missing = ", ".join(sorted(kind.__abstractmethods__))  # type: ignore[attr-defined]
             raise ArgumentError(f"{self._by}: {name} is abstract: expected it to define {missing}.")
-        params = vars(kind).get("__dataclass_params__")  # its own, not its parent's
+        params = vars(kind).get("__dataclass_params__")  # not inherited from its parent
         if params is None or not params.frozen or not params.eq:
             raise ArgumentError(
                 f"{self._by}: {name} is not a frozen dataclass: expected "
@@ -65,29 +68,32 @@ class Registry(Generic[_T]):
             )
 
     def add(self, kind: type, entry: _T) -> None:
-        """Adds what a class has.
+        """Adds the entry of a class.
 
         Args:
-          kind: The class; see `check`.
-          entry: What it has.
+          kind: The class; see `check` for the conditions.
+          entry: Its entry.
 
         Raises:
-          ArgumentError: As `check`. Nothing is added then.
+          ArgumentError: No entry can be added for the class; see `check`. Nothing is added then.
         """
         with self._lock:
             self.check(kind)
             self._entries[kind] = entry
 
     def find(self, name: str, value: Any, own: Mapping[type, _T]) -> _T:
-        """Returns what the exact class of a value has.
+        """Looks up the entry of the exact class of a value.
 
         Args:
-          name: Name of the argument, for the message.
+          name: The name of the argument, for the message.
           value: The object whose class is looked up.
-          own: The table of tff_dp's classes.
+          own: The table of tff_dp's own classes, which is searched first.
+
+        Returns:
+          The entry.
 
         Raises:
-          ArgumentError: The class has nothing; the message names the function that adds it.
+          ArgumentError: The class has no entry. The message names the function that adds one.
         """
         kind = type(value)
         tables = (own, self._entries)

@@ -1,4 +1,4 @@
-"""Plain dictionaries from frozen dataclasses and back, for TOML files, logs and reports."""
+"""Conversion of frozen dataclasses to plain dictionaries and back, for TOML files, logs and reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from tff_dp.errors import ArgumentError
 
 
 def is_own(kind: type) -> bool:
-    """Returns whether a class is one of tff_dp itself, and not a user's."""
+    """Checks whether a class is defined in tff_dp, as opposed to user code.
+
+    Args:
+      kind: The class.
+
+    Returns:
+      True if its module is part of tff_dp, False otherwise.
+    """
     return kind.__module__ == "tff_dp" or kind.__module__.startswith("tff_dp.")
 
 
@@ -26,8 +33,9 @@ def name_of(kind: type) -> str:
       kind: The class.
 
     Returns:
-      The bare name of a class of tff_dp, such as "GaussianMechanism"; of a user's class the module as
-      well, such as "package.module:Class", so that it never stands for one of tff_dp.
+      The bare name of a class of tff_dp, such as "GaussianMechanism". For a user's class, the name
+      includes the module, such as "package.module:Class", so that it cannot be mistaken for one of
+      tff_dp.
     """
     return kind.__name__ if is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
 
@@ -35,22 +43,24 @@ def name_of(kind: type) -> str:
 class Config:
     """Mixin for frozen, keyword-only dataclasses: `to_dict` and `from_dict`.
 
-    A dictionary holds only what JSON and TOML know, and names its class under "type" (see `name_of`), so
-    that `Config.from_dict` restores any of them, nested ones included.
+    A dictionary holds only types that JSON and TOML can represent. It names its class under "type"
+    (see `name_of`), so that `Config.from_dict` can restore objects of any such class, including
+    nested ones.
 
     Attributes:
-      derived: Properties that follow from the fields, which a dictionary states as well and the
-        constructor accepts and checks.
-      stored_as: The names under which a dictionary has fields that were renamed, by the name now: the
-        hashes in ledgers depend on them. `from_dict` takes both.
+      derived: The names of properties that follow from the fields. A dictionary contains them as
+        well; the constructor accepts and checks them.
+      stored_as: For fields that have been renamed, a mapping from the current name to the name in
+        dictionaries, on which the hashes in ledgers depend. `from_dict` accepts both names.
 
     Raises:
-      ArgumentError: A class is defined that pretends to be one of tff_dp.
+      ArgumentError: A subclass is defined whose module claims to be part of tff_dp, with the name
+        of an existing class of tff_dp.
     """
 
     derived: ClassVar[tuple[str, ...]] = ()
     stored_as: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    _classes: ClassVar[dict[str, type[Config]]] = {}  # those of tff_dp, by name
+    _classes: ClassVar[dict[str, type[Config]]] = {}  # the classes of tff_dp, by name
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,19 +82,19 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Restores an object from `to_dict`.
 
-        No module is imported for it: whoever reads what a user's class has written imports that
-        class's module first.
+        No module is imported: to restore an object of a user's class, import the module of the
+        class first.
 
         Args:
-          values: Field names to values. "type" may be left out where the method is called on the
-            class itself.
+          values: A mapping from field names to values. "type" may be left out if the method is
+            called on the class itself.
 
         Returns:
-          An object of the class that "type" names, checked as its constructor checks it.
+          An object of the class that "type" names. Its constructor has checked the values.
 
         Raises:
-          ArgumentError: An unknown or ambiguous type, an unknown or missing field, or a value outside
-            its bounds.
+          ArgumentError: The type is unknown or ambiguous, a field is unknown or missing, or a value
+            is outside its bounds.
         """
         values = dict(values)
         is_named = "type" in values or not _is_concrete(cls)
@@ -123,7 +133,7 @@ def _fields(kind: type[Config]) -> tuple[str, ...]:
 
 
 def _foreign(kind: type[Config] = Config) -> Iterator[type[Config]]:
-    """Yields the users' dataclasses that still exist. Python's own list of them does not keep them."""
+    """Yields users' dataclasses; `__subclasses__` refers to them weakly and keeps none alive."""
     for each in kind.__subclasses__():
         if not is_own(each) and _is_concrete(each):
             yield each
@@ -131,19 +141,19 @@ def _foreign(kind: type[Config] = Config) -> Iterator[type[Config]]:
 
 
 def _named(name: str) -> type[Config] | None:
-    """Returns the dataclass that a name stands for, or None.
+    """Returns the dataclass with a name, or None.
 
-    A bare name is a class of tff_dp. Only where there is none is it a user's class: files that older
-    versions wrote have the bare names of those, too.
+    A bare name denotes a class of tff_dp. Only if there is none may it denote a user's class: files
+    from older versions contain bare names of these as well.
 
     Raises:
-      ArgumentError: The name stands for several classes of users.
+      ArgumentError: Several classes of users have the name.
     """
     own = Config._classes.get(name)
     if own is not None:
         return own if _is_concrete(own) else None
     found = [*dict.fromkeys(k for k in _foreign() if name in (name_of(k), k.__name__))]
-    if len(found) > 1:  # a class that was defined again has only the name left, if anything
+    if len(found) > 1:  # keep the current definition of a class that was defined again
         found = [kind for kind in found if _is_current(kind)] or found
     if len(found) > 1:
         listed = ", ".join(sorted({name_of(kind) for kind in found}))
@@ -155,7 +165,7 @@ def _named(name: str) -> type[Config] | None:
 
 
 def _is_current(kind: type) -> bool:
-    """Returns whether a class is what its module has under its name now."""
+    """Returns whether the name of a class still refers to this class in its module."""
     try:
         return operator.attrgetter(kind.__qualname__)(sys.modules[kind.__module__]) is kind
     except (KeyError, AttributeError):
@@ -163,7 +173,7 @@ def _is_current(kind: type) -> bool:
 
 
 def _unknown(name: Any, cls: type[Config]) -> str:
-    """Returns the message for a name that stands for no dataclass of a kind."""
+    """Returns the error message for a name that does not denote a subclass of `cls`."""
     own = [k for k in Config._classes.values() if _is_concrete(k)]
     known = sorted(name_of(kind) for kind in (*own, *_foreign()) if issubclass(kind, cls))
     module = name.partition(":")[0] if isinstance(name, str) and ":" in name else None
@@ -190,7 +200,7 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral):  # NumPy's scalars, too
+    if isinstance(value, numbers.Integral):  # including NumPy scalars
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)

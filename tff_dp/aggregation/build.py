@@ -1,4 +1,4 @@
-"""Which aggregator a mechanism has."""
+"""Builds the aggregator of each mechanism."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ from tff_dp.noise import Grid, uniforms_in_word
 
 tff = _compat.tff.load()
 
-Query = Callable[[Any], Any]  # from the `tf.TensorSpec`s of an update to a query
-Clip = Callable[[Any, Any], Any]  # from an update and a `tff_dp.noise.Grid` to steps of it
+Query = Callable[[Any], Any]  # maps the `tf.TensorSpec`s of an update to a query
+Clip = Callable[
+    [Any, Any], Any
+]  # maps an update and a `tff_dp.noise.Grid` to integers in grid steps
 
 
 def build_aggregator(
@@ -41,24 +43,26 @@ def build_aggregator(
 ) -> Any:
     """Returns the differentially private aggregator of a mechanism.
 
-    It is TFF's `DifferentiallyPrivateFactory` over our own queries of sums on a grid
-    (`tff_dp.aggregation.queries`), and never `tff.learning.dp_aggregator`, whose default (`zeroing=True`)
-    estimates a quantile of the updates' norms without noise, outside any epsilon. Mechanisms of clients
-    that share the noise have TFF's `DistributedDpSumFactory` (`tff_dp.aggregation.distributed`).
+    It is TFF's `DifferentiallyPrivateFactory` with tff_dp's own queries of integer sums
+    (`tff_dp.aggregation.queries`). `tff.learning.dp_aggregator` is never used: its default
+    (`zeroing=True`) estimates a quantile of the updates' norms without noise, which no epsilon
+    covers. Distributed mechanisms use TFF's `DistributedDpSumFactory`
+    (`tff_dp.aggregation.distributed`).
 
     Args:
       mechanism: The mechanism.
-      clients_per_round: m, the public expected number of clients a round: the noised sum's denominator,
-        whatever number takes part; > 0.
-      rounds: T, the most rounds there will be: noise that rounds share is laid out for them; >= 1.
-      scaled: Whether the noise multiplier is in the state, and not in the graph: only where
-        `scale_structure` has an answer.
+      clients_per_round: m, the public expected number of clients a round, by which the noised sum
+        is divided, however many clients participate; > 0.
+      rounds: T, the largest number of rounds, for which correlated noise is planned; >= 1.
+      scaled: Whether the noise multiplier is part of the aggregator's state, instead of a constant
+        in its graph. Allowed only if `scale_structure(mechanism)` is not None.
 
     Returns:
       A `tff.aggregators.UnweightedAggregationFactory`.
 
     Raises:
-      ArgumentError: The mechanism is unknown or cannot work with m.
+      ArgumentError: An argument is outside its bound, the mechanism has no aggregator or does not
+        support this m, or the registered function does not return a factory of this kind.
       StackError: TFF cannot be imported.
     """
     m = _checks.real("clients_per_round", clients_per_round, "(0, inf)")
@@ -77,17 +81,28 @@ def build_aggregator(
 
 
 class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
-    """Makes its query once it knows the tensors of an update.
+    """A factory that builds its query when the tensors of an update are known.
 
     Args:
-      query: From the `tf.TensorSpec`s of an update to a query.
+      query: A function from the `tf.TensorSpec`s of an update to the query that clips, sums and
+        noises.
     """
 
     def __init__(self, query: Query) -> None:
         self._query = query
 
     def create(self, value_type: Any) -> Any:
-        """Returns the aggregation process of updates of a TFF type."""
+        """Builds the aggregation process for updates of a TFF type.
+
+        Args:
+          value_type: The TFF type of one client's update, a structure of floating-point tensors.
+
+        Returns:
+          A `tff.templates.AggregationProcess`.
+
+        Raises:
+          ArgumentError: A tensor of the update does not have a floating-point dtype.
+        """
         specs = tff.types.type_to_tf_tensor_specs(value_type)
         for spec in tf.nest.flatten(specs):
             if not spec.dtype.is_floating:
@@ -99,13 +114,16 @@ class GridSumFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ign
 
 
 def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
-    """Returns what mechanisms must have in common to share the graph of a round, whatever their noise.
+    """Returns a key that is equal for mechanisms that can share the graph of a round.
+
+    Mechanisms with equal keys differ only in the noise multiplier, which can then be in the state
+    (see `with_scale`), so that a change of it does not require a new compilation.
 
     Args:
       mechanism: The mechanism.
 
     Returns:
-      A hashable value; None where the noise multiplier cannot be apart from the graph.
+      A hashable key; None if the noise multiplier has to be a constant of the graph.
     """
     if type(mechanism) not in _SCALED or mechanism.noise_multiplier == 0:
         return None
@@ -115,11 +133,15 @@ def scale_structure(mechanism: Mechanism) -> tuple[Any, ...] | None:
 
 
 def with_scale(state: Any, mechanism: Mechanism) -> Any:
-    """Returns the state of an aggregator that was built with `scaled`, at a mechanism's noise.
+    """Sets the noise multiplier in the state of an aggregator that was built with `scaled=True`.
 
     Args:
-      state: The aggregator's.
-      mechanism: Of the same `scale_structure` as the one that it was built of.
+      state: The state of the aggregator.
+      mechanism: The mechanism whose noise multiplier is set. Its `scale_structure` has to equal
+        that of the mechanism for which the aggregator was built.
+
+    Returns:
+      The new state; `state` is unchanged.
     """
     z = mechanism.noise_multiplier
     values = queries.scale_state(z, Grid.of(z))
@@ -132,7 +154,7 @@ def with_scale(state: Any, mechanism: Mechanism) -> Any:
 def _gaussian(
     mechanism: GaussianMechanism, m: float, rounds: int = 1, *, scaled: bool = False
 ) -> Any:
-    del rounds  # each has noise of its own
+    del rounds  # the noise is independent in each round
 
     def clip(update: Any, grid: noise.Grid) -> Any:
         return noise.clip_l2(update, mechanism.clip_norm, grid).parts
@@ -198,22 +220,26 @@ def independent_noise(
     event: Callable[[Any], dp_accounting.DpEvent] = lambda z: dp_accounting.UnsupportedDpEvent(),
     scaled: bool = False,
 ) -> Any:
-    """Returns the aggregator of a mechanism whose noise is drawn anew for each round's sum.
+    """Returns the aggregator of a mechanism whose noise is independent in each round.
 
-    Updates are clipped and become whole numbers of steps of a public grid, their sum is exact, and the
-    server adds noise in whole numbers: `tff_dp.aggregation.queries.GridSumQuery`.
+    Updates are clipped and truncated to integers, in steps of a public grid. Their sum is exact,
+    and the server adds integer noise to it: `tff_dp.aggregation.queries.GridSumQuery`.
 
     Args:
-      noise_multiplier: z, the scale of the noise over the clip norm, without unit; in [0, 1e9].
-      clip_norm: C, in units of the model's weights: what a step of the grid is a part of; > 0.
+      noise_multiplier: z, the scale of the noise divided by the clip norm, without unit; in [0,
+        1e9].
+      clip_norm: C, in units of the model's weights; > 0. The grid's step is this number divided by
+        a power of two.
       clients_per_round: m, by which the noised sum is divided; > 0.
-      clip: From a client's update, a list of floating-point tensors, and the grid (`tff_dp.noise.Grid`)
-        to the bounded update, a list of int64 tensors of the same shapes in steps. The sensitivity is
-        what this function lets through: use those of `tff_dp.noise`, such as `clip_l2`.
-      draw: From a shape and a scale in steps to int64 noise of that shape: `tff_dp.noise.gaussian`
-        (whose scale is the standard deviation) or `tff_dp.noise.laplace`.
-      event: From z to the dp-accounting event that the process reports for a round in which everybody
-        takes part; by default one that no accountant of theirs knows.
+      clip: A function from a client's update, a list of floating-point tensors, and the grid
+        (`tff_dp.noise.Grid`) to the clipped update, a list of int64 tensors of the same shapes, in
+        grid steps. This function determines the sensitivity: use those of `tff_dp.noise`, such as
+        `clip_l2`.
+      draw: A function from a shape and a scale in grid steps to int64 noise of that shape:
+        `tff_dp.noise.gaussian` (whose scale is the standard deviation) or `tff_dp.noise.laplace`.
+      event: A function from z to the dp-accounting event that the process reports for a round in
+        which all clients participate; by default an event that no accountant of dp-accounting
+        supports.
       scaled: See `build_aggregator`; for Gaussian noise.
 
     Returns:
@@ -255,7 +281,7 @@ def _adaptive(mechanism: AdaptiveGaussianMechanism, m: float, rounds: int) -> An
 
 
 def _local(mechanism: LocalGaussianMechanism | LocalLaplaceMechanism, m: float, rounds: int) -> Any:
-    """Returns the factory of a mechanism whose clients noise their own update; the sum gets none."""
+    """Returns the factory of a local mechanism: clients noise their own updates, the server adds none."""
     del rounds
     is_gaussian = isinstance(mechanism, LocalGaussianMechanism)
     clip, draw = (noise.clip_l2, noise.gaussian) if is_gaussian else (noise.clip_l1, noise.laplace)
@@ -297,9 +323,10 @@ def _banded(mechanism: BandedMechanism, m: float, rounds: int) -> Any:
 def _correlated(
     mechanism: TreeMechanism | BandedMechanism, m: float, grid: Any, process: Any
 ) -> Any:
-    """Returns the factory of a mechanism whose rounds share noise.
+    """Returns the factory of a mechanism whose noise is correlated over rounds.
 
-    A round alone has no event: what a run costs depends on who takes part when.
+    A single round has no event: the privacy loss of a run depends on the rounds in which a client
+    participates.
     """
     return GridSumFactory(
         lambda specs: queries.GridSumQuery(

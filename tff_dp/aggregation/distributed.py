@@ -63,7 +63,13 @@ def distributed_mean(mechanism: DistributedMechanism, m: float, rounds: int) -> 
 
 
 class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
-    """Makes updates finite and bounded on the client, and a mean of the sum on the server."""
+    """A factory that clips updates on the clients, and divides the noised sum on the server.
+
+    Args:
+      noised_sum: TFF's `DistributedDpSumFactory` for updates of L2 norm at most 1.
+      mechanism: The mechanism, for its clip norm and dimension.
+      clients: The planned number of clients in each round, by which the sum is divided.
+    """
 
     def __init__(self, noised_sum: Any, mechanism: DistributedMechanism, clients: int) -> None:
         self._noised_sum = noised_sum
@@ -71,13 +77,25 @@ class DistributedMeanFactory(tff.aggregators.UnweightedAggregationFactory):  # t
         self._clients = clients
 
     def create(self, value_type: Any) -> Any:
-        """Returns the aggregation process of updates of a TFF type."""
+        """Builds the aggregation process for updates of a TFF type.
+
+        Args:
+          value_type: The TFF type of one client's update, a structure of floating-point tensors.
+
+        Returns:
+          A `tff.templates.AggregationProcess`. A round in which fewer clients participate than
+          planned fails instead of releasing a sum with too little noise.
+
+        Raises:
+          ArgumentError: The update does not have the dimension that the mechanism states.
+        """
         _check_dimension(self._mechanism, value_type)
         clip_norm, clients = float(self._mechanism.clip_norm), self._clients
 
         @tff.tensorflow.computation(value_type)
         def bounded(update: Any) -> Any:
-            # TFF draws the shares of the noise: this marks the clients' part as one that has some.
+            # TFF draws the shares of the noise. The scope marks the clients' graph as one with
+            # noise.
             with tf.name_scope(SCOPE):
                 return _bounded(update, clip_norm)
 

@@ -1,7 +1,7 @@
-"""The algorithms: what a client computes, and how the server steps.
+"""Federated learning algorithms: the computation of a client, and the step of the server.
 
-Each is a frozen description that composes its own TFF learning process. TensorFlow is imported when one
-does, and not before.
+Each algorithm is a frozen dataclass that composes its own TFF learning process. TensorFlow is
+imported when a process is composed, and not before.
 """
 
 from tff_dp.algorithms.base import Algorithm, Components, compose_with_client_work

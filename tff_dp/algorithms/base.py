@@ -1,4 +1,4 @@
-"""What an algorithm is: how it composes a learning process of the parts that a privacy plan decides."""
+"""The interface of algorithms: composing a learning process from the parts that a plan determines."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ WEIGHTINGS = ("examples", "uniform")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Components:
-    """The parts of a learning process that the privacy plan decides, and not the algorithm.
+    """The parts of a learning process that the privacy plan determines, and not the algorithm.
 
     Attributes:
-      aggregator: The factory of the aggregation of clients' updates: a
-        `tff.aggregators.WeightedAggregationFactory` where `is_weighted`, otherwise a
+      aggregator: The factory of the aggregator of clients' updates: a
+        `tff.aggregators.WeightedAggregationFactory` if `is_weighted`, otherwise a
         `tff.aggregators.UnweightedAggregationFactory`. Under a plan that protects clients, it clips
         the updates and adds the noise.
       is_weighted: Whether clients' updates are weighted.
-      metrics_aggregator: What TFF's builders take under this name: how the clients' training metrics
-        are aggregated. None for TFF's default, plain sums.
-      client_work: Where the plan protects records: a function from the clients'
+      metrics_aggregator: The aggregator of the clients' training metrics, as TFF's builders accept
+        it under this name. None for TFF's default, plain sums.
+      client_work: If the plan protects records: a function from the clients'
         `tff.learning.optimizers.Optimizer` to a `tff.learning.templates.ClientWorkProcess`, whose
         local steps clip the records' gradients and add the noise. None otherwise.
 
     Raises:
-      ArgumentError: `is_weighted` is no boolean.
+      ArgumentError: `is_weighted` is not a boolean.
     """
 
     aggregator: Any
@@ -47,21 +47,23 @@ class Components:
 
 
 class Algorithm(Config, abc.ABC):
-    """What clients compute and how the server steps, without the aggregation between them.
+    """The computation of clients and the step of the server, without the aggregation between them.
 
     A subclass is a frozen dataclass with keyword-only fields, and may be defined outside of this
     package: docs/fit.md has an example. `to_dict` and `from_dict` work for it.
 
-    The privacy of a plan rests on `compose`. Under a plan that protects clients, nothing that depends on
-    a client's data may reach the server except through `Components.aggregator`, applied once a round to
-    the clients' updates, and through the clients' metrics. Under one that protects records, clients must
-    train by `Components.client_work`, and nothing else may read their data. `build_process` refuses an
-    algorithm that leaves these parts out or uses them more than once; that it sends nothing beside them
-    cannot be checked, and `FitResult.statement` says so of an algorithm that is not one of tff_dp's.
+    The privacy guarantee of a plan depends on `compose`. Under a plan that protects clients,
+    information about a client's data may reach the server only through `Components.aggregator`,
+    applied once a round to the clients' updates, and through the clients' metrics. Under a plan
+    that protects records, clients must train with `Components.client_work`, and nothing else may
+    read their data. `build_process` refuses an algorithm that leaves out these parts or uses them
+    more than once. It cannot check that an algorithm sends nothing else; for an algorithm that is
+    not part of tff_dp, `FitResult.statement` says so.
 
     Attributes:
       weighting: How updates are weighted: "examples", "uniform", or None for "examples" without
-        differential privacy and "uniform" with it. A dataclass field where it can be chosen.
+        differential privacy and "uniform" with it. In algorithms that support a choice, it is a
+        field.
     """
 
     weighting: str | None = None
@@ -71,37 +73,37 @@ class Algorithm(Config, abc.ABC):
         """Composes the learning process.
 
         Args:
-          model: The model, bound to the data's shape. `model.tff_model` is what TFF's builders take.
-          components: What the plan decides.
+          model: The model, bound to the shape of the data. TFF's builders take `model.tff_model`.
+          components: The parts that the plan determines.
 
         Returns:
           A `tff.learning.templates.LearningProcess`, whose state and `next` are those of TFF's own
           algorithms.
 
         Raises:
-          ArgumentError: The algorithm cannot use these components, such as the client work that protects
-            records.
+          ArgumentError: The algorithm does not support these components, such as the client work
+            that protects records.
         """
 
     @property
     def model_optimizer(self) -> Optimizer | None:
-        """The optimizer that `fit` compiles the trained Keras model with; None for Keras's SGD."""
+        """The optimizer with which `fit` compiles the trained Keras model; None for Keras's SGD."""
         return None
 
 
 def compose_with_client_work(
     model: BoundModel, *, client_work: Any, components: Components, server_optimizer: Any
 ) -> Any:
-    """Composes TFF's learning process around clients' work that is given.
+    """Composes TFF's learning process from a given client work.
 
-    The server broadcasts the model, clients compute their updates, these are aggregated, and the
-    server's optimizer steps along the result, as in TFF's federated averaging.
+    In each round, the server broadcasts the model, clients compute their updates, these are
+    aggregated, and the server's optimizer applies the aggregate, as in TFF's federated averaging.
 
     Args:
       model: A functional model.
-      client_work: A `tff.learning.templates.ClientWorkProcess`, from weights and data to an update like
-        the trainable weights.
-      components: Of which the aggregator is used.
+      client_work: A `tff.learning.templates.ClientWorkProcess`, which computes an update with the
+        structure of the trainable weights from the weights and a client's data.
+      components: The parts that the plan determines. Only `aggregator` and `is_weighted` are used.
       server_optimizer: A `tff.learning.optimizers.Optimizer`.
 
     Returns:
@@ -137,7 +139,7 @@ def check_optimizer(name: str, value: object) -> None:
       value: Its value.
 
     Raises:
-      ArgumentError: It is no `Optimizer`.
+      ArgumentError: The value is not an `Optimizer`.
     """
     _checks.instance(name, value, Optimizer, "Use for example tff_dp.SGD(learning_rate=0.1).")
 
@@ -146,9 +148,9 @@ def check_weighting(weighting: str | None) -> None:
     """Checks how clients' updates are weighted.
 
     Args:
-      weighting: As for `Algorithm`.
+      weighting: "examples", "uniform" or None; see `Algorithm`.
 
     Raises:
-      ArgumentError: It is no known way.
+      ArgumentError: It is none of these.
     """
     _checks.one_of("weighting", weighting, (*WEIGHTINGS, None))

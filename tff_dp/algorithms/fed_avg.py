@@ -23,16 +23,18 @@ if TYPE_CHECKING:  # it imports TensorFlow; descriptions of algorithms do not
 class FedAvg(Algorithm):
     """Federated averaging: clients train, the server averages the changes of their weights.
 
-    With client k's weight alpha_k, the new global weights are sum_k alpha_k W_k (for the default server
-    step): alpha_k proportional to its number of examples, or equal.
+    With the default server optimizer, the new global weights are sum_k alpha_k W_k, where W_k are
+    the weights that client k has trained. The alpha_k sum to 1 and are proportional to the clients'
+    numbers of examples, or equal.
 
     Source: McMahan et al., arXiv:1602.05629, algorithm 1.
 
     Args:
-      client_optimizer: The clients' local optimizer, made anew each round.
-      server_optimizer: Steps along the averaged change; SGD at rate 1 takes it as it is.
+      client_optimizer: The clients' local optimizer. Its state is new in each round.
+      server_optimizer: The optimizer that applies the averaged change of the weights; SGD with
+        learning rate 1 adds the average itself.
       weighting: "examples" or "uniform"; None for "examples" without differential privacy and
-        "uniform" with it, where weights would break the sensitivity.
+        "uniform" with it, since weights would increase the sensitivity.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -53,7 +55,7 @@ class FedAvg(Algorithm):
         return self.client_optimizer
 
     def build_client_optimizer(self) -> Any:
-        """Builds the optimizer of the clients; a subclass may wrap it.
+        """Builds the optimizer of the clients. A subclass may override this to wrap it.
 
         Returns:
           A `tff.learning.optimizers.Optimizer`.
@@ -61,7 +63,7 @@ class FedAvg(Algorithm):
         return self.client_optimizer.build()
 
     def build_server_optimizer(self) -> Any:
-        """Builds the optimizer of the server; a subclass may wrap it.
+        """Builds the optimizer of the server. A subclass may override this to wrap it.
 
         Returns:
           A `tff.learning.optimizers.Optimizer`.
@@ -69,7 +71,7 @@ class FedAvg(Algorithm):
         return self.server_optimizer.build()
 
     def compose(self, model: BoundModel, components: Components) -> Any:
-        """Composes TFF's federated averaging; around the plan's client work where there is one.
+        """Composes TFF's federated averaging, with the plan's client work if there is one.
 
         Args:
           model: As for `Algorithm.compose`.
@@ -103,7 +105,7 @@ class FedAvg(Algorithm):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FedOpt(FedAvg):
-    """Federated averaging with an adaptive server: FedAdam, FedYogi, FedAdagrad or FedAvgM.
+    """Federated averaging with another server optimizer: FedAdam, FedYogi, FedAdagrad or FedAvgM.
 
     Source: Reddi et al., "Adaptive Federated Optimization", arXiv:2003.00295, algorithm 2.
 

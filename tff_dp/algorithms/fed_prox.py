@@ -11,7 +11,7 @@ from tff_dp.algorithms.fed_avg import FedAvg
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FedProx(FedAvg):
-    """Federated averaging whose clients are held near the global model by a proximal term.
+    """Federated averaging with a proximal term that keeps clients near the global model.
 
     Source: Li et al., "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127,
     algorithm 2.
@@ -33,7 +33,7 @@ class FedProx(FedAvg):
         _checks.real("proximal_strength", self.proximal_strength, "[0, inf)")
 
     def build_client_optimizer(self) -> Any:
-        """Builds the clients' optimizer, which steps along the gradient of loss and proximal term.
+        """Builds the clients' optimizer, which minimizes the sum of loss and proximal term.
 
         Returns:
           A `tff.learning.optimizers.Optimizer`.

@@ -1,4 +1,4 @@
-"""Federated SGD: one gradient a client and round."""
+"""Federated SGD: each client computes one gradient in each round."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:  # it imports TensorFlow; descriptions of algorithms do not
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FedSGD(Algorithm):
-    """One gradient a client and round; the server takes the step.
+    """Federated SGD: clients compute one gradient in each round, and the server applies the average.
 
-    A client's gradient is the mean over all its examples; epochs beyond one repeat it.
+    A client's gradient is the mean over all its examples; more than one epoch only repeats them.
 
     Source: McMahan et al., arXiv:1602.05629, section 2.
 
     Args:
-      server_optimizer: Steps along the averaged gradient.
+      server_optimizer: The optimizer that applies the averaged gradient.
       weighting: As for `FedAvg`.
 
     Raises:
@@ -39,7 +39,7 @@ class FedSGD(Algorithm):
 
     @property
     def model_optimizer(self) -> Optimizer:
-        """The server's optimizer, the only one there is."""
+        """The server's optimizer, since clients have none."""
         return self.server_optimizer
 
     def compose(self, model: BoundModel, components: Components) -> Any:
@@ -53,7 +53,7 @@ class FedSGD(Algorithm):
           A `tff.learning.templates.LearningProcess`.
 
         Raises:
-          ArgumentError: The plan protects records, in local steps that there are none of.
+          ArgumentError: The plan protects records, which requires local steps.
         """
         if components.client_work is not None:
             raise ArgumentError(

@@ -1,8 +1,8 @@
-"""The mechanisms: how one client's update is bounded and how the sum is noised.
+"""Privacy mechanisms: how a client's update is bounded, and how the sum is noised.
 
-These are descriptions without TensorFlow, so that accounting never waits for its import;
-`tff_dp.aggregation` turns them into TFF aggregators. A mechanism of your own derives from `Mechanism`;
-docs/architecture.md has the recipe.
+Mechanisms are dataclasses that do not import TensorFlow, so that accounting is available without
+it; `tff_dp.aggregation` builds TFF aggregators from them. To add a mechanism, derive a class from
+`Mechanism`; docs/architecture.md describes the steps.
 """
 
 from tff_dp.mechanisms.base import Mechanism, Unit

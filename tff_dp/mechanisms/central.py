@@ -25,7 +25,7 @@ class GaussianMechanism(Mechanism):
     Formal guarantee: every update is scaled to L2 norm at most C = `clip_norm`, so that adding or
     removing one client moves the sum by at most C. Noise N(0, (z C)^2) on each coordinate, z =
     `noise_multiplier`, makes the round the Gaussian mechanism of noise multiplier z. The noised sum is
-    divided by the public expected number of clients, never by how many took part.
+    divided by the public expected number of clients, never by the number that participated.
 
     Edge cases: an update with a NaN or an infinity, or whose norm overflows, counts as zero; an empty
     round still gets its noise and is still charged.
@@ -53,7 +53,7 @@ class GaussianMechanism(Mechanism):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptiveGaussianMechanism(Mechanism):
-    """Gaussian noise with a clip norm that follows a quantile of the updates' norms, privately.
+    """Gaussian noise with a clip norm that tracks a quantile of the updates' norms, privately.
 
     What it protects: the whole contribution of one client to one round, both its update and the bit
     that says whether the update was clipped.
@@ -61,10 +61,10 @@ class AdaptiveGaussianMechanism(Mechanism):
     Formal guarantee: a round releases the noised sum (noise multiplier z_v) and the noised count of
     unclipped clients (standard deviation s_b, on bits shifted by 1/2, hence sensitivity 1/2). Together
     they are one Gaussian mechanism of noise multiplier z = `noise_multiplier` where
-    z^-2 = z_v^-2 + (2 s_b)^-2; z is what is accounted for, and z_v > z is what is added.
+    z^-2 = z_v^-2 + (2 s_b)^-2. The accounting uses z; the noise added to the updates has z_v > z.
 
-    Edge cases: z must be below 2 s_b, or no z_v exists; with the default s_b = 0.05 m that rules out
-    small cohorts (m < 10 z), and the error says so before anything is trained.
+    Edge cases: z must be below 2 s_b, since no z_v exists otherwise. With the default s_b = 0.05 m
+    this excludes small cohorts (m <= 10 z); the error is raised before training starts.
 
     Source: Andrew et al., "Differentially Private Learning with Adaptive Clipping",
     arXiv:1905.03871, theorem 1.
@@ -72,12 +72,12 @@ class AdaptiveGaussianMechanism(Mechanism):
     Args:
       noise_multiplier: z, the total, without unit; >= 0.
       initial_clip_norm: The first round's clip norm, in units of the model's weights; > 0.
-      target_quantile: The share of clients that are to stay unclipped; in [0, 1].
+      target_quantile: The fraction of clients that are to stay unclipped; in [0, 1].
       clip_learning_rate: Rate of the geometric update of the clip norm, without unit; >= 0.
       clipped_count_stddev: s_b, in clients; > 0, or None for 0.05 times the expected clients a round.
-      min_clip_norm: The clip norm goes no lower, in units of the model's weights: updates of zeros would
-        take it to zero otherwise; in [1e-10, `initial_clip_norm`].
-      max_clip_norm: The clip norm goes no higher; in [`initial_clip_norm`, 1e10].
+      min_clip_norm: The smallest clip norm, in units of the model's weights, without which updates
+        of zeros would take it to zero; in [1e-10, `initial_clip_norm`].
+      max_clip_norm: The largest clip norm; in [`initial_clip_norm`, 1e10].
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -111,7 +111,14 @@ class AdaptiveGaussianMechanism(Mechanism):
             _checks.real("clipped_count_stddev", self.clipped_count_stddev, "(0, inf)")
 
     def count_stddev(self, clients_per_round: float) -> float:
-        """Returns s_b, the noise on the count of unclipped clients, in clients."""
+        """Returns s_b, the standard deviation of the noise on the count of unclipped clients.
+
+        Args:
+          clients_per_round: m, the public expected number of clients a round.
+
+        Returns:
+          s_b, in clients: `clipped_count_stddev`, or 0.05 m where that is None.
+        """
         if self.clipped_count_stddev is not None:
             return self.clipped_count_stddev
         return 0.05 * clients_per_round
@@ -120,13 +127,13 @@ class AdaptiveGaussianMechanism(Mechanism):
         """Returns z_v, the noise multiplier on the updates alone.
 
         Args:
-          clients_per_round: The public expected number of clients a round, m.
+          clients_per_round: m, the public expected number of clients a round.
 
         Returns:
           z_v >= z, without unit; 0 where z is 0.
 
         Raises:
-          ArgumentError: z >= 2 s_b.
+          ArgumentError: As `check`.
         """
         self.check(clients_per_round)
         if self.noise_multiplier == 0:
@@ -136,7 +143,14 @@ class AdaptiveGaussianMechanism(Mechanism):
         return float(z / math.sqrt((1 - z / b) * (1 + z / b)))
 
     def check(self, clients_per_round: float) -> None:
-        """Raises ArgumentError if the count's noise leaves nothing for the updates."""
+        """Checks that the noise on the count leaves a part of the privacy budget for the updates.
+
+        Args:
+          clients_per_round: m, the public expected number of clients a round.
+
+        Raises:
+          ArgumentError: z is at least 2 s_b, or s_b is outside (0, 1e12].
+        """
         s_b = self.count_stddev(clients_per_round)
         _checks.real(
             "clipped_count_stddev",
@@ -157,16 +171,16 @@ class AdaptiveGaussianMechanism(Mechanism):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerLayerGaussianMechanism(Mechanism):
-    """Gaussian noise on the sum of updates whose tensors are each clipped to a norm of their own.
+    """Gaussian noise on the sum of updates, with a separate clip norm for each tensor.
 
     What it protects: the whole contribution of one client to one round.
 
     Formal guarantee: tensor l of an update is scaled to L2 norm at most C_l, so that the whole update
     has L2 norm at most C = sqrt(C_1^2 + ... + C_L^2). Noise N(0, (z C)^2) on each coordinate makes the
-    round the Gaussian mechanism of noise multiplier z, as one clip of the whole update to C would.
+    round the Gaussian mechanism of noise multiplier z, as clipping the whole update to C would.
 
-    Edge cases: those of `GaussianMechanism`. A model with another number of trainable tensors than there
-    are clip norms is refused.
+    Edge cases: those of `GaussianMechanism`. A model whose number of trainable tensors differs from
+    the number of clip norms is refused.
 
     Source: McMahan et al., "Learning Differentially Private Recurrent Language Models",
     arXiv:1710.06963, section 2.3 (per-layer clipping; equal norms are C / sqrt(L)).
@@ -207,8 +221,8 @@ class LaplaceMechanism(Mechanism):
     What it protects: the whole contribution of one client to one round.
 
     Formal guarantee: every update is scaled to L1 norm at most C = `clip_norm`. Independent noise of
-    density exp(-|x| / (z C)) / (2 z C) on each coordinate makes a round in which everybody takes part
-    (1/z, 0)-differentially private.
+    density exp(-|x| / (z C)) / (2 z C) on each coordinate makes a round in which all clients
+    participate (1/z, 0)-differentially private.
 
     Edge cases: those of `GaussianMechanism`. An L1 norm grows with the number of weights, where an L2
     norm does not: for all but small models a Gaussian is the better mechanism.

@@ -1,10 +1,11 @@
 """Mechanisms whose noise is correlated over rounds, so that much of it cancels in the running sum.
 
 The model after t rounds depends on the sum of all updates so far. With independent noise that sum
-collects t rounds of it; here later rounds take part of the earlier noise off again. What is released is a
-linear map of the updates plus independent Gaussian noise (a matrix mechanism), so that a run is one
-Gaussian mechanism, also if updates depend on earlier releases (Denisov et al., arXiv:2202.08312, theorem
-2.1). Its sensitivity follows from how often, and at what distance, one client takes part.
+contains the noise of t rounds; here later rounds cancel a part of the earlier noise. The releases
+are a linear map of the updates plus independent Gaussian noise (a matrix mechanism), so that a run
+is one Gaussian mechanism, even if updates depend on earlier releases (Denisov et al.,
+arXiv:2202.08312, theorem 2.1). Its sensitivity follows from how often, and at what distance, a
+client participates.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
 class TreeMechanism(Mechanism):
     """Tree aggregation: the running sum of clipped updates from noisy nodes of a binary tree (DP-FTRL).
 
-    What it protects: the whole contribution of one client to all rounds in which it takes part.
+    What it protects: the whole contribution of one client to all rounds in which it participates.
 
     Formal guarantee: every update is scaled to L2 norm at most C = `clip_norm`. Each node of a binary
-    tree over the rounds gets noise N(0, (z C)^2) once; the running sum is made of nodes (with the
-    estimator of least variance from the nodes that are complete), and a round's result is what it grows
-    by. A client that takes part in c rounds under a node moves it by c C: the run is the Gaussian
-    mechanism of noise multiplier z / sqrt(the largest sum of c^2 over all nodes), for the number of
-    rounds and the participation that the sampler enforces. Neighbors are zero-out (the client's updates
-    are zeros) or replace-one (twice the sensitivity); sampling amplifies nothing.
+    tree over the rounds gets noise N(0, (z C)^2) once. The running sum is composed of nodes (with
+    the estimator of least variance from the completed nodes), and the result of a round is its
+    increment. A client that participates in c rounds under a node moves it by at most c C: the run
+    is the Gaussian mechanism of noise multiplier z / sqrt(the largest sum of c^2 over all nodes),
+    for the number of rounds and the participation that the sampler enforces. Neighbors are zero-out
+    (the client's updates are zeros) or replace-one (twice the sensitivity); sampling amplifies
+    nothing.
 
-    Edge cases: those of `GaussianMechanism`. The noise of a node is drawn when it is released, never
-    kept as a seed: a state that is used twice gives two independent draws. The state of a learning
-    process holds the noise of released nodes, in fields named `secret_...`: with the released results it
-    gives the exact sums, and has to be kept as secret as the data.
+    Edge cases: those of `GaussianMechanism`. The noise of a node is drawn when it is released, and
+    never stored as a seed: using a state twice gives two independent draws. The state of a learning
+    process contains the noise of released nodes, in fields named `secret_...`. Together with the
+    released results it reveals the exact sums, so that it has to be kept as secret as the data.
 
     Source: Kairouz et al., "Practical and Private (Deep) Learning without Sampling or Shuffling",
     arXiv:2103.00039, appendix D; the estimator is Honaker's, its appendix B.
@@ -62,9 +64,9 @@ class TreeMechanism(Mechanism):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BandedMechanism(Mechanism):
-    """Banded matrix factorization (DP-BandMF): noise that the next rounds partly take off again.
+    """Banded matrix factorization (DP-BandMF): correlated noise that partly cancels in later rounds.
 
-    What it protects: the whole contribution of one client to all rounds in which it takes part.
+    What it protects: the whole contribution of one client to all rounds in which it participates.
 
     Formal guarantee: every update is scaled to L2 norm at most C = `clip_norm`. Round t releases its sum
     plus z C w_t, where S w = g, g is independent N(0, 1), and the strategy S is a lower triangular
@@ -84,7 +86,7 @@ class BandedMechanism(Mechanism):
     Args:
       clip_norm: C, in units of the model's weights; > 0.
       noise_multiplier: z, without unit; >= 0.
-      bands: b >= 1, at most the rounds between two participations of a client.
+      bands: b >= 1, at most the number of rounds between two participations of a client.
 
     Raises:
       ArgumentError: A value is outside its bound.

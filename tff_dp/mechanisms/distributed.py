@@ -1,4 +1,4 @@
-"""Mechanisms of clients that each add a share of the noise, under secure aggregation of integers."""
+"""Distributed mechanisms: each client adds a share of the noise, under secure aggregation of integers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tff_dp import _checks
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
 
-_LARGEST_SCALE = 1e6  # TFF's: beyond it 32-bit integers overflow, and rounding errors gain nothing
-_LEEWAY = 1e-5  # TFF's, in clip norms: what its norm checks allow for rounding in float32
+_LARGEST_SCALE = 1e6  # TFF's limit: beyond it 32-bit integers overflow, without a gain in accuracy
+_LEEWAY = 1e-5  # TFF's tolerance for float32 rounding in its norm checks, in clip norms
 _INT32 = 2**31
 
 
@@ -23,13 +23,15 @@ class Grid:
     """The integers that clients send: one for each coordinate of the rotated, scaled and rounded update.
 
     Attributes:
-      clients: n, whose shares make up the noise.
-      padded_dimension: Coordinates that a client sends: the next power of two, for the rotation.
-      bits: b: sums are taken modulo 2^b.
-      scale: Steps of the grid to one clip norm.
-      l2_sensitivity: The largest L2 norm of a client's integers without its noise, rounding included.
-      l1_sensitivity: The largest L1 norm of them.
-      local_stddev: Standard deviation of a client's share of the noise, in steps of the grid.
+      clients: n, the number of clients that each add a share of the noise.
+      padded_dimension: The number of coordinates that a client sends: the dimension, padded to the
+        next power of two for the rotation.
+      bits: b; sums are taken modulo 2^b.
+      scale: The number of grid steps in one clip norm.
+      l2_sensitivity: The largest L2 norm of a client's integers without noise, in grid steps. It
+        includes the rounding.
+      l1_sensitivity: The largest L1 norm of a client's integers without noise, in grid steps.
+      local_stddev: The standard deviation of a client's share of the noise, in grid steps.
     """
 
     clients: int
@@ -42,7 +44,7 @@ class Grid:
 
     @property
     def message_bits(self) -> int:
-        """How many bits a client sends in a round, before what the secure aggregation protocol adds."""
+        """The number of bits that a client sends in a round, without those of the protocol itself."""
         return self.bits * self.padded_dimension
 
 
@@ -57,7 +59,8 @@ def grid_of(
 ) -> Grid:
     """Returns the grid that TFF's aggregator chooses, for updates of clip norm 1.
 
-    Source: arXiv:2102.06387, section 4, and `DistributedDpSumFactory` of TFF, whose numbers these are.
+    Source: arXiv:2102.06387, section 4, and TFF's `DistributedDpSumFactory`, which computes the
+      same values.
 
     Args:
       noise_multiplier: z, without unit; >= 0.
@@ -67,8 +70,12 @@ def grid_of(
       beta: As `DistributedMechanism`.
       modclip_prob: As `DistributedMechanism`.
 
+    Returns:
+      The grid, with the sensitivities and the noise in its steps.
+
     Raises:
-      ArgumentError: There is no such grid: the error says what to change.
+      ArgumentError: An argument is outside its bound, or there is no such grid; the message says
+        what to change.
     """
     check_noise(noise_multiplier)
     _check_grid(dimension, bits, beta, modclip_prob)
@@ -87,7 +94,8 @@ def grid_of(
             f"{math.ceil(math.log2(max(n, math.sqrt(n) * deviations)))}. Take more bits or fewer clients "
             "a round."
         )
-    # Some deviations of the sum of the updates, spread evenly by the rotation, and of its noise fit in.
+    # The range of a coordinate covers `deviations` standard deviations of the sum of the updates,
+    # which the rotation spreads evenly over the coordinates, and of the noise.
     spread = 2 * deviations * math.sqrt(n**2 / padded + noise_multiplier**2)
     scale = min(math.sqrt(room) / spread, _LARGEST_SCALE)
     if scale <= 1:
@@ -116,15 +124,15 @@ def grid_of(
 
 
 def _inflated_norm(step: float, dimension: int, beta: float) -> float:
-    """Returns the largest L2 norm that a vector of norm 1 has after rounding; theorem 1 of the source.
+    """Returns the largest L2 norm of a vector of norm 1 after rounding (theorem 1 of the source).
 
     Args:
       step: gamma, the grid's step, in clip norms.
-      dimension: Coordinates.
-      beta: Of conditional rounding; 0 for rounding that is never repeated.
+      dimension: The number of coordinates.
+      beta: The parameter of conditional rounding; 0 for rounding that is never repeated.
     """
     width = step * math.sqrt(dimension)  # no coordinate moves by more than a step
-    (beta,) = struct.unpack("f", struct.pack("f", beta))  # in float32, as TFF has it
+    (beta,) = struct.unpack("f", struct.pack("f", beta))  # rounded to float32, as in TFF
     if beta == 0:
         return 1 + width
     deviation = math.sqrt(2 * math.log(1 / beta))
@@ -153,7 +161,19 @@ def _check_grid(dimension: int, bits: int, beta: float, modclip_prob: float) -> 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedMechanism(Mechanism):
-    """What the mechanisms of clients that share the noise have in common; the arguments are theirs."""
+    """The base class of distributed mechanisms, whose clients each add a share of the noise.
+
+    Args:
+      clip_norm: As for `DistributedSkellamMechanism`.
+      noise_multiplier: As for `DistributedSkellamMechanism`.
+      dimension: As for `DistributedSkellamMechanism`.
+      bits: As for `DistributedSkellamMechanism`.
+      beta: As for `DistributedSkellamMechanism`.
+      modclip_prob: As for `DistributedSkellamMechanism`.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
 
     limits = (
         "tuning on the same data, other runs on it, clients that drop out or withhold their noise, and "
@@ -176,10 +196,16 @@ class DistributedMechanism(Mechanism):
     @property
     @abc.abstractmethod
     def tff_name(self) -> str:
-        """What TFF calls the mechanism."""
+        """The name of the mechanism in TFF."""
 
     def grid(self, clients_per_round: float) -> Grid:
-        """Returns the integers that so many clients a round send, sensitivities and noise included.
+        """Returns the grid of the integers that clients send.
+
+        Args:
+          clients_per_round: n, the number of clients in each round, a whole number >= 1.
+
+        Returns:
+          The grid, with the sensitivities and the noise in its steps.
 
         Raises:
           ArgumentError: There is no such grid.
@@ -194,7 +220,14 @@ class DistributedMechanism(Mechanism):
         )
 
     def check(self, clients_per_round: float) -> None:
-        """Raises ArgumentError if so many clients have no grid."""
+        """Checks that there is a grid for a number of clients.
+
+        Args:
+          clients_per_round: n, the number of clients in each round.
+
+        Raises:
+          ArgumentError: There is no such grid.
+        """
         self.grid(clients_per_round)
 
 
@@ -202,24 +235,26 @@ class DistributedMechanism(Mechanism):
 class DistributedSkellamMechanism(DistributedMechanism):
     """Skellam noise in shares that the clients add, before a secure sum of integers.
 
-    What it protects: the whole contribution of one client to one round, against whoever sees nothing
-    but the secure sums: the server need not be trusted with updates, nor with noise.
+    What it protects: the whole contribution of one client to one round, against anyone who sees
+    only the secure sums: the server need not be trusted with the updates or with the noise.
 
     Formal guarantee: an update is clipped to L2 norm C = `clip_norm`, rotated, scaled and rounded at
-    random to integers, whose norms are at most those of `grid(n)`: rounding inflates them. Each of n
-    clients adds the difference of two Poisson variables to each integer, and the sum of all shares is
-    Skellam noise of n times a share's variance. Neighbouring data sets differ in one client's update,
-    which is zeros in one of them (zero-out) or anything else (replace-one: twice the sensitivities).
-    In both, that client takes part, honestly, so that its own share of the noise counts. Noise that an
-    adversary knows does not: k colluding clients leave (n - k) / n of the variance. Sums modulo 2^b are
-    computed from the sum, and so cost no privacy; a coordinate that wraps around costs accuracy.
+    random to integers, whose norms are at most those of `grid(n)`, since rounding increases them.
+    Each of n clients adds the difference of two Poisson variables to each integer, and the sum of
+    all shares is Skellam noise of n times a share's variance. Neighboring data sets differ in one
+    client's update, which is zero in one of them (zero-out) or an arbitrary other one (replace-one:
+    twice the sensitivities). In both, that client participates honestly, so that its own share of
+    the noise counts. Noise that an adversary knows does not: k colluding clients leave (n - k) / n
+    of the variance. Taking the sum modulo 2^b is post-processing; a coordinate that wraps around
+    only reduces accuracy.
 
-    Edge cases: an update with a NaN or an infinity counts as zero. A round of fewer than n clients has
-    too little noise: it raises instead of releasing the sum, and a deployment's protocol must not
-    tolerate drop-outs at all. The noise is of integers, so that attacks on floating-point noise find
-    nothing; clipping, rotation and scaling are in floating point, and the sensitivities have leeway for
-    their rounding. TFF seeds these draws by the clock, which `tff_dp.execution` replaces by entropy; a
-    deployment on another runtime has to do so, too (docs/privacy.md).
+    Edge cases: an update with a NaN or an infinity counts as zero. A round with fewer than n
+    clients has too little noise: it fails instead of releasing the sum, and a deployment's protocol
+    must not tolerate dropouts at all. The noise consists of integers, so that attacks on
+    floating-point noise do not apply. Clipping, rotation and scaling use floating point, and the
+    sensitivities include a tolerance for their rounding. TFF seeds these draws from the clock,
+    which `tff_dp.execution` replaces by entropy; a deployment on another runtime has to do the same
+    (docs/privacy.md).
 
     Source: Agarwal, Kairouz and Liu, "The Skellam Mechanism for Differentially Private Federated
     Learning", arXiv:2110.04995, algorithm 1.
@@ -227,12 +262,16 @@ class DistributedSkellamMechanism(DistributedMechanism):
     Args:
       clip_norm: C, in units of the model's weights; > 0. Epsilon does not depend on it.
       noise_multiplier: z: the standard deviation of the sum of all shares over C, without unit; >= 0.
-        Rounding makes the noise worth a little less than z.
-      dimension: Trainable parameters of the model, in scalars; >= 1. Another model is refused.
-      bits: b, of a coordinate of the sum, and so of a client's message; in [1, 22].
-      beta: Rounding is repeated until the norm is no larger than all but a share beta of roundings
-        give, which halves its inflation and biases it; in [0, 0.95], 0 for no such condition.
-      modclip_prob: About how often a coordinate of the sum may wrap around; in [1e-30, 0.5].
+        Rounding increases the sensitivity, so that the effective noise multiplier is slightly below
+        z.
+      dimension: The number of trainable parameters of the model, in scalars; >= 1. A model with
+        another number is refused.
+      bits: b, the bits of a coordinate of the sum, and so of a client's message; in [1, 22].
+      beta: Rounding is repeated until the norm is within a bound that a rounding exceeds with
+        probability at most beta, which about halves the increase and adds a bias; in [0, 0.95], 0
+        for no such condition.
+      modclip_prob: The approximate probability that a coordinate of the sum wraps around; in
+        [1e-30, 0.5].
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -242,7 +281,7 @@ class DistributedSkellamMechanism(DistributedMechanism):
 
     @property
     def tff_name(self) -> str:
-        """What TFF calls the mechanism."""
+        """The name of the mechanism in TFF."""
         return "distributed_skellam"
 
 
@@ -251,9 +290,10 @@ class DistributedGaussianMechanism(DistributedMechanism):
     """Discrete Gaussian noise in shares that the clients add, before a secure sum of integers.
 
     What it protects, the formal guarantee and the edge cases are those of `DistributedSkellamMechanism`,
-    but for the noise. Each of n clients adds a discrete Gaussian, whose standard deviation is rounded up
-    to a whole number. The sum of n of them is no discrete Gaussian, though close to one; how close is
-    accounted for (tau, negligible where a share's standard deviation is above 2).
+    except for the noise. Each of n clients adds a discrete Gaussian, whose standard deviation is
+    rounded up to a whole number. The sum of n of them is not a discrete Gaussian but close to one;
+    the accounting includes the difference (tau, negligible if a share's standard deviation is above
+    2).
 
     Source: Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated
     Learning with Secure Aggregation", arXiv:2102.06387, algorithms 1 and 2.
@@ -274,5 +314,5 @@ class DistributedGaussianMechanism(DistributedMechanism):
 
     @property
     def tff_name(self) -> str:
-        """What TFF calls the mechanism."""
+        """The name of the mechanism in TFF."""
         return "distributed_dgauss"

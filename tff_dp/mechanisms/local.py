@@ -12,18 +12,18 @@ from tff_dp.mechanisms.base import Mechanism, check_clip, check_noise
 class LocalGaussianMechanism(Mechanism):
     """Gaussian noise that each client adds to its own update, clipped to a fixed L2 norm.
 
-    What it protects: what one client's update says about its data, against everybody else, the server
-    and whoever reads its traffic included.
+    What it protects: what a client's update reveals about its data, against everybody else,
+    including the server and anyone who reads the traffic.
 
     Formal guarantee: a client sends its update, scaled to L2 norm at most C = `clip_norm`, plus noise
     N(0, (z C)^2) on each coordinate. Two data sets of the client move the update by at most 2 C, so that
     one report is the Gaussian mechanism of noise multiplier z / 2, and the reports of all rounds in
-    which it takes part compose. That it takes part is not hidden, and sampling amplifies nothing against
-    somebody who sees the reports.
+    which it participates compose. Participation itself is not hidden, and sampling does not amplify
+    privacy against an adversary who sees the reports.
 
-    Edge cases: an update without a finite norm counts as zero, and is noised as any other. The noise of
-    the average is that of all clients together: z C / sqrt(m) a coordinate, a factor sqrt(m) more than a
-    trusted server would add.
+    Edge cases: an update without a finite norm counts as zero, and is noised as any other. The
+    average contains the noise of all clients: z C / sqrt(m) for each coordinate, sqrt(m) times what
+    a trusted server would add.
 
     Source: Kasiviswanathan et al., "What Can We Learn Privately?", arXiv:0803.0924, definition 2.2; the
     Gaussian mechanism as in Balle and Wang, arXiv:1805.06530.
@@ -55,7 +55,7 @@ class LocalLaplaceMechanism(Mechanism):
     Formal guarantee: a client sends its update, scaled to L1 norm at most C = `clip_norm`, plus
     independent noise of density exp(-|x| / (z C)) / (2 z C) on each coordinate. Two data sets of the
     client move the update by at most 2 C in L1 norm: one report is (2/z, 0)-differentially private, and
-    the reports of all rounds in which it takes part compose.
+    the reports of all rounds in which it participates compose.
 
     Edge cases: as `LocalGaussianMechanism`, and an L1 norm grows with the number of weights.
 

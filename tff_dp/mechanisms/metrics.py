@@ -1,4 +1,4 @@
-"""Training metrics that are released with noise of their own."""
+"""Training metrics that are released with separate noise."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class PrivateMetric(Config):
     z / sqrt(1 - S), where s = `budget_fraction` and S is the sum of all metrics' fractions: together
     they are one Gaussian mechanism of the plan's noise multiplier z, under the plan's sampling.
 
-    Edge cases: a value that is no number counts as 0. The noised sum is divided by the public expected
-    number of clients; in a small Poisson cohort the mean is too small, in a large one too large, and
-    noise may take it below 0.
+    Edge cases: a value that is not a number (NaN) counts as 0. The noised sum is divided by the
+    public expected number of clients, so that the mean is too small in a small Poisson cohort and
+    too large in a large one; noise may make it negative.
 
     Source: composition of Gaussian mechanisms: Mironov, "Rényi Differential Privacy", arXiv:1702.07476,
     propositions 1 and 7; the split is that of Andrew et al., arXiv:1905.03871, theorem 1.
@@ -35,8 +35,8 @@ class PrivateMetric(Config):
     Args:
       name: The metric's name: "loss", or one of the model's own.
       clip_value: B, in units of the metric; in [1e-30, 1e30]. Larger values are clipped to it.
-      budget_fraction: s in [1e-6, 1): how much of the budget, in inverse squared noise, goes to this
-        metric.
+      budget_fraction: s in [1e-6, 1), the fraction of the budget, measured in inverse squared noise
+        multipliers, that this metric takes.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -63,18 +63,29 @@ class PrivateMetric(Config):
         )
 
     def stddev(self, noise_multiplier: float) -> float:
-        """Returns the standard deviation of the sum's noise, at the plan's noise multiplier."""
+        """Returns the standard deviation of the noise on the sum over the clients.
+
+        Args:
+          noise_multiplier: z, the noise multiplier of the plan's mechanism, without unit.
+
+        Returns:
+          z B / sqrt(s), in units of the metric.
+        """
         return noise_multiplier * self.clip_value / math.sqrt(self.budget_fraction)
 
 
 def check_metrics(metrics: object) -> tuple[PrivateMetric, ...]:
-    """Returns the metrics of a plan as a tuple.
+    """Checks the metrics of a plan.
 
     Args:
       metrics: An iterable of `PrivateMetric`.
 
+    Returns:
+      The metrics as a tuple.
+
     Raises:
-      ArgumentError: It is none, two have one name, or their fractions leave nothing for the updates.
+      ArgumentError: It is not an iterable of `PrivateMetric`, two metrics have the same name, or
+        their fractions add up to 1 or more, which leaves no budget for the updates.
     """
     name = metrics if isinstance(metrics, str) else getattr(metrics, "name", "loss")
     remedy = (

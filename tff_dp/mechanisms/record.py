@@ -1,4 +1,4 @@
-"""The mechanism of clients that noise their own training; the unit is one example of one client."""
+"""The mechanism of clients that noise their own local steps; the unit is one record of one client."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tff_dp.mechanisms.base import Mechanism, Unit, check_clip, check_noise
 class RecordGaussianMechanism(Mechanism):
     """DP-SGD in each client's local steps: Poisson batches, clipped per-example gradients, noise.
 
-    What it protects: one record (example) of one client, against the server and all other clients. A
-    client's noise is its own, so that everything it sends is private; nobody else has to be trusted.
-    For few clients with many records each, such as hospitals ("cross-silo").
+    What it protects: one record (example) of one client, against the server and all other clients.
+    Each client adds its own noise, so that everything it sends is private; nobody else has to be
+    trusted. This is for a few clients with many records each, such as hospitals ("cross-silo").
 
     Formal guarantee: in each of the L = `local_steps` steps of a round, each of the client's n records is
-    in the batch by a coin of its own, with probability q = B / n, B = `batch_size`. The gradient of each
+    in the batch independently with probability q = B / n, B = `batch_size`. The gradient of each
     record in the batch, over all trainable weights, is scaled to L2 norm at most C = `clip_norm`, so that
     adding or removing one record moves their sum by at most C. Noise N(0, (z C)^2) on each coordinate,
     z = `noise_multiplier`, makes the step the Poisson-subsampled Gaussian mechanism of rate q and noise
     multiplier z; T rounds are T L of them. The noised sum is divided by B, never by how many records
-    the batch has. The optimizer's steps, the change of the weights and all that the server makes of it
-    are post-processing. The numbers of records n are public.
+    the batch has. The optimizer's steps, the change of the weights and everything that the server
+    computes from it are post-processing. The numbers of records n are public.
 
-    What runs is that mechanism in whole numbers: each gradient is widened to float32 or float64, clipped
-    to C (1 - 2^-16), and truncated to a grid of 2^-30 C (coarser above z = 2^20), sums are exact, and the
-    noise is a whole number of steps. So the bound holds to the last bit, for weights of any type.
+    The implementation uses integers: each gradient is converted to float32 or float64, clipped to
+    C (1 - 2^-16), and truncated to a grid of 2^-30 C (coarser above z = 2^20). Sums are exact, and
+    the noise is a whole number of steps. So the bound holds exactly, for weights of any dtype.
 
     Edge cases: a gradient with a NaN or an infinity counts as zero, and so may one with parts above
     1.8e19, whose squares overflow in float32. An empty batch still takes its noised step. A record that

@@ -1,8 +1,8 @@
-"""What users' mechanisms need to train and to be tested: nothing here imports TensorFlow.
+"""Registries of aggregators and self-tests for users' mechanisms. Nothing here imports TensorFlow.
 
-A mechanism's accounting is added by `tff_dp.accounting.register_round`. Its aggregator and the law of its
-self-test are functions that are called once they are needed, so that they may import TensorFlow while
-the module that defines them stays free of it.
+The accounting of a mechanism is registered with `tff_dp.accounting.register_round`. Its aggregator
+and the law of its self-test are functions that are called when they are needed, so that they may
+import TensorFlow while the module that defines them does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 AGGREGATORS: Registry[Callable[[Any, float, int], Any]] = Registry(
     Mechanism, "aggregator", "tff_dp.mechanisms.register_aggregator"
 )
-# Of a law, or of a function that returns one: what tff_dp itself has is there without a call.
+# The entries are functions that return a law; those of tff_dp's own mechanisms are laws themselves.
 LAWS: Registry[Any] = Registry(Mechanism, "self-test", "tff_dp.mechanisms.register_law")
 
 
@@ -27,19 +27,21 @@ def register_aggregator(mechanism: type[Mechanism]) -> Callable[[_F], _F]:
     """Returns a decorator for the function that builds the aggregator of a mechanism.
 
     The function is called with the mechanism, m (the public expected number of clients a round, a
-    positive float: the denominator) and T (the most rounds there will be, an int >= 1). It returns a
-    `tff.aggregators.UnweightedAggregationFactory` that releases the noised mean. All randomness of the
-    noise has to come from `tff_dp.noise`: the charge for computed noise holds for nothing else, and the
-    self-test checks it. `tff_dp.aggregation.independent_noise` makes such a factory.
+    positive float: the denominator) and T (the largest number of rounds, an int >= 1). It returns a
+    `tff.aggregators.UnweightedAggregationFactory` that releases the noised mean. All noise has to
+    be drawn with `tff_dp.noise`: the charge for computed noise holds for no other samplers, and the
+    self-test checks this. `tff_dp.aggregation.independent_noise` builds such a factory.
 
     Args:
-      mechanism: A frozen dataclass that derives from `Mechanism`. Its subclasses get no aggregator.
+      mechanism: A frozen dataclass that derives from `Mechanism`. Subclasses of it are not
+        registered.
 
     Returns:
-      The decorator, which returns the function as it is.
+      The decorator, which returns the function unchanged.
 
     Raises:
-      ArgumentError: The class is no such dataclass, is one of tff_dp, or has an aggregator already.
+      ArgumentError: The class is not such a dataclass, is part of tff_dp, or already has an
+        aggregator.
     """
     return _decorator(AGGREGATORS, mechanism)
 
@@ -47,17 +49,18 @@ def register_aggregator(mechanism: type[Mechanism]) -> Callable[[_F], _F]:
 def register_law(mechanism: type[Mechanism]) -> Callable[[_F], _F]:
     """Returns a decorator for the function that gives the law of a mechanism's self-test.
 
-    The function takes no arguments and returns a `tff_dp.selftest.Law`: what the accounting of the
-    mechanism takes for granted of sensitivity and noise, stated independently of the aggregator.
+    The function takes no arguments and returns a `tff_dp.selftest.Law`: the assumptions of the
+    mechanism's accounting about sensitivity and noise, stated independently of the aggregator.
 
     Args:
-      mechanism: A frozen dataclass that derives from `Mechanism`. Its subclasses get no law.
+      mechanism: A frozen dataclass that derives from `Mechanism`. Subclasses of it are not
+        registered.
 
     Returns:
-      The decorator, which returns the function as it is.
+      The decorator, which returns the function unchanged.
 
     Raises:
-      ArgumentError: The class is no such dataclass, is one of tff_dp, or has a law already.
+      ArgumentError: The class is not such a dataclass, is part of tff_dp, or already has a law.
     """
     return _decorator(LAWS, mechanism)
 

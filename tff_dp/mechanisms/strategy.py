@@ -1,4 +1,4 @@
-"""The strategy of banded matrix factorization: how rounds share their noise."""
+"""The strategy of banded matrix factorization, which determines how noise is correlated over rounds."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from scipy import optimize, signal
 
 @functools.lru_cache(maxsize=32)
 def banded_strategy(bands: int, rounds: int) -> tuple[float, ...]:
-    """Returns the coefficients of the best banded Toeplitz strategy for running sums.
+    """Returns the coefficients of the optimal banded Toeplitz strategy for running sums.
 
     A round's noise w solves S w = g for independent g, where S is lower triangular Toeplitz with these
     coefficients on its diagonals. They minimize the mean squared noise of the running sums at a given
-    sensitivity (the norm of the first column, of which the others are parts).
+    sensitivity (the norm of the first column; the other columns contain parts of it).
 
     Source: McKenna, "Scaling up the Banded Matrix Factorization Mechanism", arXiv:2405.15913, section 4.
     The search starts from the coefficients of the matrix square root: Kalinin and Lampert,
     arXiv:2405.13763, theorem 1.
 
     Args:
-      bands: b >= 1; no more than `rounds` are used.
+      bands: b >= 1; at most `rounds` bands are used.
       rounds: T >= 1.
 
     Returns:
@@ -38,17 +38,20 @@ def banded_strategy(bands: int, rounds: int) -> tuple[float, ...]:
 
 
 def running_sum_error(coefficients: tuple[float, ...], rounds: int) -> float:
-    """Returns the root mean square of the running sums' noise, for independent noise of deviation 1.
+    """Returns the root mean square error of the running sums over all rounds.
 
     Args:
-      coefficients: Those of a strategy, of norm 1.
-      rounds: T.
+      coefficients: The coefficients of a strategy, of Euclidean norm 1; see `banded_strategy`.
+      rounds: T >= 1.
+
+    Returns:
+      The error, in standard deviations of the independent noise g.
     """
     return float(np.sqrt(np.mean(np.cumsum(_of_running_sums(np.array(coefficients), rounds) ** 2))))
 
 
 def _of_running_sums(coefficients: np.ndarray, rounds: int) -> np.ndarray:
-    """Returns the first column of (lower triangular ones) S^-1, a Toeplitz matrix as well."""
+    """Returns the first column of A S^-1, a Toeplitz matrix; A is the lower triangular matrix of ones."""
     return np.asarray(signal.lfilter([1.0], coefficients, np.ones(rounds)))
 
 

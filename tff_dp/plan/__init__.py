@@ -1,4 +1,4 @@
-"""The privacy plan: what is protected, from whom, by what, for how long."""
+"""Privacy plans: unit of privacy, mechanism, sampler, number of rounds and delta, as one object."""
 
 from tff_dp.mechanisms import Unit
 from tff_dp.plan.no_privacy import NoPrivacy

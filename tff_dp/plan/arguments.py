@@ -1,4 +1,4 @@
-"""What the arguments of a plan come to: the unit, the clients, and who takes part."""
+"""Checks the arguments of a plan: the unit, the numbers of records, and the sampler."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ from tff_dp.sampling import FullParticipation, PoissonSampler, Sampler
 
 
 class KeptCohort(float):
-    """The cohort that a plan was given, beside the sampler that was made of it.
+    """The `cohort` argument of a plan, with the sampler that was made from it.
 
-    `dataclasses.replace` makes a plan from the attributes of another one. Of a sampler alone, the new
-    plan could not tell whether the rate was given, which stays, or the cohort, which stays in place of
-    the rate when the population changes.
+    `dataclasses.replace` makes a plan from the attributes of another one. From the sampler alone,
+    the new plan could not tell which argument was given: a rate, which stays the same when the
+    population changes, or a cohort, which stays the same while the rate changes.
+
+    Attributes:
+      sampler: The sampler that was made from the cohort.
     """
 
     sampler: PoissonSampler
 
     def __new__(cls, cohort: float, sampler: PoissonSampler) -> KeptCohort:
-        """Returns the cohort as a number that remembers the sampler that was made of it."""
+        """Makes a number that stores the sampler that was made from it.
+
+        Args:
+          cohort: The expected number of clients a round.
+          sampler: The sampler that was made from it.
+
+        Returns:
+          The number.
+        """
         kept = super().__new__(cls, cohort)
         kept.sampler = sampler
         return kept
@@ -32,7 +43,19 @@ class KeptCohort(float):
 
 
 def unit_of(mechanism: object, unit: object) -> Unit:
-    """Returns the unit that a mechanism protects; one that is given must be that."""
+    """Finds the unit of privacy, and checks the mechanism.
+
+    Args:
+      mechanism: The mechanism of the plan.
+      unit: The `unit` argument of the plan: a `Unit`, its value, or None.
+
+    Returns:
+      The unit that the mechanism protects.
+
+    Raises:
+      ArgumentError: `mechanism` is not a mechanism or not hashable, or `unit` differs from the unit
+        that it protects.
+    """
     checked = _checks.instance(
         "mechanism",
         mechanism,
@@ -52,7 +75,15 @@ def unit_of(mechanism: object, unit: object) -> Unit:
 
 
 def check_hash(name: str, value: object) -> None:
-    """Raises ArgumentError unless a value can be looked up, as plans are in ledgers and caches."""
+    """Checks that a value is hashable, since plans are looked up in ledgers and caches.
+
+    Args:
+      name: The name of the argument, for the message.
+      value: Its value.
+
+    Raises:
+      ArgumentError: The value, or one of its fields, is not hashable.
+    """
     try:
         hash(value)
     except TypeError as error:  # a field of a user's class
@@ -65,12 +96,25 @@ def check_hash(name: str, value: object) -> None:
 def clients_of(
     unit: Unit, population: object, records: object
 ) -> tuple[tuple[int, ...] | None, int]:
-    """Returns each client's number of records, where records are protected, and how many clients."""
+    """Checks the population and the numbers of records.
+
+    Args:
+      unit: The unit of privacy.
+      population: The `population` argument of the plan: N, or None where `records` are given.
+      records: The `records` argument of the plan: each client's number of records, or None.
+
+    Returns:
+      Each client's number of records, None if clients are protected; and the number of clients.
+
+    Raises:
+      ArgumentError: A value is outside its bound, or `records` are given although clients are
+        protected.
+    """
     if unit is Unit.RECORD:
         counts = check_records(records)
         if population is None:
             return counts, len(counts)
-        # The round checks that it is that of the records, and says what differs.
+        # `round_of` checks that the population is the number of clients in `records`.
         _checks.integer("population", population, "[1, inf)")
         return counts, typing.cast(int, population)
     if records is not None:
@@ -86,11 +130,24 @@ def clients_of(
 def sampler_of(
     unit: Unit, population: int, sampler: Sampler | None, cohort: float | None
 ) -> tuple[Sampler, KeptCohort | None]:
-    """Returns the sampler, and the cohort that it was made of, if one was given."""
-    if isinstance(cohort, KeptCohort):  # of the plan that this one replaces
+    """Finds the sampler from the arguments `sampler` and `cohort`, of which exactly one may be given.
+
+    Args:
+      unit: The unit of privacy. For records, both arguments may be None: every client participates.
+      population: N, the number of clients.
+      sampler: The `sampler` argument of the plan, or None.
+      cohort: The `cohort` argument of the plan, an expected number of clients in (0, N], or None.
+
+    Returns:
+      The sampler; and the cohort if the sampler was made from one, otherwise None.
+
+    Raises:
+      ArgumentError: Both or neither is given, or the given one is outside its bound.
+    """
+    if isinstance(cohort, KeptCohort):  # from the plan that `dataclasses.replace` copies
         if sampler is None or sampler is cohort.sampler:
             sampler, cohort = None, float(cohort)
-        else:  # another sampler, in place of the cohort
+        else:  # a new sampler replaces the cohort
             cohort = None
     given = (sampler is not None) + (cohort is not None)
     if unit is Unit.RECORD and not given:
@@ -112,7 +169,19 @@ def sampler_of(
 
 
 def root(sampler: Sampler, seed: int | None) -> int:
-    """Returns the root from which the cohorts of a run derive, or refuses to choose one."""
+    """Returns the root seed from which the cohorts of a run are derived.
+
+    Args:
+      sampler: The sampler.
+      seed: The seed of the run; None for entropy of the operating system.
+
+    Returns:
+      A nonnegative integer.
+
+    Raises:
+      ArgumentError: The seed is outside its bound, or it is None although the cohorts of the
+        sampler depend on earlier ones, so that all rounds need the same seed.
+    """
     if seed is None and sampler.of_one_seed:
         raise ArgumentError(
             f"seed=None does not do for {sampler}, whose cohorts depend on those before: expected one "

@@ -1,4 +1,4 @@
-"""What couples mechanism, sampler and accounting, so that they cannot disagree."""
+"""The privacy plan, which couples mechanism, sampler and accounting so that they cannot disagree."""
 
 from __future__ import annotations
 
@@ -36,37 +36,47 @@ from tff_dp.sampling import Adjacency, Sampler
 class PrivacyPlan(Config):
     """Couples the unit of privacy, adjacency, sampler, mechanism, rounds and delta.
 
-    The plan draws the cohorts and makes the events, so that training and accounting cannot disagree.
-    What cannot be accounted for is refused when the plan is made. The unit follows from the mechanism:
-    `RecordGaussianMechanism` protects records, and takes `records`; any other protects clients, and takes
-    `population` and `cohort` or `sampler`.
+    The plan draws the cohorts and makes the events, so that training and accounting cannot
+    disagree. A combination without valid accounting is refused when the plan is made. The unit
+    follows from the
+    mechanism: `RecordGaussianMechanism` protects records and takes `records`; any other mechanism
+      protects
+    clients and takes `population` and either `cohort` or `sampler`.
 
-    `dataclasses.replace` gives the plan that the same arguments would give with the changes: with another
-    population, a cohort that was given stays, and its rate changes; a sampler that was given stays as it
-    is, and a rate with it. An adjacency that was taken from the sampler stays, too: pass adjacency=None
-    for that of another sampler. Epsilon is always that of the new plan.
+    `dataclasses.replace` makes the plan that the original arguments with the changes would make. If
+    the population changes, a cohort that was given stays the same and its rate changes; a sampler
+    that was given stays the same, including its rate. The adjacency stays the same even if it was
+    the default of the
+    sampler: pass adjacency=None for the default of a new sampler. Epsilon is always that of the new
+      plan.
 
-    Computed noise is not quite the ideal one; every epsilon of a plan has a charge for that.
+    Computed noise differs slightly from the ideal noise; every epsilon of a plan includes a charge
+    for it.
 
     Args:
-      mechanism: How updates are bounded and noised, and whose contribution that protects.
+      mechanism: How updates are bounded and noised. It determines the unit of privacy.
       rounds: T, the largest number of rounds that may ever be run under this plan; >= 1.
-      delta: The probability with which the guarantee may fail; in (0, 1/N). For records, N is the number
-        of records of the client that has most.
-      population: N, the number of clients, taken as public; > 1. For records it is that of `records`,
-        and may be left out.
-      cohort: Expected clients a round, m, in (0, N]: short for
-        `sampler=PoissonSampler(rate=cohort / population)`, the default kind of sampling under DP.
-      sampler: Any other sampler. Give either this or `cohort`; for records both may be
-        left out, for every client in every round: who takes part amplifies nothing there.
-      adjacency: The neighboring relation; the sampler's own by default.
-      unit: Whose contribution is protected, which the mechanism says already: a client's, over all its
-        examples and all rounds; or a record's, over all rounds. It is checked, and may be left out.
-      metrics: Training metrics to release with noise of their own, each with its fraction of the budget;
-        for mechanisms with Gaussian noise of the server that rounds do not share.
-      records: For records: each client's number of them, taken as public.
-      max_dimension: Trainable parameters of the largest model that the plan covers, public; >= 1.
-        The charge for computed noise grows with its square root: see `arithmetic`.
+      delta: The delta of the guarantee; in (0, 1/N). If records are protected, N is here the
+        largest number of records of a client.
+      population: N, the number of clients, which is public; > 1. If records are protected, it is
+        the length of `records` and may be left out.
+      cohort: m, the expected number of clients a round, in (0, N]: short for
+        `sampler=PoissonSampler(rate=cohort / population)`, the usual sampling under differential
+        privacy.
+      sampler: Any other sampler. Give either this or `cohort`. If records are protected, both may
+        be left
+        out: every client then participates in every round, since sampling clients amplifies nothing
+          there.
+      adjacency: The neighboring relation; by default, that of the sampler.
+      unit: The unit of privacy: "client", for all examples of a client over all rounds, or
+        "record", for a record over all rounds. It follows from the mechanism and may be left out;
+        otherwise it is checked.
+      metrics: Training metrics to release with separate noise, each with its fraction of the
+        budget; only for mechanisms whose server adds independent Gaussian noise in each round.
+      records: If records are protected: each client's number of records, which is public.
+      max_dimension: The number of trainable parameters of the largest model that the plan covers,
+        which is public; >= 1. The charge for computed noise grows with its square root: see
+        `arithmetic`.
 
     Raises:
       ArgumentError: A value is outside its bound.
@@ -84,7 +94,7 @@ class PrivacyPlan(Config):
     metrics: tuple[PrivateMetric, ...]
     records: tuple[int, ...] | None
     max_dimension: int
-    cohort: dataclasses.InitVar[float | None] = None  # which `dataclasses.replace` hands on
+    cohort: dataclasses.InitVar[float | None] = None  # `dataclasses.replace` passes it on
 
     def __init__(
         self,
@@ -111,7 +121,7 @@ class PrivacyPlan(Config):
         sampler, kept = sampler_of(unit, population, sampler, cohort)
         if adjacency is not None:
             adjacency = _checks.member("adjacency", adjacency, Adjacency)
-        # It refuses what does not go together.
+        # This refuses combinations without valid accounting.
         one_round = round_of(mechanism, sampler, population, adjacency, counts)
         values = {
             "mechanism": mechanism,
@@ -135,16 +145,16 @@ class PrivacyPlan(Config):
         self.update_mechanism.check(self.clients_per_round)
         sampler.check_rounds(population, rounds)
         if mechanism.noise_multiplier > 0:
-            self.epsilon()  # refuses what no accountant covers, over all the rounds
+            self.epsilon()  # raises AccountingError if no accountant covers all the rounds
 
     @property
     def unit(self) -> Unit:
-        """Whose contribution is protected: what the mechanism says."""
+        """The unit of privacy, which the mechanism determines."""
         return type(self.mechanism).unit
 
     @property
     def update_mechanism(self) -> Mechanism:
-        """The mechanism at the noise that is left to the updates: all of it without `metrics`."""
+        """The mechanism with the noise multiplier of the updates, which is larger if there are `metrics`."""
         left = 1 - sum(metric.budget_fraction for metric in self.metrics)
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
@@ -154,32 +164,46 @@ class PrivacyPlan(Config):
         return self.sampler.expected_clients(self.population)
 
     def one_round(self) -> Round:
-        """Returns what one round costs, for the accountants."""
+        """Returns the description of one round for the accountants."""
         return round_of(self.mechanism, self.sampler, self.population, self.adjacency, self.records)
 
     @property
     def arithmetic(self) -> Arithmetic | None:
-        """The draws of noise in a round, for which every epsilon of the plan is charged.
+        """The number and kind of noise draws in a round, for which every epsilon of the plan is charged.
 
-        None for distributed mechanisms, whose integer noise is TFF's: the accuracy of its samplers is
-        taken for granted.
+        None for distributed mechanisms, whose integer noise TFF draws: the accuracy of its samplers
+        is assumed.
         """
         return arithmetic_of(self.mechanism, self.rounds, self.max_dimension, len(self.metrics))
 
     def event(self, rounds: int | Sequence[range] | None = None) -> dp_accounting.DpEvent:
-        """Returns the event of some rounds (default: all of the plan), for dp-accounting's PLD.
+        """Returns the privacy event of a number of rounds, for dp-accounting's PLD accountant.
+
+        Args:
+          rounds: As for `epsilon`.
+
+        Returns:
+          The event of one round, composed with itself.
 
         Raises:
           AccountingError: More rounds than the plan covers.
+          ArgumentError: `rounds` is negative or not a whole number.
         """
         one_round, count = self.one_round().equivalent(tuple(self._runs(rounds)))
         return dp_accounting.SelfComposedDpEvent(one_round.event(), count)
 
     def check_rounds(self, rounds: int | None) -> int:
-        """Returns `rounds`, or the plan's own for None.
+        """Checks a number of rounds.
+
+        Args:
+          rounds: A number of rounds, in [0, T], or None.
+
+        Returns:
+          `rounds`, or T, all rounds of the plan, for None.
 
         Raises:
           AccountingError: More rounds than the plan covers.
+          ArgumentError: `rounds` is negative or not a whole number.
         """
         if rounds is None:
             return self.rounds
@@ -199,33 +223,38 @@ class PrivacyPlan(Config):
         return rounds
 
     def epsilon(self, rounds: int | Sequence[range] | None = None) -> EpsilonReport:
-        """Returns what some rounds spend.
+        """Returns the epsilon of a number of rounds.
 
         Args:
-          rounds: Rounds in [0, T]; default T, all of the plan. Or the rounds of each of several runs,
-            counted from 1, as `Ledger.runs`.
+          rounds: The number of rounds, in [0, T]; by default T, all rounds of the plan. Or the
+            rounds of each of several runs, counted from 1, as in `Ledger.runs`.
 
         Returns:
           The report; its `epsilon` is the number to state.
 
         Raises:
           AccountingError: More rounds than the plan covers.
+          ArgumentError: `rounds` is negative or not a whole number.
         """
         return spend(self.one_round(), self._runs(rounds), self.delta, self.arithmetic)
 
     def epsilon_by_client(
         self, rounds: int | Sequence[range] | None = None
     ) -> tuple[EpsilonReport, ...]:
-        """Returns what some rounds spend of each client's budget, in the order of the clients.
+        """Returns the epsilon of a number of rounds for each client.
 
-        For records, each client's report is that of its own number of records, and `epsilon` that of
-        the worst; for clients, all have the same.
+        If records are protected, each client's report depends on its own number of records, and
+        `epsilon` is that of the worst client. If clients are protected, all reports are the same.
 
         Args:
-          rounds: As for `epsilon`. A round counts for every client, whether or not it took part.
+          rounds: As for `epsilon`. A round counts for every client, whether or not it participated.
+
+        Returns:
+          A report for each client, in the order of the clients.
 
         Raises:
           AccountingError: More rounds than the plan covers.
+          ArgumentError: `rounds` is negative or not a whole number.
         """
         one_round, worst = self.one_round(), self.epsilon(rounds)
         if not isinstance(one_round, RecordRound):
@@ -238,30 +267,44 @@ class PrivacyPlan(Config):
                 )
             except AccountingError:
                 return worst
-            # At a lower rate, less is spent; only an accountant's error can say otherwise.
+            # A lower rate has a smaller epsilon; only an accountant's numerical error can make it
+            # larger.
             return min(found, worst, key=lambda report: report.epsilon)
 
         return tuple(own(position) for position in range(self.population))
 
     def quick_epsilon(self, rounds: int | Sequence[range]) -> float:
-        """Returns a fast upper bound on `epsilon(rounds).epsilon`, for display during training."""
+        """Returns a cheap upper bound on `epsilon(rounds).epsilon`, for display during training.
+
+        Args:
+          rounds: As for `epsilon`.
+
+        Returns:
+          An epsilon. If no fast accountant applies, it is `epsilon(rounds).epsilon` itself.
+
+        Raises:
+          AccountingError: More rounds than the plan covers.
+          ArgumentError: `rounds` is negative or not a whole number.
+        """
         try:
             return quick_epsilon(self.one_round(), self._runs(rounds), self.delta, self.arithmetic)
-        except AccountingError:  # none does under this sampler and adjacency
+        except AccountingError:  # no fast accountant applies to this sampler and adjacency
             return self.epsilon(rounds).epsilon
 
     def calibrated(self, target_epsilon: float) -> PrivacyPlan:
-        """Returns this plan with the smallest noise that keeps all its rounds within a target.
+        """Returns a copy of the plan with the smallest noise multiplier that meets a target epsilon.
 
         Args:
-          target_epsilon: In (0, 100].
+          target_epsilon: The largest epsilon of all rounds together; in (0, 100].
 
         Returns:
-          A plan whose `epsilon().epsilon` is at most the target, by at most a relative 1e-3 of noise.
+          A plan whose `epsilon().epsilon` is at most the target. Its noise multiplier exceeds the
+          smallest one by at most a relative 1e-3.
 
         Raises:
-          ArgumentError: The target is outside its bound, or the mechanism cannot carry the noise.
-          AccountingError: No noise reaches the target.
+          ArgumentError: The target is outside its bound, or the mechanism does not support the
+            noise.
+          AccountingError: No noise multiplier meets the target.
         """
         z = calibrate_noise(
             self.one_round(),
@@ -273,27 +316,35 @@ class PrivacyPlan(Config):
         return dataclasses.replace(self, mechanism=self.mechanism.with_noise(z))
 
     def draw_cohort(self, round_number: int, *, population: int, seed: int | None) -> np.ndarray:
-        """Draws one round's cohort.
+        """Draws the cohort of a round.
 
         Args:
           round_number: The round, in [1, T].
-          population: The number of clients at hand; must be the plan's.
-          seed: The run's seed, or None for the operating system's entropy.
+          population: The number of clients, which must be that of the plan.
+          seed: The seed of the run, or None for entropy of the operating system.
 
         Returns:
-          Sorted client positions, shape [cohort], int64; may be empty under Poisson sampling.
+          The sorted positions of the clients, int64 [cohort]; may be empty under Poisson sampling.
 
         Raises:
-          ArgumentError: Another number of clients than the plan's, or no seed where a cohort depends on
-            earlier ones.
-          AccountingError: A round beyond the plan.
+          ArgumentError: The number of clients differs from that of the plan, or the seed is None
+            although cohorts depend on earlier ones.
+          AccountingError: The round is beyond those of the plan.
         """
         self.check_population(population)
         self.check_rounds(round_number)
         return self.sampler.cohort(self.population, round_number, root(self.sampler, seed))
 
     def check_records(self, records: Sequence[int]) -> None:
-        """Raises DataError unless the clients have as many records as the plan states, if it does."""
+        """Checks the clients' numbers of records against those of the plan, if it has any.
+
+        Args:
+          records: Each client's number of records.
+
+        Raises:
+          ArgumentError: The number of clients differs from that of the plan.
+          DataError: A client's number of records differs.
+        """
         found = tuple(int(count) for count in records)
         if self.records is None or found == self.records:
             return
@@ -308,7 +359,14 @@ class PrivacyPlan(Config):
         )
 
     def check_dimension(self, parameters: int) -> None:
-        """Raises ArgumentError if a model has more trainable parameters than the plan covers."""
+        """Checks that the plan covers a model of a given size.
+
+        Args:
+          parameters: The model's number of trainable parameters, in scalars.
+
+        Raises:
+          ArgumentError: It exceeds `max_dimension`, and the plan charges for computed noise.
+        """
         if self.arithmetic is not None and parameters > self.max_dimension:
             raise ArgumentError(
                 f"max_dimension={self.max_dimension} of the privacy plan is below the model's number of "
@@ -317,7 +375,14 @@ class PrivacyPlan(Config):
             )
 
     def check_population(self, population: int) -> None:
-        """Raises ArgumentError unless there are as many clients as the plan states."""
+        """Checks the number of clients against that of the plan.
+
+        Args:
+          population: The number of clients.
+
+        Raises:
+          ArgumentError: It differs from that of the plan.
+        """
         if population != self.population:
             raise ArgumentError(
                 f"population={self.population} of the privacy plan does not fit the data: expected the "

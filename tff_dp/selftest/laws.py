@@ -1,4 +1,4 @@
-"""What the accounting of each mechanism takes for granted: what a self-test measures against."""
+"""The assumptions of each mechanism's accounting, which a self-test checks by measurement."""
 
 from __future__ import annotations
 
@@ -25,32 +25,38 @@ from tff_dp.mechanisms import (
 from tff_dp.mechanisms.registry import LAWS
 from tff_dp.mechanisms.strategy import banded_strategy
 
-Parts = Sequence[np.ndarray] | np.ndarray  # what belongs to a model's weights, an array a tensor
-Leaves = Mapping[str, Any]  # what a round returns beside the weights, by path
+Parts = Sequence[np.ndarray] | np.ndarray  # one array for each tensor of a model's weights
+Leaves = Mapping[str, Any]  # everything that a round returns except the weights, by path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Law:
-    """A mechanism's part of the contract.
+    """The assumptions of the accounting about one mechanism's sensitivity and noise.
 
     Attributes:
-      size: From the mechanism and a move of the sum of updates, the move's size, where 1 is the largest
-        that the accounting allows one client in the first round. A norm: twice the move has twice the
-        size.
-      clip: From the mechanism and the leaves of a state, the clip norm of the next round.
-      noise: From the mechanism, m and the round's clip norm, the distribution of the noise on one
-        coordinate of the sum: a frozen distribution of SciPy, continuous and symmetric about 0.
-      covariance: From the mechanism, a number of rounds, and the plan's, the covariance of the noises of
-        the first ones, in units of `noise`: [rounds, rounds]. The identity, which is the default, for
-        noise that is fresh in each round; anything else needs a Gaussian.
-      derived: From the mechanism, m and the clip norm of the next round, what depends on clients beside
-        the weights: ends of paths to values. What is missing here must not depend on any client.
-      kept: Parts of the paths to noise that the state keeps for later rounds: it differs in any case.
-      by_clients: Whether each client adds its own noise, and nobody else any.
-      unit: From `noise`, its standard deviation or scale.
-      reach: How many of them the noise on a coordinate gets to, at the least, in the farthest case.
-      clip_norms: From the mechanism, the bounds of its fields, in units of the weights: updates in a
-        floating-point format whose range does not hold them are not tested.
+      size: A function from the mechanism and a change of the sum of updates to the size of the
+        change, where 1 is the largest that the accounting allows one client in the first round. It
+        must be a
+        norm: twice the change has twice the size.
+      clip: A function from the mechanism and the leaves of a state to the clip norm of the next
+        round.
+      noise: A function from the mechanism, m and the round's clip norm to the distribution of the
+        noise on one coordinate of the sum: a frozen distribution of SciPy, continuous and symmetric
+        about 0.
+      covariance: A function from the mechanism, a number of rounds, and the number of rounds of the
+        plan to the covariance of the noise of the first rounds, in units of the variance of
+        `noise`: [rounds, rounds]. By default the identity, for independent noise; any other
+        covariance requires Gaussian noise.
+      derived: A function from the mechanism, m and the clip norm of the next round to the values
+        besides the weights that depend on clients: a mapping from ends of paths to values. Values
+        that are missing here must not depend on any client.
+      kept: Parts of the paths to noise that the state stores for later rounds, which is not
+        compared.
+      by_clients: Whether each client adds its own noise, and the server none.
+      unit: A function from `noise` to its standard deviation or scale.
+      reach: How large the largest noise on a coordinate can be, at least, in units of `unit`.
+      clip_norms: A function from the mechanism to its clip norms, in units of the weights. Updates
+        in floating-point formats that cannot represent these are not tested.
     """
 
     size: Callable[[Any, Parts], float]
@@ -66,22 +72,36 @@ class Law:
 
 
 def l2_norm(parts: Parts) -> float:
-    """Returns the L2 norm over all tensors, in float64."""
+    """Returns the L2 norm over all tensors.
+
+    Args:
+      parts: One array for each tensor, of any numeric dtype.
+
+    Returns:
+      The norm, computed in float64.
+    """
     return math.sqrt(sum(float(np.sum(np.square(np.float64(part)))) for part in parts))
 
 
 def l1_norm(parts: Parts) -> float:
-    """Returns the L1 norm over all tensors, in float64."""
+    """Returns the L1 norm over all tensors.
+
+    Args:
+      parts: One array for each tensor, of any numeric dtype.
+
+    Returns:
+      The norm, computed in float64.
+    """
     return sum(float(np.sum(np.abs(np.float64(part)))) for part in parts)
 
 
 def _clip_norm(mechanism: Any, leaves: Leaves) -> float:
-    del leaves  # always the same
+    del leaves  # the clip norm is constant
     return float(mechanism.clip_norm)
 
 
 def _gaussian_noise(mechanism: Any, m: float, clip: float) -> Any:
-    del m  # the sum's, before it is divided
+    del m  # this is the noise on the sum, before the division by m
     return stats.norm(scale=mechanism.noise_multiplier * clip)
 
 
@@ -98,14 +118,15 @@ def _largest_layer(mechanism: PerLayerGaussianMechanism, parts: Parts) -> float:
 
 
 def _tree_covariance(mechanism: TreeMechanism, rounds: int, planned: int) -> np.ndarray:
-    """Returns the covariance of what a tree's noise grows by, node by node from the definition.
+    """Returns the covariance of the increments of a tree's noise, node by node from the definition.
 
-    The noise of a running sum of t rounds is that of the nodes of the bits of t. A node's estimate is the
-    mean of its own noise and of its children's estimates, weighted by inverse variances.
+    The noise of the running sum of t rounds is the sum of the nodes that correspond to the bits of
+    t. The estimate of a node is the mean of its own noise and the sum of its children's estimates,
+    weighted by inverse variances.
     """
     period = min(mechanism.restart_every or planned, planned)
     height = period.bit_length()
-    size = rounds << height  # a column a node: more than there are
+    size = rounds << height  # one column for each node; some remain unused
 
     def estimate(first: int, level: int) -> np.ndarray:
         row = np.zeros(size)
@@ -145,7 +166,8 @@ def _in_l1(mechanism: Any, parts: Parts) -> float:
     return l1_norm(parts) / float(mechanism.clip_norm)
 
 
-# Where a state has it, of our query and of tensorflow-privacy's, which a process of `build=` may use.
+# Paths in a state of tff_dp's query, and of tensorflow-privacy's, which a process of `build=` may
+# use.
 _CLIPS = ("query_state/clip_norm", "sum_state/l2_norm_clip")
 
 
@@ -161,7 +183,7 @@ def _adaptive_derived(
     return {
         "query_state/clip_norm": clip,
         "dp_query_metrics/clip": clip,
-        # What tensorflow-privacy's own query keeps.
+        # State of tensorflow-privacy's own query.
         "sum_state/l2_norm_clip": clip,
         "sum_state/stddev": clip * mechanism.value_noise_multiplier(m),
         "quantile_estimator_state/current_estimate": clip,
@@ -205,19 +227,19 @@ _LAWS: dict[type[Mechanism], Law] = {
 
 
 def law_of(mechanism: Mechanism) -> Law:
-    """Returns a mechanism's law.
+    """Returns the law of a mechanism.
 
     Args:
-      mechanism: The mechanism; its exact class counts.
+      mechanism: The mechanism. The law is looked up by its exact class.
 
     Returns:
       The law.
 
     Raises:
-      ArgumentError: The mechanism has none.
+      ArgumentError: The mechanism has no law, or the registered function does not return one.
     """
     law = LAWS.find("mechanism", mechanism, _LAWS)
-    if not isinstance(law, Law):  # a user's, which is made when it is needed
+    if not isinstance(law, Law):  # a registered function, which is called when the law is needed
         law = law()
     remedy = f"The function that register_law was given for {type(mechanism).__name__} returns it."
     return _checks.instance("law", law, Law, remedy)

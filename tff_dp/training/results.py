@@ -1,4 +1,4 @@
-"""What training returns: the model, the history, and what it has cost."""
+"""The results of training: the model, the history, and the privacy spent."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ NO_NOISE = "no noise"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """What is known after a round.
+    """The record of one round.
 
     Attributes:
-      round_number: From 1.
-      epsilon: An upper bound on what the rounds so far have spent, by an accountant that takes no
-        time; the final report may state a smaller one. Infinite without privacy.
-      metrics: The clients' training metrics, or None where they are not released.
-      metrics_private: Whether the epsilon covers them: they are the plan's own, with noise. Others are
-        plain sums over private data, which no epsilon covers.
+      round_number: The round, from 1.
+      epsilon: A cheap upper bound on the epsilon of all rounds so far; the final report may state a
+        smaller one. Infinite without privacy.
+      metrics: The clients' training metrics; None if they are not released.
+      metrics_private: Whether the epsilon covers the metrics, that is, whether they are those of
+        the plan, with noise. Other metrics are plain sums over private data, which no epsilon
+        covers.
+
+    Raises:
+      ArgumentError: `metrics_private` is not a boolean.
     """
 
     round_number: int
@@ -41,30 +45,35 @@ class RoundRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FitResult:
-    """A trained model and what it has cost.
+    """A trained model and the privacy that its training has spent.
 
-    It can be pickled, if its model can; the model carries what it has cost afterwards, too.
+    A result can be pickled if its model can. The model keeps the record of its charges when it is
+    restored.
 
     Attributes:
-      model: The trained Keras model, of the kind that came in.
-      history: One record a round.
-      epsilon: The epsilon to state for `model`, of all that was charged on these data; infinite
-        without privacy.
-      spent: The report behind it, with every accountant; None without privacy. For records, that
-        of the worst client.
-      charges: All that is known to have been spent on these data: by this run, by those in its
-        ledger, and by those that `spent_before` has.
-      other_data: What the model has spent on data that have no client in common with these, for
-        each such data set.
-      spent_by_client: For records: what was spent at each client, by its id. None without privacy,
-        and where clients are protected, who all have spent the same.
-      privacy: The plan that was followed.
-      seeded: Whether cohorts were drawn from a seed that somebody knows.
-      noise_seeded: Whether the noise was, too, by `tff_dp.execution.fast(seed=...)`: then nothing is
-        private, whatever the plan.
-      stopped: Why training stopped before all the rounds that were asked for, or None.
-      random_bits: Where the noise had its random bits, in words.
-      foreign_algorithm: The class of the algorithm where it is not one of tff_dp's own, else None.
+      model: The trained Keras model, of the same Keras as the model that was passed to `fit`.
+      history: The record of each round.
+      epsilon: The epsilon to state for `model`, for all charges on these data; infinite without
+        privacy.
+      spent: The report behind `epsilon`, with the values of all accountants; None without privacy.
+        If records are protected, it is the report of the worst client.
+      charges: All known charges on these data: those of this run, those in its ledger, and those in
+        `spent_before`.
+      other_data: The charges of the model's earlier training on other data sets, which have no
+        client in common with these data; one entry for each data set.
+      spent_by_client: If records are protected: the report of each client, by its id. None without
+        privacy, and if clients are protected, since the report is then the same for all.
+      privacy: The plan of the run.
+      seeded: Whether the cohorts were drawn from a seed, which somebody may know.
+      noise_seeded: Whether the noise was drawn from a seed (`tff_dp.execution.fast(seed=...)`).
+        Nothing is private then, whatever the plan.
+      stopped: Why training stopped before all requested rounds were run, as a sentence; otherwise
+        None.
+      random_bits: The source of the random bits of the noise, in words.
+      foreign_algorithm: The class of the algorithm if it is not part of tff_dp, otherwise None.
+
+    Raises:
+      ArgumentError: `seeded` or `noise_seeded` is not a boolean.
     """
 
     model: Any
@@ -97,18 +106,19 @@ class FitResult:
         return f"FitResult({', '.join(parts)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The bytes are read once TFF has been imported, which a tf-keras model would prevent.
+        # The state is pickled to bytes of its own, since TFF has to be imported before a tf-keras
+        # model is unpickled.
         return _unpickled, (_compat.keras.is_legacy(self.model), pickle.dumps(self.__dict__))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the model, and beside it what it has spent, for `tff_dp.load_model`.
+        """Saves the model, and in a file next to it its charges, for `tff_dp.load_model`.
 
         Args:
-          path: Where to, in any form that the model's own `save` knows. The other file has
-            `.privacy.json` after the name.
+          path: The path, in any format that the model's own `save` supports. The second file has
+            the same name with `.privacy.json` appended.
 
         Raises:
-          ArgumentError: `path` is no path, or cannot be written.
+          ArgumentError: `path` is not a path, or cannot be written.
         """
         provenance.save(self.model, path, [*self.other_data, self.charges])
 
@@ -116,7 +126,7 @@ class FitResult:
         """States the guarantee in words, with its unit, its conditions and its limits.
 
         Returns:
-          Lines of text.
+          The statement, in several lines of whole sentences.
         """
         return statement_of(self)
 

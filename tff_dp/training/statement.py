@@ -1,4 +1,4 @@
-"""The guarantee of a result in words: its unit, its conditions and its limits."""
+"""States the guarantee of a result in words, with its unit, its conditions and its limits."""
 
 from __future__ import annotations
 
@@ -11,55 +11,81 @@ from tff_dp.accounting.report import format_epsilon, format_lower
 from tff_dp.charges import Charges
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 
-_LISTED = 20  # clients in a statement
+_LISTED = 20  # at most so many clients are listed in a statement
 
 
 class Record(Protocol):
-    """What a statement says of a round's record; see `RoundRecord`."""
+    """The part of a `RoundRecord` that a statement uses."""
 
     @property
-    def metrics(self) -> Mapping[str, float] | None: ...  # noqa: D102
+    def metrics(self) -> Mapping[str, float] | None:
+        """The clients' training metrics; None if they are not released."""
+
     @property
-    def metrics_private(self) -> bool: ...  # noqa: D102
+    def metrics_private(self) -> bool:
+        """Whether the metrics are released with noise that the epsilon covers."""
 
 
 class Result(Protocol):
-    """What a statement is made of; see `FitResult`."""
+    """The part of a `FitResult` that a statement uses."""
 
     @property
-    def history(self) -> Sequence[Record]: ...  # noqa: D102
+    def history(self) -> Sequence[Record]:
+        """The record of each round."""
+
     @property
-    def epsilon(self) -> float: ...  # noqa: D102
+    def epsilon(self) -> float:
+        """The epsilon to state; infinite without a guarantee."""
+
     @property
-    def spent(self) -> EpsilonReport | None: ...  # noqa: D102
+    def spent(self) -> EpsilonReport | None:
+        """The report behind `epsilon`; None without privacy."""
+
     @property
-    def privacy(self) -> PrivacyPlan | NoPrivacy: ...  # noqa: D102
+    def privacy(self) -> PrivacyPlan | NoPrivacy:
+        """The plan of the run."""
+
     @property
-    def charges(self) -> Charges: ...  # noqa: D102
+    def charges(self) -> Charges:
+        """All charges on the data, of this run and of earlier ones."""
+
     @property
-    def other_data(self) -> tuple[Charges, ...]: ...  # noqa: D102
+    def other_data(self) -> tuple[Charges, ...]:
+        """The charges on each other data set on which the model was trained before."""
+
     @property
-    def seeded(self) -> bool: ...  # noqa: D102
+    def seeded(self) -> bool:
+        """Whether the cohorts were drawn from a seed."""
+
     @property
-    def noise_seeded(self) -> bool: ...  # noqa: D102
+    def noise_seeded(self) -> bool:
+        """Whether the noise was drawn from a seed."""
+
     @property
-    def stopped(self) -> str | None: ...  # noqa: D102
+    def stopped(self) -> str | None:
+        """Why training stopped early, as a sentence; None if it did not."""
+
     @property
-    def spent_by_client(self) -> Mapping[str, EpsilonReport] | None: ...  # noqa: D102
+    def spent_by_client(self) -> Mapping[str, EpsilonReport] | None:
+        """If records are protected, the report of each client by its id; otherwise None."""
+
     @property
-    def random_bits(self) -> str: ...  # noqa: D102
+    def random_bits(self) -> str:
+        """The source of the random bits of the noise, in words."""
+
     @property
-    def foreign_algorithm(self) -> str | None: ...  # noqa: D102
+    def foreign_algorithm(self) -> str | None:
+        """The class of the algorithm if it is not part of tff_dp, otherwise None."""
 
 
 def statement_of(result: Result) -> str:
     """Returns the statement of a result.
 
     Args:
-      result: What `fit` has returned.
+      result: The result of `fit`.
 
     Returns:
-      Lines of text.
+      The statement, in several lines of whole sentences.
     """
     if result.noise_seeded:
         return (
@@ -95,7 +121,7 @@ def _of_epsilon(plan: PrivacyPlan, plans: tuple[PrivacyPlan, ...], spent: Epsilo
 
 
 def _without_guarantee(result: Result, plans: tuple[PrivacyPlan, ...]) -> list[str]:
-    """Returns why there is no guarantee, where there is none."""
+    """Returns the reason if there is no guarantee; otherwise no line."""
     if result.charges.unbounded:
         return ["The data were used before without differential privacy: nothing bounds that."]
     if result.spent is None or not math.isinf(result.epsilon):
@@ -171,7 +197,7 @@ def _of_plan(result: Result, number: int, plan: PrivacyPlan) -> str:
 
 
 def _of_others(result: Result) -> list[str]:
-    """Returns a line for each other data set that the model was trained on before."""
+    """Returns a line for each other data set on which the model was trained before."""
     lines = []
     for record in result.other_data:
         if record.unbounded:
@@ -191,7 +217,7 @@ def _of_others(result: Result) -> list[str]:
 
 
 def _of_bounds(spent: EpsilonReport) -> str:
-    """Returns what is known of the smallest epsilon, and of the charge for computed noise."""
+    """Returns the bounds of the smallest valid epsilon, and the charge for computed noise."""
     known = (
         "A lower bound of the smallest epsilon is not known for this mechanism."
         if spent.lower_bound is None
