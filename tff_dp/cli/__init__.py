@@ -1,4 +1,4 @@
-"""The command `tff-dp`. It parses, calls and prints; nothing is computed here."""
+"""The command `tff-dp`: it parses options, calls the library, and prints the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tff_dp.cli.shown import block, result
 from tff_dp.errors import AccountingError, ArgumentError, TffDpError
 
 _FAILED, _WRONG, _REFUSED = 1, 2, 3  # exit codes
-_MOST_ROUNDS = 10**9  # that a calibration may find
+_MOST_ROUNDS = 10**9  # the largest number of rounds that a calibration considers
 _EPILOG = (
     "exit codes: 0 done, 1 a self-test has failed or a ledger is damaged, 2 a wrong argument, 3 a "
     "combination for which no valid accounting is known"
@@ -37,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-      arguments: The command line without the program's name; None takes the process's own.
+      arguments: The words of the command line without the program's name; None for those of this
+        process.
 
     Returns:
-      The exit code: 0; 1 for a self-test that has failed, a damaged ledger or a TFF that cannot be
-      imported; 2 for a wrong argument; 3 for a combination that cannot be accounted for.
+      The exit code: 0 for success; 1 if a self-test has failed, a ledger is damaged or TFF cannot
+      be imported; 2 for a wrong argument; 3 for a combination without known valid accounting.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     reference = reference_in(words)
@@ -80,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(foreign: Kind | None = None) -> argparse.ArgumentParser:
-    """Returns the parser, which knows the fields of a user's mechanism that the command line names."""
+    """Returns the parser, with options for the fields of the user's mechanism, if there is one."""
     parser = argparse.ArgumentParser(
         prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG
     )
     parser.add_argument("--version", action="version", version=f"tff-dp {tff_dp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    epsilon = commands.add_parser("epsilon", help="what some rounds of training spend")
+    epsilon = commands.add_parser("epsilon", help="the epsilon of a number of rounds")
     calibrate = commands.add_parser(
         "calibrate",
         help="the noise, the rounds or the cohort that keep within an epsilon",
@@ -96,7 +97,7 @@ def _parser(foreign: Kind | None = None) -> argparse.ArgumentParser:
     calibrate.add_argument("--target-epsilon", type=float, metavar="EPSILON")
     selftest = commands.add_parser(
         "selftest",
-        help="whether a plan's mechanism does here what its accounting takes for granted",
+        help="whether a plan's mechanism satisfies the assumptions of its accounting on this machine",
         description="Runs hostile clients through the plan's learning processes with the noise off, and "
         "tests the noise with it on. Without a plan, tests one of 1000 clients, 100 a round.",
     )

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, all of it at once, before anything that takes time is imported."""
+"""Checks of a command line, which report all faults at once before slow packages are imported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from tff_dp.cli.mechanisms import Kind, kind_of, options_of, own_kinds
 from tff_dp.cli.options import OF_SAMPLINGS
 from tff_dp.errors import ArgumentError
 
-# What selftest takes where nothing is given. A thousand clients, a hundred a round: where adaptive
-# clipping has room, too.
+# Defaults of selftest. With 1000 clients and 100 of them a round, adaptive clipping works as well.
 _DEFAULTS = {"noise_multiplier": 1.0, "clip_norm": 1.0, "rounds": 100}
 _POPULATION, _COHORT = 1000, 100
 _OF_THE_PLAN = (
@@ -18,7 +17,7 @@ _OF_THE_PLAN = (
     *("adjacency", "records", *OF_SAMPLINGS),
 )
 _OWN = {"separated": ("min_separation", "max_participations"), "cyclic": ("cycle",)}
-# What the library calls the values of options.
+# From the names of arguments in the library's messages to the names of options.
 _NAMES = {
     "size": "cohort",
     "rate": "sampling_rate",
@@ -27,15 +26,16 @@ _NAMES = {
 
 
 def check(options: argparse.Namespace) -> None:
-    """Checks that the options of rounds go together, and fills in what has a default.
+    """Checks that the options that describe rounds are consistent, and fills in defaults.
 
     Args:
-      options: Those of epsilon, calibrate or selftest; `mechanism` and `sampling` get their defaults,
-        and for selftest whatever else describes a plan.
+      options: The options of epsilon, calibrate or selftest. They are changed in place: `mechanism`
+        and `sampling` are set to their defaults, and for selftest all other options that describe a
+        plan.
 
     Raises:
-      ArgumentError: Options are missing, do not belong to the others or contradict them. All of them
-        are named.
+      ArgumentError: Options are missing, do not apply to the mechanism or the sampling, or
+        contradict each other. The message names all of them.
     """
     if options.command == "selftest" and options.plan is not None:
         _check_alone(options)
@@ -60,7 +60,14 @@ def check(options: argparse.Namespace) -> None:
 
 
 def open_option(options: argparse.Namespace) -> str:
-    """Returns the one option that a calibration is to find, after `check`."""
+    """Returns the option that a calibration has to find.
+
+    Args:
+      options: The options of calibrate, after `check`.
+
+    Returns:
+      "--noise-multiplier", "--rounds" or "--cohort".
+    """
     return _open(options)[0]
 
 
@@ -86,7 +93,7 @@ def _open(options: argparse.Namespace) -> list[str]:
 
 
 def _not_one_open(options: argparse.Namespace) -> Iterator[str]:
-    """Yields a sentence unless a calibration has exactly one number to find."""
+    """Yields a sentence unless exactly one option is left for a calibration to find."""
     found = _open(options)
     if len(found) == 1:
         return
@@ -98,7 +105,16 @@ def _not_one_open(options: argparse.Namespace) -> Iterator[str]:
 
 
 def in_flags(message: str, options: argparse.Namespace) -> str:
-    """Returns an error's message about an argument of the library as one about the option."""
+    """Rewrites an error message of the library so that it names an option of the command line.
+
+    Args:
+      message: The message. If it is about an argument, it begins with its name and "=".
+      options: The options, after `check`.
+
+    Returns:
+      The message with the option in place of the argument; unchanged if no given option
+      corresponds.
+    """
     name, equals, rest = message.partition("=")
     option = _NAMES.get(name, name if name in _of_mechanisms(options) else "")
     if getattr(options, "clip_norm", None) is not None and name == _kind(options).clip:
@@ -109,7 +125,7 @@ def in_flags(message: str, options: argparse.Namespace) -> str:
 
 
 def _check_alone(options: argparse.Namespace) -> None:
-    """Refuses options that describe a plan beside a file that has one."""
+    """Raises ArgumentError if options describe a plan in addition to --plan."""
     names = (*_OF_THE_PLAN, *_of_mechanisms(options))
     given = [_flag(name) for name in names if getattr(options, name) is not None]
     if given:
@@ -123,7 +139,7 @@ def _fill(options: argparse.Namespace) -> None:
     for name, value in _DEFAULTS.items():
         if getattr(options, name) is None and (name != "clip_norm" or _kind(options).clip):
             setattr(options, name, value)
-    if _kind(options).of_records:  # its clients are those of --records
+    if _kind(options).of_records:  # --records determines the clients
         return
     if options.population is None:
         options.population = _POPULATION
@@ -132,7 +148,7 @@ def _fill(options: argparse.Namespace) -> None:
 
 
 def _foreign(options: argparse.Namespace, given_sampling: str | None) -> Iterator[str]:
-    """Yields sentences about options that mean nothing beside the others."""
+    """Yields sentences about options that have no meaning with the mechanism or the sampling."""
     mechanism, sampling = f"--mechanism {options.mechanism}", f"--sampling {options.sampling}"
     kind = _kind(options)
     others = set(_of_mechanisms(options)) - {*kind.names}
@@ -167,7 +183,7 @@ def _do_not_belong(options: argparse.Namespace, names: Iterable[str], what: str)
 
 
 def _contradictory(options: argparse.Namespace) -> Iterator[str]:
-    """Yields sentences about options that say different things about who takes part."""
+    """Yields sentences about options that contradict each other about the sampling of clients."""
     if _kind(options).of_records:
         return
     rate, cohort = options.sampling_rate, options.cohort
@@ -198,7 +214,7 @@ def _contradictory(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _missing(options: argparse.Namespace) -> Iterator[str]:
-    """Yields what is needed and not there, each with what needs it."""
+    """Yields the options that are required and missing, each with the option that requires it."""
 
     def absent(*names: str) -> list[str]:
         return [name for name in names if getattr(options, name) is None]
@@ -213,7 +229,7 @@ def _missing(options: argparse.Namespace) -> Iterator[str]:
         needed = ("records", *needed)
     yield from (f"{_flag(name)} {mechanism}" for name in absent(*needed))
     if _kind(options).of_records:
-        return  # delta is that of the records
+        return  # the default of delta follows from the numbers of records
     open_cohort = options.command == "calibrate" and "--cohort" in _open(options)
     needs: list[str] = []
     if options.sampling in ("fixed", "separated"):

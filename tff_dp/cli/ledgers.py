@@ -1,4 +1,4 @@
-"""The command `tff-dp ledger`: what a ledger says."""
+"""The command `tff-dp ledger`, which summarizes a ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from tff_dp.errors import ArgumentError
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the options of the command `tff-dp ledger`.
+
+    Args:
+      command: The parser of the command.
+    """
     command.add_argument("file", metavar="FILE", help="the ledger; its .head file lies beside it")
     command.add_argument(
         "--delta", type=float, help="of the joint epsilon; default: the plans' smallest"
@@ -20,7 +24,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def found(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what a ledger says, in terms that JSON knows.
+    """Summarizes a ledger.
+
+    Args:
+      options: The options of the command.
+
+    Returns:
+      The plans, the charged rounds and the joint epsilon, as values that JSON can represent.
 
     Raises:
       ArgumentError: There is no such file, or delta is outside its bound.
@@ -35,7 +45,7 @@ def found(options: argparse.Namespace) -> dict[str, Any]:
     spent, first = summary.spent, summary.plans[0]
     return {
         "ledger": options.file,
-        "whole": True,  # else there is an error
+        "whole": True,  # reading a damaged ledger raises LedgerError
         "torn_line": summary.torn,
         **facts_of(spent),
         "unit": first.unit.value,
@@ -64,7 +74,14 @@ def _plan(charges: Any, first: Any, plan: Any, delta: float) -> dict[str, Any]:
 
 
 def block(answer: dict[str, Any]) -> str:
-    """Returns what a ledger says as text, every epsilon rounded up."""
+    """Formats the summary of a ledger as text. Every epsilon is rounded up.
+
+    Args:
+      answer: The summary, as `found` returns it.
+
+    Returns:
+      Lines of names and values.
+    """
     from tff_dp.accounting.report import format_epsilon
     from tff_dp.charges import shortened
 

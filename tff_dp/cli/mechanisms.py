@@ -1,4 +1,4 @@
-"""The mechanisms that the command line knows, and the options that their fields make."""
+"""The mechanisms of the command line, and the options for their fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tff_dp import mechanisms
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import Mechanism, Unit
 
-_NOISE = "noise_multiplier"  # which every mechanism has, and an option of its own sets
+_NOISE = "noise_multiplier"  # a field of every mechanism, set by --noise-multiplier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Field:
     """A field of a mechanism that an option sets.
 
     Attributes:
-      name: The field's, and the option's with hyphens for underscores.
-      parse: From the option's text to a value.
-      metavar: What stands for the value in the help.
-      is_needed: Whether the mechanism cannot be made without.
-      text: What the option means, with its default.
+      name: The name of the field. That of the option has hyphens in place of underscores.
+      parse: A function from the option's text to the value.
+      metavar: The placeholder for the value in the help.
+      is_needed: Whether the field has no default.
+      text: The help of the option, with its default.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Kind:
     """A mechanism of the command line.
 
     Attributes:
-      name: What --mechanism calls it.
+      name: The value of --mechanism that selects it.
       mechanism: The class.
-      fields: Those that options set; all but the noise multiplier and the clip norm.
-      clip: The field that --clip-norm sets, if there is one.
+      fields: The fields that have options, without the noise multiplier and the clip norm.
+      clip: The field that --clip-norm sets; None if there is none.
     """
 
     name: str
@@ -70,18 +70,26 @@ class Kind:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The names of those without which the mechanism cannot be made."""
+        """The names of the fields with options that have no default."""
         return tuple(field.name for field in self.fields if field.is_needed)
 
     def made(
         self, noise_multiplier: float, values: Mapping[str, Any], clip_norm: float | None = None
     ) -> Mechanism:
-        """Returns the mechanism.
+        """Makes the mechanism.
 
         Args:
-          noise_multiplier: z.
-          values: Values of fields by name; those that are None are left out.
-          clip_norm: C; None where nothing depends on it: the field's default, or 1.
+          noise_multiplier: z, without unit.
+          values: Values of fields by name. A value of None stands for the default; other names are
+            ignored.
+          clip_norm: C, in units of the model's weights. None for the field's default, or 1 if it
+            has none, which is sufficient for accounting.
+
+        Returns:
+          The mechanism.
+
+        Raises:
+          ArgumentError: A value is outside its bound.
         """
         given = {name: values[name] for name in self.names if values.get(name) is not None}
         if self.clip is not None:
@@ -93,7 +101,7 @@ class Kind:
 
 @functools.cache
 def own_kinds() -> Mapping[str, Kind]:
-    """Returns the mechanisms of tff_dp by name: all that `tff_dp.mechanisms` exports with one."""
+    """Returns the mechanisms of tff_dp that have a command name, by that name in alphabetical order."""
     found = {}
     for each in mechanisms.__all__:
         value = getattr(mechanisms, each)
@@ -104,51 +112,75 @@ def own_kinds() -> Mapping[str, Kind]:
 
 
 def kind_of(name: str) -> Kind:
-    """Returns a mechanism by its name, or a user's as "package.module:Class".
+    """Looks up a mechanism by its value of --mechanism.
+
+    Args:
+      name: The command name of a mechanism of tff_dp, or "package.module:Class" for a user's
+        mechanism, whose module is imported.
+
+    Returns:
+      The mechanism and its options.
 
     Raises:
-      ArgumentError: There is none, or options cannot hold its fields.
+      ArgumentError: There is no such mechanism, or a required field has no option.
     """
     own = own_kinds().get(name)
     return _loaded(name) if own is None else own
 
 
 def options_of(kinds: Iterable[Kind]) -> dict[str, tuple[Field, tuple[str, ...]]]:
-    """Returns the fields of several mechanisms by name, each with the names of the mechanisms."""
+    """Collects the options of several mechanisms.
+
+    Args:
+      kinds: The mechanisms. If they share a field, the first one determines how its option is read.
+
+    Returns:
+      From the name of each field to the field and the names of the mechanisms that have it.
+    """
     found: dict[str, tuple[Field, tuple[str, ...]]] = {}
     for kind in kinds:
         for field in kind.fields:
             first, names = found.get(field.name, (field, ()))
-            if first.text.startswith("As for"):  # what the other one says
+            if first.text.startswith("As for"):  # its text refers to that of another mechanism
                 first = dataclasses.replace(first, text=field.text)
             found[field.name] = first, (*names, kind.name)
     return found
 
 
 def reference_in(words: Iterable[str]) -> str | None:
-    """Returns the user's mechanism that a command line names, before its options are known."""
+    """Finds the user's mechanism in a command line, which has to be known before options are parsed.
+
+    Args:
+      words: The words of the command line.
+
+    Returns:
+      The value of --mechanism if it has the form "package.module:Class"; otherwise None.
+    """
     scan = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     scan.add_argument("--mechanism")
     try:
         found: str | None = scan.parse_known_args(list(words))[0].mechanism
-    except argparse.ArgumentError:  # which the real parser says better
+    except argparse.ArgumentError:  # the complete parser reports it with more detail
         return None
     return found if found is not None and ":" in found else None
 
 
 def import_module(name: str, option: str) -> types.ModuleType:
-    """Returns a user's module; the folder in which the command was called counts as well.
+    """Imports a user's module. The working directory is added to the end of the search path.
 
     Args:
-      name: The module's.
+      name: The name of the module.
       option: The option that names it, for the message.
 
+    Returns:
+      The module.
+
     Raises:
-      ArgumentError: It cannot be imported.
+      ArgumentError: The module cannot be imported, for whatever reason.
     """
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.append(here)  # last, so that no file here hides another module
+        sys.path.append(here)  # at the end, so that no file here shadows an installed module
     try:
         return importlib.import_module(name)
     except Exception as error:  # whatever the module raises
@@ -183,7 +215,7 @@ def _kind(name: str, mechanism: type[Mechanism]) -> Kind:
     clip = mechanism.clip_field if mechanism.clip_field in fields else None
     try:
         hints = typing.get_type_hints(mechanism)
-    except NameError as error:  # of an annotation
+    except NameError as error:  # in an annotation
         raise ArgumentError(
             f"--mechanism={name!r} has a field whose type cannot be read: {error}. Import what the "
             "annotations name where the class is defined."
@@ -228,7 +260,7 @@ def _is_needed(field: dataclasses.Field[Any]) -> bool:
 
 
 def _texts(mechanism: type[Mechanism]) -> dict[str, str]:
-    """Returns what the Args section of a class's docstring says of each."""
+    """Returns the entries of the Args section in a class's docstring, by name."""
     lines = (inspect.getdoc(mechanism) or "").splitlines()
     found: dict[str, str] = {}
     name = None
@@ -245,7 +277,7 @@ def _texts(mechanism: type[Mechanism]) -> dict[str, str]:
 
 
 def _parsed(annotation: Any) -> tuple[Callable[[str], Any], str] | None:
-    """Returns how a type's values are read from text, and what stands for them; None if they are not."""
+    """Returns the parser of a type's values and their placeholder; None if no option can hold them."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         (annotation, *more) = (a for a in typing.get_args(annotation) if a is not types.NoneType)
         return None if more else _parsed(annotation)
@@ -264,7 +296,17 @@ def _parsed(annotation: Any) -> tuple[Callable[[str], Any], str] | None:
 
 
 def whole(text: str) -> int:
-    """Returns a whole number."""
+    """Parses a whole number.
+
+    Args:
+      text: The value of an option.
+
+    Returns:
+      The number.
+
+    Raises:
+      ArgumentTypeError: The text is not a whole number.
+    """
     try:
         return int(text)
     except ValueError:
@@ -274,7 +316,17 @@ def whole(text: str) -> int:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Returns whole numbers that commas separate."""
+    """Parses whole numbers that are separated by commas.
+
+    Args:
+      text: The value of an option.
+
+    Returns:
+      The numbers.
+
+    Raises:
+      ArgumentTypeError: The text is not such a list.
+    """
     try:
         return tuple(int(count) for count in text.split(","))
     except ValueError:
@@ -285,7 +337,17 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Returns numbers that commas separate."""
+    """Parses numbers that are separated by commas.
+
+    Args:
+      text: The value of an option.
+
+    Returns:
+      The numbers.
+
+    Raises:
+      ArgumentTypeError: The text is not such a list.
+    """
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError:
@@ -295,7 +357,17 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def flag(text: str) -> bool:
-    """Returns whether a text says yes."""
+    """Parses a yes or no.
+
+    Args:
+      text: The value of an option.
+
+    Returns:
+      True for "yes", False for "no".
+
+    Raises:
+      ArgumentTypeError: The text is neither.
+    """
     if text not in ("yes", "no"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither yes nor no")
     return text == "yes"
@@ -315,7 +387,7 @@ RESERVED = frozenset(
         ),
         *("population", "records", "rounds", "sampling", "sampling_rate", "target_epsilon"),
         *("thorough", "help", "version", "file"),
-        # What is printed, beside the fields.
+        # Names in the output, besides the fields.
         *(
             "accountants",
             "arithmetic_delta",
@@ -327,4 +399,4 @@ RESERVED = frozenset(
         *("refused", "reported", "unit"),
     }
 )
-"""Names that no field of a mechanism can have as an option, since they mean something else there."""
+"""Names of fields that cannot have an option, since the command line uses them otherwise."""

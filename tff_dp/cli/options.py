@@ -1,4 +1,4 @@
-"""From the options that describe rounds to what accounting and plans take."""
+"""The options that describe rounds, and their conversion to arguments of accounting and plans."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
     """Adds the options that describe rounds.
 
     Args:
-      command: The command.
-      foreign: A user's mechanism that the command line names.
+      command: The parser of the command.
+      foreign: The user's mechanism that the command line names; None if it names none.
     """
     add = command.add_argument
-    # A user's mechanism comes first: it says itself how its options are read.
+    # A user's mechanism comes first, so that it determines how its own options are read.
     kinds = [*([foreign] if foreign else []), *own_kinds().values()]
     add(
         "--mechanism",
@@ -50,15 +50,26 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
     add(
         "--sampling",
         choices=SAMPLINGS,
-        help="who takes part in a round (default: poisson, each client by a coin of its own; "
-        "separated and cyclic bound how often, as tree and banded need; dp-sgd takes none)",
+        help="how the clients of a round are sampled (default: poisson, each client independently; "
+        "separated and cyclic limit how often a client participates, as tree and banded require; not for "
+        "dp-sgd)",
     )
-    add("--sampling-rate", type=float, metavar="Q", help="the coin of poisson")
-    add("--population", type=whole, metavar="N", help="clients there are")
+    add(
+        "--sampling-rate",
+        type=float,
+        metavar="Q",
+        help="of poisson and cyclic: a client's probability",
+    )
+    add("--population", type=whole, metavar="N", help="number of clients")
     add("--cohort", type=whole, metavar="M", help="clients a round, in place of a rate")
     add("--min-separation", type=whole, metavar="S", help="of separated: rounds to a client's next")
-    add("--max-participations", type=whole, metavar="K", help="of separated: a client's rounds")
-    add("--cycle", type=whole, metavar="B", help="of cyclic: parts that take turns")
+    add(
+        "--max-participations",
+        type=whole,
+        metavar="K",
+        help="of separated: most rounds of a client",
+    )
+    add("--cycle", type=whole, metavar="B", help="of cyclic: number of parts that alternate")
     add(
         "--records",
         type=counts,
@@ -70,13 +81,13 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
         type=whole,
         default=100_000_000,
         metavar="D",
-        help="trainable parameters of the largest model, which the charge for computed noise is for "
+        help="trainable parameters of the largest model, which determine the charge for computed noise "
         "(default: 100000000)",
     )
     add(
         "--adjacency",
         choices=ADJACENCIES,
-        help="what neighbors are (default: that of the sampling)",
+        help="the neighboring relation (default: that of the sampling)",
     )
     add("--json", action="store_true", help="print an object instead of text")
     own = command.add_argument_group("options of single mechanisms")
@@ -90,11 +101,18 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
 
 
 def round_of(options: argparse.Namespace, noise_multiplier: float | None = None) -> Any:
-    """Returns what one round costs.
+    """Makes the description of one round for the accountants.
 
     Args:
-      options: The command's.
-      noise_multiplier: In place of that of the options.
+      options: The options of the command.
+      noise_multiplier: z in place of that of the options, if not None.
+
+    Returns:
+      A `tff_dp.accounting.Round`.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+      AccountingError: The combination has no known valid accounting.
     """
     from tff_dp import accounting
 
@@ -102,7 +120,7 @@ def round_of(options: argparse.Namespace, noise_multiplier: float | None = None)
     return accounting.round_of(
         mechanism_of(options, z),
         sampler_of(options),
-        # Epsilon under Poisson sampling and full participation does not depend on it.
+        # Under Poisson sampling and full participation, epsilon does not depend on the population.
         options.population or 1 if options.records is None else len(options.records),
         adjacency_of(options),
         options.records,
@@ -112,16 +130,35 @@ def round_of(options: argparse.Namespace, noise_multiplier: float | None = None)
 def mechanism_of(
     options: argparse.Namespace, noise_multiplier: float, clip_norm: float | None = None
 ) -> Any:
-    """Returns the mechanism. The noise is relative to the clip norm, which no epsilon depends on."""
+    """Makes the mechanism that the options describe.
+
+    Args:
+      options: The options of the command.
+      noise_multiplier: z, without unit.
+      clip_norm: C, in units of the model's weights; None if only the accounting matters, which does
+        not depend on it.
+
+    Returns:
+      The mechanism.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
     return kind_of(options.mechanism).made(noise_multiplier, vars(options), clip_norm)
 
 
 def arithmetic_of(options: argparse.Namespace, rounds: int | None = None) -> Any:
-    """Returns how much noise a round computes.
+    """Counts the noise draws of a round, for the charge for computed noise.
 
     Args:
-      options: The command's.
-      rounds: In place of those of the options.
+      options: The options of the command.
+      rounds: The number of rounds in place of that of the options, if not None.
+
+    Returns:
+      A `tff_dp.accounting.Arithmetic`, or None for distributed mechanisms.
+
+    Raises:
+      ArgumentError: --max-dimension is not a whole number >= 1.
     """
     from tff_dp import _checks, accounting
 
@@ -131,21 +168,40 @@ def arithmetic_of(options: argparse.Namespace, rounds: int | None = None) -> Any
 
 
 def adjacency_of(options: argparse.Namespace) -> Any:
-    """Returns the neighboring relation, or None for the default one."""
+    """Finds the neighboring relation.
+
+    Args:
+      options: The options of the command.
+
+    Returns:
+      A `tff_dp.sampling.Adjacency`; None for the default of the sampler.
+    """
     from tff_dp.sampling import Adjacency
 
     return None if options.adjacency is None else Adjacency(ADJACENCIES[options.adjacency])
 
 
 def sampler_of(options: argparse.Namespace) -> Any:
-    """Returns who takes part."""
+    """Makes the sampler that the options describe.
+
+    Args:
+      options: The options of the command, after `check`.
+
+    Returns:
+      A `tff_dp.sampling.Sampler`.
+
+    Raises:
+      ArgumentError: A value is outside its bound.
+    """
     from tff_dp import _checks, sampling
 
     rate, cohort, population = options.sampling_rate, options.cohort, options.population
     if population is not None:
         _checks.integer("--population", population, "[1, inf)")
     if kind_of(options.mechanism).of_records or options.sampling == "full":
-        return sampling.FullParticipation()  # of records, nothing is amplified by who takes part
+        return (
+            sampling.FullParticipation()
+        )  # sampling clients does not amplify the privacy of records
     if options.sampling == "separated":
         return sampling.MinSeparationSampler(
             size=cohort,
@@ -167,11 +223,21 @@ def sampler_of(options: argparse.Namespace) -> Any:
 
 
 def delta_of(options: argparse.Namespace) -> float:
-    """Returns delta, or the recommended one."""
+    """Finds delta, and checks it against the population or the numbers of records.
+
+    Args:
+      options: The options of the command. A missing delta is set to the recommended one.
+
+    Returns:
+      delta.
+
+    Raises:
+      ArgumentError: delta or the population is outside its bound.
+    """
     from tff_dp import _checks
     from tff_dp.accounting import check_delta, recommended_delta
 
-    if options.records is not None:  # the client that has most is the strictest
+    if options.records is not None:  # the client with the most records has the strictest bound
         most = max(options.records)
         options.delta = recommended_delta(most) if options.delta is None else options.delta
         check_delta("--delta", options.delta, most, "record")

@@ -1,4 +1,4 @@
-"""Plans in files."""
+"""Privacy plans in files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from tff_dp.errors import ArgumentError
 
 
 def plan_values(path: str) -> dict[str, Any]:
-    """Returns what a file says about a plan, for `PrivacyPlan.from_dict`.
+    """Reads the dictionary of a plan from a file.
 
     Args:
-      path: A file with what `PrivacyPlan.to_dict` returns, as TOML if it ends in .toml, else as JSON.
+      path: The path of a file that contains the result of `PrivacyPlan.to_dict`: as TOML if the
+        name ends in .toml, otherwise as JSON.
+
+    Returns:
+      The dictionary, for `PrivacyPlan.from_dict`. Its values are not checked yet.
 
     Raises:
-      ArgumentError: The file cannot be read or holds no object.
+      ArgumentError: The file cannot be read, or does not contain an object.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
-    except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
+    except (OSError, ValueError) as error:  # both parsers raise subclasses of ValueError
         raise ArgumentError(
             f"--plan={path!r} cannot be read: {error}. Expected what PrivacyPlan.to_dict returns, as "
             "JSON, or as TOML under a name that ends in .toml."

@@ -1,4 +1,4 @@
-"""What was found, as an object or as text."""
+"""The results of the commands, as JSON objects or as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ _UNITS = {
 
 
 def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str, Any]:
-    """Returns what was found, in terms that JSON knows."""
+    """Converts the result of epsilon or calibrate to an object.
+
+    Args:
+      options: The options of the command, after `check`.
+      one_round: The round that was accounted for, a `tff_dp.accounting.Round`.
+      report: The report of all rounds, a `tff_dp.accounting.EpsilonReport`.
+
+    Returns:
+      The result with the description of the rounds, as values that JSON can represent.
+
+    Raises:
+      ArgumentError: The sampler cannot draw cohorts for so many rounds.
+    """
     one_round.sampler.check_rounds(options.population, report.rounds)
     return {
         **facts_of(report),
@@ -38,7 +50,14 @@ def result(options: argparse.Namespace, one_round: Any, report: Any) -> dict[str
 
 
 def facts_of(report: Any) -> dict[str, Any]:
-    """Returns what a report states, in terms that JSON knows."""
+    """Converts a report to an object.
+
+    Args:
+      report: A `tff_dp.accounting.EpsilonReport`.
+
+    Returns:
+      The values of the report, as values that JSON can represent.
+    """
     return {
         "epsilon": number(report.epsilon),
         "delta": report.delta,
@@ -52,16 +71,26 @@ def facts_of(report: Any) -> dict[str, Any]:
 
 
 def number(value: float) -> float | str:
-    """Returns a number as JSON knows it, which has none for infinity."""
+    """Converts a number for JSON, which cannot represent infinity.
+
+    Args:
+      value: The number.
+
+    Returns:
+      The number if it is finite, otherwise "inf".
+    """
     return value if math.isfinite(value) else "inf"
 
 
 def lines_of(found: dict[str, Any], of_what: str = "") -> list[tuple[str, str]]:
-    """Returns what `facts_of` states as names and texts; every epsilon to state is rounded up.
+    """Formats the values of a report. Every epsilon that may be reported is rounded up.
 
     Args:
-      found: See there.
-      of_what: What the epsilon is of, such as "of all plans together, ".
+      found: The values, as `facts_of` returns them.
+      of_what: What the epsilon covers, such as "of all plans together, ".
+
+    Returns:
+      Pairs of a name and a text, one for each line.
     """
     from tff_dp.accounting.report import format_epsilon, format_lower
 
@@ -92,11 +121,18 @@ def lines_of(found: dict[str, Any], of_what: str = "") -> list[tuple[str, str]]:
 
 
 def block(found: dict[str, Any]) -> str:
-    """Returns what was found as text, every epsilon rounded up."""
+    """Formats the result of epsilon or calibrate as text. Every epsilon is rounded up.
+
+    Args:
+      found: The result, as `result` returns it.
+
+    Returns:
+      Lines of names and values.
+    """
     sampling = {
-        "poisson": "Poisson: each client takes part in a round by a coin of its own",
+        "poisson": "Poisson: each client participates in a round independently",
         "fixed": "cohorts of one size, without replacement",
-        "separated": "cohorts of one size, no client again too soon",
+        "separated": "cohorts of one size, with a minimum distance between a client's rounds",
         "cyclic": "Poisson, from one part of the clients after another",
         "full": "every client in every round",
     }[found["sampling"]]
@@ -107,7 +143,7 @@ def block(found: dict[str, Any]) -> str:
         *((name.replace("_", " "), found.get(name)) for name in OF_SAMPLINGS),
     ]
     known = ", ".join(f"{name} {value:g}" for name, value in details if value is not None)
-    noise = repr(found["noise_multiplier"])  # not rounded: less noise is another epsilon
+    noise = repr(found["noise_multiplier"])  # not rounded: less noise would have a larger epsilon
     names = [name for name in kind_of(found["mechanism"]).names if name in found]
     own = "".join(f", {name.replace('_', ' ')} {found[name]}" for name in names)
     lines = [

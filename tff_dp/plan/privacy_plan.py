@@ -154,7 +154,7 @@ class PrivacyPlan(Config):
 
     @property
     def update_mechanism(self) -> Mechanism:
-        """The mechanism with the noise multiplier of the updates, which is larger if there are `metrics`."""
+        """The mechanism with the noise multiplier of the updates; `metrics` make it larger."""
         left = 1 - sum(metric.budget_fraction for metric in self.metrics)
         return self.mechanism.with_noise(self.mechanism.noise_multiplier / math.sqrt(left))
 
