@@ -37,7 +37,8 @@ def blocks_of_arrays(
         last batches of the same size.
 
     Yields:
-      The blocks.
+      The blocks. Those of smaller arrays come in the order of `grouping.grouped`; those of larger
+      ones do so for each range of consecutive clients.
     """
     if held.fits(cohort.fields):
         fields = [held.tensor(field) for field in cohort.fields]
@@ -56,9 +57,8 @@ def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:
     A client whose own examples do not fit is alone in its range.
     """
     row = sum(field.nbytes // max(len(field), 1) for field in cohort.fields)
-    most = (
-        1 << max(_BYTES // max(row, 1), 1).bit_length() - 1
-    )  # a power of two, which needs no padding
+    # The most rows of a copy: a power of two, which needs no padding.
+    most = 1 << max(_BYTES // max(row, 1), 1).bit_length() - 1
     passes = cohort.epochs if cohort.apart else 1
     ends = np.cumsum(cohort.sizes * passes)
     low = 0
@@ -76,9 +76,7 @@ def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any
     starts = np.concatenate([[0], np.cumsum(lengths)])
     firsts = cohort.starts[low:high]
     if cohort.rows is None and (firsts[:-1] + lengths[:-1] == firsts[1:]).all():
-        rows: Any = slice(
-            int(firsts[0]), int(firsts[0] + starts[-1])
-        )  # consecutive rows, which are sliced
+        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # consecutive rows
     else:
         positions = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
         rows = positions if cohort.rows is None else cohort.rows[positions]

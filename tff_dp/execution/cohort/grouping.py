@@ -25,7 +25,7 @@ IsRegular = Callable[[Any, int, int], bool]
 
 WIDEST = 64
 """The most clients over which one graph is vectorized."""
-_MANY = 32  # clients; so many have the same number of batches hardly by chance
+_MANY = 32  # clients; so many rarely have the same number of batches by chance
 
 
 def listed_table(

@@ -21,9 +21,6 @@ class Resident:
 
     Args:
       limit: The most bytes of copies. A single larger array is kept nevertheless, alone.
-
-    Attributes:
-      limit: The same.
     """
 
     def __init__(self, limit: int) -> None:

@@ -82,7 +82,7 @@ class Provenance:
 
     @property
     def unkeyed(self) -> list[Drawing]:
-        """The operations that draw from TensorFlow's own generators if a graph is imported."""
+        """The operations that stay as they are, without keys, if the graph runs as imported."""
         return [d for d in self.drawings if d.obstacle]
 
     @property

@@ -156,7 +156,7 @@ def _is_step(node: Any) -> bool:
 
 
 def apart(value: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Separates a tensor from the operations that use it, so that compilers cannot combine them.
+    """Returns a tensor that compilers cannot combine with the operations that compute it.
 
     Args:
       value: A tensor of floats of 2, 4 or 8 bytes.
