@@ -335,7 +335,9 @@ def _dtype_of_draw(node: Any, algorithm: tf.Tensor) -> tf.DType:
     dtype = tf.as_dtype(node.attr["dtype"].type)
     known = tf.get_static_value(algorithm)
     if dtype not in _WORDS or known is None or int(known) not in (_PHILOX, _AUTOMATIC):
-        raise NotImplementedError(f"{node.op} ({node.name}) draws other {dtype.name} under XLA")
+        raise NotImplementedError(
+            f"{node.op} ({node.name}) draws other {dtype.name} numbers under XLA"
+        )
     return dtype
 
 
