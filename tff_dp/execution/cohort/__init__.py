@@ -1,1 +1,1 @@
-"""A cohort's data as tensors and tables, whatever they came as."""
+"""The data of cohorts, in any of the supported forms, as tensors and tables of batches."""

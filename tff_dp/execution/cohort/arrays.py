@@ -1,4 +1,4 @@
-"""Blocks of cohorts whose examples are in arrays."""
+"""Blocks of cohorts whose examples are in numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import tensorflow as tf
 from tff_dp._arrays import CohortArrays
 from tff_dp.execution.cohort import grouping, resident, tables
 
-_BYTES = 1 << 24  # of examples, copied at once where the arrays are too large for the device
-_ALIGNMENT = 64  # bytes, at which TensorFlow takes memory over instead of copying it
+_BYTES = 1 << 24  # of examples in a copy, for arrays that do not fit on the device
+_ALIGNMENT = 64  # bytes; TensorFlow uses memory of this alignment without a copy
 
 
 def blocks_of_arrays(
@@ -26,17 +26,19 @@ def blocks_of_arrays(
 ) -> Iterator[tables.Block]:
     """Yields the blocks of a cohort of arrays.
 
-    Arrays that fit stay on the device, and blocks refer to them. Of larger ones, the rows of each block
-    are copied when the block is made.
+    Arrays that fit on the device are copied there once and shared by all blocks. Of larger arrays,
+    the rows of consecutive clients are copied for each block.
 
     Args:
       cohort: The cohort.
       held: The arrays that stay on the device between rounds.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients.
-      by_size: Whether the clients of a block must have the same number of full batches.
+      by_size: Whether the clients of a block must have the same number of examples, and not only
+        last batches of the same size.
 
     Yields:
-      The blocks.
+      The blocks. Those of smaller arrays come in the order of `grouping.grouped`; those of larger
+      ones do so for each range of consecutive clients.
     """
     if held.fits(cohort.fields):
         fields = [held.tensor(field) for field in cohort.fields]
@@ -50,9 +52,13 @@ def blocks_of_arrays(
 
 
 def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:
-    """Yields (low, high) of clients whose examples together have about the bytes of a block."""
+    """Yields ranges [low, high) of clients whose examples fit a copy together.
+
+    A client whose own examples do not fit is alone in its range.
+    """
     row = sum(field.nbytes // max(len(field), 1) for field in cohort.fields)
-    most = 1 << max(_BYTES // max(row, 1), 1).bit_length() - 1  # a length that needs no filling up
+    # The most rows of a copy: a power of two, which needs no padding.
+    most = 1 << max(_BYTES // max(row, 1), 1).bit_length() - 1
     passes = cohort.epochs if cohort.apart else 1
     ends = np.cumsum(cohort.sizes * passes)
     low = 0
@@ -64,13 +70,13 @@ def _spans(cohort: CohortArrays) -> Iterator[tuple[int, int]]:
 
 
 def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any]:
-    """Returns some clients as if theirs were all examples, and those examples' rows."""
+    """Returns a cohort of the clients in [low, high) alone, and the rows of their examples."""
     sizes = cohort.sizes[low:high]
     lengths = sizes * (cohort.epochs if cohort.apart else 1)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     firsts = cohort.starts[low:high]
     if cohort.rows is None and (firsts[:-1] + lengths[:-1] == firsts[1:]).all():
-        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # neighbors
+        rows: Any = slice(int(firsts[0]), int(firsts[0] + starts[-1]))  # consecutive rows
     else:
         positions = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
         rows = positions if cohort.rows is None else cohort.rows[positions]
@@ -79,7 +85,7 @@ def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any
 
 
 def _copied(field: np.ndarray, rows: Any) -> tf.Tensor:
-    """Returns rows of a field as a tensor of a length that few blocks differ in."""
+    """Returns rows of a field as a tensor, padded with zeros to a length that many blocks share."""
     count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
     array = _aligned([tables.padded_length(count), *field.shape[1:]], field.dtype)
     if isinstance(rows, slice):
@@ -89,11 +95,11 @@ def _copied(field: np.ndarray, rows: Any) -> tf.Tensor:
     array[count:] = np.zeros([], field.dtype)
     if array.dtype.kind not in "biufc":
         return tf.convert_to_tensor(array)
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # no second copy
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # without a second copy
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """Returns an array, not filled, whose memory TensorFlow can take over."""
+    """Returns an uninitialized array whose memory TensorFlow can use without a copy."""
     if dtype.hasobject:
         return np.empty(shape, dtype)
     size = math.prod(shape) * dtype.itemsize

@@ -1,4 +1,8 @@
-"""The batches of one client inside a graph, in the ways in which a graph can get at them."""
+"""The batches of one client inside a graph: implementations of `program.Batches`.
+
+`Listed` reads the positions of batches of any sizes from a table. `Regular` computes the positions
+of batches of one size, and has static shapes. `Iterated` takes the elements of a data set.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ Step = Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor]], list[tf.Tensor]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Examples by position, in tensors.
+    """The examples of all clients of a block, by position.
 
     Attributes:
-      fields: Tensors [rows, ...].
-      rows: int32 [positions], or None where position p is row p.
-      xla: Whether the graph is for XLA, and not vectorized.
-      limits: The least and the largest of each field's numbers, where they are known; may be empty.
+      fields: A tensor [rows, ...] for each field.
+      rows: The row of the example at each position, int32 [positions]; None if position p is row p.
+      xla: Whether XLA compiles the graph and the graph is not vectorized.
+      limits: The smallest and the largest value of each field, None where not known; may be empty.
     """
 
     fields: Sequence[tf.Tensor]
@@ -30,7 +34,15 @@ class Examples:
     limits: Sequence[tuple[int, int] | None] = ()
 
     def take(self, start: tf.Tensor, count: tf.Tensor | int) -> list[tf.Tensor]:
-        """Returns the examples at `count` positions from `start`; a number gives static shapes."""
+        """Returns the examples at consecutive positions.
+
+        Args:
+          start: The first position, int32 [].
+          count: The number of positions: an int, for results of static shapes, or int32 [].
+
+        Returns:
+          A tensor [count, ...] for each field.
+        """
         if self.rows is not None:
             rows = self._slice(self.rows, start, count)
             return [tf.gather(field, rows) for field in self.fields]
@@ -43,10 +55,10 @@ class Examples:
 
 
 def _dynamic_slice(tensor: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
-    """Returns a slice whose start XLA takes as it comes.
+    """Returns a slice whose start may vary without another compilation by XLA.
 
-    TensorFlow's own operation asks for a constant, and where the start is a value of a table, XLA would
-    compile anew for each table: in each round with another cohort.
+    Under XLA, `tf.slice` requires a start that is constant at compilation. If it came from a table,
+    XLA would compile again for each table, and thus in each round with another cohort.
     """
     rest = tensor.shape[1:].as_list()
     begin = tf.stack([start, *(0 for _ in rest)])
@@ -67,14 +79,14 @@ def _slice(tensor: tf.Tensor, start: tf.Tensor, count: tf.Tensor | int) -> tf.Te
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listed:
-    """Batches of any sizes, from a table: for graphs whose shapes may vary.
+    """Batches of any sizes, from a table, for graphs whose shapes may vary.
 
     Attributes:
-      examples: Where they are.
-      starts: int32 [batches of all clients]: positions of their first examples.
-      counts: int32, likewise: their numbers of examples.
-      first: int32 []: the client's first batch.
-      end: int32 []: the batch after its last.
+      examples: The examples.
+      starts: The position of the first example of each batch of all clients, int32 [batches].
+      counts: The number of examples in each batch of all clients, int32 [batches].
+      first: The number of the client's first batch among all, int32 [].
+      end: The number after that of its last batch, int32 [].
     """
 
     examples: Examples
@@ -85,13 +97,23 @@ class Listed:
 
     @property
     def limits(self) -> Sequence[tuple[int, int] | None]:
-        """See `program.Batches`."""
+        """The smallest and the largest value in each tensor of a batch; see `program.Batches`."""
         return self.examples.limits
 
     def reduce(
         self, step: Step, state: list[tf.Tensor], shapes: list[tf.TensorShape]
     ) -> list[tf.Tensor]:
-        """See `program.Batches`."""
+        """Writes a loop over the batches.
+
+        Args:
+          step: A function from the number of a batch, int32 [], the state before it, and the
+            tensors of the batch to the state after it.
+          state: The state before the first batch.
+          shapes: The static shapes of the state that hold before and after every batch.
+
+        Returns:
+          The state after the last batch.
+        """
         return _loop(
             self.count(),
             lambda number, *state: step(number, list(state), self.take(number)),
@@ -100,27 +122,35 @@ class Listed:
         )
 
     def count(self) -> tf.Tensor:
-        """See `program.Batches`."""
+        """Returns the number of batches, int32 []."""
         return self.end - self.first
 
     def take(self, number: tf.Tensor) -> list[tf.Tensor]:
-        """See `program.Batches`."""
+        """Returns one batch.
+
+        Args:
+          number: The number of the batch, int32 [], from 0.
+
+        Returns:
+          The tensors of the batch, [examples, ...].
+        """
         batch = self.first + number
         return self.examples.take(self.starts[batch], self.counts[batch])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Regular:
-    """Batches of one size and a remainder, with static shapes: for XLA and vectorizing.
+    """Batches of one size, the last one possibly smaller, with shapes that are static.
 
     Attributes:
-      examples: Where they are.
-      start: int32 []: the position of the client's first example.
-      full: The number of full batches in an epoch: a number where it is known, or int32 [].
-      batch_size: Examples in a full batch.
-      remainder: Examples in the last batch of an epoch; 0 for no such batch.
-      epochs: Passes over the examples.
-      apart: Whether each epoch has positions of its own.
+      examples: The examples.
+      start: The position of the client's first example, int32 [].
+      full: The number of full batches in an epoch: an int if it is the same for all clients of a
+        graph, otherwise int32 [].
+      batch_size: The number of examples in a full batch.
+      remainder: The number of examples in the smaller last batch of an epoch; 0 if there is none.
+      epochs: The number of passes over the examples.
+      apart: Whether each epoch has positions of its own, which follow those of the epoch before.
     """
 
     examples: Examples
@@ -133,13 +163,23 @@ class Regular:
 
     @property
     def limits(self) -> Sequence[tuple[int, int] | None]:
-        """See `program.Batches`."""
+        """The smallest and the largest value in each tensor of a batch; see `program.Batches`."""
         return self.examples.limits
 
     def reduce(
         self, step: Step, state: list[tf.Tensor], shapes: list[tf.TensorShape]
     ) -> list[tf.Tensor]:
-        """See `program.Batches`."""
+        """Writes a loop over the batches.
+
+        Args:
+          step: A function from the number of a batch, int32 [], the state before it, and the
+            tensors of the batch to the state after it.
+          state: The state before the first batch.
+          shapes: The static shapes of the state that hold before and after every batch.
+
+        Returns:
+          The state after the last batch.
+        """
         size = self.full * self.batch_size + self.remainder
         in_epoch = self.full + (1 if self.remainder else 0)
 
@@ -160,12 +200,26 @@ class Regular:
         return _loop(self.epochs, lambda epoch, *state: run(epoch, list(state)), state, shapes)
 
     def count(self) -> tf.Tensor:
-        """See `program.Batches`."""
+        """Returns the number of batches, int32 [].
+
+        Raises:
+          NotImplementedError: There is a remainder, so that batches have two static shapes.
+        """
         self._check_whole()
         return tf.convert_to_tensor(self.full * self.epochs)
 
     def take(self, number: tf.Tensor) -> list[tf.Tensor]:
-        """See `program.Batches`."""
+        """Returns one batch.
+
+        Args:
+          number: The number of the batch, int32 [], from 0.
+
+        Returns:
+          The tensors of the batch, [examples, ...].
+
+        Raises:
+          NotImplementedError: There is a remainder, so that batches have two static shapes.
+        """
         self._check_whole()
         batch = number if self.apart else number % tf.maximum(self.full, 1)
         return self.examples.take(self.start + batch * self.batch_size, self.batch_size)
@@ -177,11 +231,11 @@ class Regular:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Iterated:
-    """The elements of a data set, in the order in which it gives them.
+    """The elements of a data set, in its order. It has no `count` and no `take`.
 
     Attributes:
-      variant: The data set.
-      element_spec: What its elements are.
+      variant: The variant tensor of the data set.
+      element_spec: The specification of its elements, a structure of `tf.TensorSpec`.
     """
 
     variant: tf.Tensor
@@ -189,13 +243,23 @@ class Iterated:
 
     @property
     def limits(self) -> Sequence[tuple[int, int] | None]:
-        """See `program.Batches`."""
+        """The smallest and the largest value in each tensor of a batch; see `program.Batches`."""
         return ()
 
     def reduce(
         self, step: Step, state: list[tf.Tensor], shapes: list[tf.TensorShape]
     ) -> list[tf.Tensor]:
-        """See `program.Batches`."""
+        """Writes a loop over the batches.
+
+        Args:
+          step: A function from the number of a batch, int32 [], the state before it, and the
+            tensors of the batch to the state after it.
+          state: The state before the first batch.
+          shapes: The static shapes of the state that hold before and after every batch.
+
+        Returns:
+          The state after the last batch.
+        """
         specs = tf.nest.flatten(self.element_spec)
         types = {
             "output_types": [spec.dtype for spec in specs],
@@ -231,7 +295,7 @@ def _loop(
     state: list[tf.Tensor],
     shapes: list[tf.TensorShape],
 ) -> list[tf.Tensor]:
-    """Returns the state after a body has run a number of times; without a loop for none or one."""
+    """Returns the state after a body has run `times` times; for 0 and 1 without a loop."""
     if isinstance(times, int) and times <= 1:
         return _with_shapes(body(tf.constant(0), *state), shapes) if times else state
     _, *final = tf.while_loop(

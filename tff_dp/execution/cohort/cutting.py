@@ -1,4 +1,4 @@
-"""Cuts a cohort into blocks, whatever its data came as."""
+"""Divides a cohort into blocks, whatever the form of its data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,24 @@ def blocks_of(
     is_regular: grouping.IsRegular,
     by_size: bool,
 ) -> Iterator[tables.Block]:
-    """Returns the blocks of a cohort, which follow from the cohort and from these arguments alone.
+    """Divides a cohort into blocks.
+
+    The division is a deterministic function of the arguments.
 
     Args:
-      data: The clients' data, as the computation was given it.
-      data_type: A client's TFF type.
+      data: The data of the clients, as the computation received them: a cohort of arrays, or a
+        sequence of data sets or of other values.
+      data_type: The TFF type of one client's data.
       held: The arrays that stay on the device between rounds.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients.
-      by_size: Whether the clients of a block must have the same number of full batches.
+      by_size: Whether the clients of a block must have the same number of examples, and not only
+        last batches of the same size.
+
+    Returns:
+      The blocks, which are built as the iterator advances.
+
+    Raises:
+      NotRowsError: While it advances: the tensors of a batch in a data set differ in leading size.
     """
     cohort = arrays_of(data)
     if cohort is not None:

@@ -1,4 +1,4 @@
-"""Blocks of cohorts whose data are data sets, which one graph reads into tensors."""
+"""Blocks of cohorts whose data are `tf.data.Dataset`s, which one graph reads into tensors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import tensorflow as tf
 from tff_dp.execution.cohort import grouping, tables
 from tff_dp.execution.cohort.listing import Listing, as_regular
 
-_AT_ONCE = 256  # data sets, read by one call
+_AT_ONCE = 256  # data sets that one call reads
 _readers: dict[Any, Callable[..., Any]] = {}
 
 
 def obstacle(element_spec: Any) -> str | None:
-    """Returns why the elements of a data set cannot be rows of arrays, or None."""
+    """Returns why the examples of a data set cannot be rows of tensors.
+
+    Args:
+      element_spec: The specification of its elements.
+
+    Returns:
+      The reason, as part of a sentence; None if each element is a batch of examples of static
+      shapes.
+    """
     for spec in tf.nest.flatten(element_spec):
         if not isinstance(spec, tf.TensorSpec):
             return f"its data sets have elements of type {type(spec).__name__}"
@@ -28,7 +36,7 @@ def obstacle(element_spec: Any) -> str | None:
 
 
 class NotRowsError(Exception):
-    """The parts of a batch have different leading sizes: they are not columns of the same rows."""
+    """The tensors of a batch have different leading sizes, so that they are not columns of rows."""
 
 
 def blocks_of_datasets(
@@ -39,13 +47,14 @@ def blocks_of_datasets(
     Args:
       data: The data sets, all of one element specification.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients.
-      by_size: Whether the clients of a block must have the same number of full batches.
+      by_size: Whether the clients of a block must have the same number of examples, and not only
+        last batches of the same size.
 
     Yields:
       The blocks.
 
     Raises:
-      NotRowsError: The parts of some batch differ in their leading sizes.
+      NotRowsError: The tensors of some batch differ in leading size.
     """
     for low in range(0, len(data), _AT_ONCE):
         some = data[low : low + _AT_ONCE]
@@ -67,14 +76,14 @@ def read(datasets: Sequence[Any], element_spec: Any) -> Listing:
     """Reads all elements of data sets, in order.
 
     Args:
-      datasets: Of batches; whatever their parts are, the batches' parts have the same leading size.
-      element_spec: Theirs; `obstacle` has none.
+      datasets: The data sets, at least one, whose elements are batches.
+      element_spec: The specification of their elements, for which `obstacle` returns None.
 
     Returns:
-      The batches.
+      The examples and the list of all batches, with one client for each data set.
 
     Raises:
-      NotRowsError: The parts of some batch differ in their leading sizes.
+      NotRowsError: The tensors of some batch differ in leading size.
     """
     specs = tf.nest.flatten(element_spec)
     key = tuple((spec.dtype, tuple(spec.shape[1:].as_list())) for spec in specs)

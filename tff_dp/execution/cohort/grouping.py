@@ -1,4 +1,9 @@
-"""Groups the clients of a cohort into blocks that one graph can hold together."""
+"""Groups the clients of a cohort into blocks, each of which one graph can process.
+
+A graph of static shapes requires that all clients of a block have last batches of the same size; if
+it is vectorized over them, also the same number of full batches. Clients that are alike in this way
+are a kind.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,14 @@ from tff_dp._arrays import CohortArrays
 from tff_dp.execution.cohort.listing import Listing, as_listing
 from tff_dp.execution.cohort.tables import Batching, Block, ClientTable, Form, Limits, padded
 
-# Whether a graph of static shapes is wanted for a kind of clients, given the number of batches that they
-# and that all clients train on.
+# A function that decides whether a graph of static shapes is wanted for a kind of clients. Its
+# arguments are a key of the kind (batch size, label, epochs, apart), the number of batches that its
+# clients train on, and the number of batches that all clients of the cohort train on.
 IsRegular = Callable[[Any, int, int], bool]
 
 WIDEST = 64
-"""Clients side by side, at most."""
-_MANY = 32  # clients that do not have as many batches by chance
+"""The most clients over which one graph is vectorized."""
+_MANY = 32  # clients; so many rarely have the same number of batches by chance
 
 
 def listed_table(
@@ -28,9 +34,12 @@ def listed_table(
     """Returns the table of clients for a graph that takes batches of any sizes.
 
     Args:
-      listing: Their batches.
-      positions: Their positions in the cohort.
-      rows: See `ClientTable`.
+      listing: The batches of the clients.
+      positions: The positions of the clients in the cohort, integers [clients], ascending.
+      rows: The row of the example at each position, int32 [positions]; None if position p is row p.
+
+    Returns:
+      The table.
     """
     return ClientTable(
         Form("listed", rows is not None),
@@ -52,19 +61,19 @@ def grouped(
     offset: int = 0,
     limits: tuple[Limits, ...] = (),
 ) -> Iterator[Block]:
-    """Yields blocks of clients that graphs of static shapes can hold together, then the others'.
+    """Yields blocks for graphs of static shapes, then one block of all other clients.
 
     Args:
-      fields: The examples, as tensors.
-      cohort: The clients.
+      fields: The examples, a tensor [rows, ...] for each field.
+      cohort: The clients. Its own `fields` are not used.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients.
-      by_size: Whether the clients of a block must have the same number of full batches, and not only
+      by_size: Whether the clients of a block must have the same number of examples, and not only
         last batches of the same size.
-      offset: The position in the cohort of the first client.
-      limits: See `Block`.
+      offset: The position of the first client in the whole cohort.
+      limits: The smallest and the largest value of each field, None where not known; may be empty.
 
     Yields:
-      The blocks. Kinds of clients come in the order of their numbers of clients.
+      The blocks. Kinds come in the order of their numbers of clients, the largest first.
     """
     rows = None
     if cohort.rows is not None:
@@ -81,8 +90,10 @@ def grouped(
             continue
         same = kind.most == kind.least
         for some in parts(kind.places, WIDEST if by_size else 0):
-            # Without a loop around its one batch, a small client's training is a tenth faster. Without
-            # any full batch there must be no loop: the arrays may have fewer rows than a batch has.
+            # If the graph knows that there is one full batch, it needs no loop around it, which
+            # saves a tenth of the time of a small client. Such a graph serves this number only, so
+            # that many clients must have it, as they then will in later rounds. Without any full
+            # batch there must be no loop at all, since the arrays may have fewer rows than a batch.
             known = by_size or kind.most == 0 or (same and kind.most == 1 and len(some) >= _MANY)
             batching = Batching(
                 cohort.batch_size,
@@ -104,15 +115,16 @@ def grouped(
 
 
 class _Kind(NamedTuple):
-    """Clients that a graph of static shapes can hold together.
+    """Clients that one graph of static shapes can process.
 
     Attributes:
-      label: What they have in common: the size of the last batch, or all examples.
-      places: int64 [clients]: who they are.
-      remainder: Examples in the last batch of an epoch.
-      most: The largest number of full batches in an epoch.
-      least: The smallest.
-      batches: The number of batches that they train on.
+      label: The size that they have in common: that of the last batch, or with `by_size` the number
+        of examples.
+      places: The positions of the clients in the cohort, int64 [clients].
+      remainder: The number of examples in the smaller last batch of an epoch; 0 if there is none.
+      most: The largest number of full batches that any of them has in an epoch.
+      least: The smallest such number.
+      batches: The number of batches that they train on together.
     """
 
     label: int
@@ -124,11 +136,11 @@ class _Kind(NamedTuple):
 
 
 def _kinds(cohort: CohortArrays, *, by_size: bool) -> Iterator[_Kind]:
-    """Yields the kinds of clients that there are, the most frequent first."""
+    """Yields the kinds of clients in a cohort, the most frequent first."""
     sizes, count = cohort.sizes, len(cohort)
     if not count:
         return
-    if (sizes == sizes[0]).all():  # most cohorts: numbers, which take less time than small arrays
+    if (sizes == sizes[0]).all():  # the common case, in which numbers are faster than small arrays
         size = int(sizes[0])
         full, remainder = divmod(size, cohort.batch_size)
         batches = count * (full + (remainder > 0)) * cohort.epochs
@@ -153,14 +165,15 @@ def _kinds(cohort: CohortArrays, *, by_size: bool) -> Iterator[_Kind]:
 
 
 def parts(chosen: np.ndarray, widest: int) -> Iterator[np.ndarray]:
-    """Yields positions in numbers of 2^k or multiples of `widest`.
+    """Divides clients into parts that a vectorized graph processes in full rows.
 
-    So many clients run side by side, and all rows of them are full: each number is a multiple of
-    min(number, `widest`).
+    A row is the clients over which the graph is vectorized: min(n, `widest`) of a part of n
+    clients. Each part has a power of two of clients, or a multiple of `widest`, so that all its
+    rows are full.
 
     Args:
-      chosen: The positions.
-      widest: Clients in a row, at most; 0 to yield all positions at once.
+      chosen: The positions of the clients, [clients].
+      widest: The most clients in a row, a power of two; 0 for a single part.
 
     Yields:
       Consecutive parts of the positions.

@@ -1,4 +1,4 @@
-"""Cohorts whose batches are listed one by one, and how they relate to those of regular batches."""
+"""Cohorts whose batches are listed one by one, and conversions from and to regular batches."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from tff_dp._arrays import CohortArrays
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
-    """A cohort whose batches may have any sizes, as data sets may give them.
+    """A cohort whose batches may have any sizes, such as those of data sets.
 
     Attributes:
-      fields: Arrays or tensors [rows, ...].
-      first: int64 [clients + 1]: the number of each client's first batch, and of all batches.
-      starts: int64 [batches]: rows of their first examples.
-      counts: int64 [batches]: their numbers of examples.
+      fields: An array or tensor [rows, ...] for each field.
+      first: The number of each client's first batch, then the number of all batches, int64
+        [clients + 1].
+      starts: The row of the first example of each batch, int64 [batches].
+      counts: The number of examples in each batch, int64 [batches].
     """
 
     fields: Sequence[Any]
@@ -32,10 +33,14 @@ class Listing:
 
 
 def as_listing(cohort: CohortArrays) -> Listing:
-    """Returns the list of all batches of a cohort.
+    """Lists all batches of a cohort.
 
     Args:
-      cohort: The cohort. Its positions become the rows of the list.
+      cohort: The cohort.
+
+    Returns:
+      The list of batches, client by client and epoch by epoch. Its `starts` are positions of the
+      cohort, which are rows only if the cohort has no `rows`.
     """
     sizes, batch_size = cohort.sizes, cohort.batch_size
     in_epoch = -(-sizes // batch_size)
@@ -52,13 +57,16 @@ def as_listing(cohort: CohortArrays) -> Listing:
 
 
 def as_regular(listing: Listing) -> CohortArrays | None:
-    """Returns the cohort in which all of a client's batches but the last have the same size.
+    """Returns a listed cohort as one of regular batches, if it is regular.
+
+    It is regular if all batches have the same size, except that the last one of a client may be
+    smaller.
 
     Args:
-      listing: All batches.
+      listing: The list of batches, whose examples follow each other without gaps.
 
     Returns:
-      The cohort, with one epoch; None if some client's batches are not so.
+      The cohort, with one epoch; None if the batches are not regular.
     """
     counts, ends = listing.counts, listing.first[1:]
     has_batches = np.diff(listing.first) > 0

@@ -1,4 +1,4 @@
-"""Prepares the next item of an iteration while the present one is used."""
+"""Prepares the next item of an iteration while the current one is in use."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _END = object()
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """Yields the items of an iterable, which a thread advances one item ahead.
+    """Yields the items of an iterable, computing one item ahead in a thread.
 
-    The thread ends with the iteration, however that ends.
+    The thread ends with the iteration, even if the iteration is abandoned or raises an exception.
 
     Args:
-      items: The items. Nobody else may advance them if they are an iterator.
+      items: The items. If they are an iterator, nothing else may advance it at the same time.
 
     Yields:
       The items, in order.
 
     Raises:
-      Exception: Whatever the iteration over the items raises.
+      Exception: Any exception of the iteration over the items.
     """
     advancing = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="tff_dp-prefetch") as pool:

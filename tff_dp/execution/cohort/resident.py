@@ -14,10 +14,13 @@ from tff_dp.execution.cohort.tables import Limits
 
 
 class Resident:
-    """Arrays that were copied to the device. They are kept while they live and their sizes allow.
+    """A cache of the copies of arrays on the device.
+
+    A copy is kept while its array exists. If the copies exceed the limit, the least recently used
+    ones are dropped.
 
     Args:
-      limit: The most bytes to hold.
+      limit: The most bytes of copies. A single larger array is kept nevertheless, alone.
     """
 
     def __init__(self, limit: int) -> None:
@@ -28,18 +31,24 @@ class Resident:
         self._limits: dict[int, tuple[Any, Limits]] = {}
 
     def fits(self, arrays: Sequence[Any]) -> bool:
-        """Returns whether arrays are small enough to be held together.
+        """Returns whether arrays fit on the device together.
 
         Args:
-          arrays: Arrays or tensors; tensors are on the device already and do not count.
+          arrays: Arrays or tensors. Tensors are on the device already and do not count.
+
+        Returns:
+          Whether their sizes add up to at most the limit.
         """
         return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) <= self.limit
 
     def tensor(self, array: Any) -> tf.Tensor:
-        """Returns the tensor of an array, which is copied at the first call for it.
+        """Returns the copy of an array on the device, and makes it if there is none.
 
         Args:
-          array: An array, or a tensor, which is returned as it is.
+          array: An array; or a tensor, which is returned itself.
+
+        Returns:
+          The tensor. It does not follow later changes of the array.
         """
         if not isinstance(array, np.ndarray):
             return tf.convert_to_tensor(array)
@@ -56,16 +65,17 @@ class Resident:
         return tensor
 
     def limits(self, array: Any) -> Limits:
-        """Returns the smallest and the largest value of an array of whole numbers, found once.
+        """Returns the smallest and the largest value of an integer array, computed once.
 
-        Only arrays that may hold indices or labels (at most one per row) are looked at. An array that
-        has been written to since is not looked at again, nor is its copy on the device made anew.
+        They are used to leave out checks of indices and labels. Like the copy on the device, they
+        do not follow later changes of the array.
 
         Args:
           array: An array or a tensor.
 
         Returns:
-          The two values; None for any other array, and for an empty one.
+          The two values; None for a tensor, an array of more than two dimensions or of another data
+          type, and an empty array.
         """
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim > 2:
             return None

@@ -1,4 +1,4 @@
-"""Blocks of clients, and the tables that tell a graph who they are and where their batches begin."""
+"""Blocks of clients, and tables of the clients and the positions of their batches for a graph."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-Limits = (
-    tuple[int, int] | None
-)  # the smallest and the largest of some numbers, where they are known
+# The smallest and the largest value of a field, or None where not known.
+Limits = tuple[int, int] | None
 
-_SMALLEST_TABLE = 8
+_SMALLEST_TABLE = 8  # entries to which shorter arrays are padded
 
 
 class Form(NamedTuple):
-    """Which columns a table has: what a graph must know to read it back.
+    """The columns of a table, which a graph must know to read the table.
 
     Attributes:
-      kind: "regular" (each client's batches have one size, but for the last), "listed" (batches are
-        listed one by one), or "tensors" (a client's data is no sequence of batches).
-      looks_up: Whether examples are found through `ClientTable.rows`.
+      kind: "regular" (all batches have one size, except that the last one of an epoch may be
+        smaller), "listed" (batches are listed one by one), or "tensors" (the data of a client are
+        not a sequence of batches).
+      looks_up: Whether the rows of examples are looked up in `ClientTable.rows`.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The number of tensors that a table of this form is."""
+        """The number of tensors in which a table of this form is passed to a graph."""
         return (4 if self.kind == "listed" else 1) + self.looks_up
 
     def specs(self) -> list[tf.TensorSpec]:
@@ -46,22 +46,23 @@ class Form(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClientTable:
-    """The clients of a block: who they are, and where their batches begin.
+    """The clients of a block and the positions of their batches.
 
-    Its columns are numpy arrays, or tensors where a graph has read it back from what `arrays` gives.
+    The columns are numpy arrays of integers outside of a graph. In a graph, where `read` restores
+    the table, they are int32 tensors.
 
     Attributes:
-      form: Which of the columns there are.
+      form: The form of the table, which determines the columns that it has.
       count: The number of clients.
-      positions: int32 [clients]: their positions in the cohort, ascending.
-      starts: int32: for "regular", [clients], the positions of their first examples; for "listed",
-        [batches], those of each batch.
-      full: int32 [clients]: their numbers of full batches in an epoch, or one number for all; for
-        "regular".
-      first: int32 [clients + 1]: the number of each client's first batch, and of all batches; for
-        "listed".
-      counts: int32 [batches]: the number of examples of each batch; for "listed".
-      rows: int32 [positions]: the row of the example at each position, or None if position p is row p.
+      positions: The positions of the clients in the cohort, [clients], ascending.
+      starts: For "regular", the position of each client's first example, [clients]; for "listed",
+        that of each batch's first example, [batches].
+      full: For "regular", the number of full batches that each client has in an epoch, [clients],
+        or one number for all clients.
+      first: For "listed", the number of each client's first batch, then the number of all batches,
+        [clients + 1].
+      counts: For "listed", the number of examples in each batch, [batches].
+      rows: The row of the example at each position, [positions]; None if position p is row p.
     """
 
     form: Form
@@ -74,11 +75,12 @@ class ClientTable:
     rows: Any = None
 
     def arrays(self) -> list[np.ndarray]:
-        """Returns the table as few arrays, which `read` takes apart.
+        """Returns the table as a few int32 arrays, the inverse of `read`.
 
-        Each array that a graph is called with costs a small round as much as its training does.
-        Therefore the columns of a regular table are packed into one, filled up with zeros to a length
-        for which XLA has compiled already, and the count is packed in front of them.
+        In a small round, each additional argument of a graph takes as long as the training.
+        Therefore the columns of a regular table are packed into one array, with the count in its
+        first row. It is padded with zeros to a length that many cohorts share, since XLA compiles
+        again for each length.
         """
         rows = [self.rows] if self.form.looks_up else []
         if self.form.kind == "regular":
@@ -95,14 +97,14 @@ class ClientTable:
 
     @classmethod
     def read(cls, form: Form, tensors: Sequence[tf.Tensor]) -> ClientTable:
-        """Writes the inverse of `arrays` into a graph.
+        """Restores a table inside of a graph, the inverse of `arrays`.
 
         Args:
-          form: The table's.
-          tensors: What `arrays` gave.
+          form: The form of the table.
+          tensors: The arrays of the table, as tensors of the graph.
 
         Returns:
-          The table. Its columns may be longer than its count: what follows is padding.
+          The table. Its columns may be longer than its count; the remainder is padding.
         """
         packed, *others = tensors
         rows = others.pop() if form.looks_up else None
@@ -118,14 +120,16 @@ class ClientTable:
 
 
 class Batching(NamedTuple):
-    """What the batches of all clients of a block have in common.
+    """The properties that the batches of all clients of a block have in common.
 
     Attributes:
-      batch_size: Examples in a full batch; 0 where batches are listed, or data is no sequence.
-      remainder: Examples in the last batch of an epoch; 0 for no such batch.
-      full: The number of full batches in an epoch, if all clients have the same; None otherwise.
-      epochs: Passes over the examples.
-      apart: Whether each epoch has positions of its own.
+      batch_size: The number of examples in a full batch; 0 if batches are listed or the data are
+        not a sequence.
+      remainder: The number of examples in the smaller last batch of an epoch; 0 if there is none.
+      full: The number of full batches in an epoch if a graph is made for this number, which all
+        clients then have; None if the graph reads it from the table.
+      epochs: The number of passes over the examples.
+      apart: Whether each epoch has positions of its own, which follow those of the epoch before.
     """
 
     batch_size: int = 0
@@ -136,18 +140,20 @@ class Batching(NamedTuple):
 
 
 NO_BATCHES = Batching()
+"""For blocks whose batches are listed, or whose data are not a sequence."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-    """Some clients of a cohort, as one graph takes them.
+    """Some clients of a cohort, which one graph processes.
 
     Attributes:
-      fields: Tensors [rows, ...].
-      table: Who they are, and where their batches begin.
-      batching: What their batches have in common.
-      limits: The smallest and the largest of each field's numbers, None where they are not known; empty
-        if none is known.
+      fields: A tensor [rows, ...] for each field of the examples; for data that are not a sequence,
+        a tensor [clients, ...] for each part of a client's value.
+      table: The clients and the positions of their batches.
+      batching: The properties that their batches have in common.
+      limits: The smallest and the largest value of each field, None where not known; empty if none
+        is known.
     """
 
     fields: Sequence[tf.Tensor]
@@ -157,30 +163,44 @@ class Block:
 
 
 def padded_length(count: int) -> int:
-    """Returns the length to which an array of a length is filled up: a power of two."""
+    """Returns the length to which an array is padded.
+
+    Args:
+      count: The number of entries in the array.
+
+    Returns:
+      The smallest power of two that is at least `count`, and at least 8.
+    """
     return max(_SMALLEST_TABLE, 1 << (count - 1).bit_length()) if count else _SMALLEST_TABLE
 
 
 @functools.lru_cache(1 << 12)
 def roomy_length(count: int, clients: int) -> int:
-    """Returns a length for an array of a cohort that other cohorts, drawn likewise, hardly exceed.
+    """Returns a padded length for an array of a cohort, with room for similar cohorts.
 
-    XLA compiles anew for each length. Under Poisson sampling, the number of clients has the standard
-    deviation of its square root.
+    XLA compiles again for each length. Under Poisson sampling, the standard deviation of the number
+    of clients is at most the square root of its mean. The length has room for 4 standard
+    deviations, so that cohorts of the same distribution rarely exceed it.
 
     Args:
-      count: Entries of the array.
-      clients: Clients of the cohort.
+      count: The number of entries in the array.
+      clients: The number of clients in the cohort.
+
+    Returns:
+      A power of two, at least 8.
     """
     return padded_length(count + math.ceil(count * min(1, 4 / math.sqrt(clients or 1))))
 
 
 def padded(column: np.ndarray, clients: int) -> np.ndarray:
-    """Returns an array of a cohort that is filled up with zeros to its `roomy_length`.
+    """Pads an array of a cohort with zeros to its `roomy_length`.
 
     Args:
-      column: The array.
-      clients: Clients of the cohort.
+      column: The array, [entries, ...].
+      clients: The number of clients in the cohort.
+
+    Returns:
+      The padded array, [length, ...].
     """
     length = roomy_length(len(column), clients)
     return np.concatenate(

@@ -1,4 +1,4 @@
-"""Blocks of clients whose data are tensors, and no sequences of batches."""
+"""Blocks of clients whose data are tensors instead of sequences of batches."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def blocks_of_tensors(
 ) -> Iterator[tables.Block]:
     """Yields the blocks of clients whose data are tensors.
 
-    Side by side, the clients of a block must fill their rows, as in `grouping.grouped`: a row that is not
-    full would count its last client several times.
+    If a graph is vectorized over clients, the clients of a block must fill its rows, as in
+    `grouping.parts`: a row that is not full would count its last client several times.
 
     Args:
-      data: The clients' values.
-      data_type: Their TFF type.
-      by_size: Whether the clients run side by side.
+      data: The value of each client.
+      data_type: The TFF type of one client's value.
+      by_size: Whether the graph is vectorized over clients.
 
     Yields:
       The blocks, in the order of the cohort.

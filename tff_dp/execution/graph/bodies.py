@@ -1,8 +1,8 @@
 """Serialized TensorFlow graphs and functions in one form.
 
-A `GraphDef` names an output of a node by its position ("node:1"), a `FunctionDef` by the name of the
-output and a position within it ("node:output:0"). Both become a `Body`, whose references all have the
-first form, so that the rest of the package need not tell graphs from functions.
+A `GraphDef` names an output of a node by its position ("node:1"), a `FunctionDef` by the name of
+the output and a position within it ("node:output:0"). Both become a `Body`, whose references all
+have the first form, so that the rest of the package need not tell graphs from functions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from tff_dp._compat import tensorflow as tf_compat
 
-# An output of a node: the name of the node and the position of the output. The position AFTER stands
-# for a control edge, which carries no value and only orders the execution.
+# An output of a node: the name of the node and the position of the output. The position AFTER
+# stands for a control edge, which carries no value and only orders the execution.
 Reference = tuple[str, int]
 AFTER = -1
 

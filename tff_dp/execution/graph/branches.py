@@ -1,8 +1,8 @@
 """Conditionals, written as a `tf.cond` of two graphs or as a select between the values of both.
 
-A select runs both branches. It is faster for small branches, and `tf.vectorized_map` can vectorize it
-over clients whose conditions differ. It is used only where both branches are cheap and free of effects
-and errors (`Program.is_plain`).
+A select runs both branches. It is faster for small branches, and `tf.vectorized_map` can vectorize
+it over clients whose conditions differ. It is used only where both branches are cheap and free of
+effects and errors (`Program.is_plain`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def write_case(
 ) -> list[Any]:
     """Writes `Case` and `StatelessCase` as a binary tree of choices between two branches.
 
-    A choice between two plain branches can be a select, which TensorFlow vectorizes over clients that
-    take different branches.
+    A choice between two plain branches can be a select, which TensorFlow vectorizes over clients
+    that take different branches.
 
     Args:
       emission: The emission that writes the node.
@@ -117,7 +117,8 @@ def _choose(
     def way(write: _Way) -> Callable[[], list[tf.Tensor]]:
         def run() -> list[tf.Tensor]:
             results, out = emission.apart(write)
-            # `tf.cond` requires tensors of the branch's own graph, and a branch may return arguments.
+            # `tf.cond` requires tensors of the branch's own graph, and a branch may return
+            # arguments.
             return [tf.identity(tensor) for tensor in (*results, *out)]
 
         return run
@@ -135,8 +136,8 @@ def _choose(
 def _both(emission: Emission, condition: tf.Tensor, then: _Way, otherwise: _Way) -> list[Any]:
     """Writes both branches and selects between their values.
 
-    Each branch is written under its condition, so that assignments and failed checks in it count only
-    if it is taken.
+    Each branch is written under its condition, so that assignments and failed checks in it count
+    only if it is taken.
     """
     outer = emission.conditions
     results = []

@@ -1,9 +1,10 @@
 """State that is threaded through a graph: variables, iterators, and the first failed check.
 
-TensorFlow keeps such state in resources, which change while a graph runs. A graph that XLA compiles or
-that is vectorized over clients cannot have resources of this kind. Here each of them is a plain tensor
-instead: an operation that would change the resource replaces the tensor that stands for it, and loops
-and branches take these tensors as additional arguments and return them as additional results.
+TensorFlow keeps such state in resources, which change while a graph runs. A graph that XLA compiles
+or that is vectorized over clients cannot have resources of this kind. Here each of them is a plain
+tensor instead: an operation that would change the resource replaces the tensor that stands for it,
+and loops and branches take these tensors as additional arguments and return them as additional
+results.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Variable:
 
 
 class Iterator:
-    """An iterator over a client's batches: the key of the carried number of the next batch, int32 [].
+    """An iterator over batches: the key of the carried number of the next batch, int32 [].
 
     Attributes:
       batches: The `program.Batches` that it iterates over; None until it is initialized.
@@ -44,7 +45,8 @@ class Optional:
 
     Args:
       batches: The `program.Batches` of the iterator.
-      number: The number of the batch, int32 [], from 0; the optional is empty if there is no such batch.
+      number: The number of the batch, int32 [], from 0; the optional is empty if there is no such
+        batch.
     """
 
     def __init__(self, batches: Any, number: tf.Tensor) -> None:

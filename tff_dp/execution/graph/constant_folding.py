@@ -1,8 +1,9 @@
 """Constant folding of small integer tensors, such as shapes and what is computed from them.
 
-A tensor has a static shape only if TensorFlow's shape inference knows the numbers that determine it. The
-inference loses them in operations such as `BroadcastGradientArgs`, and where they enter a loop. Here an
-operation whose inputs are all known runs while the graph is written, and its outputs become constants.
+A tensor has a static shape only if TensorFlow's shape inference knows the numbers that determine
+it. The inference loses them in operations such as `BroadcastGradientArgs`, and where they enter a
+loop. Here an operation whose inputs are all known runs while the graph is written, and its outputs
+become constants.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def fold(node: Any, inputs: Sequence[Any]) -> list[tf.Tensor] | None:
       inputs: The values of its inputs.
 
     Returns:
-      A constant for each output; None if the operation has state, an input is not known, an output is
-      not an integer or truth value, an output has more than 64 elements, or the operation fails.
+      A constant for each output; None if the operation has state, an input is not known, an output
+      is not an integer or truth value, an output has more than 64 elements, or the operation fails.
     """
     if node.op in _OF_SHAPES:
         return _of_shapes(node, inputs)
@@ -92,7 +93,7 @@ def _of_shapes(node: Any, inputs: Sequence[Any]) -> list[tf.Tensor] | None:
 
 
 def _named(node: Any, definition: Any, inputs: list[tf.Tensor]) -> dict[str, Any]:
-    """Returns the inputs of an operation by name; an input that is a list gets a list of tensors."""
+    """Returns the inputs of an operation by name, with a list of tensors for a list input."""
     named: dict[str, Any] = {}
     for argument in definition.input_arg:
         if argument.number_attr:

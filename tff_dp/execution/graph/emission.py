@@ -1,19 +1,19 @@
 """The emission of a program into the graph that is being traced.
 
-An `Emission` visits the nodes of a body in topological order and creates a copy of each in the graph
-that is being traced. It keeps track of the context of the node that is being written:
+An `Emission` visits the nodes of a body in topological order and creates a copy of each in the
+graph that is being traced. It keeps track of the context of the node that is being written:
 
 - the path of the nodes that called the body. It determines the keys of the random draws. A function
-  that is called twice is written twice, under two paths, so that its two copies draw under different
-  keys;
-- the iteration numbers of the enclosing loops, which are folded into the keys, so that an operation in a
-  loop draws new numbers in each iteration;
-- the conditions of the enclosing branches. A branch that is written as a select always runs, so that its
-  side effects (assignments and failed checks) must be conditional on its being taken;
+  that is called twice is written twice, under two paths, so that its two copies draw under
+  different keys;
+- the iteration numbers of the enclosing loops, which are folded into the keys, so that an operation
+  in a loop draws new numbers in each iteration;
+- the conditions of the enclosing branches. A branch that is written as a select always runs, so
+  that its side effects (assignments and failed checks) must be conditional on its being taken;
 - the carried state (`carried`).
 
-Operations that are not simply copied have handlers, functions of (emission, node, inputs, path), which
-`emitter` supplies.
+Operations that are not simply copied have handlers, functions of (emission, node, inputs, path),
+which `emitter` supplies.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ Handler = Callable[["Emission", Any, list[Any], tuple[str, ...]], list[Any]]
 class _Guards:
     """The conditions under which each node runs: {the condition's tensor: its value}.
 
-    In graphs of TensorFlow 1, a branch is not a function: its nodes are those that depend on one of the
-    two outputs of a `Switch`. Each node inherits the conditions of the nodes that it depends on.
+    In graphs of TensorFlow 1, a branch is not a function: its nodes are those that depend on one of
+    the two outputs of a `Switch`. Each node inherits the conditions of the nodes that it depends
+    on.
     """
 
     def __init__(self) -> None:
-        # The outputs of a Switch have an entry each, since the condition is true for one and false for
-        # the other. Every other node has one entry for all its outputs, under (node, AFTER).
+        # The outputs of a Switch have an entry each, since the condition is true for one and false
+        # for the other. Every other node has one entry for all its outputs, under (node, AFTER).
         self.of: dict[bodies.Reference, dict[bodies.Reference, bool]] = {}
 
     def inherit(self, references: list[bodies.Reference]) -> dict[bodies.Reference, bool]:
@@ -71,13 +72,14 @@ class Emission:
     Attributes:
       program: The program.
       style: How the graph is compiled.
-      carried: The carried state: a tensor for `carried.FAILED`, for each `carried.Variable` that has a
-        value, and for each `carried.Iterator`.
+      carried: The carried state: a tensor for `carried.FAILED`, for each `carried.Variable` that
+        has a value, and for each `carried.Iterator`.
       variables: The variables of the graph by name.
-      conditions: The conditions of the enclosing branches that are written as selects, bool [] each.
+      conditions: The conditions of the enclosing branches that are written as selects, bool []
+        each.
       limits: The known ranges of integer tensors.
-      is_unchecked: Whether kernels may accept an index that is out of range, so that the graph itself
-        has to check it (`range_checks`).
+      is_unchecked: Whether kernels may accept an index that is out of range, so that the graph
+        itself has to check it (`range_checks`).
     """
 
     def __init__(
@@ -100,8 +102,8 @@ class Emission:
         self._handlers = handlers
         self._steps: list[tf.Tensor] = []  # iterations of the enclosing loops, outermost first
         self._clock: set[Any] = set()  # references to tensors computed from the current time
-        # Whether the result of the node that is being written reaches a step function (such as Floor),
-        # which would amplify XLA's roundoff: see `xla_numerics.before_steps`.
+        # Whether the result of the node that is being written reaches a step function (such as
+        # Floor), which would amplify XLA's roundoff: see `xla_numerics.before_steps`.
         self._is_before_step = False
 
     @property
@@ -120,9 +122,9 @@ class Emission:
 
         Args:
           body: The body.
-          bound: The value of each argument, by name, in a list of one: tensors, or `program.Batches`,
-            `carried.Variable`, `carried.Iterator` or `carried.Optional` in place of a resource or
-            variant.
+          bound: The value of each argument, by name, in a list of one: tensors, or
+            `program.Batches`, `carried.Variable`, `carried.Iterator` or `carried.Optional` in place
+            of a resource or variant.
           targets: The outputs that are wanted.
           path: The names of the nodes that called the body, the outermost first.
 
@@ -143,14 +145,14 @@ class Emission:
             node, sources = body.nodes[name], body.inputs[name]
             inputs = [values[source][index] for source, index in sources if index >= 0]
             if self.style.is_static:
-                # Shape inference does not look through the captures of a loop's graph. A known number
-                # from outside of the loop therefore becomes a constant inside of it.
+                # Shape inference does not look through the captures of a loop's graph. A known
+                # number from outside of the loop therefore becomes a constant inside of it.
                 inputs = [constant_folding.within(value) for value in inputs]
             held = guards.inherit(sources)
             if node.op == "Switch":
-                # Both outputs are the input. TensorFlow would run only the nodes behind one of them;
-                # here the nodes behind both run, and `_merge` selects. The nodes behind an output
-                # inherit the value of the condition that the output stands for.
+                # Both outputs are the input. TensorFlow would run only the nodes behind one of
+                # them; here the nodes behind both run, and `_merge` selects. The nodes behind an
+                # output inherit the value of the condition that the output stands for.
                 condition = body.origin(sources[1])
                 values[name] = [inputs[0], inputs[0]]
                 for way in (0, 1):  # output 0 is the branch for false
@@ -178,8 +180,8 @@ class Emission:
 
         Nodes behind it no longer depend on that condition, since the result exists for both values.
 
-        Returns the outputs of the `Merge` (the value and the index of the input that it is from), and
-        the conditions under which it runs.
+        Returns the outputs of the `Merge` (the value and the index of the input that it is from),
+        and the conditions under which it runs.
         """
         sources = [source for source in sources if source[1] != bodies.AFTER]
         sides = [guards.inherit([source]) for source in sources]
@@ -234,9 +236,9 @@ class Emission:
         - An operation on known integers becomes constants (`constant_folding`).
         - A check of index ranges is added if kernels do not make it (`range_checks`).
         - An operation whose results XLA would change is written in another form (`xla_numerics`).
-        - A cast of the current time to an integer becomes a random integer. TFF and tensorflow-privacy
-          seed rotations, roundings and noise with the time in microseconds. All clients in one graph
-          would share such a seed, and an adversary could guess it.
+        - A cast of the current time to an integer becomes a random integer. TFF and
+          tensorflow-privacy seed rotations, roundings and noise with the time in microseconds. All
+          clients in one graph would share such a seed, and an adversary could guess it.
 
         Args:
           node: The `NodeDef`.
@@ -247,7 +249,8 @@ class Emission:
           The values of its outputs.
 
         Raises:
-          NotImplementedError: The operation needs a correction that does not exist for these inputs.
+          NotImplementedError: The operation needs a correction that does not exist for these
+            inputs.
         """
         folded = constant_folding.fold(node, inputs) if self.style.is_static else None
         if folded is not None:
@@ -261,8 +264,9 @@ class Emission:
             if written is not None:
                 return written
         from_clock = any(isinstance(i, tf.Tensor) and i.ref() in self._clock for i in inputs)
-        # Attributes that begin with an underscore are TensorFlow's annotations for the graph that the
-        # node comes from, such as "_class", which names colocated nodes. They do not apply to this graph.
+        # Attributes that begin with an underscore are TensorFlow's annotations for the graph that
+        # the node comes from, such as "_class", which names colocated nodes. They do not apply to
+        # this graph.
         attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
         graph = tf.compat.v1.get_default_graph()
         outputs = list(graph.create_op(node.op, inputs, attrs=attributes).outputs)
@@ -293,8 +297,8 @@ class Emission:
         """Writes the body of a function that a loop calls in each iteration.
 
         Args:
-          number: The number of the iteration, an integer tensor [] of the loop's graph. It is folded
-            into the keys of all random draws in the function.
+          number: The number of the iteration, an integer tensor [] of the loop's graph. It is
+            folded into the keys of all random draws in the function.
           function: The name of the function in the program's library.
           arguments: The values of its arguments, in the order of its signature.
           path: The names of the nodes that lead to the call, that of the loop last.
@@ -328,19 +332,21 @@ class Emission:
     def apart(
         self, function: Callable[..., list[Any]], *arguments: Any
     ) -> tuple[list[Any], list[tf.Tensor]]:
-        """Runs a function that writes into another graph: that of a branch or of the body of a loop.
+        """Runs a function that writes into another graph, of a branch or of the body of a loop.
 
-        The carried tensors that the function leaves behind belong to the other graph, which therefore
-        has to return them as results. The carried state of this emission is restored, until `resume`
-        replaces it with what the `tf.cond` or `tf.while_loop` has returned. Keys that the function adds
-        (variables that it alone uses) are dropped, since nothing outside refers to them.
+        The carried tensors that the function leaves behind belong to the other graph, which
+        therefore has to return them as results. The carried state of this emission is restored,
+        until `resume` replaces it with what the `tf.cond` or `tf.while_loop` has returned. Keys
+        that the function adds (variables that it alone uses) are dropped, since nothing outside
+        refers to them.
 
         Args:
           function: Writes into the other graph and returns its results.
           *arguments: Its arguments.
 
         Returns:
-          The results of the function, and the carried tensors at its end, in the order of `carried`.
+          The results of the function, and the carried tensors at its end, in the order of
+          `carried`.
         """
         kept = dict(self.carried)
         results = function(*arguments)
@@ -362,8 +368,8 @@ class Emission:
     def is_taken(self) -> tf.Tensor | None:
         """Returns whether all enclosing branches are taken, bool []; None outside of branches.
 
-        Only branches that are written as selects count. In a branch of a `tf.cond`, code runs only if
-        the branch is taken.
+        Only branches that are written as selects count. In a branch of a `tf.cond`, code runs only
+        if the branch is taken.
         """
         return tf.reduce_all(tf.stack(self.conditions)) if self.conditions else None
 

@@ -41,12 +41,14 @@ def emit(
         `random_words.Fed`; None if they draw under the key as all others do.
 
     Returns:
-      The wanted results, in the order of the flattened result or of `only`; and the number of the first
-      check that failed, int32 [], 0 if none did. The number minus 1 is a position in `written.checks`.
+      The wanted results, in the order of the flattened result or of `only`; and the number of the
+      first check that failed, int32 [], 0 if none did. The number minus 1 is a position in
+      `written.checks`.
 
     Raises:
-      NotImplementedError: An operation cannot be written in this style. The subclass `ShapeVariesError`
-        is for a tensor whose shape depends on values in a style that requires static shapes.
+      NotImplementedError: An operation cannot be written in this style. The subclass
+        `ShapeVariesError` is for a tensor whose shape depends on values in a style that requires
+        static shapes.
     """
     results = written.body.results
     wanted = results if only is None else [results[position] for position in only]

@@ -1,9 +1,9 @@
 """TensorFlow graphs of TFF computations, imported as functions of this process's TensorFlow.
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
-arguments and results. Here it is imported once, unlike a `program.Program`, which is written into other
-graphs, and is called like any TensorFlow function, so that it runs on the devices of this process. Its
-random operations draw under keys where that is possible (`keyed_import`).
+arguments and results. Here it is imported once, unlike a `program.Program`, which is written into
+other graphs, and is called like any TensorFlow function, so that it runs on the devices of this
+process. Its random operations draw under keys where that is possible (`keyed_import`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class ImportedGraph:
             theirs.
 
         Returns:
-          Tensors in the order of the flattened result type; a sequence is the variant of a data set.
+          Tensors in the order of the flattened result type; a sequence is the variant of a data
+          set.
         """
         self._streams.start(key)
         if self._initialize is not None:
@@ -96,8 +97,8 @@ def as_variant(value: Any) -> tf.Tensor:
 def _make_names_unique(graph_def: Any, prefix: str) -> None:
     """Adds a prefix to all names that are global in a process: of functions, variables and tables.
 
-    Graphs of different computations use the same name, such as "cond_true_3", for different functions;
-    and two imports of one graph would otherwise share their variables.
+    Graphs of different computations use the same name, such as "cond_true_3", for different
+    functions; and two imports of one graph would otherwise share their variables.
     """
     functions = {f.signature.name: prefix + f.signature.name for f in graph_def.library.function}
     for function in graph_def.library.function:
@@ -122,10 +123,10 @@ def _make_names_unique(graph_def: Any, prefix: str) -> None:
 def _import_with_loop(graph_def: Any, inputs: dict[str, tf.Tensor]) -> None:
     """Imports a graph into the one that is being built, with a loop in place of a `ReduceDataset`.
 
-    A `ReduceDataset` instantiates its function again at each execution, which takes far longer than the
-    training of a small client. A loop over an iterator that calls the same function gives the same
-    results. The graph is imported in two parts, before and after the reduction. A graph that has no
-    such node, or several, is imported unchanged.
+    A `ReduceDataset` instantiates its function again at each execution, which takes far longer than
+    the training of a small client. A loop over an iterator that calls the same function gives the
+    same results. The graph is imported in two parts, before and after the reduction. A graph that
+    has no such node, or several, is imported unchanged.
     """
     reductions = [node for node in graph_def.node if node.op == "ReduceDataset"]
     if len(reductions) != 1:
@@ -220,9 +221,9 @@ def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
 
         def reduce() -> list[tf.Tensor]:
             values = tf.raw_ops.OptionalGetValue(optional=batch, **types)
-            # The steps of a variable-based model depend on each other through its variables, which are
-            # not part of the state. Control edges make each step start after the assignments of the
-            # step before, and end after its own.
+            # The steps of a variable-based model depend on each other through its variables, which
+            # are not part of the state. Control edges make each step start after the assignments of
+            # the step before, and end after its own.
             with tf.control_dependencies([*state, *values]):
                 reduced = tf.raw_ops.StatefulPartitionedCall(
                     args=[*state, *values, *captured], Tout=state_types, f=name
@@ -235,8 +236,9 @@ def _reduce_loop(graph: Any, reduction: Any) -> list[tf.Tensor]:
 
         return [more, *tf.cond(more, reduce, lambda: list(state))]
 
-    # The loop must run after the operations that the node's control edges name (such as a variable-based
-    # model's assignments), and after the initialization of the iterator. No tensor expresses either.
+    # The loop must run after the operations that the node's control edges name (such as a
+    # variable-based model's assignments), and after the initialization of the iterator. No tensor
+    # expresses either.
     earlier = [
         graph.get_operation_by_name(name[1:]) for name in reduction.input if name.startswith("^")
     ]

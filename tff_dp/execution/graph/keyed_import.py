@@ -1,10 +1,10 @@
 """Keys for the random operations of a graph that runs as it was imported (`imported_graph`).
 
-Such a graph stays as it is, except for its random operations. Each of them is replaced with the call of
-a function that takes the next key from a stream, which belongs to this operation alone, and draws under
-that key. A stream is a variable of this process: branches, loops and the functions of data sets can
-access it by its name, without an additional argument. Before each call of the graph, all streams are
-reset from the key of the call.
+Such a graph stays as it is, except for its random operations. Each of them is replaced with the
+call of a function that takes the next key from a stream, which belongs to this operation alone, and
+draws under that key. A stream is a variable of this process: branches, loops and the functions of
+data sets can access it by its name, without an additional argument. Before each call of the graph,
+all streams are reset from the key of the call.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Streams:
     """The streams of keys for the random operations of an imported graph.
 
     Args:
-      graph_def: The `GraphDef`, which is changed: its random operations are replaced, and the casts of
-        the current time to integers, which are taken for seeds.
+      graph_def: The `GraphDef`, which is changed: its random operations are replaced, and the casts
+        of the current time to integers, which are taken for seeds.
       prefix: The prefix of the names of streams and functions, unique in this process.
     """
 
@@ -53,8 +53,8 @@ class Streams:
         """Resets the streams before a call of the graph.
 
         Args:
-          key: The key of the call, uint64 [2]. Each stream starts from this key, folded with the place of
-            its operation.
+          key: The key of the call, uint64 [2]. Each stream starts from this key, folded with the
+            place of its operation.
         """
         if self._start is not None:
             self._start(key)
@@ -62,7 +62,8 @@ class Streams:
     def _set(self, key: tf.Tensor) -> None:
         for name, place in zip(self._names, self._places, strict=True):
             own = randomness.fold(key, place)
-            # The state of Philox: a counter of 128 bits, which each key advances, and a key of 64 bits.
+            # The state of Philox: a counter of 128 bits, which each key advances, and a key of 64
+            # bits.
             state = tf.bitcast(tf.stack([tf.constant(0, tf.uint64), own[1], own[0]]), tf.int64)
             with tf.device(_HOST):
                 tf.raw_ops.AssignVariableOp(resource=_stream(name), value=state)
@@ -91,8 +92,8 @@ def _stream(name: str) -> tf.Tensor:
 def _next_key(name: str) -> tf.Tensor:
     """Returns the next key of a stream, uint64 [2].
 
-    `RngReadAndSkip` reads and advances the state atomically, so that no two calls get the same key, even
-    if they run in parallel.
+    `RngReadAndSkip` reads and advances the state atomically, so that no two calls get the same key,
+    even if they run in parallel.
     """
     with tf.device(_HOST):
         state = tf.raw_ops.RngReadAndSkip(
@@ -158,8 +159,8 @@ def _replace(node: Any, drawing: Any, name: str) -> None:
 def _rename_outputs(function: Any, outputs: Mapping[str, str]) -> None:
     """Renames a function's references to the outputs of replaced nodes.
 
-    The output of a random operation has the name in the definition of the operation; that of the call
-    which replaces it is "output".
+    The output of a random operation has the name in the definition of the operation; that of the
+    call which replaces it is "output".
     """
     if not outputs:
         return

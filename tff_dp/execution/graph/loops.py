@@ -1,7 +1,7 @@
 """Loops: `While`, and the reduction of a client's data set, which becomes a loop over its batches.
 
-Carried tensors (`carried`) become loop variables after those of the original loop. The bodies are traced
-into graphs of their own, so that `Emission.apart` and `Emission.resume` surround them.
+Carried tensors (`carried`) become loop variables after those of the original loop. The bodies are
+traced into graphs of their own, so that `Emission.apart` and `Emission.resume` surround them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def write_while(
 ) -> list[Any]:
     """Writes `While` and `StatelessWhile` as a `tf.while_loop`.
 
-    The loop variables are the number of the iteration, int64 [], which the keys of random draws depend
-    on; those variables of the original loop that its body changes; and the carried tensors.
+    The loop variables are the number of the iteration, int64 [], which the keys of random draws
+    depend on; those variables of the original loop that its body changes; and the carried tensors.
 
     Args:
       emission: The emission that writes the node.
@@ -34,9 +34,10 @@ def write_while(
     """
     test, step = (node.attr[name].func.name for name in ("cond", "body"))
     body = emission.program.body_of(step)
-    # A value that the body returns unchanged stays outside of the loop variables, because it may be a
-    # known number: a bound or a size as a loop variable would make shapes in the loop depend on values.
-    # Variables and iterators are not tensors and cannot be loop variables; their tensors are carried.
+    # A value that the body returns unchanged stays outside of the loop variables, because it may be
+    # a known number: a bound or a size as a loop variable would make shapes in the loop depend on
+    # values. Variables and iterators are not tensors and cannot be loop variables; their tensors
+    # are carried.
     places = [
         i
         for i, value in enumerate(inputs)
@@ -59,8 +60,8 @@ def write_while(
             enter(tensors)
             return emission.call_in_step(number, test, arguments(tensors), (*path, "cond"))
 
-        # Carried tensors that the condition changes are dropped, since a condition returns a truth value
-        # only.
+        # Carried tensors that the condition changes are dropped, since a condition returns a truth
+        # value only.
         (result,), _ = emission.apart(test_it)
         return result if result.dtype == tf.bool else tf.cast(result, tf.bool)
 
@@ -140,9 +141,9 @@ def write_reduction(
 def _as_call(step: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:
     """Returns a step whose graph stays a separate function, which is not inlined into the loop.
 
-    Inlined into a loop, whose graph has a cycle, the gradient of a pooling runs in a kernel that takes
-    five times as long. Apparently TensorFlow's rewriting for oneDNN then visits the gradient before the
-    pooling itself, and does not replace it.
+    Inlined into a loop, whose graph has a cycle, the gradient of a pooling runs in a kernel that
+    takes five times as long. Apparently TensorFlow's rewriting for oneDNN then visits the gradient
+    before the pooling itself, and does not replace it.
     """
     call: Callable[..., list[tf.Tensor]] = tf.function(
         step, autograph=False, experimental_attributes={"_noinline": True}

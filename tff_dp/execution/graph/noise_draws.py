@@ -1,7 +1,7 @@
 """The random operations of a round, and the result of a round for given random words.
 
-The self-tests of noise use this module. Executing a computation does not involve it, and the graphs that
-it builds are not kept.
+The self-tests of noise use this module. Executing a computation does not involve it, and the graphs
+that it builds are not kept.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def draws_of(computation: Any) -> tuple[Draw, ...] | None:
       computation: The `next` of a process.
 
     Returns:
-      The operations, and the uses of the current time as a seed; None if the computation has no form
-      that runs in this process.
+      The operations, and the uses of the current time as a seed; None if the computation has no
+      form that runs in this process.
     """
     found = compilation.runner_of(computation)
     if isinstance(found, compilation.NoForm):
@@ -98,8 +98,8 @@ def _constant(node: Any) -> int | None:
 def constant_seeds(computation: Any) -> list[str]:
     """Returns the stateless random operations of a round whose seeds depend only on constants.
 
-    Seeds are traced back through calls, branches and loops. The arguments of a part of the round, such
-    as the server's state, are unknown and do not count as constants.
+    Seeds are traced back through calls, branches and loops. The arguments of a part of the round,
+    such as the server's state, are unknown and do not count as constants.
 
     Args:
       computation: The `next` of a process.
@@ -145,8 +145,8 @@ def _spread(written: program.Program, name: str, varies: dict[str, set[str]]) ->
         for called in random_sources.called_by(node):
             if called in varies:
                 arguments = written.body_of(called).arguments
-                # The first input of a branch is its condition. How operations of other kinds map their
-                # inputs to the arguments of their functions is not known.
+                # The first input of a branch is its condition. How operations of other kinds map
+                # their inputs to the arguments of their functions is not known.
                 first = 1 if node.op in random_sources.BRANCHES else 0
                 known = (
                     node.op in random_sources.CALLS | random_sources.BRANCHES | random_sources.LOOPS

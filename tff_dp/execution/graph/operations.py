@@ -1,13 +1,14 @@
 """The operations that XLA may compile, and those that may be vectorized over clients.
 
-An operation is in this table if its results under XLA on a CPU, and under `tf.vectorized_map`, have been
-compared with those of TensorFlow's own kernel: floats up to roundoff, integers, infinities and NaN, and
-errors (`tests/execution/test_operations.py` has the inputs of each comparison). Some operations agree
-only in the form in which `xla_numerics` writes them, or with the checks of `range_checks`. An operation
-that is not in the table is not known to agree.
+An operation is in this table if its results under XLA on a CPU, and under `tf.vectorized_map`, have
+been compared with those of TensorFlow's own kernel: floats up to roundoff, integers, infinities and
+NaN, and errors (`tests/execution/test_operations.py` has the inputs of each comparison). Some
+operations agree only in the form in which `xla_numerics` writes them, or with the checks of
+`range_checks`. An operation that is not in the table is not known to agree.
 
-The table assumes shapes that do not depend on values. It need not contain the operations that the emitter
-always replaces: calls of functions, loops, variables, batches, checks and random operations.
+The table assumes shapes that do not depend on values. It need not contain the operations that the
+emitter always replaces: calls of functions, loops, variables, batches, checks and random
+operations.
 """
 
 from __future__ import annotations
@@ -164,8 +165,8 @@ def xla_obstacle(operations: Iterable[str]) -> str | None:
       operations: The names of the operations.
 
     Returns:
-      The reason for the alphabetically first operation that is refused, as part of a sentence; None if
-      XLA may compile all of them.
+      The reason for the alphabetically first operation that is refused, as part of a sentence; None
+      if XLA may compile all of them.
     """
     return _obstacle(operations, _NOT_XLA | _NEITHER, "under XLA")
 
@@ -177,8 +178,8 @@ def vmap_obstacle(operations: Iterable[str]) -> str | None:
       operations: The names of the operations.
 
     Returns:
-      The reason for the alphabetically first operation that is refused, as part of a sentence; None if
-      all of them may be vectorized.
+      The reason for the alphabetically first operation that is refused, as part of a sentence; None
+      if all of them may be vectorized.
     """
     return _obstacle(operations, _NOT_VMAP | _NEITHER, "for clients side by side")
 

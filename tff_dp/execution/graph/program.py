@@ -1,9 +1,9 @@
 """TensorFlow computations as pure functions that can be written into other graphs.
 
 A `tff.tensorflow.computation` is a serialized graph with bindings that say which tensors are its
-arguments and results. A `Program` reads it once. `emitter.emit` then writes it, operation by operation,
-into the function that is being traced, as a pure function of its arguments. In this way the work of a
-whole cohort can be one graph, which XLA compiles or `tf.vectorized_map` vectorizes:
+arguments and results. A `Program` reads it once. `emitter.emit` then writes it, operation by
+operation, into the function that is being traced, as a pure function of its arguments. In this way
+the work of a whole cohort can be one graph, which XLA compiles or `tf.vectorized_map` vectorizes:
 
 - calls of functions are inlined, and conditionals and loops are traced again;
 - the reduction of a data set becomes a loop over batches that the caller provides;
@@ -69,8 +69,8 @@ _SLOW_IN_XLA_ON_CPU = frozenset(
         for part in ("", "BackpropInput", "BackpropInputV2", "BackpropFilter")
     }
 )
-# Operations that are cheap and have neither errors nor effects. A branch that consists of them may run
-# even though it is not taken, so that a conditional can be a select.
+# Operations that are cheap and have neither errors nor effects. A branch that consists of them may
+# run even though it is not taken, so that a conditional can be a select.
 _PLAIN = frozenset(
     {
         "Abs",
@@ -164,8 +164,8 @@ class Batches(Protocol):
         """Writes a loop over the batches.
 
         Args:
-          step: A function from the number of a batch, int32 [], the state before it, and the tensors of
-            the batch to the state after it.
+          step: A function from the number of a batch, int32 [], the state before it, and the
+            tensors of the batch to the state after it.
           state: The state before the first batch.
           shapes: The static shapes of the state that hold before and after every batch.
 
@@ -192,17 +192,17 @@ class Program:
 
     Args:
       computation: A `tff.tensorflow.computation`.
-      checks: A list for the messages of checks that several programs share, so that a number identifies
-        a check among all of them; None for a list of its own.
+      checks: A list for the messages of checks that several programs share, so that a number
+        identifies a check among all of them; None for a list of its own.
 
     Attributes:
       type_signature: The TFF type of the computation.
       body: The body of its graph.
       token: The name of the argument for the token of a TFF session; empty if there is none.
-      start: The operation that initializes the graph's variables, as a control edge, in a list that is
-        empty if there is none.
-      arguments: The shape and data type of each argument, in the order of the flattened parameter type.
-        A sequence has the type `tf.variant`.
+      start: The operation that initializes the graph's variables, as a control edge, in a list that
+        is empty if there is none.
+      arguments: The shape and data type of each argument, in the order of the flattened parameter
+        type. A sequence has the type `tf.variant`.
       obstacle: Why `emitter.emit` cannot write it, or None.
       operations: The names of the operations that its results depend on.
       functions: The `FunctionDef` of each function in its library, by name.
@@ -278,7 +278,7 @@ class Program:
 
     @property
     def iterates(self) -> bool:
-        """Whether it takes batches from an iterator, so that all batches need the same static shape."""
+        """Whether it takes batches from an iterator, so that all need the same static shape."""
         return "IteratorGetNextAsOptional" in self.operations
 
     @property
@@ -308,8 +308,8 @@ class Program:
           function: The name of a function in the library.
 
         Returns:
-          Whether it consists of cheap operations without errors and effects only, and has no resources
-          or variants among its arguments and results.
+          Whether it consists of cheap operations without errors and effects only, and has no
+          resources or variants among its arguments and results.
         """
         if function not in self._plain:
             body = self.body_of(function)
@@ -381,8 +381,8 @@ def graph_of(computation: Any) -> tuple[Any, Any]:
       computation: A `tff.tensorflow.computation`.
 
     Returns:
-      The protocol buffer of the computation, which has the bindings of its arguments and results; and
-      its `GraphDef`.
+      The protocol buffer of the computation, which has the bindings of its arguments and results;
+      and its `GraphDef`.
 
     Raises:
       TypeError: The computation is not a TensorFlow computation.

@@ -1,9 +1,10 @@
 """Static analysis of where the random bits of a TensorFlow graph come from.
 
-The noise of a privacy plan is in the name scope `NOISE_SCOPE`, which survives TFF's serialization and its
-splitting of a round. Every random operation in that scope, including those of functions that are called
-there, must draw under a key (`randomness`). TensorFlow seeds its own generators with only 32 bits, and
-TFF seeds some of its operations with the time, both of which an adversary could guess.
+The noise of a privacy plan is in the name scope `NOISE_SCOPE`, which survives TFF's serialization
+and its splitting of a round. Every random operation in that scope, including those of functions
+that are called there, must draw under a key (`randomness`). TensorFlow seeds its own generators
+with only 32 bits, and TFF seeds some of its operations with the time, both of which an adversary
+could guess.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Provenance:
     Attributes:
       drawings: The operations that draw, or may draw, random bits.
       marked: Whether any node of the graph is in the name scope of a plan's noise.
-      casts: The casts of the current time to integers, which are taken for seeds, as the names of the
-        function and of the node.
+      casts: The casts of the current time to integers, which are taken for seeds, as the names of
+        the function and of the node.
       lost: The places at which the use of the current time can no longer be traced, in words.
     """
 
@@ -81,7 +82,7 @@ class Provenance:
 
     @property
     def unkeyed(self) -> list[Drawing]:
-        """The operations that draw from TensorFlow's own generators if the graph runs as imported."""
+        """The operations that stay as they are, without keys, if the graph runs as imported."""
         return [d for d in self.drawings if d.obstacle]
 
     @property
@@ -212,9 +213,9 @@ def _has_fixed_seed(body: bodies.Body, node: Any, definition: Any) -> bool:
 class _Clock:
     """Traces the current time to where it becomes an integer.
 
-    TFF and tensorflow-privacy seed rotations, roundings and noise with the time in microseconds. It is
-    traced through operations, through calls of functions and into branches, but not through loops nor
-    out of branches. In the latter cases the place is reported as lost.
+    TFF and tensorflow-privacy seed rotations, roundings and noise with the time in microseconds. It
+    is traced through operations, through calls of functions and into branches, but not through
+    loops nor out of branches. In the latter cases the place is reported as lost.
 
     Args:
       bodies_of: The bodies of the graph and of its functions, by name.
@@ -292,7 +293,8 @@ def nodes(graph_def: Any) -> Iterator[tuple[str, Any]]:
       graph_def: The `GraphDef`.
 
     Yields:
-      The name of the function that contains the node, `MAIN` for the graph itself; and the `NodeDef`.
+      The name of the function that contains the node, `MAIN` for the graph itself; and the
+      `NodeDef`.
     """
     for node in graph_def.node:
         yield MAIN, node

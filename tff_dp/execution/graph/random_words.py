@@ -1,10 +1,11 @@
 """Random words for the server's noise from a cryptographic generator outside of the graph.
 
 With `random_bits="aes-ctr"`, the operations of the server that draw noise take their words from an
-argument of the graph. Tracing the server's programs once shows which operations these are, and how many
-words each of them draws.
+argument of the graph. Tracing the server's programs once shows which operations these are, and how
+many words each of them draws.
 
-Source: AES in counter mode, NIST SP 800-38A, section 6.5; the implementation is that of `cryptography`.
+Source: AES in counter mode, NIST SP 800-38A, section 6.5; the implementation is that of
+`cryptography`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def aes_ctr(key: bytes, counter: bytes, count: int) -> np.ndarray:
       count: The number of words.
 
     Returns:
-      The words, little-endian int64 [count], 8 bytes of the stream each, in the order of the stream.
+      The words, little-endian int64 [count], 8 bytes of the stream each, in the order of the
+      stream.
 
     Raises:
       StackError: The package `cryptography` is not installed.
@@ -66,8 +68,8 @@ def of_call(count: int, seed: int | None, call: int) -> np.ndarray:
 
     Args:
       count: The number of words.
-      seed: None for a key from the operating system; an integer for reproducible words, which are not
-        private.
+      seed: None for a key from the operating system; an integer for reproducible words, which are
+        not private.
       call: The number of the call in its context; only used with a seed.
 
     Returns:

@@ -1,14 +1,14 @@
 """Random numbers of computations that run in this process, with 128 bits of entropy for every call.
 
-TensorFlow seeds an operation without a seed from a generator with 32 bits of entropy, and compilers may
-merge random operations or fold them into constants. Here each random operation becomes a function of a
-key. The key is derived from the root key of the call by folding in the part of the round, the client, the
-place of the operation in the graph, and the iterations of the enclosing loops. The same root key
-therefore gives the same draws in every strategy of execution, and operations in different places draw
-under different keys.
+TensorFlow seeds an operation without a seed from a generator with 32 bits of entropy, and compilers
+may merge random operations or fold them into constants. Here each random operation becomes a
+function of a key. The key is derived from the root key of the call by folding in the part of the
+round, the client, the place of the operation in the graph, and the iterations of the enclosing
+loops. The same root key therefore gives the same draws in every strategy of execution, and
+operations in different places draw under different keys.
 
-Source: the generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
-2011). It is not a cryptographic generator.
+Source: the generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+3", SC 2011). It is not a cryptographic generator.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def root(seed: int | None, call: int) -> np.ndarray:
     """Returns the root key of one call of a computation.
 
     Args:
-      seed: None for entropy from the operating system; an integer for reproducible draws, which are not
-        private.
+      seed: None for entropy from the operating system; an integer for reproducible draws, which are
+        not private.
       call: The number of the call in its context; only used with a seed.
 
     Returns:
@@ -102,8 +102,8 @@ def draw(node: Any, inputs: list[Any], key: Any) -> list[tf.Tensor]:
         )
         return [drawn]
     if node.op == "RngReadAndSkip":
-        # The state of a `tf.random.Generator`. Its seed is a constant of the graph, so that every client
-        # would start from the same state.
+        # The state of a `tf.random.Generator`. Its seed is a constant of the graph, so that every
+        # client would start from the same state.
         return [tf.bitcast(tf.concat([counter, key[:1]], 0), tf.int64)]
     operation = getattr(tf.raw_ops, _STATELESS[node.op])
     if node.op == "RandomUniformInt":

@@ -1,9 +1,10 @@
-"""The checks that TensorFlow's kernels make of indices and divisors, where nothing makes them.
+"""Checks of indices and divisors, for graphs in which TensorFlow's kernels do not make them.
 
-A kernel for CPUs raises where an index or a label is out of range, or an integer is divided by zero. XLA
-and kernels for GPUs take the nearest index, drop the update, or give any number; and where clients stand
-side by side, an index beyond one client's segments would be another client's. Here each such check is a
-truth value with a message, which the emitter keeps as it keeps assertions.
+A kernel for CPUs raises an error if an index or a label is out of range, or if an integer is
+divided by zero. XLA and the kernels for GPUs clamp the index, drop the update, or return an
+arbitrary number; and in a graph that is vectorized over clients, an index beyond the segments of
+one client would refer to those of another. Here each such check is a truth value with a message,
+which the emitter records in the same way as an assertion (`Emission.keep`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What has to hold for an operation.
+    """A condition that must hold for an operation.
 
     Attributes:
-      holds: bool [].
-      message: What does not, otherwise.
-      values: What is checked, where it is numbers in a span that is known.
-      span: The span, [low, high).
+      holds: Whether it holds, bool [].
+      message: The message for the user if it does not.
+      values: The tensor that is checked, if the condition is that its values are in a known
+        interval; otherwise None.
+      span: The interval, [low, high); only used with `values`.
     """
 
     holds: tf.Tensor
@@ -35,19 +37,31 @@ class Check:
 
 
 class Limits:
-    """What is known of the numbers in tensors: of examples, and of what has the same numbers."""
+    """The known ranges of integer tensors: of the examples, and of tensors with the same values."""
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[int, int]] = {}
 
     def learn(self, tensors: Sequence[Any], limits: Sequence[tuple[int, int] | None]) -> None:
-        """Takes the least and the largest numbers of tensors, where they are known."""
+        """Records the ranges of tensors.
+
+        Args:
+          tensors: The tensors.
+          limits: The smallest and the largest value of each tensor, or None where not known. There
+            may be fewer entries than tensors.
+        """
         for tensor, limit in zip(tensors, limits, strict=False):
             if limit is not None:
                 self._known[tensor.ref()] = limit
 
     def hand_on(self, node: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Notes what is known of what an operation gives, from what is known of its inputs."""
+        """Derives the range of the output of an operation from those of its inputs.
+
+        Args:
+          node: The `NodeDef`.
+          inputs: The values of its inputs.
+          outputs: The values of its outputs.
+        """
         if not self._known or node.op not in _UNDERSTOOD:
             return
         known = [self._of(tensor) for tensor in inputs]
@@ -56,7 +70,8 @@ class Limits:
         elif node.op == "SelectV2":
             found = _selected(*known)
         else:
-            # What is exact as a float bounds what is rounded to one: Keras casts labels to floats first.
+            # Keras casts labels to floats and back. The range stays valid if the output type
+            # represents both limits exactly, because rounding is monotonic.
             largest = max(map(abs, known[0] or (0, 0)))
             found = known[0] if largest <= _EXACT.get(outputs[0].dtype, -1) else None
         if found is not None:
@@ -73,15 +88,23 @@ class Limits:
         return None if value is None else (int(np.min(value)), int(np.max(value)))
 
     def allow(self, check: Check) -> bool:
-        """Returns whether a check is known to hold."""
+        """Returns whether a check is known to hold.
+
+        Args:
+          check: The check.
+
+        Returns:
+          Whether the known range of its values is inside of its interval.
+        """
         if check.values is None:
             return False
         low, high = self._known.get(check.values.ref(), (0, -1))
         return low <= high and check.span[0] <= low and high < check.span[1]
 
 
+# The integers up to this absolute value that each data type represents exactly.
 _EXACT = {tf.int32: 2**31 - 1, tf.int64: 2**63 - 1, tf.float32: 2**24, tf.float64: 2**53}
-_MANY = 1 << 12  # elements of a constant that is looked at
+_MANY = 1 << 12  # the most elements of a constant whose range is computed
 _SAME_NUMBERS = frozenset(
     [
         "Cast",
@@ -100,7 +123,7 @@ _Known = tuple[int, int] | None
 
 
 def _compared(op: str, a: _Known, b: _Known) -> _Known:
-    """Returns (1, 1) for true and (0, 0) for false, of a comparison that is decided."""
+    """Returns the range of a comparison: (1, 1) if true, (0, 0) if false, None if not decided."""
     if a is None or b is None:
         return None
     less = int(op == "Less")
@@ -122,11 +145,14 @@ def check(node: Any, inputs: list[Any], limits: Limits) -> Check | None:
 
     Args:
       node: The `NodeDef`.
-      inputs: Its inputs.
-      limits: What is known of numbers.
+      inputs: The values of its inputs.
+      limits: The known ranges.
 
     Returns:
-      The check; None if the operation has none, or what it checks is known to pass.
+      The check; None if the operation needs none, or if it is known to hold.
+
+    Raises:
+      NotImplementedError: The operation needs a check that cannot be written for these inputs.
     """
     found = OPERATIONS.get(node.op)
     made = None if found is None else found(node, inputs)
@@ -134,12 +160,15 @@ def check(node: Any, inputs: list[Any], limits: Limits) -> Check | None:
 
 
 def gather(name: str, indices: tf.Tensor, limit: Any) -> Check | None:
-    """Writes the check of indices into a dimension.
+    """Writes the check that indices are in [0, size) of a dimension.
 
     Args:
-      name: What looks them up.
-      indices: The indices.
-      limit: The dimension's size, a number or a tensor [].
+      name: The operation and its node, for the message.
+      indices: The indices, an integer tensor.
+      limit: The size of the dimension, an integer or a tensor [].
+
+    Returns:
+      The check; None if the indices are constants in the range.
     """
     return _within(name, "indices", indices, 0, limit)
 
@@ -149,7 +178,7 @@ _UNSIGNED = {tf.int32: tf.uint32, tf.int64: tf.uint64}
 
 @functools.cache
 def has_gpu() -> bool:
-    """Returns whether operations may run on a GPU, whose kernels do not check."""
+    """Returns whether this process has a GPU, whose kernels do not check ranges."""
     return bool(tf.config.list_physical_devices("GPU"))
 
 
@@ -168,7 +197,8 @@ def _within(name: str, what: str, values: tf.Tensor, low: Any, high: Any) -> Che
         if inside:
             return None
     if known[0] == 0 and bounds[1] is not None and values.dtype in _UNSIGNED:
-        # One comparison, not two: a negative number is a large one. It is made at each step.
+        # As an unsigned integer, a negative number is larger than any limit, so that one comparison
+        # is enough. This saves time, since the check runs in each step of the training.
         unsigned = _UNSIGNED[values.dtype]
         holds = [tf.reduce_all(tf.bitcast(values, unsigned) < tf.bitcast(bounds[1], unsigned))]
     else:
@@ -252,12 +282,12 @@ def _labels(node: Any, inputs: list[Any]) -> Check | None:
 
 
 def _segments(node: Any, inputs: list[Any]) -> Check | None:
-    # Rows of negative segments are dropped.
+    # Negative segment ids are valid: the kernel drops their rows.
     return _within(_name(node), "segment_ids", inputs[1], None, inputs[2])
 
 
 def _counted(node: Any, inputs: list[Any]) -> Check | None:
-    # What is beyond the last bin is dropped.
+    # Values beyond the last bin are valid: the kernel drops them.
     return _within(_name(node), "the values to count", inputs[0], 0, None)
 
 
@@ -315,7 +345,10 @@ def _begin(node: Any, inputs: list[Any]) -> Check | None:
 
 
 def _picked(node: Any, inputs: list[Any]) -> Check | None:
-    """Of a slice, checks the positions that it takes one entry at; ranges are cut at the ends."""
+    """Checks those positions of a slice that select a single entry.
+
+    The kernel clamps ranges to the size of the dimension, so that they need no check.
+    """
     value, begin = inputs[:2]
     if tf.get_static_value(begin) is not None or not node.attr["shrink_axis_mask"].i:
         return None
@@ -335,7 +368,7 @@ def _picked(node: Any, inputs: list[Any]) -> Check | None:
 
 
 def _dimensions(node: Any, count: int, rank: int) -> dict[int, int]:
-    """Returns the value's dimension that each entry of a slice's specification is about."""
+    """Returns the dimension of the value that each entry of a slice's specification refers to."""
     new, ellipsis = node.attr["new_axis_mask"].i, node.attr["ellipsis_mask"].i
     found: dict[int, int] = {}
     dimension = 0
@@ -358,6 +391,7 @@ def _element(node: Any, inputs: list[Any]) -> Check | None:
 
 
 _Finder = Callable[[Any, list[Any]], "Check | None"]
+# The function that writes the check of each operation which needs one.
 OPERATIONS: dict[str, _Finder] = {
     **dict.fromkeys(("Gather", "GatherV2"), _gather),
     "GatherNd": _gather_nd,

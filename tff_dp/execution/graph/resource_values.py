@@ -1,4 +1,4 @@
-"""Operations on variables and iterators, written as operations on their carried tensors (`carried`)."""
+"""Operations on variables and iterators, written as operations on their carried tensors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def write_variable(
       The values of its outputs. A handle of a variable is a `carried.Variable`.
 
     Raises:
-      NotImplementedError: The variable is read before it has a value, or gets its first value in a branch
-        that is written as a select.
+      NotImplementedError: The variable is read before it has a value, or gets its first value in a
+        branch that is written as a select.
     """
     op = node.op
     if op == "VarHandleOp":
-        # TensorFlow identifies a variable by its shared name. One without a name has its path instead.
+        # TensorFlow identifies a variable by its shared name. One without a name has its path
+        # instead.
         name = node.attr["shared_name"].s.decode() or "/".join(path)
         if name not in emission.variables:
             shape = tf.TensorShape(node.attr["shape"].shape)
@@ -86,8 +87,8 @@ def write_iterator(
       path: The names of the nodes that lead to the node, its own name last.
 
     Returns:
-      The values of its outputs. A handle of an iterator is a `carried.Iterator`, and an optional batch is
-      a `carried.Optional`.
+      The values of its outputs. A handle of an iterator is a `carried.Iterator`, and an optional
+      batch is a `carried.Optional`.
 
     Raises:
       NotImplementedError: The iterator advances in a branch that is written as a select.

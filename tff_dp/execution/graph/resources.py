@@ -1,8 +1,8 @@
 """Operations that would keep contents beyond a run of their graph, unlike in stock TFF.
 
 Stock TFF gives each run of a computation new containers for tables, queues, and the like. In the
-TensorFlow of one process, such contents would persist from client to client, from call to call, and into
-other computations that use the same names. A computation that has any is not run here.
+TensorFlow of one process, such contents would persist from client to client, from call to call, and
+into other computations that use the same names. A computation that has any is not run here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import tensorflow as tf
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies
 
-# Variables start from their initial values at each run: `resource_values` replaces them with values, and
-# `imported_graph` runs their initialization at each call.
+# Variables start from their initial values at each run: `resource_values` replaces them with
+# values, and `imported_graph` runs their initialization at each call.
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2"})
 # Tables that are filled once, when the graph is initialized, and then reject other contents.
 STATIC_TABLES = frozenset({"HashTable", "HashTableV2"})

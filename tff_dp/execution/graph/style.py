@@ -21,14 +21,14 @@ class Style(NamedTuple):
         """Whether each tensor must have a shape that is known when the graph is written.
 
         XLA represents a tensor whose shape depends on values by one of the largest size that it may
-        have, and not every operation on that tensor ignores the unused part. Vectorization stacks the
-        tensors of all clients, which must therefore have the same shape.
+        have, and not every operation on that tensor ignores the unused part. Vectorization stacks
+        the tensors of all clients, which must therefore have the same shape.
         """
         return self.xla or self.vmap
 
 
 PLAIN = Style()
-"""A graph that TensorFlow runs as it is, for one client at a time."""
+"""A graph that is neither compiled by XLA nor vectorized."""
 
 
 class ShapeVariesError(NotImplementedError):

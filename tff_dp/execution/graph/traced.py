@@ -74,15 +74,15 @@ class Wanted:
     """A graph that is to be called, and the inputs of the call.
 
     Attributes:
-      name: The purpose of the graph. Together with the types of the loose inputs, it identifies the graph
-        in the cache.
+      name: The purpose of the graph. Together with the types of the loose inputs, it identifies the
+        graph in the cache.
       function: The function to trace, from a root key and tensors to tensors.
-      specs: The specifications of the first tensors. Those after them are loose: a graph accepts them
-        with any leading size.
+      specs: The specifications of the first tensors. Those after them are loose: a graph accepts
+        them with any leading size.
       inputs: The root key, uint64 [2], then the tensors.
-      in_turn: Whether the calling thread runs all operations, one after another. This suits a graph in
-        which a single operation does almost all of the work, since waking another thread takes longer
-        than a small round.
+      in_turn: Whether the calling thread runs all operations, one after another. This suits a graph
+        in which a single operation does almost all of the work, since waking another thread takes
+        longer than a small round.
     """
 
     name: Hashable
@@ -153,8 +153,9 @@ class Graphs:
     def _found(self, wanted: Wanted) -> Any:
         key = wanted.key
         made_by, coming = self._coming.pop(key, (None, None))
-        # An error in the background is dropped here, because it occurs again below, where it is handled.
-        # A forked child does not have the background thread, so that the future would never complete.
+        # An error in the background is dropped here, because it occurs again below, where it is
+        # handled. A forked child does not have the background thread, so that the future would
+        # never complete.
         if coming is not None and made_by == os.getpid() and coming.exception() is None:
             self._keep(key, coming.result())
         graph = self._graphs.get(key)
@@ -175,10 +176,10 @@ class Graphs:
         The first `call` of the graph waits until this is done, and so does the end of the process.
 
         Args:
-          wanted: The graph, and inputs of the types and shapes that later calls will have. The results
-            are discarded.
-          scope: Returns the context in which `call` will be called, such as that of a device. Such a
-            context applies to one thread only, and is therefore entered again in the background.
+          wanted: The graph, and inputs of the types and shapes that later calls will have. The
+            results are discarded.
+          scope: Returns the context in which `call` will be called, such as that of a device. Such
+            a context applies to one thread only, and is therefore entered again in the background.
         """
         key = wanted.key
         if key in self._graphs or key in self._coming:

@@ -1,12 +1,14 @@
-"""Operations whose numbers XLA would change, written so that it does not.
+"""Operations whose results XLA would change, written in a form for which it does not.
 
-- XLA's minimum and maximum on CPUs pass over what is not a number, and its gradients of rectifiers over
-  infinite gradients where the rectifier is flat.
-- XLA contracts a product and a sum into one operation that rounds once, and joins products by
-  constants. A floor, a rounding, or a conversion to integers turns such a difference into a whole step
-  for values that lie on a boundary by construction. Products and quotients that lead to one are kept
-  apart from what follows by an exclusive or with zero bits, which no compiler knows to be zero.
-- XLA derives other keys from the seeds of `tf.random.stateless_*`, and other floats from their bits.
+- On CPUs, XLA's minimum and maximum ignore NaN, and its gradients of rectifiers ignore infinite
+  gradients where the rectifier is flat.
+- XLA contracts a product and a sum into one operation that rounds once, and combines products with
+  constants. If a value is on the boundary of a step function (a floor, a rounding, or a conversion
+  to integers) by construction, that difference in roundoff changes the result by a whole step.
+  Products and quotients that reach a step function are therefore separated from the operations
+  after them, by an exclusive or with bits that are always zero although no compiler can prove it.
+- XLA derives other keys from the seeds of `tf.random.stateless_*`, and other floats from their
+  bits.
 """
 
 from __future__ import annotations
@@ -22,18 +24,28 @@ from tff_dp.execution.graph import bodies, random_sources
 
 RECTIFIERS = frozenset({"Relu", "Relu6"})
 _PHILOX, _AUTOMATIC = 1, 3
-_SCRAMBLER = 0x02461E293EC8F720  # the key by which TensorFlow's kernels make keys of seeds
-_LEAST_UNIFORM = 1e-7  # below which TensorFlow's kernels take no logarithm
+_SCRAMBLER = 0x02461E293EC8F720  # the key with which TensorFlow's kernels derive keys from seeds
+_LEAST_UNIFORM = (
+    1e-7  # TensorFlow's kernels raise smaller uniform numbers to this before a logarithm
+)
 _SELU, _SELU_ALPHA = 1.0507009873554805, 1.7580993408473768
 _INTEGERS = {2: tf.int16, 4: tf.int32, 8: tf.int64}
 
 
 def rectified(node: Any, inputs: list[Any], *, for_xla: bool) -> list[tf.Tensor]:
-    """Writes a rectifier that keeps what is not a number, with and without XLA.
+    """Writes a rectifier that propagates NaN, with and without XLA.
 
-    TensorFlow 2.21 joins a rectifier with the product and the bias before it, and what it joins them to
-    gives 0 for NaN: a client whose data are not numbers would not be seen. It does not join a maximum.
-    XLA's maximum keeps only the first of its arguments if it is not a number; a choice keeps it always.
+    TensorFlow 2.21 fuses a rectifier with the product and the bias before it, and the fused kernel
+    returns 0 for NaN, so that a client with invalid data would go undetected. It does not fuse a
+    maximum. XLA's maximum propagates NaN only in its first argument, but a select always does.
+
+    Args:
+      node: The `NodeDef` of a `Relu` or `Relu6`.
+      inputs: The values of its inputs: one tensor of floats.
+      for_xla: Whether XLA compiles the graph.
+
+    Returns:
+      The rectified tensor, as the only output.
     """
     (feature,) = inputs
     zero, six = tf.zeros([], feature.dtype), tf.constant(6, feature.dtype)
@@ -45,7 +57,13 @@ def rectified(node: Any, inputs: list[Any], *, for_xla: bool) -> list[tf.Tensor]
 
 
 def keep_nan(graph_def: Any) -> None:
-    """Replaces the rectifiers of a graph that is to be imported, for the sake of NaN: see `rectified`."""
+    """Replaces the rectifiers of a graph that is to be imported, so that they propagate NaN.
+
+    See `rectified` for the reason.
+
+    Args:
+      graph_def: The `GraphDef`, which is changed.
+    """
     for body in (graph_def, *graph_def.library.function):
         nodes = body.node if body is graph_def else body.node_def
         renamed = {}
@@ -79,19 +97,19 @@ def keep_nan(graph_def: Any) -> None:
 
 
 def write(node: Any, inputs: list[Any], key: tf.Tensor, steps: bool) -> list[tf.Tensor] | None:
-    """Writes an operation for XLA, if XLA needs it written in another way.
+    """Writes an operation for XLA, if XLA needs another form of it.
 
     Args:
       node: The `NodeDef`.
-      inputs: Its inputs.
-      key: Any key of the call, uint64 [2]: its value does not matter.
-      steps: Whether the result leads to a floor, a rounding or a conversion to integers.
+      inputs: The values of its inputs.
+      key: A key of the call, uint64 [2]. Only its not being a constant matters, as for `apart`.
+      steps: Whether the result reaches a step function, according to `before_steps`.
 
     Returns:
-      The operation's outputs, or None if it may be written as it is.
+      The values of the outputs; None if the operation may be copied as it is.
 
     Raises:
-      NotImplementedError: It has no such form for these inputs.
+      NotImplementedError: The operation has no form for XLA with these inputs.
     """
     writer = _WRITERS.get(node.op)
     if writer is not None:
@@ -102,10 +120,17 @@ def write(node: Any, inputs: list[Any], key: tf.Tensor, steps: bool) -> list[tf.
 
 
 def before_steps(body: bodies.Body) -> frozenset[str]:
-    """Returns the names of a body's products and quotients that lead to a step.
+    """Finds the products and quotients of a body whose results reach a step function.
 
-    A step is a floor, a rounding, or a conversion of floats to integers. The search stops where numbers
-    are added up in an order that is not promised anyway, and does not follow calls of functions.
+    A step function is a floor, a rounding, or a conversion of floats to integers; conversions in
+    the noise of a plan do not count. The search ends at reductions, whose order of summation is not
+    specified in any case, and does not follow calls of functions.
+
+    Args:
+      body: The body.
+
+    Returns:
+      The names of their nodes.
     """
     found: set[str] = set()
     pending = [name for name, node in body.nodes.items() if _is_step(node)]
@@ -131,12 +156,16 @@ def _is_step(node: Any) -> bool:
 
 
 def apart(value: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Returns a tensor that compilers cannot join with what it is made of.
+    """Returns a tensor that compilers cannot combine with the operations that compute it.
 
     Args:
-      value: Of floats.
-      key: uint64 [2].
+      value: A tensor of floats of 2, 4 or 8 bytes.
+      key: Any uint64 [2] that is not a constant.
+
+    Returns:
+      The same values, after an exclusive or of their bits with zeros.
     """
+    # k^2 + k is even for every integer k, also modulo 2^64, so that its lowest bit is always zero.
     integers = _INTEGERS[value.dtype.size]
     first = key[0]
     zero = tf.cast(
@@ -146,7 +175,7 @@ def apart(value: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 
 
 def _raw(node: Any, inputs: list[Any]) -> Any:
-    """Writes an operation of one output as it is."""
+    """Copies an operation that has one output."""
     attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
     graph = tf.compat.v1.get_default_graph()
     return graph.create_op(node.op, inputs, attrs=attributes).outputs[0]
@@ -185,7 +214,7 @@ def _clip(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _shift(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
-    """Kernels take a negative count for 0, and one of all bits or more for all bits but one."""
+    """Writes a shift. Kernels clamp the count to the range from 0 to the number of bits minus 1."""
     del key
     value, count = inputs
     most = 8 * value.dtype.size - 1
@@ -196,7 +225,7 @@ def _shift(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _cast(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
-    """What does not fit, or is not a number, becomes the least number, as processors have it."""
+    """Writes a cast. Values out of range and NaN become the smallest integer, as on processors."""
     del key
     (value,) = inputs
     whole = _raw(node, inputs)
@@ -213,7 +242,7 @@ def _cast(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _position_of_extreme(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
-    """XLA finds what is not a number first, the kernels never."""
+    """Writes an `ArgMax` or `ArgMin`. XLA returns the position of a NaN; the kernels skip NaN."""
     del key
     value, axis = inputs
     if value.dtype.is_floating:
@@ -228,7 +257,7 @@ def _relu_gradient(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tens
     passes = feature > 0
     if node.op == "Relu6Grad":
         passes &= feature < 6
-    # Zero, unless what flows back is not finite.
+    # Where the rectifier is flat: zero, or NaN if the gradient is not finite.
     return [tf.where(passes, gradient, gradient * tf.zeros([], gradient.dtype))]
 
 
@@ -270,7 +299,7 @@ def _uniform(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _uniforms(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns numbers in [0, 1) from words, as TensorFlow's kernels make them."""
+    """Returns numbers in [0, 1) from random words, in the same way as TensorFlow's kernels."""
     if dtype == tf.float32:
         mantissa = tf.bitwise.bitwise_and(bits, tf.constant(0x7FFFFF, tf.uint32))
         one = tf.constant(0x3F800000, tf.uint32)
@@ -283,7 +312,7 @@ def _uniforms(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _normal(node: Any, inputs: list[Any], key: tf.Tensor) -> list[tf.Tensor]:
-    """Box and Muller's transform of pairs."""
+    """Writes normal draws, by the Box-Muller transform of pairs of uniform numbers."""
     del key
     shape, own, counter, algorithm = inputs
     dtype = _dtype_of_draw(node, algorithm)
@@ -306,7 +335,9 @@ def _dtype_of_draw(node: Any, algorithm: tf.Tensor) -> tf.DType:
     dtype = tf.as_dtype(node.attr["dtype"].type)
     known = tf.get_static_value(algorithm)
     if dtype not in _WORDS or known is None or int(known) not in (_PHILOX, _AUTOMATIC):
-        raise NotImplementedError(f"{node.op} ({node.name}) draws {dtype.name} in a way of its own")
+        raise NotImplementedError(
+            f"{node.op} ({node.name}) draws other {dtype.name} numbers under XLA"
+        )
     return dtype
 
 
@@ -328,7 +359,7 @@ _WRITERS: dict[str, _Writer] = {
 }
 PRODUCTS = frozenset({"Div", "Mul", "RealDiv", "Square", "SquaredDifference"})
 _STEPS = frozenset({"Ceil", "Floor", "Rint", "Round"})
-# Through which a difference of roundoff goes on, number by number.
+# Operations that pass on a difference in roundoff elementwise, or that only rearrange elements.
 _PASSED = PRODUCTS | frozenset(
     [
         "Abs",
