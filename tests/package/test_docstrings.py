@@ -28,24 +28,6 @@ from tff_dp import errors
 
 PACKAGE = pathlib.Path(tff_dp.__file__).parent
 
-# Modules and packages whose docstrings are not complete yet. This list may only shrink: an entry
-# without a fault fails.
-NOT_YET = {
-    "_compat",
-    "accounting/rounds",
-    "aggregation/build",
-    "algorithms",
-    "cli",
-    "execution/cohort",
-    "execution/graph",
-    "mechanisms",
-    "plan",
-    "process",
-    "provenance",
-    "selftest/laws",
-    "training",
-}
-
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 _HEADER = re.compile(r"^(\w[\w ]*):\s*$")
 _ENTRY = re.compile(r"^  (?! )(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*):")
@@ -334,24 +316,13 @@ class Reader:
             self.faults.append(f"{where}: Raises without {', '.join(missing)}")
 
 
-def unconverted(fault: str) -> str | None:
-    """Returns the entry of NOT_YET that a fault belongs to, as a module or as one of a package."""
-    module = fault.split(":")[0]
-    return next((e for e in NOT_YET if module == f"{e}.py" or module.startswith(f"{e}/")), None)
-
-
 @pytest.fixture(scope="module")
 def faults() -> list[str]:
     return Reader(PACKAGE).read()
 
 
 def test_docstrings_say_what_the_signatures_say(faults):
-    assert [fault for fault in faults if unconverted(fault) is None] == []
-
-
-def test_the_list_of_modules_that_are_not_converted_only_shrinks(faults):
-    with_faults = {unconverted(fault) for fault in faults}
-    assert sorted(NOT_YET - with_faults) == [], "remove these from NOT_YET"
+    assert faults == []
 
 
 # --- Planted faults -------------------------------------------------------------------------------

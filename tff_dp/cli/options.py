@@ -62,7 +62,12 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
     )
     add("--population", type=whole, metavar="N", help="number of clients")
     add("--cohort", type=whole, metavar="M", help="clients a round, in place of a rate")
-    add("--min-separation", type=whole, metavar="S", help="of separated: rounds to a client's next")
+    add(
+        "--min-separation",
+        type=whole,
+        metavar="S",
+        help="of separated: least distance of a client's rounds",
+    )
     add(
         "--max-participations",
         type=whole,
