@@ -226,7 +226,7 @@ def _within_budget(
 
 
 def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float) -> int:
-    """Returns the largest number of rounds within the budget, which is less than requested; 0 for none."""
+    """Returns the largest number of rounds within the budget, fewer than requested; 0 for none."""
     if not before.unbounded and set(before.plans) <= {plan}:
         try:
             return calibrate_rounds(

@@ -218,7 +218,7 @@ def _check_model(bound: BoundModel, clients: Clients) -> None:
 
 
 def _check_needs_plan(privacy: PrivacyPlan | NoPrivacy, **given: Any) -> None:
-    """Raises ArgumentError for arguments that require a privacy plan, and for a ledger that is no path."""
+    """Checks that a plan is given with arguments that require one, and that `ledger` is a path."""
     for name, value in given.items():
         if value is not None and not isinstance(privacy, PrivacyPlan):
             raise ArgumentError(
