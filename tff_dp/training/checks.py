@@ -64,7 +64,7 @@ def check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: in
         "privacy",
         privacy,
         (PrivacyPlan, NoPrivacy),
-        "Training without privacy must be said: privacy=tff_dp.NoPrivacy().",
+        "Training without privacy must be explicit: privacy=tff_dp.NoPrivacy().",
     )
     if isinstance(privacy, PrivacyPlan):
         privacy.check_population(clients.num_clients)

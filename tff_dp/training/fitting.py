@@ -51,8 +51,8 @@ def fit(
         optimizer of a compiled model are used where the corresponding argument is left out.
       clients: The clients' data.
       privacy: A `PrivacyPlan`, or `NoPrivacy()` as an explicit choice.
-      rounds: The number of rounds to train, at most that of the plan. By default, all rounds of the
-        plan; required without a plan.
+      rounds: The number of rounds to train, at most that of the plan. By default, all
+        remaining rounds of the plan; required without a plan.
       loss: As for `ModelSpec`; only with a bare model.
       metrics: As for `ModelSpec`; only with a bare model. Under a plan, each must be among the plan's
         `metrics`, unless `release_metrics` is given.

@@ -234,8 +234,8 @@ def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) ->
         return release_metrics is None or release_metrics, False
     if privacy.unit is Unit.RECORD and release_metrics:
         raise ArgumentError(
-            "release_metrics=True would have clients send what no noise covers, while the plan protects "
-            "records from whoever gets what clients send. Leave it out, and evaluate the trained model "
+            "release_metrics=True would make clients send metrics that no noise covers, while the plan "
+            "protects records from anyone who receives what clients send. Leave it out, and evaluate the trained model "
             "on data that may be used for it."
         )
     covered = bool(privacy.metrics)
