@@ -184,7 +184,7 @@ def root(sampler: Sampler, seed: int | None) -> int:
     """
     if seed is None and sampler.of_one_seed:
         raise ArgumentError(
-            f"seed=None is not allowed with {sampler}, whose cohorts depend on earlier ones: expected one "
-            "whole number for all rounds of a run. secrets.randbits(128) makes one."
+            f"seed=None is not allowed with {sampler}, whose cohorts depend on earlier ones: expected "
+            "one whole number for all rounds of a run. secrets.randbits(128) makes one."
         )
     return _seeds.root(seed)

@@ -235,8 +235,8 @@ def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) ->
     if privacy.unit is Unit.RECORD and release_metrics:
         raise ArgumentError(
             "release_metrics=True would make clients send metrics that no noise covers, while the plan "
-            "protects records from anyone who receives what clients send. Leave it out, and evaluate the trained model "
-            "on data that may be used for it."
+            "protects records from anyone who receives what clients send. Leave it out, and evaluate "
+            "the trained model on data that may be used for it."
         )
     covered = bool(privacy.metrics)
     return covered if release_metrics is None else release_metrics, covered
