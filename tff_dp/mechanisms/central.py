@@ -77,7 +77,7 @@ class AdaptiveGaussianMechanism(Mechanism):
       clipped_count_stddev: s_b, in clients; > 0, or None for 0.05 times the expected clients a round.
       min_clip_norm: The smallest clip norm, in units of the model's weights, without which updates
         of zeros would take it to zero; in [1e-10, `initial_clip_norm`].
-      max_clip_norm: The largest clip norm; in [`initial_clip_norm`, 1e10].
+      max_clip_norm: An upper bound on the clip norm; in [`initial_clip_norm`, 1e10].
 
     Raises:
       ArgumentError: A value is outside its bound.
