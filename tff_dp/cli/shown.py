@@ -103,7 +103,7 @@ def lines_of(found: dict[str, Any], of_what: str = "") -> list[tuple[str, str]]:
         ),
         (
             "at least",
-            "not known" if least is None else f"{format_lower(float(least))}, whoever computes it",
+            "not known" if least is None else f"{format_lower(float(least))}, by any accountant",
         ),
         ("delta", f"{found['delta']:g}"),
         (

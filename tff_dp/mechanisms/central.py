@@ -72,12 +72,12 @@ class AdaptiveGaussianMechanism(Mechanism):
     Args:
       noise_multiplier: z, the total, without unit; >= 0.
       initial_clip_norm: The first round's clip norm, in units of the model's weights; > 0.
-      target_quantile: The fraction of clients that are to stay unclipped; in [0, 1].
+      target_quantile: The share of clients that are to stay unclipped; in [0, 1].
       clip_learning_rate: Rate of the geometric update of the clip norm, without unit; >= 0.
       clipped_count_stddev: s_b, in clients; > 0, or None for 0.05 times the expected clients a round.
-      min_clip_norm: The smallest clip norm, in units of the model's weights, without which updates
-        of zeros would take it to zero; in [1e-10, `initial_clip_norm`].
-      max_clip_norm: The largest clip norm; in [`initial_clip_norm`, 1e10].
+      min_clip_norm: A lower bound on the clip norm, in units of the model's weights, since updates
+        of zeros would otherwise shrink it to zero; in [1e-10, `initial_clip_norm`].
+      max_clip_norm: An upper bound on the clip norm; in [`initial_clip_norm`, 1e10].
 
     Raises:
       ArgumentError: A value is outside its bound.

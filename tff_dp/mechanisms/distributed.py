@@ -264,8 +264,8 @@ class DistributedSkellamMechanism(DistributedMechanism):
       noise_multiplier: z: the standard deviation of the sum of all shares over C, without unit; >= 0.
         Rounding increases the sensitivity, so that the effective noise multiplier is slightly below
         z.
-      dimension: The number of trainable parameters of the model, in scalars; >= 1. A model with
-        another number is refused.
+      dimension: Trainable parameters of the model, in scalars; >= 1. A model with another number
+        is refused.
       bits: b, the bits of a coordinate of the sum, and so of a client's message; in [1, 22].
       beta: Rounding is repeated until the norm is within a bound that a rounding exceeds with
         probability at most beta, which about halves the increase and adds a bias; in [0, 0.95], 0

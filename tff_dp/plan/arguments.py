@@ -119,7 +119,7 @@ def clients_of(
         return counts, typing.cast(int, population)
     if records is not None:
         raise ArgumentError(
-            f"records={records!r} says nothing under unit='client': leave it out, or protect records "
+            f"records={records!r} has no meaning under unit='client': leave it out, or protect records "
             "by RecordGaussianMechanism, whose unit='record'."
         )
     remedy = "A guarantee for a client needs other clients."
@@ -184,7 +184,7 @@ def root(sampler: Sampler, seed: int | None) -> int:
     """
     if seed is None and sampler.of_one_seed:
         raise ArgumentError(
-            f"seed=None does not do for {sampler}, whose cohorts depend on those before: expected one "
-            "whole number for all rounds of a run. secrets.randbits(128) makes one."
+            f"seed=None is not allowed with {sampler}, whose cohorts depend on earlier ones: expected "
+            "one whole number for all rounds of a run. secrets.randbits(128) makes one."
         )
     return _seeds.root(seed)

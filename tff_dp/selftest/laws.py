@@ -54,7 +54,7 @@ class Law:
         compared.
       by_clients: Whether each client adds its own noise, and the server none.
       unit: A function from `noise` to its standard deviation or scale.
-      reach: How large the largest noise on a coordinate can be, at least, in units of `unit`.
+      reach: A lower bound on the largest noise that a coordinate can have, in units of `unit`.
       clip_norms: A function from the mechanism to its clip norms, in units of the weights. Updates
         in floating-point formats that cannot represent these are not tested.
     """

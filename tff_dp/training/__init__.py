@@ -1,4 +1,4 @@
-"""Training: the round loop, and what is checked before it and made after it."""
+"""Training: the round loop, the checks before it, and the results after it."""
 
 from tff_dp.training.fitting import fit
 

@@ -1,4 +1,4 @@
-"""What has been spent on the clients' data, what a run may still spend, and the ledger it charges."""
+"""The budget of a run: earlier charges on the data, allowed rounds, and the ledger."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from tff_dp.training.warm_start import charged_before
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Account:
-    """What a run may spend and where it is charged. Apart from the ledger, plain values.
+    """The number of rounds that a run may have, and where they are charged.
 
     Attributes:
-      plan: The plan, or None.
-      before: What had been spent on the data before the run.
-      charged_before: How many rounds had been charged before, under all plans.
-      rounds: How many rounds the run may have, from the first one on.
-      total: The epsilon that all of these and those before spend together; infinite without a plan.
-      stopped: Why there are not as many rounds as were asked for, or None.
-      root: Of the random numbers that cohorts and the order of examples are drawn with.
+      plan: The plan; None without differential privacy.
+      before: The charges on the data before the run.
+      charged_before: The number of rounds that had been charged before, under all plans.
+      rounds: The largest number of rounds of the run.
+      total: The joint epsilon of these rounds and the earlier charges; infinite without a plan.
+      stopped: Why the run has fewer rounds than requested, as a sentence; otherwise None.
+      root: The root seed of the cohorts and of the order of examples.
       coins: As for `ChargedRun`.
-      run: The name by which the run is charged where there is no ledger, which names runs itself.
+      run: The name under which the run is charged if there is no ledger; a ledger assigns its own.
       random_bits: As for `FitResult`.
       noise_seeded: As for `FitResult`.
       book: The open ledger, or None.
@@ -54,11 +54,11 @@ class Account:
     book: Ledger | None = None
 
     def charge(self, first: int, count: int) -> None:
-        """Charges rounds that are about to be run. When it returns, the charges are on the disk.
+        """Charges rounds that are about to be run. When it returns, the charges are stored on disk.
 
         Args:
-          first: The first of them, from 1.
-          count: How many; >= 1.
+          first: The first of these rounds, from 1.
+          count: The number of rounds; >= 1.
 
         Raises:
           LedgerError: The ledger could not be written. The rounds must not be run then.
@@ -67,14 +67,14 @@ class Account:
             self.book.charge(first, count, coins=self.coins)
 
     def charges(self, begun: int) -> Charges:
-        """Returns all that is known to have been spent on the data.
+        """Returns all known charges on the data.
 
         Args:
-          begun: How many rounds of the run have been begun. They count, whether or not they came to an
-            end: what was computed in them may have been seen.
+          begun: The number of rounds of the run that have been started. They count whether or not
+            they were completed, since their results may have been observed.
 
         Returns:
-          The charges of the run and of those before it.
+          The charges of the run and of earlier runs.
         """
         if self.plan is None:
             return self.before
@@ -89,14 +89,14 @@ class Account:
         return dataclasses.replace(charges, unbounded=unbounded)
 
     def bound_after(self, round_number: int) -> float:
-        """Returns a cheap upper bound on what has been spent after a round; infinite without noise.
+        """Returns a cheap upper bound on the epsilon after a round.
 
         Args:
           round_number: The round, from 1.
 
         Returns:
-          An epsilon of at most `total`: whoever sees all rounds sees the first ones, so that these
-          spend no more, whatever the quick accountant says.
+          An epsilon, infinite without noise. It is at most `total`, since the first rounds cannot
+          spend more than all rounds, whatever the bound of the fast accountant.
         """
         if self.plan is None or not self.plan.mechanism.noise_multiplier > 0:
             return math.inf
@@ -109,20 +109,22 @@ def open_account(setup: Setup) -> Iterator[Account]:
     """Opens the ledger of a run, if it has one, and finds how many rounds the run may have.
 
     Args:
-      setup: What the run is made of.
+      setup: The prepared arguments of `fit`.
 
     Yields:
-      The account; its ledger is closed when the block is left.
+      The account. Its ledger is closed on exit.
 
     Raises:
-      ArgumentError: The ledger cannot hold these rounds; or `max_epsilon` or `spent_before` is outside
-        its bound.
-      AccountingError: No round may be run, or the plan does not cover them.
-      ModelError: The model was trained before, and nothing says how that is to be counted.
+      ArgumentError: The noise has a seed, so that its rounds cannot be charged in a ledger; or
+        `max_epsilon` or `spent_before` is outside its bound.
+      AccountingError: The budget allows no round, or the plan does not cover the requested rounds.
+      ModelError: The model was trained before, and no argument says how to count that.
       LedgerError: As for `Ledger`.
-      ComputationError: The noise would have random bits that others can guess.
+      ComputationError: The random bits of the noise could be guessed.
     """
-    random_bits = check_random_bits(setup.process, setup.privacy)  # before a ledger is made
+    random_bits = check_random_bits(
+        setup.process, setup.privacy
+    )  # before the file of a ledger is created
     if setup.ledger is not None and is_seeded():
         raise ArgumentError(
             f"ledger={setup.ledger!r} cannot hold rounds whose noise comes from a seed: nothing bounds "
@@ -151,7 +153,7 @@ def _account(setup: Setup, book: Ledger | None, random_bits: str) -> Account:
             plan=None,
             before=before,
             charged_before=before.rounds,
-            rounds=asked or 0,  # which `check_privacy` has seen to
+            rounds=asked or 0,  # `check_privacy` has checked that there is a number
             root=root,
             random_bits=random_bits,
             noise_seeded=is_seeded(),
@@ -162,10 +164,10 @@ def _account(setup: Setup, book: Ledger | None, random_bits: str) -> Account:
     )
     if book is not None:
         book.include(before)
-    if setup.seeded:  # coins of their own, should a run before have had the same seed
+    if setup.seeded:  # independent cohorts, even if an earlier run had the same seed
         root = _seeds.later(root, before.rounds)
     coins = _coins(plan, setup.seeded, root)
-    before.with_run(plan, rounds, coins)  # refuses those of an earlier run
+    before.with_run(plan, rounds, coins)  # raises if an earlier run had the same coins
     return Account(
         plan=plan,
         before=before,
@@ -184,18 +186,18 @@ def _account(setup: Setup, book: Ledger | None, random_bits: str) -> Account:
 def _within_budget(
     plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float | None
 ) -> tuple[int, float, str | None]:
-    """Returns how many rounds may be run, what all will have spent then, and why not all that are wanted.
+    """Returns the number of rounds to run, the total epsilon, and why there are fewer than requested.
 
     Args:
       plan: The plan.
-      before: What has been spent on the data already.
-      wanted: Rounds to run.
-      max_epsilon: What all of them together may spend; None for what the plan's rounds do.
+      before: The earlier charges on the data.
+      wanted: The requested number of rounds.
+      max_epsilon: The largest joint epsilon of all charges; None for no limit besides the plan.
 
     Raises:
       ArgumentError: `max_epsilon` is outside its bound.
-      AccountingError: No round may be run, the plan does not cover them, or no accountant covers
-        them and what was spent before.
+      AccountingError: The budget allows no round, the plan does not cover the rounds, or no
+        accountant covers them together with the earlier charges.
     """
     charged = _count(before.of(plan))
     if wanted < 1 or charged + wanted > plan.rounds:
@@ -224,7 +226,7 @@ def _within_budget(
 
 
 def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: float) -> int:
-    """Returns the most rounds, fewer than those wanted, that keep within a budget; 0 for none."""
+    """Returns the largest number of rounds within the budget, fewer than requested; 0 for none."""
     if not before.unbounded and set(before.plans) <= {plan}:
         try:
             return calibrate_rounds(
@@ -236,7 +238,7 @@ def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: f
             )
         except AccountingError:  # a single round spends more
             return 0
-    low, high = 0, wanted  # low is within the budget or none, high is not
+    low, high = 0, wanted  # `low` rounds are within the budget (or are none), `high` rounds are not
     while high - low > 1:
         middle = (low + high) // 2
         if before.with_run(plan, middle).spent().epsilon <= max_epsilon:
@@ -247,7 +249,7 @@ def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: f
 
 
 def _coins(plan: PrivacyPlan, seeded: bool, root: int) -> str | None:
-    """Returns by what a run is known whose cohorts, on which its epsilon relies, have a given seed."""
+    """Returns an identifier of seeded cohorts on which the epsilon relies; None if it does not."""
     if not seeded or plan.unit is Unit.RECORD or isinstance(plan.sampler, FullParticipation):
         return None
     return hashlib.sha256(f"tff_dp/coins/{root}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What is checked before training: that plan, data, model and numbers fit together."""
+"""Checks before training that plan, data, model and numbers are consistent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tff_dp.model import BoundModel, ModelSpec, loss_name
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.training.results import NO_NOISE
 
-_AT_ONCE = 4096  # examples whose indices are read at once
+_AT_ONCE = 4096  # number of examples whose indices are read at once
 
 
 def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
-    """Makes a specification of what `fit` was given as its model.
+    """Makes a specification from the `model` argument of `fit`.
 
     Args:
-      model: A `ModelSpec`, or a Keras model or a function that makes one.
+      model: A `ModelSpec`, a Keras model, or a function that returns one.
       loss: As for `ModelSpec`; only with a bare model.
       metrics: As for `ModelSpec`; only with a bare model.
 
@@ -31,7 +31,8 @@ def as_spec(model: Any, loss: Any, metrics: Sequence[Any] | None) -> ModelSpec:
       The specification.
 
     Raises:
-      ArgumentError: Loss or metrics are given twice.
+      ArgumentError: Loss or metrics are given in addition to a `ModelSpec`, or the model is not
+        valid.
     """
     if not isinstance(model, ModelSpec):
         return ModelSpec(model=model, loss=loss, metrics=metrics)
@@ -49,20 +50,21 @@ def check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: in
     Args:
       privacy: The plan, or `NoPrivacy()`.
       clients: The clients' data.
-      rounds: Rounds to train; None for all of the plan.
+      rounds: The number of rounds to train; None for all rounds of the plan.
 
     Returns:
-      Rounds to train; >= 1.
+      The number of rounds to train; >= 1.
 
     Raises:
-      ArgumentError: The plan does not fit the clients, or there is no number of rounds.
+      ArgumentError: The plan does not fit the clients, or there is no number of rounds without a
+        plan.
       AccountingError: There are more rounds than the plan covers.
     """
     _checks.instance(
         "privacy",
         privacy,
         (PrivacyPlan, NoPrivacy),
-        "Training without privacy must be said: privacy=tff_dp.NoPrivacy().",
+        "Training without privacy must be explicit: privacy=tff_dp.NoPrivacy().",
     )
     if isinstance(privacy, PrivacyPlan):
         privacy.check_population(clients.num_clients)
@@ -79,19 +81,21 @@ def check_privacy(privacy: PrivacyPlan | NoPrivacy, clients: Clients, rounds: in
 def check_batches(
     privacy: PrivacyPlan | NoPrivacy, clients: Clients, batch_size: int | None, epochs: int
 ) -> int:
-    """Checks how a client's data are cut into batches.
+    """Checks the batch size and the number of epochs.
 
     Args:
       privacy: The plan, or `NoPrivacy()`.
       clients: The clients' data.
-      batch_size: Examples in a batch, as the caller gave them; None for the default.
-      epochs: A client's passes over its data in a round.
+      batch_size: The argument of `fit`: the number of examples in a batch; None for the default.
+      epochs: The number of passes of a client over its data in a round.
 
     Returns:
-      Examples in a batch; where the plan protects records, all records of the largest client.
+      The number of examples in a batch. If the plan protects records, it is the number of records
+      of the largest client.
 
     Raises:
-      ArgumentError: A number is outside its bound, or not what the plan accounts for.
+      ArgumentError: A number is outside its bound, or differs from the one that the plan accounts
+        for.
     """
     _checks.integer("epochs", epochs, "[1, inf)")
     if batch_size is not None:
@@ -110,21 +114,21 @@ def check_batches(
             f"batch_size={batch_size!r} is not that of the mechanism, {mechanism.batch_size}, which is "
             "accounted for. Leave it out."
         )
-    return int(clients.sizes.max())  # a client reads its records as one batch, and draws from them
+    return int(clients.sizes.max())  # a client reads all its records at once, and draws from them
 
 
 def check_random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
-    """Checks that nobody can guess the random bits of a plan's noise.
+    """Checks that the random bits of a plan's noise cannot be guessed.
 
     Args:
       process: The learning process.
-      privacy: The plan, or none.
+      privacy: The plan, or `NoPrivacy`.
 
     Returns:
-      Where they come from, in words.
+      The source of the random bits, in words; `NO_NOISE` without a plan or without noise.
 
     Raises:
-      ComputationError: Somebody could guess them, or there is no noise to be found.
+      ComputationError: They could be guessed, or the process contains no noise of `tff_dp.noise`.
     """
     if not isinstance(privacy, PrivacyPlan) or privacy.mechanism.noise_multiplier == 0:
         return NO_NOISE
@@ -142,14 +146,14 @@ def check_random_bits(process: Any, privacy: PrivacyPlan | NoPrivacy) -> str:
 
 
 def check_labels(model: BoundModel, clients: Clients) -> None:
-    """Refuses labels that TensorFlow accepts silently, and makes NaN losses or zeros of.
+    """Checks labels for which TensorFlow would silently compute losses of NaN or zero.
 
     Args:
-      model: The model, bound to the data's shape.
+      model: The model, bound to the shape of the data.
       clients: The clients' data.
 
     Raises:
-      DataError: Labels are outside the range of their loss.
+      DataError: Labels are outside the range of their loss; the message names the client.
     """
     _, fields = clients.pooled()
     for term in model.terms:
@@ -169,10 +173,10 @@ def check_labels(model: BoundModel, clients: Clients) -> None:
 
 
 def check_indices(model: BoundModel, clients: Clients) -> None:
-    """Refuses inputs that a model's embeddings have no row for.
+    """Checks that each input index has a row in the model's embeddings.
 
     Args:
-      model: The model, bound to the data's shape.
+      model: The model, bound to the shape of the data.
       clients: The clients' data.
 
     Raises:
@@ -202,7 +206,7 @@ def check_indices(model: BoundModel, clients: Clients) -> None:
 
 
 def _check_whole(where: str, labels: np.ndarray, loss: Any, clients: Clients) -> None:
-    """Refuses fractional labels, which TensorFlow would cut off: 1.7 would count as class 1."""
+    """Raises DataError for fractional labels, which TensorFlow would truncate: 1.7 would be class 1."""
     if labels.dtype.kind != "f":
         return
     flat = labels.reshape(len(labels), -1)

@@ -1,4 +1,4 @@
-"""From a compiled Keras model to the clients' optimizer, and from a trained model to a compiled one."""
+"""The optimizer of a compiled Keras model for clients, and the compilation of the trained model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tff_dp.model.metrics import copy_metric
 from tff_dp.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 
-# By name of the Keras optimizer: what is made of its configuration. TFF's update rules are the same:
-# momentum keeps lr * accumulator in one place of two, Adam's epsilon is added outside the root and after
-# the bias correction, Adagrad's below the root.
+# From the name of a Keras optimizer to a function of its configuration. TFF's update rules are
+# equivalent: with momentum, one of the two accumulates lr * gradient; Adam's epsilon is added
+# outside the root and after the bias correction, and Adagrad's inside the root.
 _OPTIMIZERS: dict[str, Callable[[dict[str, Any]], Optimizer]] = {
     "SGD": lambda c: SGD(learning_rate=c["learning_rate"], momentum=c["momentum"]),
     "Adam": lambda c: Adam(
@@ -40,7 +40,8 @@ _OWN = {
     "Adam": {"beta_1", "beta_2", "epsilon"},
     "Adagrad": {"initial_accumulator_value", "epsilon"},
 }
-# What says nothing of the steps: names, how Keras runs them, and details of what is off.
+# Options that do not affect the steps: names, how Keras runs them, and details of disabled
+# features.
 _SILENT = {
     "name",
     "learning_rate",
@@ -56,17 +57,17 @@ _REMEDY = (
 
 
 def algorithm_of(bound: BoundModel, algorithm: Algorithm | None) -> Algorithm:
-    """Chooses the algorithm: the one given, or federated averaging with a compiled model's optimizer.
+    """Chooses the algorithm: the given one, or federated averaging with the compiled model's optimizer.
 
     Args:
       bound: The model.
-      algorithm: What the caller gave, or None.
+      algorithm: The argument of `fit`, or None.
 
     Returns:
       The algorithm.
 
     Raises:
-      ModelError: The model was compiled with an optimizer whose steps cannot be honored.
+      ModelError: The model was compiled with an optimizer or options that clients do not support.
     """
     if algorithm is not None:
         return algorithm
@@ -115,16 +116,17 @@ def check_released(
     *,
     given: bool,
 ) -> None:
-    """Refuses metrics that no round will show, unless the caller has said so.
+    """Checks that each metric of the model is released, unless `release_metrics` is given.
 
     Args:
       bound: The model.
-      privacy: The plan, or none.
-      release_metrics: As the caller gave it; False says that none are to be shown.
-      given: Whether the metrics are arguments; those of a compiled model are warned of.
+      privacy: The plan, or `NoPrivacy`.
+      release_metrics: The argument of `fit`. False states that no metrics are to be released.
+      given: Whether the metrics were passed as an argument. For metrics of a compiled model, there
+        is only a warning.
 
     Raises:
-      ArgumentError: A metric that was given is not released.
+      ArgumentError: A metric that was passed as an argument is not released.
     """
     if not isinstance(privacy, PrivacyPlan) or release_metrics is not None:
         return
@@ -155,13 +157,13 @@ def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
 
 
 def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
-    """Prepares the compilation of the trained model with what it was trained with.
+    """Prepares the compilation of the trained model with its loss, metrics and optimizer.
 
-    Everything that can fail is done here, before training.
+    The metrics are copied here, so that a failure occurs before training.
 
     Args:
       bound: The model.
-      algorithm: By which it is trained.
+      algorithm: The algorithm that trains it.
 
     Returns:
       A function that compiles a trained Keras model.
@@ -180,10 +182,10 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
 
     def compile_model(model: Any) -> None:
         try:
-            base.compile(model, **arguments)  # a subclass's own may take other arguments
+            base.compile(model, **arguments)  # the `compile` of a subclass may take other arguments
             model.optimizer.build(model.trainable_variables)
             _leave_out_of_files(model, keras)
-        except Exception as error:  # whatever it is, it must not cost the trained model
+        except Exception as error:  # no error may discard the trained model
             _warnings.warn(
                 f"The trained model could not be compiled: {error} Compile it before its evaluate() or "
                 "fit()."
@@ -193,17 +195,17 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
 
 
 def _leave_out_of_files(model: Any, keras: Any) -> None:
-    """Has files of a model hold nothing of `compile`, unless Keras can read it from them.
+    """Leaves the arguments of `compile` out of a model's files, unless Keras can restore them.
 
-    A loss may be a function that Keras cannot find again, or no object that it can write; the file of
-    such a model could not be loaded, or not even be written.
+    A loss may be a function that Keras cannot look up, or an object that it cannot serialize. The
+    file of such a model could not be loaded, or not even be written.
     """
     ours = keras_compat.compile_config(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of functions without a name, which are left out
+            warnings.simplefilter("ignore")  # about functions without a name, which are left out
             keras.saving.deserialize_keras_object(model.get_compile_config())
-    except Exception:  # there are many ways
+    except Exception:  # Keras raises errors of many classes
 
         def get_compile_config() -> Any:
             same = keras_compat.compile_config(model) is ours
@@ -213,7 +215,7 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
 
 
 def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
-    """Returns a new Keras optimizer that takes the steps of the algorithm's `model_optimizer`."""
+    """Returns a new Keras optimizer like the `model_optimizer` of the algorithm."""
     given = algorithm.model_optimizer
     if isinstance(given, SGD):
         return keras.optimizers.SGD(learning_rate=given.learning_rate, momentum=given.momentum)
@@ -225,11 +227,11 @@ def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
         )
     if isinstance(
         given, Adam | Yogi
-    ):  # Yogi, which Keras lacks, differs in the second moment alone
+    ):  # Keras has no Yogi, which differs from Adam only in the second moment
         return keras.optimizers.Adam(
             learning_rate=given.learning_rate,
             beta_1=given.beta_1,
             beta_2=given.beta_2,
             epsilon=given.epsilon,
         )
-    return keras.optimizers.SGD()  # a class of the caller's own
+    return keras.optimizers.SGD()  # a user's class of optimizers

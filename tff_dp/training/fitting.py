@@ -1,4 +1,4 @@
-"""`fit`: from a Keras model and clients' data to a trained model and what it has cost."""
+"""`fit`, which trains a Keras model on clients' data and reports the privacy spent."""
 
 from __future__ import annotations
 
@@ -43,71 +43,75 @@ def fit(
 ) -> FitResult:
     """Trains a Keras model on clients' data by federated learning, under a privacy plan.
 
-    The plan draws each round's cohort, the process computes the round, and what the round has spent is
-    known after it.
+    The plan draws the cohort of each round, the process computes the round, and the epsilon spent
+    so far is known after each round.
 
     Args:
-      model: A `ModelSpec`; or a Keras model or a function that makes one. A compiled model brings its
-        loss, metrics and optimizer along, each for where no argument takes its place.
+      model: A `ModelSpec`, a Keras model, or a function that returns one. The loss, metrics and
+        optimizer of a compiled model are used where the corresponding argument is left out.
       clients: The clients' data.
       privacy: A `PrivacyPlan`, or `NoPrivacy()` as an explicit choice.
-      rounds: Rounds to train; at most the plan's, and by default all of them.
+      rounds: The number of rounds to train, at most that of the plan. By default, all
+        remaining rounds of the plan; required without a plan.
       loss: As for `ModelSpec`; only with a bare model.
       metrics: As for `ModelSpec`; only with a bare model. Under a plan, each must be among the plan's
-        own, unless `release_metrics` is given.
-      algorithm: What clients and server compute. By default `FedAvg()`, whose clients have the
-        optimizer that the model was compiled with: SGD with or without momentum, Adam or Adagrad, with
-        no options beyond (no schedule, clipping, weight decay or averages of weights). A client's
-        optimizer is made anew in each round.
-      batch_size: Examples in a client's batch; the last may be smaller. None for 32, or for the plan's
-        expected size where it protects records.
-      epochs: A client's passes over its data in a round; 1 where the plan protects records, whose
-        mechanism has local steps instead.
-      shuffle: Whether a client's examples are permuted anew in each round and epoch.
-      seed: Makes cohorts and the order of examples repeatable; the noise never is. None draws from the
-        operating system's entropy, as real use of differential privacy must. After charges on the same
-        clients, the cohorts depend on their number as well: two runs may not share their coins.
-      release_metrics: Whether the history holds the clients' training metrics. Under a plan these are
-        the plan's own `metrics`, with noise, and by default they are released if it has some; where it
-        has none, True releases plain sums outside any epsilon. True by default without a plan.
-        Where the plan protects records there are none: clients would have to send them.
-      ledger: The file in which each round is charged before it is run; see `tff_dp.Ledger`. What
-        it has from earlier runs counts: of this plan for the rounds that are left, and of all
-        plans for the epsilon that is reported.
-      max_epsilon: Training stops before the round that would spend more, together with all that
-        was spent before; the result says so. Above 2000 rounds, up to one in a thousand too early.
-      spent_before: What was spent on these clients' data by runs that are not in the ledger: a
-        result, or its `charges`. It counts for the epsilon that is reported, and is charged in the
-        ledger.
-      disjoint_data: Says that no client whose data are given here was among those that the model
-        was trained on. Needed where the model comes from `fit`, and neither the ledger nor
-        `spent_before` has what it cost; nothing can check it.
+        `metrics`, unless `release_metrics` is given.
+      algorithm: The algorithm. By default `FedAvg()`, whose clients use the optimizer with which
+        the model was compiled: SGD with or without momentum, Adam or Adagrad, without other options
+        (no schedule, clipping, weight decay or averages of weights). The state of a client's
+        optimizer is new in each round.
+      batch_size: The number of examples in a client's batch; the last batch may be smaller. None
+        for 32, or for the expected batch size of the mechanism if the plan protects records.
+      epochs: The number of passes of a client over its data in a round; 1 if the plan protects
+        records, whose mechanism has local steps instead.
+      shuffle: Whether a client's examples are permuted in each round and epoch.
+      seed: Makes cohorts and the order of examples repeatable, but never the noise. None uses
+        entropy of the operating system, which real use of differential privacy requires. If there
+        are charges on the same clients, the cohorts also depend on their number, so that two runs
+        with the same seed do not draw the same cohorts.
+      release_metrics: Whether the history contains the clients' training metrics. Under a plan with
+        `metrics`, these are released with noise, and released by default. Under a plan without,
+        True releases plain sums that no epsilon covers, and the default is False. Without a plan,
+        the default is True. If the plan protects records, True is refused, since clients would have
+        to send the metrics.
+      ledger: The path of a file in which each round is charged before it is run; see
+        `tff_dp.Ledger`. Charges of earlier runs in the file count: those under this plan reduce the
+        remaining rounds, and those under all plans count for the reported epsilon.
+      max_epsilon: Training stops before the round with which this epsilon would be exceeded,
+        including all earlier charges; `stopped` in the result says so. With more than 2000 rounds,
+        it may stop too early by up to one round in a thousand.
+      spent_before: Charges on these clients' data by runs that are not in the ledger: a result, or
+        its `charges`. They count for the reported epsilon, and are added to the ledger.
+      disjoint_data: States that the model was not trained on any of these clients before. Required
+        if the model comes from `fit` and neither the ledger nor `spent_before` contains its
+        charges. The statement cannot be checked.
       progress: Whether to show a progress bar.
 
     Returns:
-      The trained model, the history and the epsilon. The model is compiled with the loss and the metrics
-      that it was trained with, and with the clients' optimizer (Adam for Yogi, which Keras lacks; the
-      server's for FedSGD), all of them new: its `evaluate` and `fit` work at once.
+      The trained model, the history and the epsilon. The model is compiled with new copies of the
+      loss and the metrics of the training, and with a new optimizer like that of the clients (Adam
+      in place of Yogi, which Keras does not have; like that of the server for FedSGD): its
+      `evaluate` and `fit` work immediately.
 
-      Ctrl-C ends training early: the result then has the rounds that have been run, `stopped` says so,
-      and epsilon counts the round (without a progress bar up to 64 of them) that was interrupted, too.
-      `KeyboardInterrupt` is raised where no round has been run yet, and by another Ctrl-C while the
-      result is being made.
+      Ctrl-C ends training early. The result then contains the completed rounds, `stopped` says so,
+      and epsilon includes the interrupted round (without a progress bar, up to 64 rounds).
+      `KeyboardInterrupt` is raised if no round has been completed yet, and by a second Ctrl-C while
+      the result is prepared.
 
     Raises:
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
         `AccountingError` for more rounds than the plan covers, or none that the budget allows). Nothing
         has been trained then.
-      ModelError: Also where the model was trained before, and nothing says how that is to be counted;
-        where nothing of it is trainable; and where it was compiled, or overrides steps of training, in a
-        way that cannot be honored.
-      LedgerError: The ledger is in use, damaged, or of plans that cannot be counted with this one; or no
-        file can be made there, such as in a folder that does not exist; or it can no longer be written,
-        as on a full disk.
+      ModelError: Also if the model was trained before and no argument says how to count that; if it
+        has no trainable weights; or if it was compiled, or overrides steps of training, in a way
+        that federated training does not support.
+      LedgerError: The ledger is in use, is damaged, or contains plans that cannot be composed with
+        this one; or its file cannot be created, for example in a folder that does not exist; or it
+        can no longer be written, for example on a full disk.
       ComputationError: A client's computation fails; the message names its position in the cohort. Or the
-        noise would have random bits that others can guess: in an execution context other than that of
-        `tff_dp.execution.fast`, or by an operation, which is named, that cannot be keyed. Nothing has
-        been trained or charged then.
+        random bits of the noise could be guessed: in an execution context other than that of
+        `tff_dp.execution.fast`, or because of an operation without a key, which the message names.
+        In the second case, nothing has been trained or charged.
       StackError: TFF cannot be imported.
     """
     progress = _checks.flag("progress", progress)
@@ -138,7 +142,7 @@ def fit(
 
 
 def _trained(run: Run, progress: bool) -> FitResult:
-    """Runs all rounds of a run that are left, and makes the result."""
+    """Runs the remaining rounds of a run, and makes the result."""
     account = run.account
     try:
         with progress_bar(account.rounds, account.total, progress) as show:

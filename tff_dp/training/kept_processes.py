@@ -1,8 +1,8 @@
-"""Processes that are kept for runs that differ in no graph: in the seed, say, or in the noise multiplier.
+"""A cache of learning processes for runs with equal graphs, such as runs that differ only in the seed.
 
-Composing a process, compiling its computations and tracing their graphs takes a small run longer than
-its rounds do. None of it can be freed entirely, either: TensorFlow keeps what XLA has compiled, and parts
-of what has been traced, until Python ends.
+In a small run, composing a process, compiling its computations and tracing their graphs takes
+longer than the rounds. The memory of this cannot be freed entirely, either: TensorFlow keeps
+compiled code of XLA, and parts of traced graphs, until Python exits.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tff_dp.model import BoundModel
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import compose, parameters
 
-_MOST = 4  # processes
-_MOST_WEIGHTS = 1 << 26  # of the models of all of them: a process holds its model
+_MOST = 4  # largest number of processes in the cache
+_MOST_WEIGHTS = 1 << 26  # largest number of weights in all their models, which processes hold
 _kept: collections.OrderedDict[Any, tuple[Any, int]] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
 class _ForeignError(Exception):
-    """What a process depends on is not all known by values."""
+    """A process depends on an object that cannot be compared by value."""
 
 
 def process_for(
     model: BoundModel, *, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy
 ) -> tuple[Any, Callable[[Any], Any]]:
-    """Returns a process as `build_process` composes it, one that is kept if there is one.
+    """Returns a process as `build_process` composes it, from the cache if possible.
 
-    It is known by the graph of the model's training step, the names and types of the data, the algorithm
-    and the plan. Under a plan whose noise multiplier can be apart from the graph, that is in the
-    process's state.
+    The key of the cache consists of the graph of the model's training step, the names and types of
+    the data, the algorithm and the plan. If the noise multiplier of the plan can be part of the
+    state (see `scale_structure`), it is not part of the key.
 
     Args:
       model: As for `build_process`.
@@ -47,8 +47,9 @@ def process_for(
       privacy: As for `build_process`.
 
     Returns:
-      The process, whose initial state has weights of some model of the kind; and a function that gives
-      its states the plan's noise, without which nothing holds that is said of the plan.
+      The process, and a function that sets the plan's noise multiplier in a state. The initial
+      state of the process may have the weights and the noise multiplier of an earlier run: the
+      guarantee of the plan holds only for states to which the function has been applied.
 
     Raises:
       ArgumentError: As for `build_process`.
@@ -56,7 +57,7 @@ def process_for(
     """
     plan = privacy if isinstance(privacy, PrivacyPlan) else None
     structure = None
-    # An algorithm of somebody else may have a state of its own, in which no noise could be replaced.
+    # The state of a user's algorithm may have another structure, in which the noise cannot be set.
     if plan is not None and plan.unit is Unit.CLIENT and not plan.metrics and is_own(algorithm):
         structure = scale_structure(plan.update_mechanism)
     scaled = structure is not None
@@ -87,7 +88,7 @@ def process_for(
 def _key(
     model: BoundModel, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy, structure: Any
 ) -> Any:
-    """Returns what a process is known by; None for one that is not kept."""
+    """Returns the key of a process in the cache; None if the process must not be cached."""
     try:
         parts = [_value(algorithm)]
         if isinstance(privacy, PrivacyPlan) and structure is not None:
@@ -98,29 +99,32 @@ def _key(
         return None
     digests = [model.fingerprint()]
     if isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD:
-        digests.append(model.fingerprint(examples=1))  # clients take the gradients one by one
+        digests.append(
+            model.fingerprint(examples=1)
+        )  # clients compute gradients of single examples
     if None in digests:
         return None
     return (*digests, repr(model.input_spec), *parts)
 
 
 def is_own(value: Any) -> bool:
-    """Tells whether a value's class is one of tff_dp's own, so that its fields are all it consists of.
+    """Checks whether the class of a value is part of tff_dp, so that its fields determine its behavior.
 
     Args:
       value: Any object.
 
     Returns:
-      Whether it is.
+      True if the class is defined in tff_dp, False otherwise.
     """
     return type(value).__module__.startswith("tff_dp.")
 
 
 def _value(value: Any) -> Any:
-    """Returns a value by type and content: 1 and 1.0 may make other graphs.
+    """Returns a key of a value by type and content, since 1 and 1.0 may lead to different graphs.
 
     Raises:
-      _ForeignError: It is, or holds, an object of somebody's own class, whose content says nothing.
+      _ForeignError: It is, or contains, an object of a user's class, which may depend on more than
+        its fields.
     """
     kind = type(value)
     if dataclasses.is_dataclass(value) and is_own(value):

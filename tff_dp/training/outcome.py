@@ -1,4 +1,4 @@
-"""The result of a run that has come to its end, was interrupted, or has failed."""
+"""The result of a run that was completed or interrupted, or has failed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tff_dp.training.warm_start import elsewhere
 
 
 def result_of(run: Run, why: str | None = None) -> FitResult:
-    """Makes the result of the rounds of a run that have come to their end.
+    """Makes the result of the completed rounds of a run.
 
     Args:
       run: The run.
-      why: Why not all of its rounds were run, where something came in between; such as
-        "was interrupted".
+      why: Why the run ended before all of its rounds were run, such as "was interrupted"; None if
+        it did not.
 
     Returns:
-      The result. Its epsilon counts the rounds that have been begun as well.
+      The result. Its epsilon includes rounds that were started and not completed.
     """
     setup, account, charges, history = run.setup, run.account, run.charges, run.history
     stopped = account.stopped if why is None else _stopped(run, charges, why)
@@ -62,15 +62,15 @@ def result_of(run: Run, why: str | None = None) -> FitResult:
 
 
 def attach_result(run: Run, error: Exception) -> None:
-    """Gives an error the attribute `result`: that of the rounds before it.
+    """Attaches the result of the completed rounds to an error, as its attribute `result`.
 
-    Nothing is attached where nothing has been trained and nothing charged.
+    Nothing is attached if no round has been completed or charged, or if the result cannot be made.
 
     Args:
       run: The run.
-      error: What has ended it.
+      error: The error that has ended it. It is changed in place.
     """
-    with contextlib.suppress(Exception):  # the error itself is what has to be seen
+    with contextlib.suppress(Exception):  # a second error must not hide the first one
         if not run.round_number and not run.charges.runs:
             return
         lines = [type(error).__name__, *str(error).splitlines()[:1]]
@@ -91,5 +91,5 @@ def _stopped(run: Run, charges: Charges, why: str) -> str:
 
 
 def _without_guarantee(record: RoundRecord) -> RoundRecord:
-    """Returns a record of a round whose noise somebody can take off again."""
+    """Returns the record of a round whose noise can be removed, since its seed is known."""
     return dataclasses.replace(record, epsilon=math.inf, metrics_private=False)

@@ -1,4 +1,4 @@
-"""The record of a round, and the bar that shows it."""
+"""The record of a round, and the progress bar that shows it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def round_record(round_number: int, epsilon: float, metrics: Any, *, covered: bo
 
     Args:
       round_number: The round, from 1.
-      epsilon: An upper bound on what has been spent after it.
-      metrics: The process's metrics of the round, or None where they are not released.
+      epsilon: An upper bound on the epsilon spent after the round.
+      metrics: The metrics that the process has returned for the round; None if they are not
+        released.
       covered: Whether the plan's epsilon covers them.
 
     Returns:
-      What is known after the round.
+      The record.
     """
     values = None
     if metrics is not None:
@@ -37,15 +38,15 @@ def round_record(round_number: int, epsilon: float, metrics: Any, *, covered: bo
 
 @contextlib.contextmanager
 def progress_bar(rounds: int, total: float, show: bool) -> Iterator[Callable[[RoundRecord], None]]:
-    """Shows a bar that stays when the block is left.
+    """Shows a progress bar, which stays visible on exit.
 
     Args:
-      rounds: That are to be run.
-      total: The epsilon that all rounds of the run and those before it spend together.
-      show: Whether there is a bar at all.
+      rounds: The number of rounds to run.
+      total: The joint epsilon of all rounds of the run and of earlier charges.
+      show: Whether to show a bar at all.
 
     Yields:
-      A function that shows the record of a round.
+      A function that advances the bar by one round and shows the record of that round.
     """
     if not show:
         yield lambda record: None

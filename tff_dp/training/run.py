@@ -1,4 +1,4 @@
-"""A run: the state of training after some rounds, and the step to the next ones."""
+"""A run: the state of training, and the step to the next rounds."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tff_dp.training.progress import round_record
 from tff_dp.training.results import RoundRecord
 from tff_dp.training.setup import Setup
 
-_FUSED = 64  # rounds that one graph call holds
-_FUSED_FROM = 256  # rounds of a run
+_FUSED = 64  # largest number of rounds in one graph call
+_FUSED_FROM = 256  # smallest number of rounds of a run for which rounds are fused
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What of a run changes from step to step. All else follows from its `Setup` and `Account`.
+    """The part of a run that changes from step to step; the rest follows from its `Setup` and `Account`.
 
-    Under `TreeMechanism` and `BandedMechanism` the state holds noise that has been released, and is as
-    secret as the data.
+    Under `TreeMechanism` and `BandedMechanism` the state contains the noise of released rounds, so
+    that it is as secret as the data.
 
     Attributes:
-      state: The process's state after the last round that has come to its end.
-      history: The records of the rounds up to that one, from round 1 on.
-      begun: How many rounds have been begun, and are charged. More than `round_number` after a step
-        that has failed or was interrupted.
+      state: The state of the process after the last completed round.
+      history: The records of the completed rounds, from round 1 on.
+      begun: The number of rounds that have been started and charged. It exceeds `round_number`
+        after a step that has failed or was interrupted.
     """
 
     state: Any
@@ -38,35 +38,38 @@ class Snapshot:
 
     @property
     def round_number(self) -> int:
-        """The last round that has come to its end; 0 before any."""
+        """The last completed round; 0 if there is none."""
         return len(self.history)
 
 
 class Run:
     """Training, one step at a time.
 
-    A step is one round, or several that are fused to one graph call: their rounds are charged, their
-    cohorts drawn, they are run, and their records are kept. Whatever interrupts a step leaves the state,
-    the round number and the history of the last complete one, and the charge of the one that was begun.
+    A step is one round, or several rounds that are fused into one graph call. The rounds are
+    charged, their cohorts are drawn, the rounds are run, and their records are stored. If a step is
+    interrupted, the state, the round number and the history are those of the last completed step,
+    while the rounds of the interrupted step stay charged.
 
-    A run can begin at any round: `Run(setup, account, run.snapshot())` goes on where `run` was. A
-    round's cohort depends on the account's `root` and on the round's number, and on nothing that was
-    drawn before, so that a process without noise comes to the same weights as in `run`.
+    A run can be continued from any step: `Run(setup, account, run.snapshot())` continues `run`. The
+    cohort of a round depends only on the account's `root` and on the round number, not on earlier
+    draws, so that a process without noise arrives at the same weights as `run`.
 
     Args:
-      setup: What the run is made of.
-      account: What it may spend, and where it is charged. Its `before` has nothing of the run itself.
-      start: Where it begins; by default before the first round, with the model's own weights.
-      fuse: Whether a step may have several rounds.
+      setup: The prepared arguments of `fit`.
+      account: The budget of the run, and where it is charged. Its `before` does not include the
+        run.
+      start: The snapshot to continue from; by default, the run starts before the first round with
+        the initial weights of the model.
+      fuse: Whether a step may consist of several rounds.
 
     Attributes:
-      setup: As given.
-      account: As given.
+      setup: The argument `setup`.
+      account: The argument `account`.
 
     Raises:
-      ArgumentError: `start` has records of other rounds than 1 to its own, or more of them than the
-        account allows, or rounds other than those that the ledger has.
-      AccountingError: `start` was taken in the midst of a step.
+      ArgumentError: The records in `start` are not those of rounds 1 to k, or k exceeds the rounds
+        of the account, or k is not the last round in the ledger.
+      AccountingError: `start` was taken after a step that had failed or was interrupted.
     """
 
     def __init__(
@@ -82,28 +85,28 @@ class Run:
         _check_start(start, account)
         self.setup, self.account, self._fuse = setup, account, fuse
         self._records = list(start.history)
-        # What has been computed, in one value: an interrupt finds a state and a count that agree.
+        # State and round number are assigned as one value, so that they agree after an interrupt.
         self._reached = start.state, start.round_number
         self._begun = start.begun
 
     @property
     def state(self) -> Any:
-        """The process's state after the last round that has come to its end."""
+        """The state of the process after the last completed round."""
         return self._reached[0]
 
     @property
     def round_number(self) -> int:
-        """The last round that has come to its end; 0 before any."""
+        """The last completed round; 0 if there is none."""
         return self._reached[1]
 
     @property
     def history(self) -> tuple[RoundRecord, ...]:
-        """The records of these rounds."""
+        """The records of the completed rounds."""
         return tuple(self._records[: self.round_number])
 
     @property
     def charges(self) -> Charges:
-        """All that is known to have been spent on the data; a round counts once it is begun."""
+        """All known charges on the data. A round counts as soon as it has been started."""
         return self.account.charges(self._begun)
 
     @property
@@ -112,10 +115,10 @@ class Run:
         return self.round_number >= self.account.rounds
 
     def snapshot(self) -> Snapshot:
-        """Returns what another run needs to go on where this one is.
+        """Takes a snapshot, from which another run can continue.
 
         Returns:
-          The state, the history, and how many rounds have been begun.
+          The state, the history, and the number of rounds that have been started.
         """
         return Snapshot(state=self.state, history=self.history, begun=self._begun)
 
@@ -126,8 +129,8 @@ class Run:
           The records of these rounds.
 
         Raises:
-          AccountingError: There are no more rounds; or the step before has failed, so that rounds are
-            charged which cannot be told from those that would be run now.
+          AccountingError: All rounds have been run; or the previous step has failed, so that its
+            rounds are charged and running them again would exceed their charge.
           LedgerError: The rounds could not be charged, and were not run.
           ComputationError: A client's computation fails.
         """
@@ -136,7 +139,7 @@ class Run:
         first, count = _next_rounds(done, self.account.rounds, fuse=self._fuse)
         last = first + count - 1
         self._begun = last
-        self.account.charge(first, count)  # before anything of these rounds can be seen
+        self.account.charge(first, count)  # before any result of these rounds can be observed
         root, process = self.account.root, self.setup.process
         cohorts = [self.setup.draw(number, root) for number in range(first, last + 1)]
         if count == 1:
@@ -193,18 +196,20 @@ def _unfinished(done: int, begun: int) -> str:
 
 
 def _next_rounds(done: int, rounds: int, *, fuse: bool) -> tuple[int, int]:
-    """Returns the first round of the next step, and how many rounds the step has.
+    """Returns the first round of the next step, and the number of rounds in the step.
 
-    Fused rounds cost a compilation once and save a millisecond each, which only many rounds repay.
+    Fusing rounds requires one more compilation and saves about a millisecond a round, which pays
+    off only for many rounds.
 
     Args:
-      done: Rounds that have been run; fewer than `rounds`.
-      rounds: All rounds of the run.
-      fuse: Whether a step may have several rounds.
+      done: The number of completed rounds; less than `rounds`.
+      rounds: The number of rounds of the run.
+      fuse: Whether a step may consist of several rounds.
     """
     size, single = _FUSED, rounds
     if fuse and rounds >= _FUSED_FROM:
-        # XLA makes a graph for each size of call: one size, with next to nothing left over.
+        # XLA compiles a graph for each number of rounds in a call: use one size, which leaves few
+        # single rounds.
         size = min(range(_FUSED, _FUSED // 2, -1), key=lambda each: rounds % each)
         single = rounds % size
     is_fused = done >= single and (done - single) % size == 0

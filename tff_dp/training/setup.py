@@ -1,4 +1,4 @@
-"""What a run is made of: the arguments of `fit`, checked against each other and prepared."""
+"""The arguments of `fit`, checked against each other and prepared for a run."""
 
 from __future__ import annotations
 
@@ -31,30 +31,33 @@ from tff_dp.training.kept_processes import is_own, process_for
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a run is made of. None of it changes from the first round to the last.
+    """The parts of a run that are constant from the first round to the last.
 
     Attributes:
-      bound: The model, bound to the data's shape.
+      bound: The model, bound to the shape of the data.
       clients: The clients' data.
-      privacy: The plan, or none.
+      privacy: The plan, or `NoPrivacy`.
       process: The learning process.
-      with_noise: Gives the process's first state the noise of the plan; see `process_for`.
-      compile_model: Compiles a trained model with what it was trained with.
-      rounds: Rounds to run; None for all that the plan has left.
-      batch_size: Examples in a client's batch.
-      epochs: A client's passes over its data in a round.
+      with_noise: A function that sets the noise of the plan in the first state of the process; see
+        `process_for`.
+      compile_model: A function that compiles a trained model with the loss, metrics and optimizer
+        of its training.
+      rounds: The number of rounds to run; None for all remaining rounds of the plan.
+      batch_size: The number of examples in a client's batch.
+      epochs: The number of passes of a client over its data in a round.
       shuffle: Whether a client's examples are permuted in each round.
-      root: Of all random numbers that are drawn in Python.
-      seeded: Whether a caller gave it.
-      release: Whether the history holds the clients' training metrics.
-      covered: Whether the plan's epsilon covers these.
-      carried: What the model had spent before the run, by data set.
-      groups: The same, by what was trained together.
+      root: The root seed of all random numbers that are drawn in Python.
+      seeded: Whether the caller gave the seed.
+      release: Whether the history contains the clients' training metrics.
+      covered: Whether the plan's epsilon covers these metrics.
+      carried: The charges that the model had before the run, one entry for each data set.
+      groups: The same charges, in groups whose data sets have no client in common; see
+        `charged_before`.
       ledger: The path of the ledger, or None.
-      max_epsilon: What all rounds together may spend; None for what the plan's rounds do.
+      max_epsilon: The largest epsilon of all rounds together; None for no limit besides the plan.
       spent_before: As for `fit`.
       disjoint_data: As for `fit`.
-      foreign_algorithm: The class of the algorithm where it is not one of tff_dp's own; else None.
+      foreign_algorithm: The class of the algorithm if it is not part of tff_dp; otherwise None.
     """
 
     bound: BoundModel
@@ -88,18 +91,18 @@ class Setup:
         """Makes the state of the process before the first round.
 
         Returns:
-          A state with the model's own weights and the plan's noise.
+          A state with the initial weights of the model and the noise multiplier of the plan.
         """
         return self.with_noise(initialize_from(self.process, self.bound.initial_weights))
 
     def draw(self, round_number: int, root: int) -> Cohort:
         """Draws the data of one round.
 
-        It depends on the arguments alone, and not on what was drawn before.
+        The result depends only on the arguments, and not on earlier draws.
 
         Args:
           round_number: The round, from 1.
-          root: Of the run's random numbers.
+          root: The root seed of the run.
 
         Returns:
           The data of the round's clients.
@@ -132,12 +135,12 @@ def prepare(
     spent_before: Any = None,
     disjoint_data: bool = False,
 ) -> Setup:
-    """Checks the arguments of `fit` and makes of them what a run needs.
+    """Checks the arguments of `fit`, and prepares a run.
 
-    Nothing is charged, drawn or trained. What needs the ledger is checked by `open_account`.
+    Nothing is charged, drawn or trained. The checks that need the ledger are in `open_account`.
 
     Args:
-      model: As for `fit`, as are all others.
+      model: As for `fit`.
       clients: As for `fit`.
       privacy: As for `fit`.
       rounds: As for `fit`.
@@ -155,7 +158,7 @@ def prepare(
       disjoint_data: As for `fit`.
 
     Returns:
-      What the run is made of.
+      The prepared arguments.
 
     Raises:
       ArgumentError: As for `fit`.
@@ -193,7 +196,7 @@ def prepare(
         rounds=None if rounds is None else wanted,
         batch_size=batch_size,
         epochs=epochs,
-        shuffle=shuffle and not of_records,  # whose batches the clients draw
+        shuffle=shuffle and not of_records,  # clients draw Poisson batches of records themselves
         root=root,
         seeded=seed is not None,
         release=release,
@@ -215,7 +218,7 @@ def _check_model(bound: BoundModel, clients: Clients) -> None:
 
 
 def _check_needs_plan(privacy: PrivacyPlan | NoPrivacy, **given: Any) -> None:
-    """Refuses arguments that need a privacy plan where there is none, and what is no path."""
+    """Checks that a plan is given with arguments that require one, and that `ledger` is a path."""
     for name, value in given.items():
         if value is not None and not isinstance(privacy, PrivacyPlan):
             raise ArgumentError(
@@ -231,15 +234,15 @@ def _released(privacy: PrivacyPlan | NoPrivacy, release_metrics: bool | None) ->
         return release_metrics is None or release_metrics, False
     if privacy.unit is Unit.RECORD and release_metrics:
         raise ArgumentError(
-            "release_metrics=True would have clients send what no noise covers, while the plan protects "
-            "records from whoever gets what clients send. Leave it out, and evaluate the trained model "
-            "on data that may be used for it."
+            "release_metrics=True would make clients send metrics that no noise covers, while the plan "
+            "protects records from anyone who receives what clients send. Leave it out, and evaluate "
+            "the trained model on data that may be used for it."
         )
     covered = bool(privacy.metrics)
     return covered if release_metrics is None else release_metrics, covered
 
 
 def _foreign(algorithm: Algorithm) -> str | None:
-    """Returns the class of an algorithm that is not one of tff_dp's own."""
+    """Returns the class of an algorithm if it is not part of tff_dp, otherwise None."""
     kind = type(algorithm)
     return None if is_own(algorithm) else f"{kind.__module__}.{kind.__qualname__}"

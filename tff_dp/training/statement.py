@@ -89,8 +89,8 @@ def statement_of(result: Result) -> str:
     """
     if result.noise_seeded:
         return (
-            "No differential privacy: the execution context drew the noise from a seed, and whoever "
-            "knows the seed can take the noise off. Train in a context without one."
+            "No differential privacy: the execution context drew the noise from a seed, and anyone who "
+            "knows the seed can remove the noise. Train in a context without one."
         )
     if result.spent is None or not isinstance(result.privacy, PrivacyPlan):
         lines = ["No differential privacy: nothing bounds what the model reveals about a client."]
@@ -137,7 +137,7 @@ def _without_guarantee(result: Result, plans: tuple[PrivacyPlan, ...]) -> list[s
 def _of_mechanisms(
     result: Result, plan: PrivacyPlan, plans: tuple[PrivacyPlan, ...], spent: EpsilonReport
 ) -> list[str]:
-    neighbors = f"Neighbouring data sets: {plan.adjacency.value}."
+    neighbors = f"Neighboring data sets: {plan.adjacency.value}."
     if len(plans) == 1:
         return [
             f"{neighbors} Cohorts: {plan.sampler}. Mechanism: {plan.mechanism}. Accountant: "
@@ -167,8 +167,8 @@ def _of_seed(result: Result, plan: PrivacyPlan) -> list[str]:
     if not result.seeded or plan.unit is not Unit.CLIENT or math.isinf(result.epsilon):
         return []
     return [
-        "The cohorts came from a seed: whoever knows the seed knows the cohorts, and against "
-        "them sampling amplifies nothing. Do not publish it, or train without one."
+        "The cohorts came from a seed: anyone who knows the seed knows the cohorts, and sampling does "
+        "not amplify privacy against them. Do not publish the seed, or train without one."
     ]
 
 

@@ -1,4 +1,4 @@
-"""What was spent on the data before a run, and how a model trained before is counted."""
+"""Charges on the data before a run, and the accounting for models that were trained before."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def charged_before(
     disjoint_data: bool,
     groups: Sequence[Sequence[Charges]] | None = None,
 ) -> Charges:
-    """Finds what has been spent on the data before this run.
+    """Finds the charges on the data before a run.
 
     Args:
-      privacy: The run's plan, or none.
-      carried: What the model carries, by data set.
-      in_ledger: The charges in the run's ledger.
-      spent_before: A result or charges that the caller counts, or None.
-      disjoint_data: Whether the caller says that the model was trained on other clients.
-      groups: `carried`, by what was trained together: within a group, records are of data sets that
-        have no client in common. A model that is built of several trained models has several groups,
-        whose data sets may be the same. One group by default.
+      privacy: The plan of the run, or `NoPrivacy`.
+      carried: The charges of the model's earlier training, one entry for each data set.
+      in_ledger: The charges in the ledger of the run.
+      spent_before: The argument of `fit`: a result or its charges, or None.
+      disjoint_data: The argument of `fit`: whether the model was trained on other clients.
+      groups: The charges in `carried` in groups, such that the data sets in a group have no client
+        in common. A model that was built from several trained models has several groups, whose data
+        sets may be the same. By default, one group.
 
     Returns:
-      The charges; without bound where the run has no privacy plan.
+      The charges, which are unbounded if the run has no privacy plan.
 
     Raises:
-      ArgumentError: `spent_before` cannot be counted together with the plan or means nothing here;
-        or the caller contradicts what the model carries.
-      ModelError: The model was trained before, and nothing says how that is to be counted.
+      ArgumentError: `spent_before` cannot be composed with the plan, or is given without a plan; or
+        `disjoint_data` contradicts the charges of the model.
+      ModelError: The model was trained before, and no argument says how to count that.
     """
     if not isinstance(privacy, PrivacyPlan):
         if spent_before is not None:
@@ -90,13 +90,13 @@ def charged_before(
 def elsewhere(
     carried: Sequence[Charges], here: Charges, *, private: bool, disjoint_data: bool
 ) -> tuple[Charges, ...]:
-    """Finds what a model has spent on other data sets than the run's.
+    """Finds the charges of a model on data sets other than that of the run.
 
     Args:
-      carried: What the model carried before the run, by data set.
-      here: What has been spent on the run's data set, the run included.
+      carried: The charges of the model before the run, one entry for each data set.
+      here: The charges on the data set of the run, including those of the run.
       private: Whether the run had a privacy plan.
-      disjoint_data: Whether the caller said that the data sets have no client in common.
+      disjoint_data: Whether the caller stated that the data sets have no client in common.
 
     Returns:
       The charges on each of these data sets.

@@ -51,7 +51,7 @@ class Finder(importlib.abc.MetaPathFinder):
         """
         if fullname not in _PACKAGES or getattr(self._asking, "is_asking", False):
             return None
-        self._asking.is_asking = True  # a second `Finder` must not ask this one in turn
+        self._asking.is_asking = True  # a second `Finder` among the others asks this one in turn
         try:
             spec = _found_by_others(self, fullname, path, target)
         finally:
