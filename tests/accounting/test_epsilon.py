@@ -213,7 +213,7 @@ def test_tiny_noise_never_starts_a_distribution_that_would_not_end(z, monkeypatc
     report = spend(a_round(z, q=0.25), 10, 1e-5)
     assert set(report.values) == {"rdp"}
     assert report.epsilon > 1000
-    for part in ("not computed", "beyond 100"):
+    for part in ("not computed", "above 100"):
         assert part in report.refused["pld"]
 
 

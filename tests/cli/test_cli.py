@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import subprocess
 import sys
 
 import pytest
 
-from tff_dp import cli
+from tests.support.command_line import found, run
 from tff_dp.accounting import accountants
 
 ROUNDS = ["--rounds", "1000", "--delta", "1e-5"]
 POISSON = ["--sampling-rate", "0.01", *ROUNDS]
 FIXED = ["--sampling", "fixed", "--population", "1000", "--cohort", "10", *ROUNDS]
 FULL = ["--sampling", "full", "--rounds", "100", "--delta", "1e-5"]
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = cli.main(arguments)
-    except SystemExit as end:  # argparse's own
-        code = int(end.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def found(capsys, *arguments: str) -> dict:
-    code, out, err = run(capsys, *arguments, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
 
 
 # Golden values: shared with test_accounting; the sources are named there.

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 import tff_dp
-from tests.cli.test_cli import found, run
+from tests.support.command_line import found, run
 from tests.support.toys import PartsSampler, RepeatedMechanism
 from tff_dp import accounting, cli, mechanisms
 from tff_dp.cli.mechanisms import RESERVED, own_kinds

@@ -1,4 +1,4 @@
-"""A learning process that the tests of several modules run."""
+"""Learning processes that the tests of several modules run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import keras
 import pytest
 
 import tff_dp
+from tests.support.random_bits import model_with, plans, silos
 from tests.support.rounds import cohort_of, plan
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process
@@ -19,3 +20,20 @@ def linear(tff):
     bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
     mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.1)
     return bound, build_process(bound, algorithm=tff_dp.FedAvg(), privacy=plan(mechanism)), clients
+
+
+@pytest.fixture(scope="session")
+def processes(tff):
+    """A function from a plan's name and an obstacle to the bound model and its process, made once."""
+    made = {}
+
+    def process(name, kind="gamma"):
+        if (name, kind) not in made:
+            spec = ModelSpec(model=model_with(kind), loss="mse")
+            bound = spec.bind(silos().element_spec())
+            algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
+            built = build_process(bound, algorithm=algorithm, privacy=plans()[name])
+            made[name, kind] = bound, built
+        return made[name, kind]
+
+    return process

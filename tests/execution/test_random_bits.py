@@ -42,23 +42,6 @@ def test_the_contexts_look_for_the_scope_that_noise_is_drawn_under():
 OBSTACLES = {"gamma": "RandomGamma", "numpy": "PyFunc"}
 
 
-@pytest.fixture(scope="module")
-def processes(tff):
-    """A function from a plan's name and an obstacle to the process, made once, and its model."""
-    made = {}
-
-    def process(name, kind="gamma"):
-        if (name, kind) not in made:
-            spec = ModelSpec(model=model_with(kind), loss="mse")
-            bound = spec.bind(silos().element_spec())
-            algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
-            privacy = plans()[name]
-            made[name, kind] = bound, build_process(bound, algorithm=algorithm, privacy=privacy)
-        return made[name, kind]
-
-    return process
-
-
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("local", "gamma"), ("local", "numpy"), ("distributed", "gamma"), ("record", "gamma")],

@@ -12,8 +12,7 @@ import tensorflow as tf
 import tree
 
 import tff_dp
-from tests.execution.test_context import plan
-from tests.execution.test_modes import cohort_of
+from tests.support.rounds import cohort_of, plan
 from tff_dp import execution
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import devices

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tff_dp import _compat
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import arguments, marked_noise, unplaced, unplaced_runner, values
-from tff_dp.execution.round import fused, runner
+from tff_dp.execution.round import account, fused, runner
 
 tff = _compat.tff.load()
 
@@ -141,8 +141,6 @@ class _Round:
 
     def account(self, settings: Any) -> str:
         """Describes how the computation runs."""
-        from tff_dp.execution.round import account
-
         return account.account_of(self._runner, settings)
 
     def noise_bits(self, settings: Any) -> marked_noise.NoiseBits:

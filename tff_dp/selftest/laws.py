@@ -70,6 +70,9 @@ class Law:
     reach: float = 13.1  # sqrt(2 ln 2^125) = 13.16, less what a block of the grid takes
     clip_norms: Callable[[Any], Sequence[float]] = lambda mechanism: (float(mechanism.clip_norm),)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_clients", _checks.flag("by_clients", self.by_clients))
+
 
 def l2_norm(parts: Parts) -> float:
     """Returns the L2 norm over all tensors.
