@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from typing import ClassVar
@@ -13,6 +14,7 @@ import pytest
 
 import tff_dp
 from tests.support.command_line import found, run
+from tests.support.paths import ROOT
 from tests.support.toys import PartsSampler, RepeatedMechanism
 from tff_dp import accounting, cli, mechanisms
 from tff_dp.cli.mechanisms import RESERVED, own_kinds
@@ -288,6 +290,7 @@ def test_a_selftest_and_a_ledger_are_told_of_the_modules_of_their_plans(tmp_path
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # other packages install a package `tests`, too
     )  # fmt: skip
     assert done.stderr.count("Import tests.support.toys first") == 2
     out = done.stdout.splitlines()

@@ -37,6 +37,7 @@ from tests.support.self_tests import ADAPTIVE, CLIP, FIXED, M, a_plan
 from tff_dp import execution
 from tff_dp.aggregation import build as builders
 from tff_dp.errors import ArgumentError
+from tff_dp.execution.round import client_loop
 from tff_dp.mechanisms import AdaptiveGaussianMechanism, GaussianMechanism
 from tff_dp.process import build_process
 from tff_dp.selftest import (
@@ -125,7 +126,9 @@ def test_right_plans_pass_in_every_context(request, context, mechanism, parts):
     # Noise of stock TFF is right but for the bits that it is drawn from, which others can guess.
     unkeyed = context == "stock" and "provenance" in parts
     assert report.failures == ((KEYED,) if unkeyed else ()), report.text()
-    assert 0 < report.false_positive <= 1e-6
+    # Where random bits come from is read from the graph, and not tested by drawing.
+    assert (report.false_positive == 0) == (parts == ("provenance",))
+    assert report.false_positive <= 1e-6
     assert report.untested == ()
     counted = isinstance(mechanism, AdaptiveGaussianMechanism)
     names = [check.name for check in report.checks]
@@ -207,7 +210,8 @@ def test_a_plan_whose_metrics_share_the_budget_is_tested_by_what_is_left_to_upda
         return builders._gaussian(dataclasses.replace(mechanism, noise_multiplier=z), m, rounds)
 
     monkeypatch.setitem(builders._BUILDERS, GaussianMechanism, all_of_it)
-    assert quickly(**METRICS, parts=NOISED).failures == (SIZE,)
+    failures = quickly(**METRICS, parts=NOISED).failures
+    assert {SIZE} <= set(failures) <= {SIZE, SHAPE}  # the noise is 16 % too small
 
 
 def as_gaussian(mechanism, m, rounds):
@@ -364,8 +368,14 @@ def test_noise_that_rounds_share_passes_by_a_law_that_says_so_alone(tff, monkeyp
 # --- Planted defects of arithmetic and of random bits ---------------------------------------------
 
 
+@pytest.fixture
+def one_sum(monkeypatch):
+    """A runtime that sums clients one after another; in a tree of sums, roundoff grows more slowly."""
+    monkeypatch.setattr(client_loop, "_MOST_PARTS", 1)
+
+
 @pytest.mark.heavy
-def test_sums_and_norms_in_floating_point_are_caught(tff, monkeypatch):
+def test_sums_and_norms_in_floating_point_are_caught(tff, one_sum, monkeypatch):
     monkeypatch.setitem(
         builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)
     )
@@ -389,7 +399,7 @@ def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, monkeypa
     assert failures == {*FORMATS, *MANY[1:]}
 
 
-def test_the_thorough_sizes_see_more(tff, monkeypatch):
+def test_the_thorough_sizes_see_more(tff, one_sum, monkeypatch):
     monkeypatch.setitem(
         builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)
     )

@@ -238,7 +238,7 @@ def the_same_in_each_step(patch):
         drawn = tf.random.stateless_normal(shape, [3, 7], dtype=tf.float64) * stddev
         return tf.cast(drawn, tf.int64)
 
-    patch.setattr(tff_dp.noise, "gaussian", draw)
+    patch.setattr(client_work, "gaussian", draw)
 
 
 def by_the_old_sampler(patch):
@@ -249,7 +249,7 @@ def by_the_old_sampler(patch):
             drawn = tf.raw_ops.RandomStandardNormal(shape=shape, dtype=tf.float32)
             return tf.cast(tf.cast(drawn, tf.float64) * stddev, tf.int64)
 
-    patch.setattr(tff_dp.noise, "gaussian", draw)
+    patch.setattr(client_work, "gaussian", draw)
 
 
 def sums_in_the_models_format(patch):

@@ -308,6 +308,7 @@ def test_a_disk_that_fills_up_costs_no_round_that_was_run(without_xla, tmp_path,
 
 INTERRUPTED = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs beside it
 import numpy as np, keras, tff_dp
 folder = sys.argv[1]
 rng = np.random.default_rng(0)
