@@ -229,7 +229,7 @@ class Unprotected(FedAvg):
         )
 
 
-class Twice(FedAvg):
+class UsingTwice(FedAvg):
     """Aggregates by two processes of the plan's aggregator."""
 
     def compose(self, model, components):
@@ -244,7 +244,7 @@ class OwnSteps(FedAvg):
         return super().compose(model, dataclasses.replace(components, client_work=None))
 
 
-class Nothing(FedAvg):
+class UsingNothing(FedAvg):
     """Composes no process."""
 
     def compose(self, model, components):
@@ -273,12 +273,12 @@ class Larger(FedAvg):
     ("algorithm", "privacy", "message"),
     [
         (Unprotected(), plan(1.0), r"components\.aggregator, .* not used .*NoPrivacy"),
-        (Twice(), plan(1.0), r"components\.aggregator, .* used 2 times"),
+        (UsingTwice(), plan(1.0), r"components\.aggregator, .* used 2 times"),
         (Larger(), plan(1.0, max_dimension=100), r"max_dimension=100 .* 10000"),
         (Unprotected(), records_plan(), r"components\.aggregator, .* not used"),
         (OwnSteps(), records_plan(), r"components\.client_work, .* not used"),
-        (Nothing(), plan(1.0), r"composed \{'compose'.*LearningProcess"),
-        (Nothing(), tff_dp.NoPrivacy(), r"composed \{'compose'.*LearningProcess"),
+        (UsingNothing(), plan(1.0), r"composed \{'compose'.*LearningProcess"),
+        (UsingNothing(), tff_dp.NoPrivacy(), r"composed \{'compose'.*LearningProcess"),
         (
             FedAvg,
             plan(1.0),

@@ -36,8 +36,7 @@ class Law:
     Attributes:
       size: A function from the mechanism and a change of the sum of updates to the size of the
         change, where 1 is the largest that the accounting allows one client in the first round. It
-        must be a
-        norm: twice the change has twice the size.
+        must be a norm: twice the change has twice the size.
       clip: A function from the mechanism and the leaves of a state to the clip norm of the next
         round.
       noise: A function from the mechanism, m and the round's clip norm to the distribution of the
@@ -57,6 +56,9 @@ class Law:
       reach: A lower bound on the largest noise that a coordinate can have, in units of `unit`.
       clip_norms: A function from the mechanism to its clip norms, in units of the weights. Updates
         in floating-point formats that cannot represent these are not tested.
+
+    Raises:
+      ArgumentError: `by_clients` is no boolean.
     """
 
     size: Callable[[Any, Parts], float]
