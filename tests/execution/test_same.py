@@ -170,7 +170,7 @@ def test_a_draw_that_has_no_form_for_xla_is_refused():
         return raw("StatelessRandomUniformV2", [3], key, counter, 2, dtype=tf.float32)
 
     arguments = constants([np.zeros([1], np.uint64), np.zeros([2], np.uint64)])
-    with pytest.raises(NotImplementedError, match=r"StatelessRandomUniformV2 .* draws other .* under XLA"):
+    with pytest.raises(NotImplementedError, match=r"StatelessRandomUniformV2 .* draws other"):
         rewritten(draw, arguments, tf.constant([1, 2], tf.uint64))
 
 
