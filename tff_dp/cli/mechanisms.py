@@ -327,13 +327,7 @@ def counts(text: str) -> tuple[int, ...]:
     Raises:
       ArgumentTypeError: The text is not such a list.
     """
-    try:
-        return tuple(int(count) for count in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of whole numbers: expected each client's number of records, "
-            "separated by commas, such as 400,1000,300"
-        ) from None
+    return _list_of(int, text, "whole numbers", "each client's number of records", "400,1000,300")
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -348,11 +342,17 @@ def numbers(text: str) -> tuple[float, ...]:
     Raises:
       ArgumentTypeError: The text is not such a list.
     """
+    return _list_of(float, text, "numbers", "numbers", "0.5,1")
+
+
+def _list_of(
+    kind: Callable[[str], Any], text: str, what: str, expected: str, example: str
+) -> tuple[Any, ...]:
     try:
-        return tuple(float(number) for number in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of numbers: expected numbers, separated by commas, such as 0.5,1"
+            f"{text!r} is no list of {what}: expected {expected}, separated by commas, such as {example}"
         ) from None
 
 
