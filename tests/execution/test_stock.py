@@ -176,7 +176,7 @@ def test_a_child_that_its_parent_forks_does_not_keep_the_worker():
         assert process.wait() == 0
         assert wait_until_gone(watched)
         state = pathlib.Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        assert state == "S"  # else the test shows nothing
+        assert state not in "ZX"  # the child lives, asleep or not: else the test shows nothing
     finally:
         os.kill(child, signal.SIGKILL)
     process.stdout.close()
