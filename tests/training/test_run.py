@@ -139,7 +139,7 @@ def test_steps_from_any_round_cover_the_rest_once(rounds, fuse):
     def steps(done):
         found = []
         while done < rounds:
-            first, count = run_module._next_rounds(done, rounds, fuse=fuse)
+            first, count = run_module._next_rounds(done, rounds, None if fuse else 1)
             assert first == done + 1
             found.append((first, count))
             done += count
@@ -153,6 +153,23 @@ def test_steps_from_any_round_cover_the_rest_once(rounds, fuse):
         later = steps(done)
         if done + 1 in boundaries:
             assert later == [each for each in expected if each[0] > done]
+
+
+@pytest.mark.parametrize("rounds", [255, 256, 300, 1000])
+@pytest.mark.parametrize("period", [1, 2, 10, 33, 63, 64, 65, 100, 128, 250, 1000, 5000])
+def test_a_step_ends_at_each_multiple_of_the_period(rounds, period):
+    done, sizes = 0, []
+    while done < rounds:
+        first, count = run_module._next_rounds(done, rounds, period)
+        assert first == done + 1
+        assert done // period == (done + count - 1) // period  # none lies strictly inside
+        done += count
+        sizes.append(count)
+    assert done == rounds
+    assert len({size for size in sizes if size > 1}) <= 1
+    assert max(sizes) == (1 if rounds < 256 or period == 1 else max(sizes))
+    if rounds >= 256 and 1 < period <= rounds:
+        assert len(sizes) < rounds * 0.75  # most rounds are fused
 
 
 # --- From any round on -------------------------------------------------------------------------------

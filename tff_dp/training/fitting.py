@@ -14,8 +14,9 @@ from tff_dp.data import Clients
 from tff_dp.execution import current_or_fast, expecting
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.training.budget import open_account
+from tff_dp.training.observers import Observer, common_period, observed, observed_step
 from tff_dp.training.outcome import attach_result, result_of
-from tff_dp.training.progress import progress_bar
+from tff_dp.training.progress import ProgressBar
 from tff_dp.training.results import FitResult
 from tff_dp.training.run import Run
 from tff_dp.training.setup import prepare
@@ -136,19 +137,18 @@ def fit(
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
         account = stack.enter_context(open_account(setup))
-        run = Run(setup, account, fuse=not progress)
+        observers = [ProgressBar()] if progress else []
+        run = Run(setup, account, period=common_period(observers))
         stack.enter_context(expecting(account.rounds))
-        return _trained(run, progress)
+        return _trained(run, observers)
 
 
-def _trained(run: Run, progress: bool) -> FitResult:
+def _trained(run: Run, observers: Sequence[Observer]) -> FitResult:
     """Runs the remaining rounds of a run, and makes the result."""
-    account = run.account
     try:
-        with progress_bar(account.rounds, account.total, progress) as show:
+        with observed(run, observers):
             while not run.is_finished:
-                for record in run.step():
-                    show(record)
+                observed_step(run, observers)
     except KeyboardInterrupt:
         if not run.round_number:
             raise  # nothing has been trained
@@ -156,4 +156,4 @@ def _trained(run: Run, progress: bool) -> FitResult:
     except Exception as error:
         attach_result(run, error)
         raise
-    return result_of(run)
+    return result_of(run, run.ended)

@@ -43,6 +43,31 @@ class RoundRecord:
         _checks.flag("metrics_private", self.metrics_private)
 
 
+def round_record(round_number: int, epsilon: float, metrics: Any, *, covered: bool) -> RoundRecord:
+    """Makes the record of a round.
+
+    Args:
+      round_number: The round, from 1.
+      epsilon: An upper bound on the epsilon spent after the round.
+      metrics: The metrics that the process has returned for the round; None if they are not
+        released.
+      covered: Whether the plan's epsilon covers them.
+
+    Returns:
+      The record.
+    """
+    values = None
+    if metrics is not None:
+        train = metrics["client_work"]["train"] if "client_work" in metrics else {}
+        values = {name: float(value) for name, value in train.items()}
+    return RoundRecord(
+        round_number=round_number,
+        epsilon=epsilon,
+        metrics=values,
+        metrics_private=covered and values is not None,
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FitResult:
     """A trained model and the privacy that its training has spent.

@@ -10,8 +10,7 @@ from tff_dp.charges import Charges
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.execution import iterate
 from tff_dp.training.budget import Account
-from tff_dp.training.progress import round_record
-from tff_dp.training.results import RoundRecord
+from tff_dp.training.results import RoundRecord, round_record
 from tff_dp.training.setup import Setup
 
 _FUSED = 64  # largest number of rounds in one graph call
@@ -60,7 +59,8 @@ class Run:
         run.
       start: The snapshot to continue from; by default, the run starts before the first round with
         the initial weights of the model.
-      fuse: Whether a step may consist of several rounds.
+      period: No step contains rounds on both sides of a round whose number is a multiple of this; 1
+        for steps of one round. By default, steps may have any number of rounds.
 
     Attributes:
       setup: The argument `setup`.
@@ -78,16 +78,17 @@ class Run:
         account: Account,
         start: Snapshot | None = None,
         *,
-        fuse: bool = True,
+        period: int | None = None,
     ) -> None:
         if start is None:
             start = Snapshot(state=setup.first_state())
         _check_start(start, account)
-        self.setup, self.account, self._fuse = setup, account, fuse
+        self.setup, self.account, self._period = setup, account, period
         self._records = list(start.history)
         # State and round number are assigned as one value, so that they agree after an interrupt.
         self._reached = start.state, start.round_number
         self._begun = start.begun
+        self._ended: str | None = None
 
     @property
     def state(self) -> Any:
@@ -111,8 +112,48 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all rounds of the account have been run."""
-        return self.round_number >= self.account.rounds
+        """Whether all rounds of the account have been run, or the run has been ended early."""
+        return self.round_number >= self.account.rounds or self._ended is not None
+
+    @property
+    def ended(self) -> str | None:
+        """Why the run was ended before all of its rounds were run; None if it was not."""
+        return self._ended
+
+    def end(self, why: str) -> None:
+        """Ends the run early: there are no more steps.
+
+        Args:
+          why: The reason, which completes the sentence "Training ... after k of n rounds", such as
+            "was stopped by EarlyStopping".
+        """
+        self._ended = why
+
+    def replace_state(self, state: Any) -> None:
+        """Replaces the state of the last completed round, for example by one with other learning rates.
+
+        Args:
+          state: A state of the process. The guarantee of the plan holds only if its weights, its
+            clip norm and its noise are those of the state that it replaces, or follow from what has
+            been released.
+        """
+        self._reached = state, self.round_number
+
+    def amend(self, record: RoundRecord) -> None:
+        """Replaces the record of the last completed round, for example by one with validation metrics.
+
+        Args:
+          record: The new record.
+
+        Raises:
+          ArgumentError: It is the record of another round.
+        """
+        if record.round_number != self.round_number:
+            raise ArgumentError(
+                f"record is that of round {record.round_number}: expected that of the last completed "
+                f"round, {self.round_number}. Change the record that the step has returned."
+            )
+        self._records[self.round_number - 1] = record
 
     def snapshot(self) -> Snapshot:
         """Takes a snapshot, from which another run can continue.
@@ -136,7 +177,7 @@ class Run:
         """
         state, done = self._reached
         self._check_step()
-        first, count = _next_rounds(done, self.account.rounds, fuse=self._fuse)
+        first, count = _next_rounds(done, self.account.rounds, self._period)
         last = first + count - 1
         self._begun = last
         self.account.charge(first, count)  # before any result of these rounds can be observed
@@ -161,6 +202,11 @@ class Run:
         return records
 
     def _check_step(self) -> None:
+        if self._ended is not None:
+            raise AccountingError(
+                f"The run has ended after round {self.round_number}: it {self._ended}. Begin another run "
+                "for more rounds."
+            )
         if self.is_finished:
             raise AccountingError(
                 f"Round {self.round_number + 1} is outside of the run: expected at most its "
@@ -195,7 +241,7 @@ def _unfinished(done: int, begun: int) -> str:
     )
 
 
-def _next_rounds(done: int, rounds: int, *, fuse: bool) -> tuple[int, int]:
+def _next_rounds(done: int, rounds: int, period: int | None) -> tuple[int, int]:
     """Returns the first round of the next step, and the number of rounds in the step.
 
     Fusing rounds requires one more compilation and saves about a millisecond a round, which pays
@@ -204,13 +250,15 @@ def _next_rounds(done: int, rounds: int, *, fuse: bool) -> tuple[int, int]:
     Args:
       done: The number of completed rounds; less than `rounds`.
       rounds: The number of rounds of the run.
-      fuse: Whether a step may consist of several rounds.
+      period: As for `Run`.
     """
-    size, single = _FUSED, rounds
-    if fuse and rounds >= _FUSED_FROM:
-        # XLA compiles a graph for each number of rounds in a call: use one size, which leaves few
-        # single rounds.
-        size = min(range(_FUSED, _FUSED // 2, -1), key=lambda each: rounds % each)
-        single = rounds % size
-    is_fused = done >= single and (done - single) % size == 0
-    return done + 1, size if is_fused else 1
+    if rounds < _FUSED_FROM:
+        return done + 1, 1
+    span = rounds if period is None else min(period, rounds)
+    # XLA compiles a graph for each number of rounds in a call: use one size, which leaves few
+    # single rounds in each span.
+    smallest = min(span, _FUSED // 2 + 1)
+    size = min(range(min(span, _FUSED), smallest - 1, -1), key=lambda each: span % each)
+    place = done % span - span % size  # single rounds first
+    fits = place >= 0 and place % size == 0 and done + size <= rounds
+    return done + 1, size if fits else 1
