@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import threading
 from collections.abc import Mapping
@@ -60,6 +61,13 @@ class Registry(Generic[_T]):
                 f"{self._by}: {name} is not a frozen dataclass: expected "
                 f"@dataclasses.dataclass(frozen=True, kw_only=True) on class {name}. Plans are compared, "
                 "hashed and stored by the fields."
+            )
+        unread = [f.name for f in dataclasses.fields(kind) if not f.init or f.name == "type"]
+        if unread:
+            raise ArgumentError(
+                f"{self._by}: {name} has a field {unread[0]!r} that could not be read back from a "
+                "stored plan: expected fields that the constructor takes, none of them named type. "
+                "Make it a property."
             )
         if kind in self._entries:
             raise ArgumentError(

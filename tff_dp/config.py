@@ -152,7 +152,9 @@ def _named(name: str) -> type[Config] | None:
     own = Config._classes.get(name)
     if own is not None:
         return own if _is_concrete(own) else None
-    found = [*dict.fromkeys(k for k in _foreign() if name in (name_of(k), k.__name__))]
+    # The class of a script or notebook is another module's, once it has been moved there.
+    names = {name, name.removeprefix("__main__:")}
+    found = [*dict.fromkeys(k for k in _foreign() if names & {name_of(k), k.__name__})]
     if len(found) > 1:  # keep the current definition of a class that was defined again
         found = [kind for kind in found if _is_current(kind)] or found
     if len(found) > 1:
@@ -178,6 +180,11 @@ def _unknown(name: Any, cls: type[Config]) -> str:
     known = sorted(name_of(kind) for kind in (*own, *_foreign()) if issubclass(kind, cls))
     module = name.partition(":")[0] if isinstance(name, str) and ":" in name else None
     remedy = f" Import {module} first, which defines the class." if module else ""
+    if module == "__main__":
+        remedy = (
+            " It was defined in a script or notebook: define it here as well, or move it into a module "
+            "and import that."
+        )
     return (
         f"type={name!r} is unknown here: expected one of {', '.join(dict.fromkeys(known))}.{remedy}"
     )

@@ -131,6 +131,54 @@ def test_a_clip_norm_is_refused_where_the_mechanism_has_none(capsys):
     assert "--clip-norm 2.0 does not belong to --mechanism per-layer" in err
 
 
+def test_an_abbreviation_is_no_option(capsys):
+    """`--clip-norm` is an option, and was once the beginning of another one."""
+    for words in (["--noise", "1"], ["--clip-norms-", "1"], ["--target", "1"]):
+        code, _, err = run(capsys, "epsilon", "--mechanism", "gaussian", *words, *FULL)
+        assert code == 2
+        assert "unrecognized arguments" in err
+
+
+def test_bounds_of_an_adaptive_clip_norm_come_with_the_first_one(capsys):
+    arguments = ["--mechanism", "adaptive", "--noise-multiplier", "1", *FULL]
+    code, _, err = run(capsys, "epsilon", *arguments, "--min-clip-norm", "1")
+    assert code == 2
+    assert "--clip-norm, by default 0.1 is outside its bound" in err
+    code, _, err = run(capsys, "epsilon", *arguments, "--min-clip-norm", "1", "--clip-norm", "2")
+    assert (code, err) == (0, "")
+
+
+def test_an_element_is_named_with_its_option(capsys):
+    arguments = ["--mechanism", "per-layer", "--noise-multiplier", "1", *FULL]
+    code, _, err = run(capsys, "epsilon", *arguments, "--clip-norms=-1,2")
+    assert code == 2
+    assert "--clip-norms[0]=-1.0 is outside its bound" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("epsilon", ["--noise-multiplier", "1"]),
+        ("calibrate", ["--target-epsilon", "2"]),
+    ],
+)
+def test_what_no_plan_accepts_has_no_answer(capsys, command, arguments):
+    arguments += [
+        "--rounds",
+        "10",
+        "--population",
+        "1000",
+        "--cohort",
+        "50",
+        "--mechanism",
+        "adaptive",
+    ]
+    code, out, err = run(capsys, command, *arguments, "--clipped-count-stddev", "0.01")
+    assert (code, out) == (2, "")
+    assert "noise_multiplier" in err.replace("-", "_")
+    assert run(capsys, command, *arguments)[0] == 0
+
+
 # --- Mechanisms of users --------------------------------------------------------------------------
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import math
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import ClassVar
 
 import dp_accounting
@@ -19,7 +21,14 @@ from tests.support import toys
 from tests.support.toys import PartsSampler, RepeatedMechanism, RepeatedRound
 from tff_dp import accounting, mechanisms
 from tff_dp._registry import Registry
-from tff_dp.accounting import GaussianRound, IndependentRound, RecordRound, Round, round_of
+from tff_dp.accounting import (
+    GaussianRound,
+    IndependentRound,
+    RecordRound,
+    Round,
+    accountants,
+    round_of,
+)
 from tff_dp.accounting.correlated import BandedRound
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.mechanisms import (
@@ -345,7 +354,9 @@ def test_a_round_without_accountants_is_refused_when_the_plan_is_made():
         pass
 
     accounting.register_round(Unaccounted, Unaccountable, draws_per_coordinate=1)
-    with pytest.raises(AccountingError, match=r"Unaccountable has no accountant.*accountants_of"):
+    with pytest.raises(
+        AccountingError, match=r"Unaccountable has no accountant.*register_accountants"
+    ):
         a_plan(Unaccounted(clip_norm=1.0, noise_multiplier=8.0))
 
 
@@ -374,6 +385,182 @@ def test_what_cannot_be_hashed_is_refused_when_the_plan_is_made():
         a_plan(mechanism)
     with pytest.raises(ArgumentError, match=r"sampler=ListedSampler.*cannot be looked up"):
         a_plan(sampler=ListedSampler(weights=[1.0]))
+
+
+class Mode(enum.Enum):
+    FIRST = "first"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moded(RepeatedMechanism):
+    """A mechanism with a field that is stored as another value than it has."""
+
+    mode: Mode = Mode.FIRST
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sized(RepeatedMechanism):
+    """A mechanism with a field for values that may not be storable."""
+
+    sizes: object = None
+
+
+def test_what_is_not_stored_as_it_is_is_refused_when_the_plan_is_made(tmp_path):
+    """The ledger would not know the plan again, and its rounds would be granted anew in each run."""
+    for kind in (Moded, Sized):
+        accounting.register_round(kind, RepeatedRound, fields=["releases"], draws_per_coordinate=9)
+    moded = Moded(clip_norm=1.0, noise_multiplier=8.0)
+    with pytest.raises(ArgumentError, match=r"Moded.*'mode' becomes 'first'.*plain value"):
+        a_plan(moded)
+    for value in (math.nan, math.inf, frozenset({1}), b"bytes", Mode.FIRST):
+        with pytest.raises(
+            ArgumentError, match=r"mechanism=Sized.*(cannot be stored|'sizes' becomes)"
+        ):
+            a_plan(Sized(clip_norm=1.0, noise_multiplier=8.0, sizes=value))
+    for value in (None, 1, 0.5, "text", (1, (2.0, "x"))):
+        plan = a_plan(Sized(clip_norm=1.0, noise_multiplier=8.0, sizes=value))
+        with tff_dp.Ledger(tmp_path / f"{value}.jsonl", plan) as book:
+            book.charge(1, 10)
+        with tff_dp.Ledger(tmp_path / f"{value}.jsonl", plan) as book:
+            assert book.last_round == 10
+
+
+def test_a_plan_with_the_line_of_another_is_that_plan(monkeypatch, tmp_path):
+    """Whatever its parts say of being equal: a second line for it would damage the ledger."""
+    path, plan = tmp_path / "ledger.jsonl", a_plan()
+    with tff_dp.Ledger(path, plan) as book:
+        book.charge(1, 10)
+    monkeypatch.setattr(tff_dp.PrivacyPlan, "__eq__", lambda self, other: self is other)
+    with tff_dp.Ledger(path, plan) as book:
+        assert book.last_round == 10
+
+
+class Changing(Sampler):
+    """A sampler that is no dataclass, whose cohorts may grow after epsilon has been computed."""
+
+    adjacencies = (Adjacency.ZERO_OUT,)
+
+    def __init__(self):
+        self.size = 10
+
+    expected_clients, wrap, _draw = (
+        PartsSampler.expected_clients, PartsSampler.wrap, PartsSampler._draw,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Telling(Sampler):
+    """A sampler that says what it is told to say of itself."""
+
+    adjacencies = (Adjacency.ZERO_OUT,)
+    clients: object = 10.0
+
+    def expected_clients(self, population):
+        return self.clients
+
+    wrap, _draw = PartsSampler.wrap, PartsSampler._draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Nowhere(Sampler):
+    """A sampler whose adjacencies are none."""
+
+    adjacencies = ("zero-out",)
+
+    expected_clients, wrap, _draw = (
+        PartsSampler.expected_clients, PartsSampler.wrap, PartsSampler._draw,
+    )  # fmt: skip
+
+
+def test_what_a_sampler_says_of_itself_is_checked():
+    assert a_plan(sampler=Telling()).clients_per_round == 10.0
+    with pytest.raises(ArgumentError, match=r"sampler=.* can change: .*class Changing.*frozen"):
+        a_plan(sampler=Changing())
+    for clients in (0, -1.0, 1001, "10", None):
+        with pytest.raises(ArgumentError, match=r"expected_clients=.*in \(0, 1000\].*denominator"):
+            a_plan(sampler=Telling(clients))
+    with pytest.raises(ArgumentError, match=r"adjacencies=\('zero-out',\): expected a tuple of"):
+        a_plan(sampler=Nowhere())
+
+
+class Answering(IndependentRound):
+    """A round whose accountants a test chooses."""
+
+    answers: ClassVar[dict[str, Callable]] = {}
+
+    @classmethod
+    def adjacencies(cls, sampler: Sampler) -> tuple[Adjacency, ...]:
+        return sampler.adjacencies
+
+    def _mechanism_event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
+        return dp_accounting.GaussianDpEvent(noise_multiplier)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answered(GaussianMechanism):
+    """A mechanism with such rounds."""
+
+
+accounting.register_accountants(Answering)(lambda one_round: dict(Answering.answers))
+accounting.register_round(Answered, Answering, draws_per_coordinate=1)
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    def set_answers(**answers):
+        accountants.clear_caches()
+        monkeypatch.setattr(
+            Answering, "answers", {name: lambda *_, v=value: v for name, value in answers.items()}
+        )
+
+    yield set_answers
+    accountants.clear_caches()
+
+
+def answered(noise_multiplier: float = 2.0) -> Answering:
+    return Answering(
+        noise_multiplier=noise_multiplier,
+        sampler=FullParticipation(),
+        population=1000,
+        adjacency=Adjacency.ZERO_OUT,
+    )
+
+
+@pytest.mark.parametrize("wrong", [-5.0, -math.inf, math.nan, "1", None, True, np.zeros(2)])
+@pytest.mark.parametrize("name", ["rdp", "pld", "own"])
+@pytest.mark.parametrize("first", [False, True])
+def test_an_accountant_that_returns_no_epsilon_is_named(answer, wrong, name, first):
+    """Whatever other accountants say, and in whatever order they are asked."""
+    answers = {name: wrong, "other": 3.0}
+    answer(**(answers if first else dict(reversed(answers.items()))))
+    message = f"{name}.* of Answering returned .*upper bound"
+    with pytest.raises(ArgumentError, match=message):
+        a_plan(Answered(clip_norm=1.0, noise_multiplier=2.0))
+    with pytest.raises(ArgumentError, match=message):
+        accounting.spend(answered(), 10, DELTA)
+    with pytest.raises(ArgumentError, match=message):
+        accounting.calibrate_noise(answered(), rounds=10, delta=DELTA, target_epsilon=1.0)
+    with pytest.raises(ArgumentError, match=message):
+        accounting.calibrate_rounds(answered(), delta=DELTA, target_epsilon=1.0)
+
+
+def test_a_search_for_less_noise_ends_if_an_accountant_never_says_more(answer):
+    answer(rdp=0.0)
+    plan = a_plan(Answered(clip_norm=1.0, noise_multiplier=2.0)).calibrated(target_epsilon=1.0)
+    assert plan.mechanism.noise_multiplier > 0
+
+
+def test_accountants_are_registered_once_and_not_for_classes_of_tff_dp(answer):
+    answer(own=3.0)
+    for kind, why in (
+        (GaussianRound, "of tff_dp, whose accountants"),
+        (BandedRound, "Independent"),
+    ):
+        with pytest.raises(ArgumentError, match=why):
+            accounting.register_accountants(kind)
+    with pytest.raises(ArgumentError, match="Answering has accountants already"):
+        accounting.register_accountants(Answering)(lambda one_round: {"own": lambda *_: 0.0})
+    assert accounting.spend(answered(), 10, DELTA).values == {"own": 3.0}
 
 
 # --- Registering ----------------------------------------------------------------------------------

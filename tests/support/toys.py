@@ -77,8 +77,8 @@ def zcdp_epsilon(one_round: RepeatedRound, rounds: int, delta: float) -> float:
     return rho + 2 * math.sqrt(rho * math.log(1 / delta))
 
 
-@accounting.accountants_of.register
-def _(one_round: RepeatedRound) -> Mapping[str, Any]:
+@accounting.register_accountants(RepeatedRound)
+def accountants(one_round: RepeatedRound) -> Mapping[str, Any]:
     return {"rdp": accounting.rdp_epsilon, "zcdp": zcdp_epsilon}
 
 

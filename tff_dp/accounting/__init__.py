@@ -3,7 +3,7 @@
 Calibration finds the noise multiplier, the number of rounds or the cohort that reaches a target.
 
 A mechanism of your own gets its accounting by `register_round`; a round of your own that is no
-`GaussianRound` derives from `IndependentRound`, and has its accountants by `accountants_of.register`.
+`GaussianRound` derives from `IndependentRound`, and has its accountants by `register_accountants`.
 """
 
 from tff_dp.accounting.accountants import (
@@ -13,6 +13,7 @@ from tff_dp.accounting.accountants import (
     pairs_of,
     quick_epsilon,
     rdp_epsilon,
+    register_accountants,
     spend,
 )
 from tff_dp.accounting.arithmetic import Arithmetic
@@ -58,6 +59,7 @@ __all__ = [
     "quick_joint_epsilon",
     "rdp_epsilon",
     "recommended_delta",
+    "register_accountants",
     "register_round",
     "round_of",
     "skellam_rdp",

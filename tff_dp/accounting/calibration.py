@@ -15,6 +15,7 @@ from tff_dp.sampling import FixedSizeSampler, PoissonSampler
 
 _TOLERANCE = 1e-3  # the relative tolerance that is documented
 _RELATIVE_TOLERANCE = 5e-4  # the relative tolerance of the searches
+_SMALLEST_NOISE = 1e-6
 _LARGEST_NOISE = 1e6
 _SMALLEST_EPSILON = 1e-9
 _MOST_ROUNDS = 10**9
@@ -72,6 +73,8 @@ def calibrate_noise(
         # Epsilon falls at least as fast as 1 / z: `low` is slightly below the answer.
         while (f_low := excess(low := high * math.exp(max(1.05 * f_high, -0.5) - 0.01))) <= 0:
             high, f_high = low, f_low
+            if high < _SMALLEST_NOISE:  # under a tiny sampling rate, no noise exceeds the target
+                return high
         return _smallest_safe(excess, low, high)
 
     found = search(leading_epsilon, _safe_start(at, rounds, delta, target, arithmetic))
@@ -271,7 +274,7 @@ def _safe_start(
     try:
         while not is_safe(z) and z < _LARGEST_NOISE:
             z *= 1.5
-        while is_safe(z / 1.15):
+        while z > _SMALLEST_NOISE and is_safe(z / 1.15):
             z /= 1.15
     except AccountingError:  # no cheap accountant applies
         z = 8.0

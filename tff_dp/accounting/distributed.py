@@ -12,7 +12,7 @@ import dp_accounting
 import numpy as np
 from dp_accounting import rdp
 
-from tff_dp.accounting.accountants import Accountant, accountants_of
+from tff_dp.accounting.accountants import Accountant, own_accountants
 from tff_dp.accounting.events import IndependentRound
 from tff_dp.mechanisms.distributed import Grid, grid_of
 from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, Sampler
@@ -206,7 +206,7 @@ class DistributedSkellamRound(DistributedRound):
         )
 
 
-@accountants_of.register
+@own_accountants.register
 def _(one_round: DistributedRound) -> Mapping[str, Accountant]:
     return {"rdp": distributed_rdp_epsilon}
 

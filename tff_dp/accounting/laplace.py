@@ -10,8 +10,8 @@ import dp_accounting
 from tff_dp.accounting import loss_bounds
 from tff_dp.accounting.accountants import (
     Accountant,
-    accountants_of,
     of_one_round,
+    own_accountants,
     pairs_of,
     rdp_epsilon,
 )
@@ -49,7 +49,7 @@ class LaplaceRound(IndependentRound):
         return "Use PoissonSampler or FullParticipation, and add-or-remove-one."
 
 
-@accountants_of.register
+@own_accountants.register
 def _(one_round: LaplaceRound) -> Mapping[str, Accountant]:
     del one_round
     return {"pure": pure_epsilon, "rdp": rdp_epsilon, "pld": pld_epsilon}

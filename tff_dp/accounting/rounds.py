@@ -103,7 +103,7 @@ def register_round(
       mechanism: A frozen dataclass that derives from `Mechanism`, whose unit is a client. Its
         subclasses get no accounting.
       one_round: A class that derives from `Round`, such as `GaussianRound`. A round whose accountants
-        are its own derives from `IndependentRound` and has them by `accountants_of.register`.
+        are its own derives from `IndependentRound` and has them by `register_accountants`.
       fields: Names of fields that the mechanism and the round have in common, which the round is made
         with.
       draws_per_coordinate: How many draws of `tff_dp.noise` a round makes for each coordinate of an
@@ -182,7 +182,8 @@ def _check_events(one_round: type[Round]) -> None:
                 raise ArgumentError(
                     f"one_round={one_round.__name__} overrides {name} of {base.__name__}, whose "
                     "accountants ask its noise multiplier alone: expected IndependentRound in its place. "
-                    "Derive the class from that, and give it accountants by accountants_of.register."
+                    "Derive the class from that, and give it accountants by "
+                    "tff_dp.accounting.register_accountants."
                 )
 
 

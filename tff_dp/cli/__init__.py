@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from tff_dp.cli.options import (
     add_options,
     adjacency_of,
     arithmetic_of,
+    check_cohort,
     delta_of,
     mechanism_of,
     round_of,
@@ -82,11 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(foreign: Kind | None = None) -> argparse.ArgumentParser:
     """Returns the parser, with options for the fields of the user's mechanism, if there is one."""
-    parser = argparse.ArgumentParser(
-        prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG
-    )
+    # An abbreviation of an option would become that of another one when options are added.
+    exact = functools.partial(argparse.ArgumentParser, allow_abbrev=False)
+    parser = exact(prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"tff-dp {tff_dp.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=exact)
     epsilon = commands.add_parser("epsilon", help="the epsilon of a number of rounds")
     calibrate = commands.add_parser(
         "calibrate",
@@ -109,7 +111,6 @@ def _parser(foreign: Kind | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="sums over more clients, and updates of more weights: a minute and 2 GiB more",
     )
-    selftest.add_argument("--clip-norm", type=float, metavar="C", help="default: 1")
     ledger = commands.add_parser(
         "ledger",
         help="what a ledger's plans have spent together, and whether the file is whole",
@@ -134,6 +135,7 @@ def _epsilon(options: argparse.Namespace) -> dict[str, Any]:
     from tff_dp import accounting
 
     one_round = round_of(options)
+    check_cohort(options, one_round)
     delta = delta_of(options)
     report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
     return result(options, one_round, report)
@@ -169,6 +171,7 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
             arithmetic=arithmetic_of(options),
         )
     one_round = round_of(options)
+    check_cohort(options, one_round)
     report = accounting.spend(one_round, options.rounds, delta, arithmetic_of(options))
     found = result(options, one_round, report)
     return {"target_epsilon": target, "found": wanted.removeprefix("--"), **found}

@@ -115,13 +115,16 @@ def in_flags(message: str, options: argparse.Namespace) -> str:
       The message with the option in place of the argument; unchanged if no given option
       corresponds.
     """
-    name, equals, rest = message.partition("=")
+    argument, equals, rest = message.partition("=")
+    name, bracket, place = argument.partition("[")  # such as clip_norms[0]
     option = _NAMES.get(name, name if name in _of_mechanisms(options) else "")
     if getattr(options, "clip_norm", None) is not None and name == _kind(options).clip:
         option = "clip_norm"
+    elif equals and name == _kind(options).clip:
+        return f"--clip-norm, by default {rest}"
     if not equals or getattr(options, option, None) is None:
         return message
-    return f"{_flag(option)}={rest}"
+    return f"{_flag(option)}{bracket}{place}={rest}"
 
 
 def _check_alone(options: argparse.Namespace) -> None:

@@ -96,7 +96,15 @@ class Kind:
             (field,) = (f for f in dataclasses.fields(self.mechanism) if f.name == self.clip)  # type: ignore[arg-type]
             if clip_norm is not None or _is_needed(field):
                 given[self.clip] = 1.0 if clip_norm is None else clip_norm
-        return self.mechanism(noise_multiplier=noise_multiplier, **given)  # type: ignore[call-arg]
+        try:
+            return self.mechanism(noise_multiplier=noise_multiplier, **given)  # type: ignore[call-arg]
+        except ArgumentError:
+            raise
+        except Exception as error:  # whatever a user's class raises
+            raise ArgumentError(
+                f"--mechanism={self.name!r} cannot be made: {type(error).__name__}: {error}. Change its "
+                "options, or what its __post_init__ requires."
+            ) from error
 
 
 @functools.cache
@@ -156,7 +164,7 @@ def reference_in(words: Iterable[str]) -> str | None:
     Returns:
       The value of --mechanism if it has the form "package.module:Class"; otherwise None.
     """
-    scan = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    scan = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     scan.add_argument("--mechanism")
     try:
         found: str | None = scan.parse_known_args(list(words))[0].mechanism
@@ -183,7 +191,7 @@ def import_module(name: str, option: str) -> types.ModuleType:
         sys.path.append(here)  # at the end, so that no file here shadows an installed module
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         raise ArgumentError(
             f"{option} cannot be imported: {type(error).__name__}: {error}. Expected a module that is "
             f"installed, or lies in {here}."
@@ -248,9 +256,9 @@ def _kind(name: str, mechanism: type[Mechanism]) -> Kind:
             if field.name in RESERVED:
                 why = "has a name that the command line has another meaning for"
             raise ArgumentError(
-                f"--mechanism={name!r} has a field {field.name} that {why}: expected a number, a text, a "
-                "choice or numbers. Write the plan into a file, for tff-dp selftest --plan, or call "
-                "tff_dp.accounting."
+                f"--mechanism={name!r} has a field {field.name} that {why}: expected a number, a "
+                "text, yes or no, or a tuple of numbers. Write the plan into a file, for tff-dp selftest "
+                "--plan, or call tff_dp.accounting."
             )
     return Kind(name, mechanism, tuple(found), clip)
 

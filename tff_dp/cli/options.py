@@ -41,6 +41,12 @@ def add_options(command: argparse.ArgumentParser, foreign: Kind | None = None) -
         metavar="Z",
         help="standard deviation (of Laplace noise: scale) of a round's noise over the clip norm",
     )
+    add(
+        "--clip-norm",
+        type=float,
+        metavar="C",
+        help="the clip norm, which epsilon does not depend on (default: that of the mechanism, or 1)",
+    )
     add("--rounds", type=whole, metavar="T", help="rounds of training")
     add(
         "--delta",
@@ -123,13 +129,29 @@ def round_of(options: argparse.Namespace, noise_multiplier: float | None = None)
 
     z = options.noise_multiplier if noise_multiplier is None else noise_multiplier
     return accounting.round_of(
-        mechanism_of(options, z),
+        mechanism_of(options, z, options.clip_norm),
         sampler_of(options),
         # Under Poisson sampling and full participation, epsilon does not depend on the population.
         options.population or 1 if options.records is None else len(options.records),
         adjacency_of(options),
         options.records,
     )
+
+
+def check_cohort(options: argparse.Namespace, one_round: Any) -> None:
+    """Checks that the mechanism supports the expected number of clients a round, as a plan does.
+
+    Args:
+      options: The options of the command, after a calibration with what it has found.
+      one_round: The round that they describe.
+
+    Raises:
+      ArgumentError: The mechanism does not support so few clients. Without --population, the number
+        is not known and is not checked.
+    """
+    if options.population is not None:
+        mechanism = mechanism_of(options, one_round.noise_multiplier, options.clip_norm)
+        mechanism.check(one_round.sampler.expected_clients(options.population))
 
 
 def mechanism_of(
@@ -168,7 +190,7 @@ def arithmetic_of(options: argparse.Namespace, rounds: int | None = None) -> Any
     from tff_dp import _checks, accounting
 
     _checks.integer("--max-dimension", options.max_dimension, "[1, inf)")
-    mechanism = mechanism_of(options, 1.0)
+    mechanism = mechanism_of(options, 1.0, options.clip_norm)
     return accounting.arithmetic_of(mechanism, rounds or options.rounds, options.max_dimension)
 
 

@@ -47,7 +47,11 @@ class Found:
         Returns:
           The hash, or None if the plan has no line yet.
         """
-        return next((key for key, known in self.plans.items() if known == plan), None)
+        for key, known in self.plans.items():
+            if known == plan:
+                return key
+        key = lines.hash_of(plan.to_dict())  # equal lines are of one plan, whatever compares equal
+        return key if key in self.plans else None
 
     def last_round(self, plan_hash: str | None) -> int:
         """Returns the last round that was charged under a plan.

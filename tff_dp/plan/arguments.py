@@ -8,6 +8,7 @@ from tff_dp import _checks, _seeds
 from tff_dp.accounting import check_records
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import Mechanism, Unit
+from tff_dp.plan.foreign import check_part, check_sampler
 from tff_dp.sampling import FullParticipation, PoissonSampler, Sampler
 
 
@@ -70,27 +71,8 @@ def unit_of(mechanism: object, unit: object) -> Unit:
             "expected unit='record' with RecordGaussianMechanism, and unit='client' with any other. The "
             "unit follows from the mechanism: leave it out."
         )
-    check_hash("mechanism", checked)
+    check_part("mechanism", checked)
     return protected
-
-
-def check_hash(name: str, value: object) -> None:
-    """Checks that a value is hashable, since plans are looked up in ledgers and caches.
-
-    Args:
-      name: The name of the argument, for the message.
-      value: Its value.
-
-    Raises:
-      ArgumentError: The value, or one of its fields, is not hashable.
-    """
-    try:
-        hash(value)
-    except TypeError as error:  # a field of a user's class
-        raise ArgumentError(
-            f"{name}={value!r} cannot be looked up: {error}. Its class has to be a frozen dataclass of "
-            "values that cannot change, such as tuples in place of lists."
-        ) from None
 
 
 def clients_of(
@@ -160,7 +142,8 @@ def sampler_of(
         )
     if cohort is None:
         checked = _checks.instance("sampler", sampler, Sampler)
-        check_hash("sampler", checked)
+        check_part("sampler", checked)
+        check_sampler(checked, population)
         return checked, None
     bound = f"(0, {population}]"
     cohort = _checks.real("cohort", cohort, bound, "It is at most the population.")

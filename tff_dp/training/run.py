@@ -51,7 +51,9 @@ class Run:
 
     A run can be continued from any step: `Run(setup, account, run.snapshot())` continues `run`. The
     cohort of a round depends only on the account's `root` and on the round number, not on earlier
-    draws, so that a process without noise arrives at the same weights as `run`.
+    draws, so that a process without noise arrives at the same weights as `run`: to the last bit if
+    the same graphs run, as they do without XLA, and otherwise up to the order of floating-point
+    operations, since XLA's graphs are used from a number of rounds on that counts from the start.
 
     Args:
       setup: The prepared arguments of `fit`.

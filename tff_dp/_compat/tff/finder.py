@@ -78,6 +78,8 @@ class _Loader(importlib.abc.Loader):
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:  # such as get_data, for callers that only use the spec
+        if name == "_loader":  # of an object that is being copied, which has no attributes yet
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
