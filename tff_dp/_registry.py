@@ -62,7 +62,8 @@ class Registry(Generic[_T]):
                 f"@dataclasses.dataclass(frozen=True, kw_only=True) on class {name}. Plans are compared, "
                 "hashed and stored by the fields."
             )
-        unread = [f.name for f in dataclasses.fields(kind) if not f.init or f.name == "type"]
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        unread = [field.name for field in fields if not field.init or field.name == "type"]
         if unread:
             raise ArgumentError(
                 f"{self._by}: {name} has a field {unread[0]!r} that could not be read back from a "

@@ -337,6 +337,49 @@ def test_what_registered_functions_return_is_checked(tff):
         suite.check_plan(a_plan(own, adjacency="zero-out"))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failing(GaussianMechanism):
+    """A mechanism whose aggregator fails when it is built, or when it is traced."""
+
+    when: str = "built"
+
+
+accounting.register_round(Failing, GaussianRound, draws_per_coordinate=1)
+
+
+@mechanisms.register_aggregator(Failing)
+def _fails(mechanism, clients_per_round, rounds):
+    from tff_dp import aggregation, noise
+
+    if mechanism.when == "built":
+        raise KeyError("a mistake")
+
+    def draw(shape, stddev):
+        raise KeyError("a mistake")
+
+    return aggregation.independent_noise(
+        noise_multiplier=mechanism.noise_multiplier,
+        clip_norm=mechanism.clip_norm,
+        clients_per_round=clients_per_round,
+        clip=lambda update, grid: noise.clip_l1(update, mechanism.clip_norm, grid).parts,
+        draw=draw,
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("when", ["built", "traced"])
+def test_a_failure_of_a_registered_aggregator_is_not_the_models(tff, clients, tmp_path, when):
+    import keras
+
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    mechanism = Failing(clip_norm=1.0, noise_multiplier=8.0, when=when)
+    plan = a_plan(mechanism, population=clients.num_clients, delta=1e-3)
+    path = tmp_path / "ledger.jsonl"
+    with pytest.raises(ArgumentError, match=r"registered for Failing raised KeyError: 'a mistake'"):
+        tff_dp.fit(model, clients, privacy=plan, loss="mse", ledger=path)
+    assert not path.exists()
+
+
 class Unaccountable(IndependentRound):
     """A round without accountants."""
 

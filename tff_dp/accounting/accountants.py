@@ -270,7 +270,8 @@ def _asked(
       ArgumentError: It is not a number in [0, inf]. No other accountant may hide that.
     """
     epsilon: Any = ask(one_round, rounds, delta)
-    if isinstance(epsilon, bool) or not isinstance(epsilon, numbers.Real) or not epsilon >= 0:
+    is_number = isinstance(epsilon, numbers.Real) and not isinstance(epsilon, bool)
+    if not is_number or not float(epsilon) >= 0:  # nor NaN
         raise ArgumentError(
             f"The accountant {name!r} of {type(one_round).__name__} returned {epsilon!r}: expected a "
             "number in [0, inf], an upper bound on epsilon, or an AccountingError with the reason why "

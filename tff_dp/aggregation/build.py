@@ -12,7 +12,8 @@ from tff_dp import _checks, _compat, noise
 from tff_dp.aggregation import queries
 from tff_dp.aggregation.correlated import BandedNoise, TreeNoise, banded_grid
 from tff_dp.aggregation.distributed import distributed_mean
-from tff_dp.errors import ArgumentError
+from tff_dp.config import is_own
+from tff_dp.errors import ArgumentError, TffDpError
 from tff_dp.mechanisms import (
     AdaptiveGaussianMechanism,
     BandedMechanism,
@@ -36,6 +37,26 @@ Query = Callable[[Any], Any]  # maps the `tf.TensorSpec`s of an update to a quer
 Clip = Callable[
     [Any, Any], Any
 ]  # maps an update and a `tff_dp.noise.Grid` to integers in grid steps
+
+
+def of_mechanism(mechanism: Mechanism, error: Exception) -> Exception:
+    """Returns the error to raise where a mechanism's aggregator has failed.
+
+    Args:
+      mechanism: The mechanism.
+      error: What was raised while its aggregator was built, or while it was traced.
+
+    Returns:
+      The same error for mechanisms of tff_dp, and for errors that are worded for users. Otherwise an
+      `ArgumentError` that says whose function has failed, since it would be taken for the model's.
+    """
+    if is_own(type(mechanism)) or isinstance(error, TffDpError):
+        return error
+    return ArgumentError(
+        f"mechanism={mechanism!r} has no working aggregator: the function that is registered for "
+        f"{type(mechanism).__name__} raised {type(error).__name__}: {error}. Correct it; nothing was "
+        "charged."
+    )
 
 
 def build_aggregator(
@@ -71,7 +92,10 @@ def build_aggregator(
     mechanism.check(m)
     if scaled:
         return _SCALED[type(mechanism)](mechanism, m, scaled=True)
-    factory = build(mechanism, m, rounds)
+    try:
+        factory = build(mechanism, m, rounds)
+    except Exception as error:
+        raise of_mechanism(mechanism, error) from error
     if not isinstance(factory, tff.aggregators.UnweightedAggregationFactory):
         raise ArgumentError(
             f"the aggregator that is registered for {type(mechanism).__name__} is {factory!r}: expected "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -82,13 +81,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, which would mean other options once more are added."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, allow_abbrev=False)
+
+
 def _parser(foreign: Kind | None = None) -> argparse.ArgumentParser:
     """Returns the parser, with options for the fields of the user's mechanism, if there is one."""
-    # An abbreviation of an option would become that of another one when options are added.
-    exact = functools.partial(argparse.ArgumentParser, allow_abbrev=False)
-    parser = exact(prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG)
+    parser = _Parser(prog="tff-dp", description=tff_dp.__doc__.splitlines()[0], epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"tff-dp {tff_dp.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=exact)
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
     epsilon = commands.add_parser("epsilon", help="the epsilon of a number of rounds")
     calibrate = commands.add_parser(
         "calibrate",

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tff_dp import _compat
 from tff_dp.aggregation import build_aggregator, private_metrics, weighted_mean
+from tff_dp.aggregation.build import of_mechanism
 from tff_dp.algorithms import Algorithm, Components
 from tff_dp.dp_sgd import build_client_work, check_model
 from tff_dp.errors import ArgumentError
@@ -121,11 +122,32 @@ class Use:
         kinds = _factories()
         kind = kinds.weighted if components.is_weighted else kinds.unweighted
         self.components = Components(
-            aggregator=kind(components.aggregator, self._created),
+            aggregator=kind(components.aggregator, self),
             is_weighted=components.is_weighted,
             metrics_aggregator=components.metrics_aggregator,
             client_work=None if client_work is None else counted,
         )
+
+    def create(self, inner: Any, value_type: Any, *more: Any) -> Any:
+        """Makes the aggregation process of a factory, and counts it.
+
+        Args:
+          inner: The factory.
+          value_type: The TFF type of an update.
+          *more: Further arguments of its `create`.
+
+        Returns:
+          The process.
+
+        Raises:
+          ArgumentError: The model has more weights than the plan charges computed noise for, or the
+            aggregator of a user's mechanism fails.
+        """
+        self._created(value_type)
+        try:
+            return inner.create(value_type, *more)
+        except Exception as error:
+            raise of_mechanism(self._plan.mechanism, error) from error
 
     def _created(self, value_type: Any) -> None:
         self._counts["aggregator"] += 1
@@ -165,24 +187,22 @@ def _factories() -> _Factories:
     aggregators = _compat.tff.load().aggregators
 
     class Unweighted(aggregators.UnweightedAggregationFactory):  # type: ignore[misc, name-defined]
-        """Tells of each aggregation that is made of it."""
+        """Makes aggregations through a `Use`, which counts them."""
 
-        def __init__(self, inner: Any, tell: Any) -> None:
-            self._inner, self._tell = inner, tell
+        def __init__(self, inner: Any, use: Use) -> None:
+            self._inner, self._use = inner, use
 
         def create(self, value_type: Any) -> Any:
-            self._tell(value_type)
-            return self._inner.create(value_type)
+            return self._use.create(self._inner, value_type)
 
     class Weighted(aggregators.WeightedAggregationFactory):  # type: ignore[misc, name-defined]
-        """Tells of each aggregation that is made of it."""
+        """Makes aggregations through a `Use`, which counts them."""
 
-        def __init__(self, inner: Any, tell: Any) -> None:
-            self._inner, self._tell = inner, tell
+        def __init__(self, inner: Any, use: Use) -> None:
+            self._inner, self._use = inner, use
 
         def create(self, value_type: Any, weight_type: Any) -> Any:
-            self._tell(value_type)
-            return self._inner.create(value_type, weight_type)
+            return self._use.create(self._inner, value_type, weight_type)
 
     class OfProcess(aggregators.WeightedAggregationFactory):  # type: ignore[misc, name-defined]
         """Makes aggregations by a function of the updates' type, with float32 weights."""
