@@ -171,7 +171,19 @@ def test_what_is_known_beforehand_stays_compiled(tff):
     def broadcast(x):
         return total(gradient(lambda x: tf.reduce_sum((x[:, None] - x[None, :2]) ** 2 * x[0]), x))
 
-    for function in (loop, broadcast):
+    def branch(x):  # one of two shapes, which no value decides
+        chosen = tf.cond(tf.equal(tf.size(x), 1), lambda: x, lambda: tf.reshape(x, [2, 3]) ** 2)
+        return total(chosen)
+
+    @tf.function
+    def normalized(x):  # with an output whose shape TensorFlow leaves open, out of a function
+        ones = tf.ones([6])
+        return tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(x, [1, 1, 1, 6]), scale=ones, offset=ones, mean=ones, variance=ones,
+            is_training=False,
+        )  # fmt: skip
+
+    for function in (loop, broadcast, branch, lambda x: total(normalized(x)[0])):
         computation = summing(function)
         for strategy in ("scan", "vmap"):
             with execution.fast(strategy, xla=True, strict=True):

@@ -104,6 +104,9 @@ def _choose(
     Returns:
       The values of the branch that is taken.
     """
+    known = tf.get_static_value(condition)
+    if known is not None:  # the shapes of the branch that is taken, not what both have in common
+        return (then if known else otherwise)()
     if plain:
         kept = dict(emission.carried)
         selected = _both(emission, condition, then, otherwise)

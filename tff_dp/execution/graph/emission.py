@@ -394,10 +394,16 @@ class Emission:
         self.carried[carried.FAILED] = tf.where(fails, number, self.failed)
 
 
+# Outputs whose shape TensorFlow leaves open, though it does not depend on values: the space that a GPU's
+# library reserves for the gradient, which is empty elsewhere.
+_RESERVED = {"FusedBatchNormV3": 5}
+
+
 def _require_static(node: Any, outputs: Sequence[Any]) -> None:
     for output in outputs:
         if (
             isinstance(output, tf.Tensor)
+            and output.value_index != _RESERVED.get(output.op.type)
             and output.dtype not in (tf.variant, tf.resource)
             and not output.shape.is_fully_defined()
         ):
