@@ -12,6 +12,7 @@ from tff_dp.execution.cohort import grouping, tables
 from tff_dp.execution.cohort.listing import Listing, as_regular
 
 _AT_ONCE = 256  # data sets that one call reads
+_UNEQUAL = "The tensors of a batch differ in leading size."
 _readers: dict[Any, Callable[..., Any]] = {}
 
 
@@ -90,70 +91,72 @@ def read(datasets: Sequence[Any], element_spec: Any) -> Listing:
     if key not in _readers:
         _readers[key] = _make_reader(key)
     variants = [tf.data.experimental.to_variant(dataset) for dataset in datasets]
-    fields, sizes, first = _readers[key](tf.stack(variants))
-    sizes = sizes.numpy()
-    if (sizes != sizes[:, :1]).any():
-        raise NotRowsError
-    counts = sizes[:, 0]
+    try:
+        *fields, client, place = _readers[key](tf.stack(variants))
+    except tf.errors.InvalidArgumentError as error:
+        if _UNEQUAL in str(error):
+            raise NotRowsError from None
+        raise
+    return _listed(fields, client.numpy(), place.numpy(), len(datasets))
+
+
+def _listed(
+    fields: list[tf.Tensor], client: np.ndarray, place: np.ndarray, clients: int
+) -> Listing:
+    """Finds the batches in the rows that a reader has returned; see `_make_reader`."""
+    fields, client, place = [field[:-1] for field in fields], client[:-1], place[:-1]
+    is_row = place >= 0
+    begins = np.flatnonzero(place <= 0)  # the first row of each batch, or the row of an empty one
+    ends = np.concatenate([begins[1:], [len(place)]])
+    counts = np.where(is_row[begins], ends - begins, 0) if len(begins) else begins
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    return Listing(list(fields), first.numpy(), starts, counts)
+    batches = np.bincount(client[begins], minlength=clients)
+    if not is_row.all():
+        fields = [tf.boolean_mask(field, is_row) for field in fields]
+    return Listing(fields, np.concatenate([[0], np.cumsum(batches)]), starts, counts)
 
 
-def _make_reader(key: tuple[tuple[tf.DType, tuple[int, ...]], ...]) -> Callable[..., Any]:
-    types = {
-        "output_types": [dtype for dtype, _ in key],
-        "output_shapes": [tf.TensorShape([None, *shape]) for _, shape in key],
-    }
+def _make_reader(key: Sequence[tuple[tf.DType, tuple[int, ...]]]) -> Callable[..., Any]:
+    """Makes a graph that reads all rows of data sets in one pass.
+
+    An iterator for each data set, with a step of a loop for each batch, takes several times as long
+    as training on them. Here the data sets are one, whose iteration does not leave the runtime of
+    `tf.data` except for a function of each batch. It labels the rows: with the number of their data
+    set, and with their place in their batch. A batch without rows gets one row, of zeros, whose
+    place is -1; so does the end, since there may be no batch at all.
+    """
+
+    def labeled(client: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        sizes = [tf.shape(field, tf.int64)[0] for field in batch]
+        same = [tf.debugging.Assert(size == sizes[0], [_UNEQUAL]) for size in sizes[1:]]
+        with tf.control_dependencies(same):
+            missing = tf.cast(tf.equal(sizes[0], 0), tf.int64)
+        fields = [
+            tf.concat([field, tf.zeros([missing, *shape], dtype)], 0)
+            for field, (dtype, shape) in zip(batch, key, strict=True)
+        ]
+        rows = sizes[0] + missing
+        return (*fields, tf.fill([rows], client), tf.range(rows) - missing)
 
     def reader(variants: tf.Tensor) -> Any:
-        clients = tf.shape(variants)[0]
+        specs = tuple(tf.TensorSpec([None, *shape], dtype) for dtype, shape in key)
 
-        def array(dtype: tf.DType, shape: Any) -> tf.TensorArray:
-            return tf.TensorArray(
-                dtype, 0, dynamic_size=True, element_shape=shape, infer_shape=False
-            )
+        def numbered(client: tf.Tensor) -> tf.data.Dataset:
+            batches = tf.data.experimental.from_variant(variants[client], specs)
+            return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(client).repeat(), batches))
 
-        def client(i: tf.Tensor, number: tf.Tensor, *arrays: Any) -> list[Any]:
-            *parts, sizes, first = arrays
-            iterator = tf.raw_ops.AnonymousIteratorV3(**types)
-            started = tf.raw_ops.MakeIterator(dataset=variants[i], iterator=iterator)
-
-            def batch(_: tf.Tensor, number: tf.Tensor, *arrays: Any) -> list[Any]:
-                *parts, sizes = arrays
-                read = tf.raw_ops.IteratorGetNextAsOptional(iterator=iterator, **types)
-                more = tf.raw_ops.OptionalHasValue(optional=read)
-
-                def append() -> list[Any]:
-                    values = tf.raw_ops.OptionalGetValue(optional=read, **types)
-                    written = [p.write(number, v) for p, v in zip(parts, values, strict=True)]
-                    leading = tf.stack([tf.shape(value, tf.int64)[0] for value in values])
-                    return [number + 1, *written, sizes.write(number, leading)]
-
-                return [more, *tf.cond(more, append, lambda: [number, *parts, sizes])]
-
-            with tf.control_dependencies([started]):
-                _, number, *arrays = tf.while_loop(
-                    lambda more, *_: more,
-                    batch,
-                    [tf.constant(True), number, *parts, sizes],
-                    parallel_iterations=1,
-                )
-            return [i + 1, number, *arrays, first.write(i + 1, tf.cast(number, tf.int64))]
-
-        _, _, *arrays = tf.while_loop(
-            lambda i, *_: i < clients,
-            client,
-            [
-                tf.constant(0),
-                tf.constant(0),
-                *(array(dtype, [None, *shape]) for dtype, shape in key),
-                array(tf.int64, [len(key)]),
-                array(tf.int64, []).write(0, tf.constant(0, tf.int64)),
-            ],
-            parallel_iterations=1,
+        clients = tf.shape(variants, tf.int64)[0]
+        batches = tf.data.Dataset.range(clients).flat_map(numbered)
+        end = tuple(tf.zeros([0, *shape], dtype) for dtype, shape in key)
+        batches = batches.concatenate(
+            tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), end))
         )
-        *parts, sizes, first = arrays
-        return [part.concat() for part in parts], sizes.stack(), first.stack()
+        rows = batches.map(lambda client, batch: labeled(client, *batch)).unbatch()
+        return tf.raw_ops.DatasetToSingleElement(
+            dataset=tf.data.experimental.to_variant(rows.batch(tf.int32.max)),
+            output_types=[spec.dtype for spec in rows.element_spec],
+            output_shapes=[tf.TensorShape([None, *spec.shape]) for spec in rows.element_spec],
+        )
 
     made: Callable[..., Any] = tf.function(
         reader, input_signature=[tf.TensorSpec([None], tf.variant)], autograph=False
