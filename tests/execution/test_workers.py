@@ -33,6 +33,7 @@ RAGGED = ([8] * 4 + [5] * 3 + [12, 7, 0, 3]) * 8  # last batches of 0, 1, 3 and 
 def small_blocks(monkeypatch):
     """Has few clients make several blocks of several parts."""
     monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 32)
+    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PLAIN_PART", 32)
     monkeypatch.setattr(datasets, "_AT_ONCE", 24)
     monkeypatch.setattr(block_work, "CALLS_AT_ONCE", 20)
     monkeypatch.setattr(client_loop, "WIDEST", 16)
@@ -368,19 +369,20 @@ def test_few_sums_are_held_at_a_time():
     assert max(held) <= 10
 
 
-def test_parts_follow_from_the_clients_and_fit_into_memory(monkeypatch):
+@pytest.mark.parametrize(("xla", "alone"), [(True, 90), (False, 7)])
+def test_parts_follow_from_the_clients_and_fit_into_memory(monkeypatch, xla, alone):
     monkeypatch.undo()  # the true sizes
-    parts = [client_loop.part_count(count, 0, 1000) for count in range(1, 20_000)]
-    assert parts[:90] == [1] * 90
+    parts = [client_loop.part_count(count, 0, 1000, xla) for count in range(1, 20_000)]
+    assert parts[:alone] == [1] * alone
     assert parts == sorted(parts)
     assert set(parts) == {1, 2, 4, 8}
     for count in (1000, 10_000):
         for size in (1, 1 << 20, 1 << 25, 1 << 30):
-            found = client_loop.part_count(count, 0, size)
+            found = client_loop.part_count(count, 0, size, xla)
             assert found == 1 or found * size <= client_loop._BYTES_OF_PARTS
-        assert client_loop.part_count(count, 0, None) == 1  # sums of no known size
+        assert client_loop.part_count(count, 0, None, xla) == 1  # sums of no known size
     for rows in range(1, 40):  # a part has a row at least
-        assert client_loop.part_count(64 * rows, 64, 8) <= rows
+        assert client_loop.part_count(64 * rows, 64, 8, xla) <= rows
 
 
 @pytest.mark.parametrize(("strategy", "xla"), MODES)

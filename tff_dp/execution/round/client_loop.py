@@ -23,7 +23,11 @@ from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
 _MOST_PARTS = 8  # each is a separate call and holds its own sums
-_ENTRIES_OF_A_PART = 128  # the fewest entries of a block's table per part
+# The fewest entries of a block's table per part. A part takes a call and a join, about 0.1 ms. A client
+# takes a few microseconds in XLA's code, and 0.3 ms or more in a graph that TensorFlow runs one
+# operation at a time, which leaves most cores idle: operations of one client are too small to share.
+_ENTRIES_OF_A_PART = 128
+_ENTRIES_OF_A_PLAIN_PART = 16
 _BYTES_OF_PARTS = 1 << 27  # the most memory that the sums of all parts may take
 
 
@@ -75,8 +79,9 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
         width = min(count, WIDEST)
         if count % width:
             raise ValueError(f"{count} clients do not fill rows of {width} side by side")
-    parts = part_count(count, width, carry_bytes)
-    return _shape(form, block.batching, width, xla and form.kind != "listed", parts, block.limits)
+    xla = xla and form.kind != "listed"
+    parts = part_count(count, width, carry_bytes, xla)
+    return _shape(form, block.batching, width, xla, parts, block.limits)
 
 
 # Successive rounds rarely differ in shape, and making a `Shape` takes about as long as a fused
@@ -84,7 +89,7 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
 _shape = functools.lru_cache(1 << 8)(Shape)
 
 
-def part_count(count: int, width: int, carry_bytes: int | None) -> int:
+def part_count(count: int, width: int, carry_bytes: int | None, xla: bool) -> int:
     """Computes the number of parts that the clients of a block are summed in.
 
     The number must not depend on what runs the parts, since the result of a floating-point sum
@@ -96,13 +101,15 @@ def part_count(count: int, width: int, carry_bytes: int | None) -> int:
       count: The number of clients.
       width: The number of clients side by side, or 0 for one after another.
       carry_bytes: The size of the sums over clients, in bytes; None if it is not known.
+      xla: Whether XLA compiles the graph over the clients.
 
     Returns:
       The number of parts, a power of two; 1 if the size of the sums is not known.
     """
     if carry_bytes is None:
         return 1
-    most = min(_MOST_PARTS, roomy_length(count, count) // _ENTRIES_OF_A_PART)
+    entries = _ENTRIES_OF_A_PART if xla else _ENTRIES_OF_A_PLAIN_PART
+    most = min(_MOST_PARTS, roomy_length(count, count) // entries)
     most = min(most, _BYTES_OF_PARTS // max(carry_bytes, 1))
     if width:
         most = min(most, count // width)
@@ -149,16 +156,17 @@ def clients(
     # All parts call the same function, so that it is traced and compiled once.
     run = jitted(span) if shape.xla else tf.function(span, **_CALLED)
     # Parts hold whole rows of clients that run side by side. If a part ended within a row, the
-    # clients of that row would be counted twice.
+    # clients of that row would be counted twice. They differ by one row at most, so that no core
+    # waits for a part that is larger than the others.
     row = max(shape.side_by_side, 1)
-    per = (table.count // row + shape.parts - 1) // shape.parts * row
+    bounds = [table.count // row * part // shape.parts * row for part in range(shape.parts + 1)]
     sums: list[list[tf.Tensor]] = []
     for part in range(shape.parts):
-        low, high = (tf.minimum((part + i) * per, table.count) for i in (0, 1))
         place = part * len(places) // shape.parts
         follows = part and place == (part - 1) * len(places) // shape.parts
         with tf.device(places[place] or None), tf.control_dependencies(sums[-1] if follows else []):
-            sums.append(list(run(low, high)))
+            sums.append(list(run(bounds[part], bounds[part + 1])))
+    both = tf.function(parts.join, **_CALLED)  # traced once for all joins
 
     def join(left: int, right: int) -> list[tf.Tensor]:
         """Returns the sums over the parts from `left` to `right` - 1."""
@@ -167,9 +175,8 @@ def clients(
         middle = (left + right) // 2
         # The last parts may be empty; they would begin after the last client.
         last = tf.maximum(table.count - 1, 0)
-        first = table.positions[tf.minimum(middle * per, last)]
-        key = parts.merge_key(first, root)
-        return parts.join(join(left, middle), join(middle, right), key)
+        key = parts.merge_key(table.positions[tf.minimum(bounds[middle], last)], root)
+        return list(both(join(left, middle), join(middle, right), key))
 
     return join(0, shape.parts)
 
