@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from benchmarks._models import Dense
 from benchmarks._workloads import LEARNING_RATE, Array, Privacy, Workload
 
 
@@ -27,19 +28,16 @@ class Loop:
 
     def __init__(self, workload: Workload, privacy: Privacy | None, x: Array, y: Array) -> None:
         self._workload, self._privacy = workload, privacy
-        self._x, self._y = x, y
+        self._x, self._y, self._offsets = x, y, workload.offsets()
         self._weights = [tf.Variable(weight) for weight in workload.initial_weights()]
         self._sums = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
 
     def run(self) -> float:
-        """Runs a round; returns the mean loss of its steps."""
-        size = self._workload.examples
-        losses = [
-            self._train(self._x[start : start + size], self._y[start : start + size])
-            for start in range(0, len(self._x), size)
-        ]
+        """Runs a round; returns the mean loss of its examples."""
+        ends = zip(self._offsets, self._offsets[1:], strict=False)
+        losses = [self._train(self._x[low:high], self._y[low:high]) for low, high in ends]
         self._update()
-        return float(np.mean(losses))
+        return float(np.average(losses, weights=np.diff(self._offsets)))
 
     def weights(self) -> list[Array]:
         """Returns the global weights."""
@@ -50,20 +48,20 @@ class Loop:
         """Trains a client and adds its update to the sums; returns its mean loss."""
         start = [tf.identity(weight) for weight in self._weights]
         weights, losses = start, []
-        for begin in range(0, self._workload.examples, self._workload.batch_size):
+        for begin in range(0, x.shape[0], self._workload.batch_size):
             batch = slice(begin, begin + self._workload.batch_size)
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                outputs = _predict(self._workload, weights, x[batch])
+                outputs = self._workload.model.predict(weights, x[batch])
                 loss = tf.reduce_mean(_losses(self._workload, outputs, y[batch]))
             weights = _stepped(weights, tape.gradient(loss, weights))
-            losses.append(loss)
+            losses.append(loss * outputs.shape[0])
         update = [after - before for after, before in zip(weights, start, strict=True)]
         if self._privacy:
             update, _ = tf.clip_by_global_norm(update, self._privacy.clip_norm)
         for total, part in zip(self._sums, update, strict=True):
             total.assign_add(part)
-        return tf.reduce_mean(losses)
+        return tf.add_n(losses) / x.shape[0]
 
     @tf.function(autograph=False)
     def _update(self) -> None:
@@ -87,7 +85,7 @@ class Vectorized:
     """
 
     def __init__(self, workload: Workload, privacy: Privacy | None, x: Array, y: Array) -> None:
-        if workload.convolves:
+        if workload.kind is not Dense or not isinstance(workload.examples, int):
             raise ValueError(f"{workload.name} is no model of one dense layer")
         self._workload, self._privacy = workload, privacy
         in_batches = (workload.clients, -1, workload.batch_size)
@@ -130,28 +128,17 @@ class Vectorized:
         return weights, tf.reduce_mean(losses)
 
 
-def _predict(workload: Workload, weights: list[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-    if not workload.convolves:
-        kernel, bias = weights
-        return tf.matmul(x, kernel) + bias
-    kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3, kernel_4, bias_4 = weights
-    x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel_1, 1, "VALID"), bias_1))
-    x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel_2, 1, "VALID"), bias_2))
-    x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-    x = tf.reshape(x, [workload.batch_size, -1])
-    x = tf.nn.relu(tf.matmul(x, kernel_3) + bias_3)
-    return tf.matmul(x, kernel_4) + bias_4
-
-
 def _losses(workload: Workload, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Returns each example's loss."""
+    """Returns each example's loss; of text, the losses of its characters."""
     if workload.classes:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs)
     return tf.reduce_mean(tf.math.squared_difference(outputs, y), axis=-1)
 
 
 def _stepped(weights: list[tf.Tensor], gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    return [w - LEARNING_RATE * g for w, g in zip(weights, gradients, strict=True)]
+    # The gradient of an embedding is slices of it.
+    whole = map(tf.convert_to_tensor, gradients)
+    return [w - LEARNING_RATE * g for w, g in zip(weights, whole, strict=True)]
 
 
 def _noised(total: tf.Tensor, privacy: Privacy | None) -> tf.Tensor:

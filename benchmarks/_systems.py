@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks._models import Dense
 from benchmarks._workloads import LEARNING_RATE, Array, Privacy, Workload
 
 
@@ -95,7 +96,7 @@ class _Federated(System):
 
         workload = self._workload = task.workload
         self._process_module = process
-        self._clients = tff_dp.Clients(task.x, task.y, range(0, len(task.x) + 1, workload.examples))
+        self._clients = tff_dp.Clients(task.x, task.y, workload.offsets())
         spec = tff_dp.ModelSpec(model=workload.keras_model(), loss=workload.keras_loss())
         bound = spec.bind(self._clients.element_spec())
         algorithm = tff_dp.FedAvg(
@@ -243,7 +244,7 @@ class Vectorized(_Handwritten):
 
     @classmethod
     def supports(cls, workload: Workload) -> bool:
-        return not workload.convolves
+        return workload.kind is Dense and isinstance(workload.examples, int)
 
 
 SYSTEMS: dict[str, type[System]] = {

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from benchmarks._models import Convolutional, Deep, Dense, Model, Recurrent, Wide
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 LEARNING_RATE = 0.01  # of the clients; the server's is 1
@@ -15,52 +17,68 @@ LEARNING_RATE = 0.01  # of the clients; the server's is 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A model, and clients that are all of one size.
+    """A model, and clients.
 
     Attributes:
       name: Short, for options and tables.
       title: What it is, for people.
       clients: Clients a round; all there are.
-      examples: Examples a client.
+      examples: Examples a client, or the smallest and the largest number of them.
       shape: Of one example's inputs.
       classes: Of the labels, which the model gives logits for; 0 for regression to one number.
-      batch_size: Examples in a batch; divides `examples`. One epoch.
-      convolves: Whether the model is the convolutional network; otherwise it is one dense layer.
+      batch_size: Examples in a batch; divides `examples` where that is one number. One epoch.
+      kind: The model.
       fused: Rounds in one call, where several can be.
     """
 
     name: str
     title: str
     clients: int
-    examples: int
+    examples: int | tuple[int, int]
     shape: tuple[int, ...]
     classes: int
     batch_size: int
-    convolves: bool = False
+    kind: type[Model] = Dense
     fused: int = 20
 
     @property
-    def outputs(self) -> int:
-        """Numbers that the model gives for an example."""
-        return self.classes or 1
+    def model(self) -> Model:
+        """The model."""
+        return self.kind(self.shape, self.classes or 1)
 
     @property
-    def weight_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the model's weights: kernel and bias of each layer, in Keras's layout."""
-        if not self.convolves:
-            return [(*self.shape, self.outputs), (self.outputs,)]
-        height, width, channels = self.shape
-        flat = (height - 4) // 2 * ((width - 4) // 2) * 64
-        kernels = [(3, 3, channels, 32), (3, 3, 32, 64), (flat, 128), (128, self.outputs)]
-        return [shape for kernel in kernels for shape in (kernel, kernel[-1:])]
+    def is_text(self) -> bool:
+        """Whether inputs are numbers of characters, each with the next one as its label."""
+        return self.kind is Recurrent
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the model has convolutions, which XLA makes slower on a CPU."""
+        return self.kind in (Convolutional, Deep)
+
+    @property
+    def sizes(self) -> str:
+        """How many examples a client has, in words."""
+        if isinstance(self.examples, int):
+            return str(self.examples)
+        return f"{self.examples[0]} to {self.examples[1]}"
+
+    def offsets(self) -> list[int]:
+        """Returns where each client's examples begin, and where the last one's end."""
+        if isinstance(self.examples, int):
+            return list(range(0, self.clients * self.examples + 1, self.examples))
+        low, high = self.examples
+        sizes = np.random.default_rng(2).integers(low, high + 1, self.clients)
+        return [0, *np.cumsum(sizes).tolist()]
 
     def initial_weights(self) -> list[Array]:
-        """Returns weights to start from: zero biases and Glorot's uniform kernels, the same each time."""
+        """Returns weights to start from, always the same: Glorot's kernels, scales of one, and zeros."""
         rng = np.random.default_rng(1)
         weights = []
-        for shape in self.weight_shapes:
+        for number, shape in enumerate(self.model.weight_shapes):
             if len(shape) == 1:
-                weights.append(np.zeros(shape, np.float32))
+                value = 1.0 if number in self.model.scales else 0.0
+                weights.append(np.full(shape, value, np.float32))
                 continue
             fans = math.prod(shape[:-2]) * (shape[-2] + shape[-1])
             bound = math.sqrt(6 / fans)
@@ -68,9 +86,12 @@ class Workload:
         return weights
 
     def data(self) -> tuple[Array, Array]:
-        """Returns x, float32 [clients * examples, *shape], and y, float32 [.., 1] or int32 [..]."""
+        """Returns the inputs x, [examples of all clients, *shape], and the targets y."""
         rng = np.random.default_rng(0)
-        count = self.clients * self.examples
+        count = self.offsets()[-1]
+        if self.is_text:
+            text = rng.integers(self.classes, size=(count, self.shape[0] + 1), dtype=np.int32)
+            return text[:, :-1], text[:, 1:]
         x = rng.standard_normal((count, *self.shape), dtype=np.float32)
         if self.classes:
             return x, rng.integers(self.classes, size=count, dtype=np.int32)
@@ -80,17 +101,9 @@ class Workload:
         """Returns the model in Keras 3, with `initial_weights`."""
         import keras
 
-        layers: list[Any] = [keras.layers.Dense(self.outputs)]
-        if self.convolves:
-            layers = [
-                keras.layers.Conv2D(32, 3, activation="relu"),
-                keras.layers.Conv2D(64, 3, activation="relu"),
-                keras.layers.MaxPooling2D(),
-                keras.layers.Flatten(),
-                keras.layers.Dense(128, activation="relu"),
-                *layers,
-            ]
-        model = keras.Sequential([keras.layers.Input(self.shape), *layers])
+        dtype = "int32" if self.is_text else "float32"
+        layers = self.model.keras_layers(keras.layers)
+        model = keras.Sequential([keras.layers.Input(self.shape, dtype=dtype), *layers])
         model.set_weights(self.initial_weights())
         return model
 
@@ -133,7 +146,7 @@ W2 = Workload(
     shape=(28, 28, 1),
     classes=62,
     batch_size=20,
-    convolves=True,
+    kind=Convolutional,
     fused=2,
 )
 W3 = Workload(
@@ -145,4 +158,46 @@ W3 = Workload(
     classes=10,
     batch_size=20,
 )
-WORKLOADS = {workload.name: workload for workload in (W1, W2, W3)}
+W4 = Workload(
+    name="W4",
+    title="LSTM of 128 over 40 of 90 characters",
+    clients=20,
+    examples=50,
+    shape=(40,),
+    classes=90,
+    batch_size=10,
+    kind=Recurrent,
+    fused=2,
+)
+W6 = Workload(
+    name="W6",
+    title="dense layers of 2048, 5.8 million weights",
+    clients=100,
+    examples=20,
+    shape=(784,),
+    classes=10,
+    batch_size=20,
+    kind=Wide,
+    fused=2,
+)
+W7 = Workload(
+    name="W7",
+    title="8 convolutions with group normalization, 32x32 pixels to 10 classes",
+    clients=20,
+    examples=50,
+    shape=(32, 32, 3),
+    classes=10,
+    batch_size=25,
+    kind=Deep,
+    fused=2,
+)
+W8 = Workload(
+    name="W8",
+    title="logistic regression, 20 features to 10 classes, clients of all sizes",
+    clients=300,
+    examples=(11, 29),
+    shape=(20,),
+    classes=10,
+    batch_size=10,
+)
+WORKLOADS = {workload.name: workload for workload in (W1, W2, W3, W4, W6, W7, W8)}

@@ -1,6 +1,6 @@
 """What a round costs: on stock TFF, here, and in plain TensorFlow written by hand.
 
-`./run python benchmarks/execution.py` measures three workloads, each with and without central
+`./run python benchmarks/execution.py` measures seven workloads, each with and without central
 differential privacy (clip norm 1, noise multiplier 1); `--curve` measures one of them from 10 to 100,000
 clients a round instead; `--check` shows that ours and the hand-written code compute the same thing. Every
 system runs in a process of its own, and they take turns.
@@ -97,7 +97,7 @@ def _compare(options: argparse.Namespace) -> list[Measurement | None]:
     for name in options.workloads:
         workload = WORKLOADS[name]
         print(
-            f"{name}: {workload.title}; {workload.clients} clients of {workload.examples} examples, "
+            f"{name}: {workload.title}; {workload.clients} clients of {workload.sizes} examples, "
             f"batches of {workload.batch_size}"
         )
         for private in (False, True):
