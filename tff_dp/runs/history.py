@@ -88,7 +88,9 @@ def line_of(record: Mapping[str, Any]) -> bytes:
     Returns:
       JSON and a line break.
     """
-    return json.dumps(_stored(dict(record)), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return (
+        json.dumps(_stored(dict(record)), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    )
 
 
 def record_of(line: bytes) -> dict[str, Any]:

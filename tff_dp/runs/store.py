@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,12 @@ from tff_dp.runs import checkpoint, history, layout
 from tff_dp.runs.checkpoint import Checkpoint, DamagedError, Stored
 from tff_dp.runs.history import History
 from tff_dp.runs.layout import Layout
+
+_WAITS = (
+    0.01,
+    0.03,
+    0.1,
+)  # seconds; `read_run` locks a folder for a moment to see whether it is open
 
 
 class Store:
@@ -69,6 +76,15 @@ class Store:
         with self._writing(self.layout.result):
             content = layout.config_bytes({"format": layout.FORMAT, "tff_dp": "result", **values})
             _disk.replace(self.layout.result, content)
+
+    def forget_result(self) -> None:
+        """Removes the facts of an earlier result, which training will change.
+
+        Raises:
+          RunFolderError: The file could not be removed.
+        """
+        with self._writing(self.layout.result):
+            self.layout.result.unlink(missing_ok=True)
 
     def begin(self) -> None:
         """Makes the files of a run that has no rounds yet.
@@ -198,13 +214,7 @@ def opened(where: Layout, *, make: bool) -> Iterator[Store]:
             "permissions, or give another path."
         ) from error
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderError(
-                f"run_dir={str(where.folder)!r} is open in another process or in this one. Wait for the "
-                "other run to end, or give this one a folder of its own."
-            ) from None
+        _lock(file, where)
         store = Store(where)
         with store._writing(where.folder):
             for place in (where.folder, where.checkpoints):
@@ -216,9 +226,39 @@ def opened(where: Layout, *, make: bool) -> Iterator[Store]:
         os.close(file)
 
 
-def _check_belongs(
-    facts: Checkpoint, number: int, folder: str, lines: Sequence[bytes]
-) -> None:
+def seed_in(where: Layout) -> int | None:
+    """Finds the seed that was given to a run, which only its checkpoints hold.
+
+    Args:
+      where: The layout of the folder.
+
+    Returns:
+      The seed; None if there was none, or there is no whole checkpoint.
+
+    Raises:
+      RunFolderError: A newer version of tff_dp wrote a checkpoint.
+    """
+    for path in reversed(where.stored().values()):
+        with contextlib.suppress(DamagedError):
+            return checkpoint.read(path).facts.seed
+    return None
+
+
+def _lock(file: int, where: Layout) -> None:
+    for wait in (*_WAITS, None):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if wait is not None:
+                time.sleep(wait)
+    raise RunFolderError(
+        f"run_dir={str(where.folder)!r} is open in another process or in this one. Wait for the other "
+        "run to end, or give this one a folder of its own."
+    )
+
+
+def _check_belongs(facts: Checkpoint, number: int, folder: str, lines: Sequence[bytes]) -> None:
     if facts.folder != folder:
         raise DamagedError("is of another run")
     if facts.round_number != number or facts.records != number:
