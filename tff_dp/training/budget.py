@@ -236,7 +236,7 @@ def _resumed(
         stopped=stopped,
         repeated=known.rounds_of(standing.runs) - done,
         book=book,
-        **(facts | {"charged_before": part.before.rounds} | part.fields()),
+        **(facts | vars(part) | {"charged_before": part.before.rounds}),
     )
 
 
