@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import math
 import os
-import shutil
 import signal
 
 import keras
@@ -30,11 +29,17 @@ from tff_dp.training.setup import Setup
 ROUNDS = 6
 FEW = tff_dp.NoPrivacy(sampler=tff_dp.FixedSizeSampler(size=2))
 POISSON = tff_dp.PoissonSampler(rate=0.5)
+SEPARATED = tff_dp.MinSeparationSampler(size=1, min_separation=2)
 
 
 def gaussian(z=1.0, **changes):
     mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=z)
     return plan(**({"mechanism": mechanism, "sampler": POISSON, "rounds": 20} | changes))
+
+
+def tree_plan(z=1.0, **changes):
+    mechanism = tff_dp.TreeMechanism(clip_norm=0.5, noise_multiplier=z)
+    return plan(**({"mechanism": mechanism, "sampler": SEPARATED} | changes))
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +89,6 @@ def untouched(run_dir):
 
 ADAM = tff_dp.FedOpt(server_optimizer=tff_dp.Adam(learning_rate=0.1))
 YOGI = tff_dp.FedOpt(server_optimizer=tff_dp.Yogi(learning_rate=0.1))
-SEPARATED = tff_dp.MinSeparationSampler(size=1, min_separation=2)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +96,11 @@ SEPARATED = tff_dp.MinSeparationSampler(size=1, min_separation=2)
     [
         (FEW, {}),
         (FEW, {"seed": None}),
-        (FEW, {"algorithm": ADAM}),
+        pytest.param(FEW, {"algorithm": ADAM}, marks=pytest.mark.full),
         (FEW, {"algorithm": YOGI, "save_every": 3}),
         (tff_dp.NoPrivacy(), {"model": legacy_model, "save_every": 4}),
         (gaussian(0.0), {"save_every": 2}),
-        (plan(
-            mechanism=tff_dp.TreeMechanism(clip_norm=0.5, noise_multiplier=0.0), sampler=SEPARATED, rounds=20
-        ), {}),
+        (tree_plan(0.0, rounds=20), {}),
     ],
     ids=["few", "entropy", "adam", "yogi", "legacy", "plan", "tree"],
 )  # fmt: skip
@@ -128,21 +130,32 @@ def test_rounds_that_are_fused_end_where_the_run_is_saved(folder, monkeypatch):
     assert_same(resume(crashes.image("charged", 5)), whole)
 
 
-MECHANISMS = [
-    gaussian(),
+OTHERS = [
     gaussian(mechanism=tff_dp.LaplaceMechanism(clip_norm=0.5, noise_multiplier=5.0)),
-    plan(mechanism=tff_dp.AdaptiveGaussianMechanism(initial_clip_norm=1.0, noise_multiplier=0.3), rounds=20),
-    plan(mechanism=tff_dp.TreeMechanism(clip_norm=0.5, noise_multiplier=1.0), sampler=SEPARATED),
-    plan(mechanism=tff_dp.BandedMechanism(clip_norm=0.5, noise_multiplier=1.0, bands=2), sampler=SEPARATED),
+    plan(
+        mechanism=tff_dp.BandedMechanism(clip_norm=0.5, noise_multiplier=1.0, bands=2),
+        sampler=SEPARATED,
+    ),
     plan(mechanism=tff_dp.LocalGaussianMechanism(clip_norm=0.5, noise_multiplier=9.0)),
     gaussian(metrics=(tff_dp.PrivateMetric(name="loss", clip_value=4.0, budget_fraction=0.1),)),
+]
+MECHANISMS = [
+    gaussian(),
+    plan(
+        mechanism=tff_dp.AdaptiveGaussianMechanism(initial_clip_norm=1.0, noise_multiplier=0.3),
+        rounds=20,
+    ),
+    tree_plan(),
     tff_dp.PrivacyPlan(
         mechanism=tff_dp.RecordGaussianMechanism(
             clip_norm=0.5, noise_multiplier=1.0, batch_size=4, local_steps=2
         ),
-        records=(8, 12, 20, 9), rounds=20, delta=1e-3,
+        records=(8, 12, 20, 9),
+        rounds=20,
+        delta=1e-3,
     ),
-]  # fmt: skip
+    *(pytest.param(privacy, marks=pytest.mark.full) for privacy in OTHERS),
+]
 
 
 @pytest.mark.parametrize("privacy", MECHANISMS, ids=lambda p: type(p.mechanism).__name__)
@@ -314,12 +327,9 @@ def test_the_plan_and_the_budget_limit_a_resumed_run(folder, monkeypatch):
 
 def test_a_ledger_of_several_runs_goes_on_with_the_right_one(folder, tmp_path, monkeypatch):
     book = tmp_path / "book.jsonl"
-    crashes = Crashes(folder, monkeypatch, before=(4,))
-    shutil.copy  # noqa: B018
     with contextlib.suppress(ComputationError), monkeypatch.context() as patch:
         failing_at(patch, 4)
         fit(gaussian(), run_dir=folder, ledger=book)
-    monkeypatch.undo()
     first = tff_dp.ledger.summarize(book).charges
     other = fit(gaussian(), ledger=book, rounds=5)
     assert other.charges.rounds == first.rounds + 5
@@ -329,15 +339,15 @@ def test_a_ledger_of_several_runs_goes_on_with_the_right_one(folder, tmp_path, m
     assert result.charges == summary.charges
     assert len(result.history) == ROUNDS
     assert summary.charges.rounds == 4 + 5 + 3
-    del crashes
     # What others have charged since is in the bound of every later round.
     bounds = [record.epsilon for record in result.history]
     assert bounds[3] >= gaussian().epsilon(10).epsilon * 0.999
     moved = tmp_path / "moved.jsonl"
     book.rename(moved)
-    moved.with_name("moved.jsonl.head").write_bytes(book.with_name("book.jsonl.head").read_bytes())
-    with pytest.raises(LedgerError, match="lost charges, or is another one"):
+    book.with_name("book.jsonl.head").rename(moved.with_name("moved.jsonl.head"))
+    with pytest.raises(LedgerError, match=r"book.jsonl.* does not exist.*pass .*as ledger="):
         resume(folder)
+    assert not book.exists()
     assert resume(folder, ledger=moved).charges == result.charges
 
 
@@ -488,7 +498,7 @@ def relu_model():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"privacy": gaussian(2.0)}, r"other arguments: privacy.mechanism.noise_multiplier: 1.0, and now 2.0"),
+        ({"privacy": gaussian(2.0)}, r"privacy.mechanism.noise_multiplier: 1.0, and now 2.0"),
         ({"privacy": FEW}, r"privacy: PrivacyPlan, and now NoPrivacy"),
         ({"batch_size": 5}, r"other arguments: batch_size: 4, and now 5. Pass the same ones"),
         ({"epochs": 2}, "epochs: 1, and now 2"),
@@ -522,12 +532,12 @@ def test_values_of_the_data_are_not_compared(finished):
 
 
 def test_a_folder_with_a_run_needs_resume_and_one_without_has_nothing_to_resume(finished, tmp_path):
-    with pytest.raises(RunFolderError, match="holds a run already.* Pass resume=True"):
+    with pytest.raises(RunFolderError, match=r"holds a run already.* Pass resume=True"):
         fit(gaussian(), run_dir=finished)
     (finished / "config.json").unlink()
     with pytest.raises(RunFolderError, match="holds a run already"):
         fit(gaussian(), run_dir=finished)
-    with pytest.raises(RunFolderError, match="has no config.json: there is nothing to resume"):
+    with pytest.raises(RunFolderError, match=r"has no config.json: there is nothing to resume"):
         fit(gaussian(), run_dir=finished, resume=True)
     with pytest.raises(RunFolderError, match="does not exist: there is nothing to resume"):
         resume(tmp_path / "other")
@@ -562,7 +572,7 @@ def test_wrong_arguments_make_no_folder(folder):
 def test_noise_of_a_seed_is_refused(folder):
     with (
         execution.fast(xla=False, seed=1),
-        pytest.raises(ArgumentError, match="run_dir=.*needs a ledger"),
+        pytest.raises(ArgumentError, match=r"run_dir=.*needs a ledger"),
     ):
         fit(gaussian(), run_dir=folder)
     assert not folder.exists()
@@ -571,7 +581,7 @@ def test_noise_of_a_seed_is_refused(folder):
 def test_a_ledger_that_was_lost_is_refused(finished):
     for name in ("ledger.jsonl", "ledger.jsonl.head"):
         (finished / name).unlink()
-    with pytest.raises(LedgerError, match="has rounds up to 2, and the ledger has no charge"):
+    with pytest.raises(LedgerError, match=r"does not exist.*Restore it"):
         resume(finished, rounds=3)
 
 
@@ -599,7 +609,7 @@ def test_a_checkpoint_of_another_process_is_refused(finished):
     leaves[0]["path"] = "elsewhere"
     checkpoint.write(path, stored.facts, leaves, [stored.content])
     with pytest.raises(
-        RunFolderError, match="does not fit the process .*elsewhere.*Resume the run with"
+        RunFolderError, match=r"does not fit the process .*elsewhere.*Resume the run with"
     ):
         resume(finished, rounds=3)
 
@@ -630,8 +640,19 @@ def where(argument):
     return str(argument)
 
 
-@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
-@pytest.mark.parametrize("privacy", [FEW, gaussian()], ids=["none", "poisson"])
+@pytest.mark.parametrize(
+    ("name", "privacy"),
+    [
+        ("write", FEW),
+        *(
+            pytest.param(name, privacy, marks=pytest.mark.full)
+            for name in ("open", "write", "fsync", "replace")
+            for privacy in (FEW, gaussian())
+            if (name, privacy) != ("write", FEW)
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_a_full_disk_at_any_call_ends_training_with_the_last_state(
     tmp_path, monkeypatch, name, privacy
 ):
@@ -643,8 +664,7 @@ def test_a_full_disk_at_any_call_ends_training_with_the_last_state(
         try:
             with monkeypatch.context() as patch:
                 full = Full(patch, name, call, folder)
-                with pytest.warns(RuntimeWarning) if False else contextlib.nullcontext():
-                    result = fit(privacy, rounds=2, run_dir=folder)
+                result = fit(privacy, rounds=2, run_dir=folder)
         except (RunFolderError, LedgerError) as error:
             stopped += 1
             done = len(error.result.history) if error.result else 0
@@ -669,7 +689,7 @@ def test_a_full_disk_at_any_call_ends_training_with_the_last_state(
         else:
             assert result.charges == tff_dp.ledger.summarize(folder / "ledger.jsonl").charges
             assert result.charges.rounds >= 2
-    assert stopped > 4
+    assert stopped > 2
 
 
 def test_an_error_of_the_writer_ends_the_run_at_its_next_step(folder, monkeypatch):

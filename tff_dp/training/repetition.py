@@ -123,15 +123,16 @@ def continued(setup: Setup, known: Charges, standing: Standing) -> Part:
             coins=own.coins if own else coins_of(plan, setup.seeded, standing.root),
             before=known.without(standing.run or ""),
         )
-    again = {"run": new_run(), "first": standing.round_number + 1, "before": known}
+    first = standing.round_number + 1
+    again = Part(run=new_run(), first=first, root=standing.root, coins=None, before=known)
     if not plan.mechanism.noise_multiplier > 0:
-        return Part(root=standing.root, coins=None, **again)
-    if _keeps_coins(plan, standing.round_number + 1, reached):
-        return Part(root=standing.root, coins=None, **again)
+        return again
+    if _keeps_coins(plan, first, reached):
+        return again
     # Entropy of the operating system, or a root that no run before can have had: each has charged
     # at least one round since the last one began.
     root = _seeds.later(setup.root, known.rounds) if setup.seeded else _seeds.root(None)
-    return Part(root=root, coins=coins_of(plan, setup.seeded, root), **again)
+    return dataclasses.replace(again, root=root, coins=coins_of(plan, setup.seeded, root))
 
 
 def _charged(plan: PrivacyPlan, known: Charges, standing: Standing) -> ChargedRun | None:
