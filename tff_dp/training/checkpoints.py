@@ -22,8 +22,9 @@ class Checkpoints(Observer):
     """Saves the state of a run every few rounds, and at the end.
 
     The bytes of the state are taken when a step has ended; a thread writes them while the next step
-    runs. There is one write at a time: a step that ends before the last write has ended waits for
-    it. An error of a write ends the run at its next step.
+    runs. There is one write at a time. Under a plan, where rounds that are lost are paid for again, a
+    step that ends before the last write has ended waits for it; otherwise its state is not saved, but
+    a later one. An error of a write ends the run at its next step.
 
     Args:
       store: The open run folder.
@@ -83,7 +84,7 @@ class Checkpoints(Observer):
           RunFolderError: The last write has failed, or the state cannot be stored.
         """
         del records
-        if run.round_number % (self.period or 1) == 0:
+        if run.round_number % (self.period or 1) == 0 and not self._may_skip(run):
             self._save(run)
 
     def wait(self) -> None:
@@ -115,6 +116,10 @@ class Checkpoints(Observer):
         finally:
             if self._writer is not None:
                 self._writer.shutdown()
+
+    def _may_skip(self, run: Run) -> bool:
+        is_busy = self._writing is not None and not self._writing.done()
+        return is_busy and run.account.plan is None
 
     def _finish(self, run: Run) -> None:
         failed: RunFolderError | None = None
