@@ -48,6 +48,7 @@ LIGHT = (
     "tff_dp.sampling",
     "tff_dp.selftest.command",
     "tff_dp.selftest.testable",
+    "tff_dp.report",
 )
 
 
