@@ -1,0 +1,88 @@
+"""The mistakes in a configuration, each with the key and the line at fault."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tff_dp.cli.configs.source import Source
+from tff_dp.errors import AccountingError, ArgumentError
+
+
+@dataclasses.dataclass
+class Mistakes:
+    """Collects mistakes.
+
+    Args:
+      source: The configuration.
+
+    Attributes:
+      found: The messages, in the order in which they were found.
+    """
+
+    source: Source
+    found: list[str] = dataclasses.field(default_factory=list)
+    _wrong: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
+    _only_accounting: bool = True
+
+    def add(self, path: Sequence[str], message: str) -> None:
+        """Adds a mistake.
+
+        Args:
+          path: The keys that lead to the value at fault.
+          message: What is wrong with it, beginning with the value, and what to do.
+        """
+        self._only_accounting = False
+        self._add(path, message)
+
+    def add_error(self, path: Sequence[str], error: Exception) -> None:
+        """Adds the message of an error.
+
+        Args:
+          path: The keys that lead to the value at fault. If the message begins with the last of
+            them, or with an argument of another name, that name is replaced by the path.
+          error: The error.
+        """
+        self._only_accounting &= isinstance(error, AccountingError)
+        self._add(path, str(error) or type(error).__name__)
+
+    def has(self, path: Sequence[str]) -> bool:
+        """Says whether a value, or something in it, is at fault.
+
+        Args:
+          path: The keys that lead to the value.
+
+        Returns:
+          True if there is a mistake there.
+        """
+        return any(wrong[: len(path)] == tuple(path) for wrong in self._wrong)
+
+    def raise_all(self) -> None:
+        """Raises one error for all mistakes.
+
+        Raises:
+          ArgumentError: There are mistakes.
+          AccountingError: There are mistakes, and all of them are combinations for which no valid
+            accounting is known.
+        """
+        if self.found:
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        count = len(self.found)
+        head = f"{self.source.name} has {count} {'mistake' if count == 1 else 'mistakes'}:"
+        kind = AccountingError if self._only_accounting else ArgumentError
+        raise kind("\n  ".join([head, *self.found]))
+
+    def _add(self, path: Sequence[str], message: str) -> None:
+        key = ".".join(path)
+        name, equals, rest = message.partition("=")
+        if equals and name.replace("_", "").isalnum() and path and name in (path[-1], ""):
+            message = f"{key}={rest}"
+        elif key and not message.startswith(key):
+            message = f"{key}: {message}"
+        self._wrong.add(tuple(path))
+        text = f"{self.source.where(path)}: {message}"
+        if text not in self.found:
+            self.found.append(text)

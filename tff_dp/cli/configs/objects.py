@@ -1,0 +1,150 @@
+"""Plans, mechanisms, samplers, algorithms and optimizers of a configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tff_dp
+from tff_dp.cli.configs.inputs import imported
+from tff_dp.cli.configs.mistakes import Mistakes
+from tff_dp.cli.configs.tables import refuse_unknown
+from tff_dp.config import Config
+from tff_dp.errors import ArgumentError
+
+# Values that are inside of most bounds, with which the check goes on after a mistake.
+_HARMLESS = {"delta": 1e-9, "noise_multiplier": 1.0}
+
+
+def build(
+    values: Any,
+    base: type[Config],
+    path: Sequence[str],
+    mistakes: Mistakes,
+    *,
+    default: type[Config] | None = None,
+    make: Callable[..., Any] | None = None,
+) -> Any:
+    """Makes an object of a table, such as a mechanism, and of the tables in it.
+
+    All mistakes of the table are found: after a wrong value the check goes on with a harmless one
+    in its place.
+
+    Args:
+      values: The table. Its key "type" names the class: one of tff_dp, or "package.module:Class",
+        whose module is imported.
+      base: The class of which the object has to be.
+      path: The keys that lead to the table.
+      mistakes: Where to add what is wrong.
+      default: The class if there is no "type"; by default, "type" is required.
+      make: A function to call in place of the class.
+
+    Returns:
+      The object; None if there are mistakes.
+    """
+    if not isinstance(values, Mapping):
+        mistakes.add(path, f"{path[-1]}={values!r} is outside its bound: expected a table.")
+        return None
+    kind = _kind(values, base, path, mistakes, default)
+    if kind is None:
+        return None
+    parameters = inspect.signature(kind).parameters
+    refuse_unknown(values, ["type", *parameters], path, mistakes)
+    given = {
+        name: _inner(value, (*path, name), mistakes)
+        for name, value in values.items()
+        if name in parameters
+    }
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and name not in given:
+            mistakes.add((*path, name), f"missing: {kind.__name__} has no default for it.")
+            given[name] = _harmless(parameter)
+    for name in given:
+        if mistakes.has((*path, name)):
+            given[name] = _harmless(parameters[name])
+    return _made(make or kind, given, parameters, path, mistakes)
+
+
+def _made(
+    make: Callable[..., Any],
+    given: dict[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+    path: Sequence[str],
+    mistakes: Mistakes,
+) -> Any:
+    replaced: set[str] = set()
+    while True:
+        try:
+            found = make(**given)
+            return None if mistakes.has(path) else found
+        except ArgumentError as error:
+            name = str(error).partition("=")[0].partition("[")[0]
+            if name in replaced or (name in given and mistakes.has((*path, name))):
+                return None  # the value that failed is not that of the configuration
+            if name not in given:
+                if not mistakes.has(path) or not replaced:
+                    mistakes.add_error(path, error)
+                return None
+            mistakes.add_error((*path, name), error)
+            replaced.add(name)
+            given[name] = _harmless(parameters[name])
+
+
+def _harmless(parameter: inspect.Parameter) -> Any:
+    if parameter.default is not inspect.Parameter.empty:
+        return parameter.default
+    if parameter.name == "mechanism":
+        return tff_dp.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0)
+    return _HARMLESS.get(parameter.name, 1)
+
+
+def _inner(value: Any, path: tuple[str, ...], mistakes: Mistakes) -> Any:
+    """Returns the value of a field, with objects in place of the tables in it."""
+    if isinstance(value, Mapping):
+        return build(value, Config, path, mistakes)
+    if isinstance(value, list):
+        return tuple(
+            _inner(each, (*path, str(place)), mistakes) for place, each in enumerate(value)
+        )
+    return value
+
+
+def _kind(
+    values: Mapping[str, Any],
+    base: type[Config],
+    path: Sequence[str],
+    mistakes: Mistakes,
+    default: type[Config] | None,
+) -> type[Config] | None:
+    known = _names(base)
+    name = values.get("type", default and default.__name__)
+    if name is None:
+        mistakes.add((*path, "type"), f"missing: expected one of {', '.join(known)}.")
+        return None
+    if isinstance(name, str) and name in known:
+        found = known[name]
+    elif isinstance(name, str) and ":" in name:
+        found = imported(name, (*path, "type"), mistakes)
+        if found is None:
+            return None
+    else:
+        found = None
+    if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
+        mistakes.add(
+            (*path, "type"),
+            f"type={name!r} is unknown here: expected one of {', '.join(known)}, or "
+            '"package.module:Class", a class of your own.',
+        )
+        return None
+    return found
+
+
+def _names(base: type[Config]) -> dict[str, type[Config]]:
+    """Returns the public classes of tff_dp that derive from a class, by name."""
+    found = {name: getattr(tff_dp, name) for name in tff_dp._HOMES if name[0].isupper()}
+    return {
+        name: each
+        for name, each in found.items()
+        if isinstance(each, type) and issubclass(each, base) and not inspect.isabstract(each)
+    }
