@@ -67,6 +67,7 @@ _HOMES = {
     "PrivacyPlan": "plan",
     "PrivateMetric": "mechanisms",
     "RecordGaussianMechanism": "mechanisms",
+    "RunFolderError": "errors",
     "SGD": "optimizers",
     "SelfTestReport": "selftest",
     "StackError": "errors",
@@ -76,9 +77,10 @@ _HOMES = {
     "build_process": "process",
     "fit": "training",
     "load_model": "provenance",
+    "resume": "training",
     "self_test": "selftest",
 }
-_MODULES = ("accounting", "data", "execution", "ledger")
+_MODULES = ("accounting", "data", "execution", "ledger", "runs")
 
 __all__ = [
     "AccountingError",
@@ -119,6 +121,7 @@ __all__ = [
     "PrivacyPlan",
     "PrivateMetric",
     "RecordGaussianMechanism",
+    "RunFolderError",
     "SGD",
     "SelfTestReport",
     "StackError",
@@ -133,12 +136,14 @@ __all__ = [
     "fit",
     "ledger",
     "load_model",
+    "resume",
+    "runs",
     "self_test",
     "tff",
 ]
 
 if TYPE_CHECKING:
-    from tff_dp import accounting, data, execution, ledger
+    from tff_dp import accounting, data, execution, ledger, runs
     from tff_dp.accounting import EpsilonReport
     from tff_dp.algorithms import FedAvg, FedOpt, FedProx, FedSGD
     from tff_dp.charges import Charges
@@ -151,6 +156,7 @@ if TYPE_CHECKING:
         DataError,
         LedgerError,
         ModelError,
+        RunFolderError,
         StackError,
         TffDpError,
     )
@@ -183,7 +189,7 @@ if TYPE_CHECKING:
         PoissonSampler,
     )
     from tff_dp.selftest import SelfTestReport, self_test
-    from tff_dp.training import fit
+    from tff_dp.training import fit, resume
     from tff_dp.training.results import FitResult
 
     tff: Any

@@ -177,6 +177,18 @@ class Charges:
         """
         return tuple(run.rounds for run in self.runs if run.plan == plan)
 
+    def rounds_of(self, names: Iterable[str]) -> int:
+        """Returns the number of rounds that have been charged in some of the runs.
+
+        Args:
+          names: The names of the runs. Those that have no charges count for nothing.
+
+        Returns:
+          The number of rounds.
+        """
+        wanted = {*names}
+        return sum(len(run.rounds) for run in self.runs if run.run in wanted)
+
     def __or__(self, other: Charges) -> Charges:
         """Returns the charges of both; a run that occurs in both counts once, with all its rounds."""
         found = {run.run: run for run in self.runs}
@@ -194,23 +206,40 @@ class Charges:
             found[run.run] = run
         return Charges(runs=tuple(found.values()), unbounded=self.unbounded or other.unbounded)
 
-    def with_run(self, plan: PrivacyPlan, rounds: int, coins: str | None = None) -> Charges:
+    def with_run(
+        self, plan: PrivacyPlan, rounds: int, coins: str | None = None, *, first: int = 1
+    ) -> Charges:
         """Adds a new run to these charges.
 
         Args:
           plan: The plan of the run.
-          rounds: The number of its rounds, counted from 1; >= 1.
+          rounds: The number of its last round; >= 1.
           coins: A hash of the seed of its cohorts, or None; as for `ChargedRun`.
+          first: The number of its first round, which is above 1 for a run that goes on from the
+            state of an earlier one; >= 1.
 
         Returns:
-          These charges and those of the new run.
+          These charges and those of the new run; these charges alone if `first` exceeds `rounds`.
 
         Raises:
           ArgumentError: The plan cannot be counted together with these charges, or a run has the
             same `coins`.
         """
-        run = ChargedRun(plan=plan, rounds=range(1, rounds + 1), run=new_run(), coins=coins)
+        if first > rounds:
+            return self
+        run = ChargedRun(plan=plan, rounds=range(first, rounds + 1), run=new_run(), coins=coins)
         return self | Charges(runs=(run,))
+
+    def without(self, run: str) -> Charges:
+        """Returns these charges without those of one run.
+
+        Args:
+          run: The name of the run.
+
+        Returns:
+          The charges of all other runs.
+        """
+        return dataclasses.replace(self, runs=tuple(each for each in self.runs if each.run != run))
 
     def covers(self, other: Charges) -> bool:
         """Says whether every charge of `other` is also a charge of this object.

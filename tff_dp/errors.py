@@ -10,6 +10,7 @@ Exception
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
     ├── ComputationError (RuntimeError) a computation failed while it ran, for example on a client
     ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or of another data set
+    ├── RunFolderError (RuntimeError)   a run folder is in use, damaged, of another run, or not writable
     └── StackError (ImportError)        an installed package is missing or of an untested version
 ```
 
@@ -64,3 +65,7 @@ class ComputationError(TffDpError, RuntimeError):
 
 class LedgerError(TffDpError, RuntimeError):
     """A privacy ledger is in use by another run, damaged, or belongs to another data set."""
+
+
+class RunFolderError(TffDpError, RuntimeError):
+    """A run folder is in use, is damaged, holds another run, or cannot be written."""

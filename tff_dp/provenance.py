@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_dp import _checks, _compat
+from tff_dp import _checks, _compat, _disk
 from tff_dp.charges import Charges
 from tff_dp.errors import ArgumentError, ModelError
 
@@ -111,7 +111,7 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
     record = _sidecar(path)
     try:
         # First: no crash leaves a new model beside an old record.
-        _write(record, _content(model, records))
+        _disk.replace(record, _content(model, records).encode(), mode=0o666)
         if path.suffix == ".keras" or (
             _compat.keras.is_legacy(model) and model.get_compile_config() is not None
         ):
@@ -123,20 +123,6 @@ def save(model: Any, path: str | os.PathLike[str], records: Sequence[Charges]) -
             f"path={str(path)!r} cannot be written: {error}. Make its folder, or room on the "
             "disk, or give another path; the model is still there."
         ) from error
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Replaces a file in one step."""
-    fresh = path.with_name(path.name + ".new")
-    try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:

@@ -78,7 +78,7 @@ def test_an_observer_adds_to_the_record_that_later_ones_see(run):
     )
     assert seen == [7.0] * 3
     assert [record.epsilon for record in run.history] == seen
-    with pytest.raises(ArgumentError, match="that of round 1: expected .* round, 3"):
+    with pytest.raises(ArgumentError, match=r"that of round 1: expected .* round, 3"):
         run.amend(run.history[0])
 
 

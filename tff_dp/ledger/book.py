@@ -8,7 +8,7 @@ import os
 from types import TracebackType
 from typing import Any, Self
 
-from tff_dp import _checks, _warnings
+from tff_dp import _checks, _disk, _warnings
 from tff_dp.accounting import EpsilonReport
 from tff_dp.charges import ChargedRun, Charges, incompatibility, new_run
 from tff_dp.errors import ArgumentError, LedgerError
@@ -98,7 +98,14 @@ class Ledger:
             os.close(self._file)
             self._file = -1
 
-    def charge(self, round_number: int, count: int = 1, *, coins: str | None = None) -> None:
+    def charge(
+        self,
+        round_number: int,
+        count: int = 1,
+        *,
+        coins: str | None = None,
+        run: str | None = None,
+    ) -> None:
         """Charges consecutive rounds. When this returns, the charges are on the disk.
 
         Args:
@@ -108,13 +115,21 @@ class Ledger:
           count: The number of rounds; >= 1.
           coins: A hash of the seed of the cohorts, or None; as for `ChargedRun`. It is the same for
             all rounds of a run.
+          run: The name of the run that the rounds belong to. That of a run under this plan continues
+            it, whatever was charged since; `round_number` has to be its next round. Another name,
+            from `tff_dp.charges.new_run`, begins a new run, at a round that was charged before or
+            at round 1. By default, the round's number decides.
 
         Raises:
-          ArgumentError: A number is outside its bound, or another run has the same `coins`.
+          ArgumentError: A number is outside its bound, another run has the same `coins`, or `run`
+            is a run under another plan.
           LedgerError: The ledger is closed, or could not be written. The rounds must then not be
             run.
         """
         self._refuse_closed()
+        if run is not None:
+            self._charge_run(run, round_number, count, coins)
+            return
         last = self.last_round
         _checks.integer(
             "round_number",
@@ -127,6 +142,35 @@ class Ledger:
         if last and round_number == last + 1:
             name = self._found.last_run[self._found.hash_of(self._plan) or ""]
             coins = self._found.runs[name].coins
+        rounds = range(round_number, round_number + count)
+        self._append(ChargedRun(plan=self._plan, rounds=rounds, run=name, coins=coins))
+
+    def _charge_run(self, name: str, round_number: int, count: int, coins: str | None) -> None:
+        """Charges consecutive rounds of a run of a given name."""
+        known = self._found.runs.get(name)
+        if known is None:
+            furthest = self._found.furthest.get(self._found.hash_of(self._plan) or "", 0)
+            _checks.integer(
+                "round_number",
+                round_number,
+                f"[1, {max(furthest, 1)}]",
+                "A new run begins at round 1, or repeats rounds that were charged.",
+            )
+        else:
+            if known.plan != self._plan:
+                raise ArgumentError(
+                    f"run={name!r} was charged under another plan: expected a run under the plan with "
+                    "which the ledger was opened. Open it with the plan of the run."
+                )
+            following = known.rounds.stop
+            _checks.integer(
+                "round_number",
+                round_number,
+                f"[{following}, {following}]",
+                "Rounds of a run are charged in order, each once. To repeat some, begin another run.",
+            )
+            coins = known.coins
+        _checks.integer("count", count, "[1, inf)")
         rounds = range(round_number, round_number + count)
         self._append(ChargedRun(plan=self._plan, rounds=rounds, run=name, coins=coins))
 
@@ -211,7 +255,7 @@ class Ledger:
             texts.append(line)
         try:
             with lines.uninterrupted():
-                lines.write(self._file, b"".join(texts))
+                _disk.write(self._file, b"".join(texts))
                 found.plans |= fresh
                 found.add(plan_hash, name, rounds, run.coins)
                 found.charges += len(rounds)
@@ -253,6 +297,8 @@ class Ledger:
             ) from None
 
     def _open(self) -> None:
+        for left in _disk.leftovers(lines.head_path(self._path)):
+            left.unlink()
         content = lines.read(self._file)
         whole = content[: content.rfind(b"\n") + 1]
         acknowledged = lines.read_head(self._path)
@@ -280,7 +326,7 @@ class Ledger:
         if torn:
             os.ftruncate(self._file, 0)
             self._report("a torn first line, before any charge")
-        lines.write(self._file, line)
+        _disk.write(self._file, line)
         self._found.plans[lines.hash_of(self._plan.to_dict())] = self._plan
         self._found.last_hash = self._found.charge_hash = last_hash
         self._acknowledge()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from tff_dp import _checks
+from tff_dp import _checks, _disk
 from tff_dp.errors import LedgerError
 from tff_dp.plan import PrivacyPlan
 
@@ -224,19 +224,7 @@ def write_head(path: pathlib.Path, charges: int, last_hash: str) -> None:
       charges: The number of charges that may be acted on.
       last_hash: The hash of the line of the last of them, or of the first line before any charge.
     """
-    head = head_path(path)
-    fresh = head.with_name(head.name + ".new")
-    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        write(file, canonical({"charges": charges, "hash": last_hash}) + b"\n")
-    finally:
-        os.close(file)
-    os.replace(fresh, head)
-    folder = os.open(head.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _disk.replace(head_path(path), canonical({"charges": charges, "hash": last_hash}) + b"\n")
 
 
 def read(file: int) -> bytes:
@@ -276,15 +264,3 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
         if held:
             previous(*held[0])
-
-
-def write(file: int, content: bytes) -> None:
-    """Appends to an open file, and returns when the content is on the disk.
-
-    Args:
-      file: The file descriptor.
-      content: The bytes to append.
-    """
-    while content:
-        content = content[os.write(file, content) :]
-    os.fsync(file)

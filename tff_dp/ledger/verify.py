@@ -23,6 +23,8 @@ class Found:
       plans: The plans by their hashes, which entries refer to, in the order of their lines.
       runs: The charged runs by name, in the order in which they began.
       last_run: The name of each plan's last run, by the plan's hash.
+      furthest: The largest number of a round that was charged under each plan, in any of its runs,
+        by the plan's hash.
       charges: The number of rounds that have been charged.
       versions: The sets of package versions under which lines were written, in the order of the
         lines.
@@ -33,6 +35,7 @@ class Found:
     plans: dict[str, PrivacyPlan] = dataclasses.field(default_factory=dict)
     runs: dict[str, ChargedRun] = dataclasses.field(default_factory=dict)
     last_run: dict[str, str] = dataclasses.field(default_factory=dict)
+    furthest: dict[str, int] = dataclasses.field(default_factory=dict)
     charges: int = 0
     versions: list[Mapping[str, str]] = dataclasses.field(default_factory=list)
     last_hash: str = lines.START
@@ -77,6 +80,7 @@ class Found:
             plan=self.plans[plan_hash], rounds=rounds, run=name, coins=coins
         )
         self.last_run[plan_hash] = name
+        self.furthest[plan_hash] = max(self.furthest.get(plan_hash, 0), rounds.stop - 1)
 
     def all_charges(self) -> Charges:
         """Returns the charges under all plans."""
@@ -193,19 +197,27 @@ class _Verifier:
         if not is_next or not self._is_of(plan_hash, entry):
             raise self._damaged(f"line {number} is not entry {expected} of its plan")
         current, last = entry.get("round"), found.last_round(plan_hash)
-        if not isinstance(current, int) or not 1 <= current <= last + 1:
+        furthest = found.furthest.get(plan_hash, 0)
+        if not isinstance(current, int) or not 1 <= current <= furthest + 1:
             raise self._damaged(f"round {current} in line {number} comes after a gap")
         latest = found.last_run.get(plan_hash)
-        follows = latest is not None and current == last + 1
         # Format 1 has no names of runs: a run's name is then the hash of its first entry.
+        follows = latest is not None and current == last + 1
         name = entry.get("run", latest if follows else own[:32])
-        if not isinstance(name, str) or (name != latest if follows else name in found.runs):
+        known = found.runs.get(name) if isinstance(name, str) else None
+        begins = known is None and current <= max(furthest, 1)
+        continues = (
+            known is not None
+            and known.plan == found.plans[plan_hash]
+            and current == known.rounds.stop
+        )
+        if not isinstance(name, str) or not (begins or continues):
             raise self._damaged(f"line {number} neither continues its run nor begins another")
         coins = entry.get("coins")
         others = [run.coins for run in found.runs.values() if run.run != name]
         if coins is not None and (not isinstance(coins, str) or coins in others):
             raise self._damaged(f"line {number} has the cohorts of another run")
-        if follows and coins != found.runs[name].coins:
+        if known is not None and coins != known.coins:
             raise self._damaged(f"line {number} has other cohorts than its run")
         found.add(plan_hash, name, range(current, current + 1), coins)
         found.charges += 1

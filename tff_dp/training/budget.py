@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from tff_dp import _checks, _seeds
 from tff_dp.accounting import calibrate_rounds
@@ -14,9 +14,9 @@ from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.errors import AccountingError, ArgumentError
 from tff_dp.execution import is_seeded
 from tff_dp.ledger import Ledger
-from tff_dp.plan import PrivacyPlan, Unit
-from tff_dp.sampling import FullParticipation
+from tff_dp.plan import PrivacyPlan
 from tff_dp.training.checks import check_random_bits
+from tff_dp.training.repetition import Standing, affordable, coins_of, continued
 from tff_dp.training.setup import Setup
 from tff_dp.training.warm_start import charged_before
 
@@ -30,11 +30,18 @@ class Account:
       before: The charges on the data before the run.
       charged_before: The number of rounds that had been charged before, under all plans.
       rounds: The largest number of rounds of the run.
+      asked: The number of rounds that are wanted, whatever the budget allows.
       total: The joint epsilon of these rounds and the earlier charges; infinite without a plan.
       stopped: Why the run has fewer rounds than requested, as a sentence; otherwise None.
       root: The root seed of the cohorts and of the order of examples.
       coins: As for `ChargedRun`.
-      run: The name under which the run is charged if there is no ledger; a ledger assigns its own.
+      run: The name under which the run is charged.
+      first: The first round that is charged under this name: above 1 if the run goes on from the
+        state of one whose last rounds were lost, and are paid for again.
+      parts: The names under which the run was charged before it was resumed.
+      resumed: How often the run was resumed.
+      repeated: How many rounds had been charged in addition to those in the state with which this
+        part of the run began, and are paid for again.
       random_bits: As for `FitResult`.
       noise_seeded: As for `FitResult`.
       book: The open ledger, or None.
@@ -44,14 +51,25 @@ class Account:
     before: Charges
     charged_before: int
     rounds: int
+    asked: int = 0
     total: float = math.inf
     stopped: str | None = None
     root: int
     coins: str | None = None
     run: str = dataclasses.field(default_factory=new_run)
+    first: int = 1
+    parts: tuple[str, ...] = ()
+    resumed: int = 0
+    repeated: int = 0
     random_bits: str
     noise_seeded: bool
     book: Ledger | None = None
+
+    @property
+    def last_charged(self) -> int:
+        """The last round in the ledger that is charged under `run`; `first` - 1 if there is none."""
+        found = () if self.book is None else self.book.all_charges.runs
+        return next((r.rounds.stop - 1 for r in found if r.run == self.run), self.first - 1)
 
     def charge(self, first: int, count: int) -> None:
         """Charges rounds that are about to be run. When it returns, the charges are stored on disk.
@@ -64,14 +82,14 @@ class Account:
           LedgerError: The ledger could not be written. The rounds must not be run then.
         """
         if self.book is not None:
-            self.book.charge(first, count, coins=self.coins)
+            self.book.charge(first, count, coins=self.coins, run=self.run)
 
     def charges(self, begun: int) -> Charges:
         """Returns all known charges on the data.
 
         Args:
-          begun: The number of rounds of the run that have been started. They count whether or not
-            they were completed, since their results may have been observed.
+          begun: The last round of the run that has been started. Rounds from `first` on count, whether
+            or not they were completed, since their results may have been observed.
 
         Returns:
           The charges of the run and of earlier runs.
@@ -81,8 +99,8 @@ class Account:
         charges = self.before
         if self.book is not None:
             charges = self.book.all_charges
-        elif begun:
-            rounds = range(1, begun + 1)
+        elif begun >= self.first:
+            rounds = range(self.first, begun + 1)
             own = ChargedRun(plan=self.plan, rounds=rounds, run=self.run, coins=self.coins)
             charges = self.before | Charges(runs=(own,))
         unbounded = self.before.unbounded or self.noise_seeded
@@ -100,16 +118,18 @@ class Account:
         """
         if self.plan is None or not self.plan.mechanism.noise_multiplier > 0:
             return math.inf
-        quick = self.before.with_run(self.plan, round_number).quick_epsilon()
+        charges = self.before.with_run(self.plan, round_number, first=self.first)
+        quick = charges.quick_epsilon()
         return float(min(quick, self.total))
 
 
 @contextlib.contextmanager
-def open_account(setup: Setup) -> Iterator[Account]:
+def open_account(setup: Setup, standing: Standing | None = None) -> Iterator[Account]:
     """Opens the ledger of a run, if it has one, and finds how many rounds the run may have.
 
     Args:
       setup: The prepared arguments of `fit`.
+      standing: Where the run stands that is resumed; None for a run from its first round.
 
     Yields:
       The account. Its ledger is closed on exit.
@@ -117,9 +137,10 @@ def open_account(setup: Setup) -> Iterator[Account]:
     Raises:
       ArgumentError: The noise has a seed, so that its rounds cannot be charged in a ledger; or
         `max_epsilon` or `spent_before` is outside its bound.
-      AccountingError: The budget allows no round, or the plan does not cover the requested rounds.
+      AccountingError: The budget allows no round, or the plan does not cover the requested rounds; or
+        rounds were lost, and cannot be repeated.
       ModelError: The model was trained before, and no argument says how to count that.
-      LedgerError: As for `Ledger`.
+      LedgerError: As for `Ledger`, or the ledger has lost rounds of the run that is resumed.
       ComputationError: The random bits of the noise could be guessed.
     """
     random_bits = check_random_bits(
@@ -135,10 +156,12 @@ def open_account(setup: Setup) -> Iterator[Account]:
         book = None
         if setup.ledger is not None and setup.plan is not None:
             book = stack.enter_context(Ledger(setup.ledger, setup.plan))
-        yield _account(setup, book, random_bits)
+        yield _account(setup, book, random_bits, standing)
 
 
-def _account(setup: Setup, book: Ledger | None, random_bits: str) -> Account:
+def _account(
+    setup: Setup, book: Ledger | None, random_bits: str, standing: Standing | None
+) -> Account:
     before = charged_before(
         setup.privacy,
         setup.carried,
@@ -148,31 +171,34 @@ def _account(setup: Setup, book: Ledger | None, random_bits: str) -> Account:
         groups=setup.groups,
     )
     plan, asked, root = setup.plan, setup.rounds, setup.root
+    if standing is not None:
+        return _resumed(setup, book, random_bits, standing, before)
     if plan is None:
         return Account(
             plan=None,
             before=before,
             charged_before=before.rounds,
             rounds=asked or 0,  # `check_privacy` has checked that there is a number
+            asked=asked or 0,
             root=root,
             random_bits=random_bits,
             noise_seeded=is_seeded(),
         )
     left = plan.rounds - _count(before.of(plan))
-    rounds, total, stopped = _within_budget(
-        plan, before, left if asked is None else asked, setup.max_epsilon
-    )
+    wanted = left if asked is None else asked
+    rounds, total, stopped = _within_budget(plan, before, wanted, setup.max_epsilon)
     if book is not None:
         book.include(before)
     if setup.seeded:  # independent cohorts, even if an earlier run had the same seed
         root = _seeds.later(root, before.rounds)
-    coins = _coins(plan, setup.seeded, root)
+    coins = coins_of(plan, setup.seeded, root)
     before.with_run(plan, rounds, coins)  # raises if an earlier run had the same coins
     return Account(
         plan=plan,
         before=before,
         charged_before=before.rounds if book is None else book.charges,
         rounds=rounds,
+        asked=wanted,
         total=total,
         stopped=stopped,
         root=root,
@@ -180,6 +206,37 @@ def _account(setup: Setup, book: Ledger | None, random_bits: str) -> Account:
         random_bits=random_bits,
         noise_seeded=is_seeded(),
         book=book,
+    )
+
+
+def _resumed(
+    setup: Setup, book: Ledger | None, random_bits: str, standing: Standing, before: Charges
+) -> Account:
+    """Returns the account of a run that is resumed."""
+    asked, done = standing.asked, standing.round_number
+    facts: dict[str, Any] = {
+        "parts": tuple(standing.runs),
+        "asked": asked,
+        "resumed": standing.resumed,
+        "random_bits": random_bits,
+        "noise_seeded": is_seeded(),
+        "charged_before": 0,
+    }
+    if setup.plan is None or book is None:  # `fit` opens a ledger for every plan
+        return Account(plan=None, before=before, rounds=asked, root=standing.root, **facts)
+    book.include(before)
+    known = book.all_charges | before  # with what is unbounded
+    part = continued(setup, known, standing)
+    rounds, total, stopped = affordable(setup, known, standing, part)
+    part.before.with_run(setup.plan, rounds, part.coins, first=part.first)  # refuses equal coins
+    return Account(
+        plan=setup.plan,
+        rounds=rounds,
+        total=total,
+        stopped=stopped,
+        repeated=known.rounds_of(standing.runs) - done,
+        book=book,
+        **(facts | {"charged_before": part.before.rounds} | part.fields()),
     )
 
 
@@ -246,13 +303,6 @@ def _most_rounds(plan: PrivacyPlan, before: Charges, wanted: int, max_epsilon: f
         else:
             high = middle
     return low
-
-
-def _coins(plan: PrivacyPlan, seeded: bool, root: int) -> str | None:
-    """Returns an identifier of seeded cohorts on which the epsilon relies; None if it does not."""
-    if not seeded or plan.unit is Unit.RECORD or isinstance(plan.sampler, FullParticipation):
-        return None
-    return hashlib.sha256(f"tff_dp/coins/{root}".encode()).hexdigest()
 
 
 def _count(runs: tuple[range, ...]) -> int:

@@ -14,11 +14,13 @@ from tff_dp.data import Clients
 from tff_dp.execution import current_or_fast, expecting
 from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.training.budget import open_account
+from tff_dp.training.interrupts import INTERRUPTED, after_this_round, say_how_to_resume
 from tff_dp.training.observers import Observer, common_period, observed, observed_step
 from tff_dp.training.outcome import attach_result, result_of
 from tff_dp.training.progress import ProgressBar
 from tff_dp.training.results import FitResult
 from tff_dp.training.run import Run
+from tff_dp.training.run_folder import RunFolder, checked_keeping, open_run_folder
 from tff_dp.training.setup import prepare
 
 
@@ -41,6 +43,10 @@ def fit(
     spent_before: FitResult | Charges | None = None,
     disjoint_data: bool = False,
     progress: bool = False,
+    run_dir: str | os.PathLike[str] | None = None,
+    save_every: int = 1,
+    keep: int = 2,
+    resume: bool = False,
 ) -> FitResult:
     """Trains a Keras model on clients' data by federated learning, under a privacy plan.
 
@@ -87,6 +93,15 @@ def fit(
         if the model comes from `fit` and neither the ledger nor `spent_before` contains its
         charges. The statement cannot be checked.
       progress: Whether to show a progress bar.
+      run_dir: The path of a folder for this run, which is made if there is none: its configuration,
+        history and checkpoints, and, under a plan and without `ledger`, its ledger. Under
+        `TreeMechanism` and `BandedMechanism` it is as secret as the clients' data.
+      save_every: The number of rounds from one checkpoint to the next. Rounds after the last one are
+        run again when a run is resumed after a crash; under a plan, they are charged again.
+      keep: The number of checkpoints to keep. With 2 or more, a damaged one can be passed over.
+      resume: Whether the run in `run_dir` goes on from its last checkpoint. The arguments have to be
+        those with which it was begun, except for `rounds` (the number that the run is to have in all),
+        `max_epsilon`, `save_every`, `keep` and `progress`. A run that is finished returns its result.
 
     Returns:
       The trained model, the history and the epsilon. The model is compiled with new copies of the
@@ -94,10 +109,10 @@ def fit(
       in place of Yogi, which Keras does not have; like that of the server for FedSGD): its
       `evaluate` and `fit` work immediately.
 
-      Ctrl-C ends training early. The result then contains the completed rounds, `stopped` says so,
-      and epsilon includes the interrupted round (without a progress bar, up to 64 rounds).
-      `KeyboardInterrupt` is raised if no round has been completed yet, and by a second Ctrl-C while
-      the result is prepared.
+      Ctrl-C ends training after the current round (without a progress bar or a run folder, up to 64
+      rounds). The result then contains the completed rounds, and `stopped` says so. A second Ctrl-C
+      interrupts the round, which epsilon includes nevertheless. `KeyboardInterrupt` is raised if no
+      round has been completed yet, and by one more Ctrl-C while the result is prepared.
 
     Raises:
       ArgumentError: An argument is outside its bound (its subclasses: `DataError`, `ModelError`, and
@@ -113,9 +128,13 @@ def fit(
         random bits of the noise could be guessed: in an execution context other than that of
         `tff_dp.execution.fast`, or because of an operation without a key, which the message names.
         In the second case, nothing has been trained or charged.
+      RunFolderError: The run folder is open in another process, holds another run, has no good
+        checkpoint, or cannot be written. If that happens during training, the last checkpoint is
+        still there, and the error has the result so far.
       StackError: TFF cannot be imported.
     """
     progress = _checks.flag("progress", progress)
+    keeping = checked_keeping(run_dir, save_every, keep, resume)
     setup = prepare(
         model,
         clients,
@@ -136,24 +155,49 @@ def fit(
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
-        account = stack.enter_context(open_account(setup))
-        observers = [ProgressBar()] if progress else []
-        run = Run(setup, account, period=common_period(observers))
+        folder = None
+        if keeping is not None:
+            folder = stack.enter_context(open_run_folder(setup, keeping))
+            setup = folder.setup
+        standing = None if folder is None else folder.standing
+        account = stack.enter_context(open_account(setup, standing))
+        observers: list[Observer] = [ProgressBar()] if progress else []
+        if folder is None:
+            run = Run(setup, account, period=common_period(observers))
+        else:
+            run, saver = folder.begin(account, observers)
+            if saver is None:
+                return result_of(run, run.ended)
+            observers = [saver, *observers]  # the bar shows rounds that are saved, or about to be
         stack.enter_context(expecting(account.rounds))
-        return _trained(run, observers)
+        return _trained(run, observers, folder)
 
 
-def _trained(run: Run, observers: Sequence[Observer]) -> FitResult:
+def _trained(run: Run, observers: Sequence[Observer], folder: RunFolder | None) -> FitResult:
     """Runs the remaining rounds of a run, and makes the result."""
     try:
-        with observed(run, observers):
+        with after_this_round() as is_interrupted, observed(run, observers):
             while not run.is_finished:
                 observed_step(run, observers)
+                if is_interrupted() and not run.is_finished:
+                    run.end(INTERRUPTED)
     except KeyboardInterrupt:
         if not run.round_number:
             raise  # nothing has been trained
-        return result_of(run, "was interrupted")
+        return _left(run, INTERRUPTED, folder)
     except Exception as error:
         attach_result(run, error)
+        if folder is not None:
+            folder.note_failure(error)
         raise
-    return result_of(run, run.ended)
+    return _left(run, run.ended, folder)
+
+
+def _left(run: Run, why: str | None, folder: RunFolder | None) -> FitResult:
+    """Returns the result of a run, after noting it in its folder."""
+    result = result_of(run, why)
+    if folder is not None:
+        folder.note(result, why)
+        if why == INTERRUPTED:
+            say_how_to_resume(run.round_number, run.account.asked, folder.path)
+    return result

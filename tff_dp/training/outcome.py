@@ -58,6 +58,9 @@ def result_of(run: Run, why: str | None = None) -> FitResult:
         spent_by_client=spent_by_client,
         random_bits=account.random_bits,
         foreign_algorithm=setup.foreign_algorithm,
+        runs=tuple(dict.fromkeys((*account.parts, account.run))),
+        resumed=account.resumed,
+        repeated_rounds=account.repeated,
     )
 
 
@@ -84,7 +87,8 @@ def attach_result(run: Run, error: Exception) -> None:
 
 def _stopped(run: Run, charges: Charges, why: str) -> str:
     done = run.round_number
-    more = max(charges.rounds - run.account.charged_before - done, 0)
+    here = done - run.account.first + 1
+    more = max(charges.rounds - run.account.charged_before - here, 0)
     return f"Training {why} after {done} of {run.account.rounds} rounds" + (
         f"; epsilon counts {more} more, which had been begun." if more else "."
     )

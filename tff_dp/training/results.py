@@ -96,6 +96,10 @@ class FitResult:
         None.
       random_bits: The source of the random bits of the noise, in words.
       foreign_algorithm: The class of the algorithm if it is not part of tff_dp, otherwise None.
+      runs: The names under which the rounds of this run are in `charges`.
+      resumed: How often the run was resumed from its run folder.
+      repeated_rounds: How many rounds were charged twice, since they had begun and their results
+        were lost when the run was resumed.
 
     Raises:
       ArgumentError: `seeded` or `noise_seeded` is not a boolean.
@@ -114,6 +118,9 @@ class FitResult:
     spent_by_client: Mapping[str, EpsilonReport] | None = None
     random_bits: str = NO_NOISE
     foreign_algorithm: str | None = None
+    runs: tuple[str, ...] = ()
+    resumed: int = 0
+    repeated_rounds: int = 0
 
     def __post_init__(self) -> None:
         _checks.flag("seeded", self.seeded)

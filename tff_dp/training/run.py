@@ -56,7 +56,7 @@ class Run:
     Args:
       setup: The prepared arguments of `fit`.
       account: The budget of the run, and where it is charged. Its `before` does not include the
-        run.
+        charges under its `run`.
       start: The snapshot to continue from; by default, the run starts before the first round with
         the initial weights of the model.
       period: No step contains rounds on both sides of a round whose number is a multiple of this; 1
@@ -68,7 +68,7 @@ class Run:
 
     Raises:
       ArgumentError: The records in `start` are not those of rounds 1 to k, or k exceeds the rounds
-        of the account, or k is not the last round in the ledger.
+        of the account, or k is not the last round that the ledger has of the run.
       AccountingError: `start` was taken after a step that had failed or was interrupted.
     """
 
@@ -225,11 +225,11 @@ def _check_start(start: Snapshot, account: Account) -> None:
         )
     if start.begun != done:
         raise AccountingError(_unfinished(done, start.begun))
-    if done and account.book is not None and account.book.last_round != done:
+    if account.book is not None and account.last_charged != done:
         raise ArgumentError(
-            f"start has rounds 1 to {done}, and the last round in the ledger is "
-            f"{account.book.last_round}: expected the same. Pass the snapshot that was taken after the "
-            "last round in the ledger, or begin another run."
+            f"start has rounds 1 to {done}, and the last round in the ledger is {account.last_charged}: "
+            "expected the same. Pass the snapshot that was taken after the last round in the ledger, or "
+            "begin another run."
         )
 
 

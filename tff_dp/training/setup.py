@@ -40,6 +40,7 @@ class Setup:
       process: The learning process.
       with_noise: A function that sets the noise of the plan in the first state of the process; see
         `process_for`.
+      algorithm: The algorithm.
       compile_model: A function that compiles a trained model with the loss, metrics and optimizer
         of its training.
       rounds: The number of rounds to run; None for all remaining rounds of the plan.
@@ -65,6 +66,7 @@ class Setup:
     privacy: PrivacyPlan | NoPrivacy
     process: Any
     with_noise: Callable[[Any], Any]
+    algorithm: Algorithm
     compile_model: Callable[[Any], None]
     rounds: int | None
     batch_size: int
@@ -192,6 +194,7 @@ def prepare(
         privacy=privacy,
         process=process,
         with_noise=with_noise,
+        algorithm=algorithm,
         compile_model=compiler(bound, algorithm),
         rounds=None if rounds is None else wanted,
         batch_size=batch_size,

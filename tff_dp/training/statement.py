@@ -77,6 +77,18 @@ class Result(Protocol):
     def foreign_algorithm(self) -> str | None:
         """The class of the algorithm if it is not part of tff_dp, otherwise None."""
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The names under which the rounds of this run are in `charges`."""
+
+    @property
+    def resumed(self) -> int:
+        """How often the run was resumed from its run folder."""
+
+    @property
+    def repeated_rounds(self) -> int:
+        """How many rounds were charged twice, since their results were lost."""
+
 
 def statement_of(result: Result) -> str:
     """Returns the statement of a result.
@@ -106,6 +118,7 @@ def statement_of(result: Result) -> str:
         *_of_limits(result, plans),
         *_of_seed(result, plan),
         *([result.stopped] if result.stopped else []),
+        *_of_resuming(result),
         *_of_metrics(result),
         *_of_others(result),
     ]
@@ -172,6 +185,20 @@ def _of_seed(result: Result, plan: PrivacyPlan) -> list[str]:
     ]
 
 
+def _of_resuming(result: Result) -> list[str]:
+    if not result.resumed:
+        return []
+    times = "once" if result.resumed == 1 else f"{result.resumed} times"
+    lost = result.repeated_rounds
+    paid = (
+        f"{lost} {'round' if lost == 1 else 'rounds'} had begun without their results being saved, and "
+        "epsilon counts them in addition to those that were run in their place."
+        if lost
+        else "No round was charged twice."
+    )
+    return [f"The run was resumed {times}. {paid}"]
+
+
 def _of_metrics(result: Result) -> list[str]:
     lines = []
     shown = [record for record in result.history if record.metrics is not None]
@@ -179,7 +206,8 @@ def _of_metrics(result: Result) -> list[str]:
         lines.append("Training metrics were released: they are outside this epsilon.")
     elif shown:
         lines.append("Training metrics were released with noise: this epsilon covers them.")
-    if len(result.charges.runs) > 1:
+    others = [run for run in result.charges.runs if run.run not in result.runs]
+    if len(others) > (0 if result.runs else 1):
         lines.append(
             "Of the earlier runs the charges alone are known: not whether they released training "
             "metrics outside of this epsilon, or drew cohorts from a seed that somebody knows."

@@ -1,0 +1,143 @@
+"""One checkpoint: a line of JSON, and the bytes of the state behind it.
+
+The line has the hash of its own content and that of the bytes, so that whatever was torn, cut or
+changed is noticed. The hashes detect accidents, not forgers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tff_dp import _checks, _disk
+from tff_dp.errors import ArgumentError, RunFolderError
+from tff_dp.ledger.lines import canonical, hash_of
+
+FORMAT = 1
+_KIND = "checkpoint"
+
+
+class DamagedError(RunFolderError):
+    """A file is not the checkpoint that was written: it is torn, changed, or of another run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is known of a run after a round; with the state, a run can go on from it.
+
+    Attributes:
+      folder: The identifier of the run folder.
+      round_number: The last completed round; 0 before the first.
+      records: The number of records of the history, which is the number of completed rounds.
+      history: The SHA-256 hash of the lines of these records.
+      run: The name under which the rounds are charged; None without a plan.
+      first: The first round that is charged under this name.
+      root: The root seed of the cohorts and of the order of examples.
+      seed: The seed that was given to `fit`; None for entropy of the operating system.
+      ended: Why the run was ended early; None if it goes on.
+    """
+
+    folder: str
+    round_number: int
+    records: int
+    history: str
+    run: str | None
+    first: int
+    root: int
+    seed: int | None
+    ended: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A checkpoint as it was read.
+
+    Attributes:
+      facts: What is known of the run.
+      leaves: The description of the leaves of the state, as for `codec.decode`.
+      content: The bytes of the leaves.
+    """
+
+    facts: Checkpoint
+    leaves: Sequence[Mapping[str, Any]]
+    content: bytes
+
+
+def write(
+    path: pathlib.Path,
+    facts: Checkpoint,
+    leaves: Sequence[Mapping[str, Any]],
+    parts: Sequence[bytes],
+) -> None:
+    """Writes a checkpoint atomically.
+
+    Args:
+      path: The path of the file.
+      facts: What is known of the run.
+      leaves: The description of the leaves of the state, as for `codec.decode`.
+      parts: The bytes of each leaf.
+
+    Raises:
+      OSError: The file could not be written; there is none at `path`, or the old one.
+    """
+    hashed, size = hashlib.sha256(), 0
+    for part in parts:
+        hashed.update(part)
+        size += len(part)
+    manifest = {
+        "tff_dp": _KIND,
+        "format": FORMAT,
+        "facts": dataclasses.asdict(facts),
+        "leaves": [dict(leaf) for leaf in leaves],
+        "payload": {"bytes": size, "sha256": hashed.hexdigest()},
+    }
+    head = canonical({"manifest": manifest, "sha256": hash_of(manifest)}) + b"\n"
+    _disk.replace(path, head, *parts)
+
+
+def read(path: pathlib.Path) -> Stored:
+    """Reads and verifies a checkpoint.
+
+    Args:
+      path: The path of the file.
+
+    Returns:
+      The content.
+
+    Raises:
+      DamagedError: The file is not a whole checkpoint. The message completes "The checkpoint ... ".
+      RunFolderError: It was written by a newer version of tff_dp.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"cannot be read ({error})") from error
+    line, found, payload = content.partition(b"\n")
+    try:
+        head = json.loads(line)
+        manifest, own = head["manifest"], head["sha256"]
+        if not found or own != hash_of(manifest) or manifest["tff_dp"] != _KIND:
+            raise ValueError
+        version = _checks.integer("format", manifest["format"], "[1, inf)")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedError("is torn or changed, or is no checkpoint") from None
+    if version > FORMAT:
+        raise RunFolderError(
+            f"The checkpoint {path} has format {version}: expected at most {FORMAT}. Read it with the "
+            "version of tff_dp that wrote it."
+        )
+    try:
+        if len(payload) != manifest["payload"]["bytes"]:
+            raise DamagedError(
+                f"is torn: its state has {len(payload)} of {manifest['payload']['bytes']} bytes"
+            )
+        if hashlib.sha256(payload).hexdigest() != manifest["payload"]["sha256"]:
+            raise DamagedError("was changed: its hash is not that of its state")
+        facts = Checkpoint(**manifest["facts"])
+        return Stored(facts=facts, leaves=manifest["leaves"], content=payload)
+    except (KeyError, TypeError, ArgumentError):
+        raise DamagedError("lacks a field") from None
