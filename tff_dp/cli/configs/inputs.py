@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+import tff_dp
 from tff_dp import data
+from tff_dp._compat.quiet import quiet_import
 from tff_dp.cli.configs.mistakes import Mistakes
 from tff_dp.cli.configs.tables import DataTable, ModelTable, table
 from tff_dp.cli.mechanisms import import_module
@@ -21,46 +23,42 @@ _OF_FILES = ("client", "features", "label")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a run is made of besides its plan.
+class Model:
+    """The model of a configuration.
 
     Attributes:
       model: The model, as `fit` takes it.
-      clients: The clients' data.
       loss: As for `fit`.
       metrics: As for `fit`.
     """
 
     model: Any
-    clients: Any
     loss: str | None
     metrics: tuple[str, ...] | None
 
 
-def read_inputs(mistakes: Mistakes) -> Inputs | None:
-    """Makes the model and the data of a configuration.
+def model_of(mistakes: Mistakes) -> Model | None:
+    """Makes the model of a configuration.
 
     Args:
       mistakes: The configuration, and where to add what is wrong with it.
 
     Returns:
-      The inputs; None if there are mistakes in them.
+      The model; None if there are mistakes.
     """
-    find_modules(mistakes.source.folder)
-    clients = clients_of("data", mistakes)
-    spec = _table("model", mistakes)
-    model = None
-    if spec is not None:
-        found = table(ModelTable, spec, ("model",), mistakes)
-        if found is not None:
-            model = called(found.build, found.args, ("model", "build"), mistakes)
-            if model is None and not mistakes.has(("model",)):
-                mistakes.add(
-                    ("model", "build"), f"build={found.build!r} has returned None: return the model."
-                )
-    if clients is None or model is None or spec is None or found is None:
+    values = _table("model", mistakes)
+    found = None if values is None else table(ModelTable, values, ("model",), mistakes)
+    if found is None:
         return None
-    return Inputs(model=model, clients=clients, loss=found.loss, metrics=found.metrics)
+    path = ("model", "build")
+    with quiet_import():  # the function imports Keras, which brings TensorFlow
+        _ = tff_dp.tff
+    model = called(found.build, found.args, path, mistakes)
+    if model is None:
+        if not mistakes.has(path):
+            mistakes.add(path, f"build={found.build!r} has returned None: return the model.")
+        return None
+    return Model(model=model, loss=found.loss, metrics=found.metrics)
 
 
 def clients_of(name: str, mistakes: Mistakes) -> Any:
@@ -164,9 +162,7 @@ def called(name: str, args: Mapping[str, Any], path: Sequence[str], mistakes: Mi
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         at = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-        mistakes.add(
-            path, f"{path[-1]}={name!r} has failed: {type(error).__name__}: {error}{at}."
-        )
+        mistakes.add(path, f"{path[-1]}={name!r} has failed: {type(error).__name__}: {error}{at}.")
         return None
 
 
@@ -190,7 +186,7 @@ def read_file(path: pathlib.Path, columns: DataTable) -> data.Clients:
     if path.suffix not in (".csv", ".parquet"):
         raise ArgumentError(
             f"file={str(path)!r} is of an unknown kind: expected a name that ends in .csv, .parquet or "
-            ".npz. For other files, name a function: load = \"package.module:function\"."
+            '.npz. For other files, name a function: load = "package.module:function".'
         )
     try:
         import pandas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -16,14 +17,10 @@ class Mistakes:
 
     Args:
       source: The configuration.
-
-    Attributes:
-      found: The messages, in the order in which they were found.
     """
 
     source: Source
-    found: list[str] = dataclasses.field(default_factory=list)
-    _wrong: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
+    _found: list[tuple[tuple[str, ...], str]] = dataclasses.field(default_factory=list)
     _only_accounting: bool = True
 
     def add(self, path: Sequence[str], message: str) -> None:
@@ -56,7 +53,19 @@ class Mistakes:
         Returns:
           True if there is a mistake there.
         """
-        return any(wrong[: len(path)] == tuple(path) for wrong in self._wrong)
+        return any(wrong[: len(path)] == tuple(path) for wrong, _ in self._found)
+
+    def take(self, other: Mistakes, without: Sequence[str]) -> None:
+        """Takes the mistakes that another collection has found in the same configuration.
+
+        Args:
+          other: The other collection.
+          without: The last keys of the values whose mistakes are left out.
+        """
+        for path, text in other._found:
+            if path[-1] not in without:
+                self._only_accounting &= other._only_accounting
+                self._found.append((path, text))
 
     def raise_all(self) -> None:
         """Raises one error for all mistakes.
@@ -66,14 +75,15 @@ class Mistakes:
           AccountingError: There are mistakes, and all of them are combinations for which no valid
             accounting is known.
         """
-        if self.found:
+        if self._found:
             self._raise()
 
     def _raise(self) -> NoReturn:
-        count = len(self.found)
+        texts = sorted((text for _, text in self._found), key=_line)
+        count = len(texts)
         head = f"{self.source.name} has {count} {'mistake' if count == 1 else 'mistakes'}:"
         kind = AccountingError if self._only_accounting else ArgumentError
-        raise kind("\n  ".join([head, *self.found]))
+        raise kind("\n  ".join([head, *texts]))
 
     def _add(self, path: Sequence[str], message: str) -> None:
         key = ".".join(path)
@@ -82,7 +92,12 @@ class Mistakes:
             message = f"{key}={rest}"
         elif key and not message.startswith(key):
             message = f"{key}: {message}"
-        self._wrong.add(tuple(path))
-        text = f"{self.source.where(path)}: {message}"
-        if text not in self.found:
-            self.found.append(text)
+        found = tuple(path), f"{self.source.where(path)}: {message}"
+        if found not in self._found:
+            self._found.append(found)
+
+
+def _line(text: str) -> int:
+    """Returns the number of the line at which a mistake stands; that of others is 0."""
+    where = re.match(r"[^\n]*?:(\d+): ", text)
+    return int(where[1]) if where else 0

@@ -25,6 +25,7 @@ def build(
     *,
     default: type[Config] | None = None,
     make: Callable[..., Any] | None = None,
+    more: Sequence[str] = (),
 ) -> Any:
     """Makes an object of a table, such as a mechanism, and of the tables in it.
 
@@ -39,6 +40,7 @@ def build(
       mistakes: Where to add what is wrong.
       default: The class if there is no "type"; by default, "type" is required.
       make: A function to call in place of the class.
+      more: Keys that the table may have besides, for messages.
 
     Returns:
       The object; None if there are mistakes.
@@ -50,7 +52,7 @@ def build(
     if kind is None:
         return None
     parameters = inspect.signature(kind).parameters
-    refuse_unknown(values, ["type", *parameters], path, mistakes)
+    refuse_unknown(values, ["type", *parameters, *more], path, mistakes)
     given = {
         name: _inner(value, (*path, name), mistakes)
         for name, value in values.items()

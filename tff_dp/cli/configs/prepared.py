@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import tff_dp
+from tff_dp import _checks
 from tff_dp.algorithms import Algorithm
-from tff_dp.cli.configs.inputs import Inputs, read_inputs
+from tff_dp.cli.configs.inputs import Model, clients_of, find_modules, imported, model_of
 from tff_dp.cli.configs.mistakes import Mistakes
 from tff_dp.cli.configs.objects import build
 from tff_dp.cli.configs.source import Source
 from tff_dp.cli.configs.tables import TrainTable, refuse_unknown, table
 from tff_dp.config import Config
+from tff_dp.data import Clients
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms import Unit
 
@@ -28,14 +30,16 @@ class Prepared:
     """What is trained.
 
     Attributes:
-      inputs: The model and the data.
+      model: The model, with its loss and metrics.
+      clients: The clients' data.
       privacy: The plan, or `NoPrivacy`.
       algorithm: The algorithm; None for the default.
       train: The arguments of `fit`.
       run_dir: The folder of the run.
     """
 
-    inputs: Inputs
+    model: Model
+    clients: Clients
     privacy: Any
     algorithm: Any
     train: TrainTable
@@ -63,13 +67,14 @@ def prepare(source: Source) -> Prepared:
         train = table(TrainTable, train_values, ("train",), mistakes)
     else:
         mistakes.add(("train",), 'missing: expected a table [train] with run_dir = "...".')
-    inputs = read_inputs(mistakes)
-    privacy = _privacy(inputs, mistakes)
+    find_modules(source.folder)
+    clients = clients_of("data", mistakes)
+    privacy = _privacy(clients, mistakes)
     algorithm = None
     if "algorithm" in source.values:
         algorithm = build(
             source.values["algorithm"],
-            Algorithm,  # type: ignore[type-abstract]
+            Algorithm,
             ("algorithm",),
             mistakes,
             default=tff_dp.FedAvg,
@@ -77,12 +82,39 @@ def prepare(source: Source) -> Prepared:
     run_dir = None if train is None else source.folder / train.run_dir
     if run_dir is not None:
         _check_folder(run_dir, mistakes)
+    model = model_of(mistakes)  # last, since it imports TensorFlow
     mistakes.raise_all()
-    if inputs is None or privacy is None or train is None or run_dir is None:
+    if model is None or clients is None or privacy is None or train is None or run_dir is None:
         raise ArgumentError(f"{source.name} is not complete.")  # there is a mistake for each
     return Prepared(
-        inputs=inputs, privacy=privacy, algorithm=algorithm, train=train, run_dir=run_dir
+        model=model,
+        clients=clients,
+        privacy=privacy,
+        algorithm=algorithm,
+        train=train,
+        run_dir=run_dir,
     )
+
+
+def import_classes(mistakes: Mistakes) -> None:
+    """Imports the modules of the classes of your own that a configuration names.
+
+    Args:
+      mistakes: The configuration, and where to add what is wrong with it.
+    """
+    find_modules(mistakes.source.folder)
+    for path, name in _own_types(mistakes.source.values):
+        imported(name, path, mistakes)
+
+
+def _own_types(values: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    entries: Iterable[tuple[str, Any]] = values.items() if isinstance(values, Mapping) else ()
+    if isinstance(values, list):
+        entries = ((str(place), each) for place, each in enumerate(values))
+    for name, value in entries:
+        if name == "type" and isinstance(value, str) and ":" in value:
+            yield (*at, name), value
+        yield from _own_types(value, (*at, name))
 
 
 def _check_folder(run_dir: pathlib.Path, mistakes: Mistakes) -> None:
@@ -97,7 +129,7 @@ def _check_folder(run_dir: pathlib.Path, mistakes: Mistakes) -> None:
         mistakes.add(path, f"run_dir={str(run_dir)!r} is a file: give the path of a folder.")
 
 
-def _privacy(inputs: Inputs | None, mistakes: Mistakes) -> Any:
+def _privacy(clients: Clients | None, mistakes: Mistakes) -> Any:
     path = ("privacy",)
     values = mistakes.source.values.get("privacy")
     if not isinstance(values, Mapping):
@@ -111,26 +143,26 @@ def _privacy(inputs: Inputs | None, mistakes: Mistakes) -> Any:
     values = dict(values)
     target = values.pop("target_epsilon", None)
     mechanism = values.get("mechanism")
-    if target is not None and isinstance(mechanism, Mapping):  # the noise will be found
-        values["mechanism"] = {"noise_multiplier": 1.0, **mechanism}
-    quiet = mistakes if inputs is not None else Mistakes(mistakes.source)
+    if target is not None:
+        try:
+            target = _checks.real("target_epsilon", target, "(0, 100]")
+        except ArgumentError as error:
+            mistakes.add_error((*path, "target_epsilon"), error)
+        if isinstance(mechanism, Mapping):  # the noise will be found
+            values["mechanism"] = {"noise_multiplier": 1.0, **mechanism}
+    found = Mistakes(mistakes.source)
     plan = build(
         values,
         tff_dp.PrivacyPlan,
         path,
-        quiet,
+        found,
         default=tff_dp.PrivacyPlan,
-        make=_maker(inputs),
+        make=_maker(clients),
+        more=("target_epsilon",),
     )
-    if inputs is None:
-        # What depends on the data cannot be checked before they can be read.
-        mistakes.found += [
-            each
-            for each in quiet.found
-            if not any(f"privacy.{name}=" in each for name in _OF_THE_DATA)
-        ]
-        return None
-    if plan is None or target is None:
+    # Before the data can be read, what depends on them cannot be checked.
+    mistakes.take(found, without=() if clients is not None else _OF_THE_DATA)
+    if plan is None or target is None or mistakes.has((*path, "target_epsilon")):
         return plan
     try:
         return plan.calibrated(target)
@@ -139,12 +171,11 @@ def _privacy(inputs: Inputs | None, mistakes: Mistakes) -> Any:
         return None
 
 
-def _maker(inputs: Inputs | None) -> Any:
+def _maker(clients: Clients | None) -> Callable[..., Config]:
     """Returns a function that makes a plan for the data, whatever they are."""
 
     def make(**arguments: Any) -> Config:
         mechanism = arguments.get("mechanism")
-        clients = None if inputs is None else inputs.clients
         if getattr(mechanism, "unit", None) is Unit.RECORD:
             if arguments.get("records") is None and clients is not None:
                 arguments["records"] = tuple(clients.sizes.tolist())

@@ -75,9 +75,7 @@ def read_source(path: str, overrides: Sequence[str]) -> Source:
     origins = {key: f"{path}:{line}" for key, line in lines_of(text).items()}
     for override in overrides:
         _override(values, origins, override)
-    return Source(
-        values=values, origins=origins, name=path, folder=file.resolve().parent
-    )
+    return Source(values=values, origins=origins, name=path, folder=file.resolve().parent)
 
 
 def restored_source(values: Mapping[str, Any], name: str, folder: pathlib.Path) -> Source:

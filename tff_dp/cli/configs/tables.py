@@ -144,7 +144,7 @@ def refuse_unknown(
     names = [*known]
     for name in values:
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
+            close = difflib.get_close_matches(name, names, 1, 0.7)
             meant = f"Did you mean {close[0]}? " if close else ""
             mistakes.add(
                 (*path, name), f"unknown key. {meant}Expected one of {', '.join(sorted(names))}."
@@ -166,12 +166,16 @@ def _checked(
         return None
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            mistakes.add(path, f"{path[-1]}={value!r} is outside its bound: expected {_expected(hint)}.")
+            mistakes.add(
+                path, f"{path[-1]}={value!r} is outside its bound: expected {_expected(hint)}."
+            )
             return None
         return tuple(value)
     kind = dict if typing.get_origin(hint) is dict else hint
     if not isinstance(value, kind):
-        mistakes.add(path, f"{path[-1]}={value!r} is outside its bound: expected {_expected(hint)}.")
+        mistakes.add(
+            path, f"{path[-1]}={value!r} is outside its bound: expected {_expected(hint)}."
+        )
         return None
     return value
 
