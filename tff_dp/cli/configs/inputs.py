@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,7 +90,8 @@ def clients_of(name: str, mistakes: Mistakes) -> Any:
     try:
         return read_file(mistakes.source.folder / str(found.file), found)
     except (ArgumentError, OSError, ValueError, ImportError) as error:
-        argument = str(error).partition("=")[0]
+        named = re.match(r"(\w+)(?=[= ])", str(error))
+        argument = named[1] if named else ""
         key = {"dtype": "features", "column": "client", "frame": "file"}.get(argument, argument)
         at = key if isinstance(error, ArgumentError) and hasattr(found, key) else "file"
         mistakes.add_error((name, at), error)

@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import tff_dp
+from tff_dp import algorithms, mechanisms, optimizers, plan, sampling
 from tff_dp.cli.configs.inputs import imported
 from tff_dp.cli.configs.mistakes import Mistakes
 from tff_dp.cli.configs.tables import refuse_unknown
-from tff_dp.config import Config
+from tff_dp.config import Config, is_own
 from tff_dp.errors import ArgumentError
 
 # Values that are inside of most bounds, with which the check goes on after a mistake.
-_HARMLESS = {"delta": 1e-9, "noise_multiplier": 1.0}
+_HARMLESS = {"cohort": 1, "delta": 1e-9, "noise_multiplier": 1.0}
 
 
 def build(
@@ -94,11 +94,13 @@ def _made(
 
 
 def _harmless(parameter: inspect.Parameter) -> Any:
+    if parameter.name in _HARMLESS:
+        return _HARMLESS[parameter.name]
     if parameter.default is not inspect.Parameter.empty:
         return parameter.default
     if parameter.name == "mechanism":
-        return tff_dp.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0)
-    return _HARMLESS.get(parameter.name, 1)
+        return mechanisms.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0)
+    return 1
 
 
 def _inner(value: Any, path: tuple[str, ...], mistakes: Mistakes) -> Any:
@@ -144,9 +146,13 @@ def _kind(
 
 def _names(base: type[Config]) -> dict[str, type[Config]]:
     """Returns the public classes of tff_dp that derive from a class, by name."""
-    found = {name: getattr(tff_dp, name) for name in tff_dp._HOMES if name[0].isupper()}
     return {
         name: each
-        for name, each in found.items()
-        if isinstance(each, type) and issubclass(each, base) and not inspect.isabstract(each)
+        for module in (plan, mechanisms, sampling, algorithms, optimizers)
+        for name, each in vars(module).items()
+        if isinstance(each, type)
+        and issubclass(each, base)
+        and is_own(each)
+        and not inspect.isabstract(each)
+        and not name.startswith("_")
     }
