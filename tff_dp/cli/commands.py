@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from typing import Any
 
 import tff_dp
 from tff_dp.cli import doctor, ledgers, reports, training
@@ -125,7 +126,7 @@ def parser_of(foreign: Kind | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+def _command(commands: Any, name: str) -> argparse.ArgumentParser:
     examples = "\n".join(f"  {line}" for line in EXAMPLES[name])
     parser: argparse.ArgumentParser = commands.add_parser(
         name,

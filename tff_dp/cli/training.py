@@ -241,8 +241,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _cost(prepared: Any) -> str:
     """Says what a configuration would spend."""
-    from tff_dp import PrivacyPlan
     from tff_dp.accounting.report import format_epsilon
+    from tff_dp.plan import PrivacyPlan
 
     plan, clients = prepared.privacy, prepared.clients
     lines = [f"No mistakes. {clients.num_clients} clients, {clients.num_examples} examples."]

@@ -10,20 +10,14 @@ import os
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _BEGUN = time.monotonic()
-
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-import tff_dp  # noqa: E402
-
 _CLIENTS, _EXAMPLES, _ROUNDS = 50, 8, 2
 
 
 def main() -> None:
     """Runs the stages."""
-    import keras
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
 
     seen = tf.config.list_physical_devices()
     _say(
@@ -38,10 +32,16 @@ def main() -> None:
     used = f"{len(places.names)} {'GPUs' if places.on_gpu else 'threads of the CPU'}"
     _say("imported", used=used, seconds=time.monotonic() - _BEGUN)
     started = time.monotonic()
-    _say("training", **_trained(keras), seconds=time.monotonic() - started)
+    found = _trained()
+    _say("training", **found, seconds=time.monotonic() - started)
 
 
-def _trained(keras: Any) -> dict[str, Any]:
+def _trained() -> dict[str, Any]:
+    import keras
+    import numpy as np
+
+    import tff_dp
+
     drawn = np.random.default_rng()
     clients = tff_dp.data.from_arrays(
         {
