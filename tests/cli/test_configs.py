@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.paths import ROOT
 from tests.support.source import PACKAGE
 from tff_dp.algorithms import Algorithm
 from tff_dp.cli import example
@@ -391,3 +392,15 @@ def test_the_example_is_complete_and_not_written_over_anything(tmp_path):
         example.write(str(folder))
     with pytest.raises(ArgumentError, match="cannot be written"):
         example.write(str(folder / "train.toml" / "inside"))
+
+
+def test_the_page_shows_the_example_as_it_is_written():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert f"```toml\n{example.CONFIG}```" in page
+
+
+def test_the_page_explains_every_key():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for kind in (ModelTable, DataTable, TrainTable):
+        for name in kind.__dataclass_fields__:
+            assert f"`{name}`" in page, name
