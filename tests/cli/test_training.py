@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
 
 from tests.support.command_line import found, run
+from tests.support.paths import ROOT
 from tff_dp import cli
 from tff_dp.cli.commands import EXAMPLES
 from tff_dp.runs import read_run
@@ -86,6 +89,33 @@ def test_a_run_is_trained_evaluated_reported_and_verified(here, capsys):
     assert "claim.guarantee.epsilon: the report has 0.5, and the run folder gives" in out
     assert run(capsys, "report", "demo/run", "--out", "demo")[0] == 0
     assert pathlib.Path("demo/report.html").exists()
+
+
+def test_a_report_imports_no_tensorflow(here, capsys):
+    demo(capsys, "--set", "train.rounds=1")
+    program = (
+        "import sys; from tff_dp import cli\n"
+        "assert cli.main(['report', 'demo/run']) == 0\n"
+        "assert cli.main(['report', 'demo/run', '--verify']) == 0\n"
+        "print([m for m in ('tensorflow', 'keras', 'tensorflow_federated') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_budget_that_allows_no_round_is_refused_and_another_one_is_taken(here, capsys):
+    run(capsys, "train", "--example", "demo")
+    code, _, err = run(capsys, "train", "demo/train.toml", "--set", "train.max_epsilon=0.01")
+    assert code == 3
+    assert "train.max_epsilon=0.01 allows no round" in err
+    assert not pathlib.Path("demo/run/train.json").exists()
+    assert run(capsys, "train", "demo/train.toml", "--set", "train.rounds=1")[0] == 0
 
 
 def test_a_run_goes_on_with_more_rounds(here, capsys):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import re
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from tff_dp.cli import example
@@ -122,16 +125,17 @@ def train(options: argparse.Namespace) -> int:
     if prepared.algorithm is not None:
         arguments["algorithm"] = prepared.algorithm
     try:
-        result = tff_dp.fit(
-            prepared.model.model,
-            prepared.clients,
-            privacy=prepared.privacy,
-            loss=prepared.model.loss,
-            metrics=_metrics(prepared.model.metrics),
-            run_dir=run_dir,
-            progress=_progress(prepared.train.progress),
-            **arguments,
-        )
+        with _plain_warnings():
+            result = tff_dp.fit(
+                prepared.model.model,
+                prepared.clients,
+                privacy=prepared.privacy,
+                loss=prepared.model.loss,
+                metrics=_metrics(prepared.model.metrics),
+                run_dir=run_dir,
+                progress=_progress(prepared.train.progress),
+                **arguments,
+            )
     except ArgumentError as error:
         _remove(run_dir)
         raise _placed(error, source) from None
@@ -170,15 +174,16 @@ def resume(options: argparse.Namespace) -> int:
     more = {} if options.rounds is None else {"rounds": options.rounds}
     table = mistakes.source.values.get("train", {})
     try:
-        result = tff_dp.resume(
-            run_dir,
-            model.model,
-            clients,
-            loss=model.loss,
-            metrics=_metrics(model.metrics),
-            progress=_progress(table.get("progress")),
-            **more,
-        )
+        with _plain_warnings():
+            result = tff_dp.resume(
+                run_dir,
+                model.model,
+                clients,
+                loss=model.loss,
+                metrics=_metrics(model.metrics),
+                progress=_progress(table.get("progress")),
+                **more,
+            )
     except KeyboardInterrupt:
         print("tff-dp: interrupted; the run is as it was before.", file=sys.stderr)
         return 1
@@ -208,10 +213,14 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     name = "evaluate" if "evaluate" in source.values else "data"
     if options.data is not None:
-        values = {**source.values, "evaluate": {**source.values["data"]}}
-        values["evaluate"].pop("load", None)
-        values["evaluate"]["file"] = os.path.abspath(options.data)
-        source, name = _replaced(source, values), "evaluate"
+        columns = {**source.values["data"], "file": os.path.abspath(options.data)}
+        columns.pop("load", None)
+        source = dataclasses.replace(
+            source,
+            values={**source.values, "evaluate": columns},
+            origins={("evaluate",): f"--data {options.data}"},
+        )
+        name = "evaluate"
     mistakes = Mistakes(source)
     find_modules(source.folder)
     clients = clients_of(name, mistakes)
@@ -237,6 +246,18 @@ def evaluate(options: argparse.Namespace) -> int:
             "[evaluate] or --data with other data."
         )
     return 0
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Shows warnings as sentences, without the line of this program that they come from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"tff-dp: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _cost(prepared: Any) -> str:
@@ -302,6 +323,7 @@ def _store(run_dir: pathlib.Path, source: Any) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         fresh = run_dir / f"{CONFIG}.new"
+        fresh.touch(mode=0o600)  # like the other files of a run
         fresh.write_text(json.dumps(values, indent=1, default=str) + "\n", encoding="utf-8")
         os.replace(fresh, run_dir / CONFIG)
     except OSError as error:
@@ -330,9 +352,3 @@ def _stored(run_dir: pathlib.Path) -> Any:
             f"{str(path)!r} cannot be read: {error}. Restore it from a backup, or go on in Python: "
             "tff_dp.resume(run_dir, model, clients)."
         ) from None
-
-
-def _replaced(source: Any, values: dict[str, Any]) -> Any:
-    from tff_dp.cli.configs import restored_source
-
-    return restored_source(values, source.name, source.folder)

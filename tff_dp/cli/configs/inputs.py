@@ -90,7 +90,7 @@ def clients_of(name: str, mistakes: Mistakes) -> Any:
     try:
         return read_file(mistakes.source.folder / str(found.file), found)
     except (ArgumentError, OSError, ValueError, ImportError) as error:
-        named = re.match(r"(\w+)(?=[= ])", str(error))
+        named = re.match(r"(\w+)(?==| is )", str(error))
         argument = named[1] if named else ""
         key = {"dtype": "features", "column": "client", "frame": "file"}.get(argument, argument)
         at = key if isinstance(error, ArgumentError) and hasattr(found, key) else "file"
@@ -234,6 +234,12 @@ def _from_arrays(path: pathlib.Path, columns: DataTable) -> data.Clients:
     features = [arrays[name] for name in columns.features or ()]
     if not features:
         raise ArgumentError("features=[] is empty: expected the name of at least one array.")
+    shapes = [each.shape for each in features]
+    if len(features) > 1 and any(shape != (len(features[0]),) for shape in shapes):
+        raise ArgumentError(
+            f"features={list(columns.features or ())!r} have the shapes {shapes}: expected a single "
+            "array of any shape, or several of shape [examples]."
+        )
     x = features[0] if len(features) == 1 else np.stack(features, axis=1)
     y = arrays[str(columns.label)]
     if columns.label_dtype is not None:

@@ -138,7 +138,13 @@ def _privacy(clients: Clients | None, mistakes: Mistakes) -> Any:
             'missing: expected a table [privacy]; [privacy] with type = "NoPrivacy" trains without.',
         )
         return None
-    if values.get("type") == "NoPrivacy":
+    kind = values.get("type", "PrivacyPlan")
+    if kind not in ("PrivacyPlan", "NoPrivacy"):
+        mistakes.add(
+            (*path, "type"), f"type={kind!r} is unknown here: expected PrivacyPlan or NoPrivacy."
+        )
+        return None
+    if kind == "NoPrivacy":
         return build(values, tff_dp.NoPrivacy, path, mistakes)
     values = dict(values)
     target = values.pop("target_epsilon", None)
@@ -177,8 +183,9 @@ def _maker(clients: Clients | None) -> Callable[..., Config]:
     def make(**arguments: Any) -> Config:
         mechanism = arguments.get("mechanism")
         if getattr(mechanism, "unit", None) is Unit.RECORD:
-            if arguments.get("records") is None and clients is not None:
-                arguments["records"] = tuple(clients.sizes.tolist())
+            if arguments.get("records") is None:
+                sizes = (_SAMPLE_POPULATION,) if clients is None else clients.sizes.tolist()
+                arguments["records"] = tuple(sizes)
         elif arguments.get("population") is None:
             arguments["population"] = _SAMPLE_POPULATION if clients is None else clients.num_clients
         plan = tff_dp.PrivacyPlan(**arguments)
