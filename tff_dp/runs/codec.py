@@ -17,6 +17,9 @@ import tree
 from tff_dp.errors import RunFolderError
 
 _NUMBERS = (bool, int, float)
+_PLAIN = {"none": type(None), "str": str, "bytes": bytes} | {
+    kind.__name__: kind for kind in _NUMBERS
+}
 
 
 class UnfitError(RunFolderError):
@@ -136,10 +139,8 @@ def _encoded(path: str, leaf: Any, first: Any) -> tuple[dict[str, Any], bytes]:
 
 def _decoded(leaf: Mapping[str, Any], content: bytes, first: Any) -> Any:
     path, kind = leaf["path"], leaf["kind"]
-    if kind in ("none", "str", "bytes", "bool", "int", "float"):
-        plain = {"none": type(None), "str": str, "bytes": bytes, "bool": bool, "int": int}
-        expected = plain.get(kind, float)
-        if not isinstance(first, expected):
+    if kind in _PLAIN:
+        if type(first) is not _PLAIN[kind]:
             raise UnfitError(f"{path} is of {kind}, and of {type(first).__name__} in the process.")
         return _plain(kind, content)
     wanted = np.asarray(first)

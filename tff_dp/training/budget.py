@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from tff_dp import _checks, _seeds
 from tff_dp.accounting import calibrate_rounds
 from tff_dp.charges import ChargedRun, Charges, new_run
-from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.errors import AccountingError, ArgumentError, LedgerError
 from tff_dp.execution import is_seeded
 from tff_dp.ledger import Ledger
 from tff_dp.plan import PrivacyPlan
@@ -155,8 +156,18 @@ def open_account(setup: Setup, standing: Standing | None = None) -> Iterator[Acc
     with contextlib.ExitStack() as stack:
         book = None
         if setup.ledger is not None and setup.plan is not None:
+            if standing is not None and standing.round_number:
+                _check_there(setup.ledger)
             book = stack.enter_context(Ledger(setup.ledger, setup.plan))
         yield _account(setup, book, random_bits, standing)
+
+
+def _check_there(ledger: Any) -> None:
+    if not os.path.exists(ledger):
+        raise LedgerError(
+            f"The ledger {os.fspath(ledger)!r} does not exist: the run in run_dir has charged its rounds "
+            "in it. Restore it and its .head file, or pass the path to which it was moved as ledger=."
+        )
 
 
 def _account(
@@ -236,7 +247,7 @@ def _resumed(
         stopped=stopped,
         repeated=known.rounds_of(standing.runs) - done,
         book=book,
-        **(facts | {"charged_before": part.before.rounds} | part.fields()),
+        **(facts | vars(part) | {"charged_before": part.before.rounds}),
     )
 
 

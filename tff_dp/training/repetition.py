@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from tff_dp import _checks, _seeds
 from tff_dp.accounting import IndependentRound
@@ -72,8 +71,6 @@ class Part:
       root: The root seed of their cohorts.
       coins: As for `ChargedRun`.
       before: All charges but those of this run.
-      shares_noise: Whether the rounds share noise with rounds that were lost, so that the run costs
-        as much as one from its first round.
     """
 
     run: str
@@ -81,12 +78,6 @@ class Part:
     root: int
     coins: str | None
     before: Charges
-    shares_noise: bool = False
-
-    def fields(self) -> dict[str, Any]:
-        """Returns the fields that an `Account` has as well."""
-        names = ("run", "first", "root", "coins", "before")
-        return {name: getattr(self, name) for name in names}
 
 
 def coins_of(plan: PrivacyPlan, seeded: bool, root: int) -> str | None:
@@ -132,16 +123,16 @@ def continued(setup: Setup, known: Charges, standing: Standing) -> Part:
             coins=own.coins if own else coins_of(plan, setup.seeded, standing.root),
             before=known.without(standing.run or ""),
         )
-    again = {"run": new_run(), "first": standing.round_number + 1, "before": known}
+    first = standing.round_number + 1
+    again = Part(run=new_run(), first=first, root=standing.root, coins=None, before=known)
     if not plan.mechanism.noise_multiplier > 0:
-        return Part(root=standing.root, coins=None, **again)
-    if _keeps_coins(plan, standing.round_number + 1, reached):
-        shares_noise = type(plan.one_round()) in _SHARING
-        return Part(root=standing.root, coins=None, shares_noise=shares_noise, **again)
+        return again
+    if _keeps_coins(plan, first, reached):
+        return again
     # Entropy of the operating system, or a root that no run before can have had: each has charged
     # at least one round since the last one began.
     root = _seeds.later(setup.root, known.rounds) if setup.seeded else _seeds.root(None)
-    return Part(root=root, coins=coins_of(plan, setup.seeded, root), **again)
+    return dataclasses.replace(again, root=root, coins=coins_of(plan, setup.seeded, root))
 
 
 def _charged(plan: PrivacyPlan, known: Charges, standing: Standing) -> ChargedRun | None:
@@ -222,15 +213,9 @@ def affordable(
             f"Training stopped after {last} of {asked} rounds: the privacy plan covers {plan.rounds} "
             "rounds, and those that were lost and charged again count."
         )
-    most, limit = setup.max_epsilon, plan.epsilon().epsilon
-    if most is None and part.shares_noise and last > done and epsilon(last) > limit:
-        raise AccountingError(
-            f"Rounds after {done} were charged, and what came of them was lost. Rounds of "
-            f"{type(plan.mechanism).__name__} share noise: to repeat some costs as much as another run "
-            f"from its first round. All together would spend epsilon {format_epsilon(epsilon(last))}, "
-            f"and the plan spends {format_epsilon(limit)}. Pass max_epsilon= to say how much may be "
-            "spent, or use the model of the saved state."
-        )
+    most = setup.max_epsilon
+    if most is None and last > done and part.first > 1:
+        _check_within_plan(plan, known, standing, range(part.first, last + 1))
     if most is not None:
         most = _checks.real("max_epsilon", most, "(0, 100]")
         if last > done and epsilon(last) > most:
@@ -244,3 +229,23 @@ def affordable(
                 f"than epsilon {most:g}."
             )
     return last, epsilon(last), why
+
+
+def _check_within_plan(plan: PrivacyPlan, known: Charges, standing: Standing, rest: range) -> None:
+    """Raises AccountingError if a run with repeated rounds would spend more than its plan.
+
+    A number of independent rounds costs the same, whichever they are. Where participations are bounded
+    over a run, or rounds share noise, what goes on from a saved state costs as much as another run.
+    """
+    if not plan.mechanism.noise_multiplier > 0:
+        return
+    own = [run.rounds for run in known.runs if run.run in standing.runs]
+    whole, limit = plan.epsilon((*own, rest)).epsilon, plan.epsilon().epsilon
+    if whole > limit * (1 + 1e-9):
+        raise AccountingError(
+            f"Rounds after {standing.round_number} were charged, and what came of them was lost. Under "
+            f"{type(plan.mechanism).__name__} with {type(plan.sampler).__name__}, to go on costs as much "
+            "as another run from its first round: the run would spend epsilon "
+            f"{format_epsilon(whole)} in all, and its plan {format_epsilon(limit)}. Pass max_epsilon= to "
+            "say how much may be spent, or use the model of the saved state."
+        )

@@ -1,0 +1,63 @@
+"""Runs that are killed at random moments, and resumed: nothing is lost, and nothing is free."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+FEW, MANY = 2, 20
+
+
+def killed(folder, kind, kills, seed):
+    """Returns what `tests/support/killed_runs.py` says, and the names of the files in the folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.killed_runs", folder, kind, str(kills), str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = folder / "killed" / "run"
+    return json.loads(done.stdout.splitlines()[-1]), {
+        str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()
+    }
+
+
+def expected_files(rounds, *more):
+    last = {f"checkpoints/round-{number:08}.checkpoint" for number in (rounds - 1, rounds)}
+    return {"config.json", "history.jsonl", "result.json", "run.lock", *last, *more}
+
+
+AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.full)]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kills", AMOUNTS)
+def test_a_run_without_noise_ends_with_the_same_bits_however_often_it_is_killed(tmp_path, kills):
+    found, files = killed(tmp_path, "none", kills, 1)
+    assert found["kills"] == kills
+    assert found["killed"]["rounds"] == [*range(1, found["asked"] + 1)]
+    for name in ("weights", "rounds", "losses", "stopped"):
+        assert found["killed"][name] == found["whole"][name]
+    assert files == expected_files(found["asked"])
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kills", AMOUNTS)
+def test_the_ledger_of_a_killed_run_has_every_round_as_often_as_it_was_drawn(tmp_path, kills):
+    """The program checks after each kill that no round was drawn more often than it is charged."""
+    found, files = killed(tmp_path, "poisson", kills, 2)
+    assert found["kills"] == kills
+    once = found["killed"]
+    assert once["rounds"] == [*range(1, found["asked"] + 1)]
+    assert once["charged"] == found["asked"] + once["repeated"] >= len(found["drawn"])
+    # All that were drawn are paid; charged and not drawn is at most one round for each kill.
+    assert once["charged"] - len(found["drawn"]) <= kills
+    assert found["whole"]["repeated"] == 0
+    assert files == expected_files(found["asked"], "ledger.jsonl", "ledger.jsonl.head")
