@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 16, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 88, 16, 14, 52
 _TICKS = 5
 _MOST_POINTS = 800
 
@@ -104,21 +104,25 @@ def _axes(x_range: tuple[float, float], y_range: tuple[float, float], log_y: boo
     for tick in ticks(*x_range):
         x = _LEFT + _share(tick, x_range) * (right - _LEFT)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        parts.append(_text(x, bottom + 16, f"{tick:.6g}", "middle"))
+        parts.append(_text(x, bottom + 19, f"{tick:.6g}", "middle"))
     for tick in ticks(*y_range):
         y = bottom - _share(tick, y_range) * (bottom - _TOP)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        shown = f"{10**tick:.2g}" if log_y else f"{tick:.6g}"
+        shown = _power(tick) if log_y else f"{tick:.4g}"
         parts.append(_text(_LEFT - 6, y + 4, shown, "end"))
     return parts
+
+
+def _power(exponent: float) -> str:
+    return f"1e{exponent:.0f}" if exponent.is_integer() else f"{10**exponent:.1g}"
 
 
 def _labels(x_label: str, y_label: str) -> list[str]:
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     across = (_LEFT + _WIDTH - _RIGHT) / 2
     return [
-        _text(across, _HEIGHT - 6, x_label, "middle"),
-        f'<text class="label" text-anchor="middle" transform="translate(13 {middle:.0f}) rotate(-90)">'
+        _text(across, _HEIGHT - 7, x_label, "middle"),
+        f'<text class="label" text-anchor="middle" transform="translate(16 {middle:.0f}) rotate(-90)">'
         f"{escape(y_label)}</text>",
     ]
 
