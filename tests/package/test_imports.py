@@ -47,6 +47,7 @@ LIGHT = (
     "tff_dp.optimizers",
     "tff_dp.plan",
     "tff_dp.provenance",
+    "tff_dp.runs",
     "tff_dp.sampling",
     "tff_dp.selftest.command",
     "tff_dp.selftest.testable",

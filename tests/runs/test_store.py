@@ -335,9 +335,10 @@ def test_a_folder_is_open_once(where):
 def test_what_dead_writers_left_is_removed_and_nothing_else(where):
     for name in ("config.json.new", "checkpoints/round-00000005.checkpoint.new"):
         (where.folder / name).write_bytes(b"torn")
-    (where.folder / "train.toml").write_text("a user's")
+    for name in ("train.toml", "notes.new"):
+        (where.folder / name).write_text("a user's")
     assert_is(newest(where), 4)
-    assert names(where) == sorted([*ALL, "train.toml"])
+    assert names(where) == sorted([*ALL, "notes.new", "train.toml"])
 
 
 def test_paths_that_hold_no_run_are_refused_with_the_remedy(tmp_path):

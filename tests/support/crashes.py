@@ -43,7 +43,7 @@ class Crashes:
 
         def save_at_once(saver, run, records):
             after(saver, run, records)
-            saver._wait()  # no copy while a file is being written: the order of the two would be lost
+            saver.wait()  # no copy while a file is being written: the order of the two would be lost
 
         monkeypatch.setattr(Setup, "draw", draw_and_copy)
         monkeypatch.setattr(Account, "charge", copy_and_charge)

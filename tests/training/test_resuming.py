@@ -8,6 +8,7 @@ import errno
 import math
 import os
 import signal
+import threading
 
 import keras
 import numpy as np
@@ -708,11 +709,40 @@ def test_an_error_of_the_writer_ends_the_run_at_its_next_step(folder, monkeypatc
             match=r"could not be written: .*Input/output.* checkpoint of round 2 is whole",
         ) as caught,
     ):
-        fit(run_dir=folder)
+        fit(gaussian(0.0), run_dir=folder)
     assert len(caught.value.result.history) in (3, 4)
     assert read_run(folder).round_number == 2
     monkeypatch.undo()
-    assert_same(resume(folder), fit())
+    assert_same(resume(folder), fit(gaussian(0.0)))
+
+
+def test_a_slow_disk_does_not_hold_up_rounds_that_cost_nothing(folder, monkeypatch):
+    """Without a plan, states are left out while one is being written; under a plan, none is."""
+    may_write, written = threading.Event(), []
+    real = checkpoint.write
+
+    def write(path, facts, leaves, parts):
+        if facts.round_number:
+            assert may_write.wait(60)
+        written.append(facts.round_number)
+        real(path, facts, leaves, parts)
+
+    def draw(setup, number, root, real=Setup.draw):
+        if number == (ROUNDS if setup.plan is None else 2):
+            may_write.set()
+        return real(setup, number, root)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    monkeypatch.setattr(Setup, "draw", draw)
+    whole = fit(run_dir=folder)
+    assert written[:2] == [0, 1]
+    assert written[-1] == ROUNDS
+    assert not {2, 3, 4} & {*written}
+    assert_same(resume(folder), whole)
+    written.clear()
+    may_write.clear()
+    fit(gaussian(), run_dir=folder.with_name("plan"))
+    assert written == [*range(ROUNDS + 1)]
 
 
 # --- What the folder keeps of the beginning ----------------------------------------------------------

@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tff_dp import _checks, _disk
-from tff_dp.errors import ArgumentError, RunFolderError
+from tff_dp import _disk
+from tff_dp.errors import RunFolderError
 from tff_dp.ledger.lines import canonical, hash_of
 
 FORMAT = 1
@@ -116,15 +116,11 @@ def read(path: pathlib.Path) -> Stored:
         content = path.read_bytes()
     except OSError as error:
         raise DamagedError(f"cannot be read ({error})") from error
-    line, found, payload = content.partition(b"\n")
-    try:
-        head = json.loads(line)
-        manifest, own = head["manifest"], head["sha256"]
-        if not found or own != hash_of(manifest) or manifest["tff_dp"] != _KIND:
-            raise ValueError
-        version = _checks.integer("format", manifest["format"], "[1, inf)")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedError("is torn or changed, or is no checkpoint") from None
+    line, ending, payload = content.partition(b"\n")
+    manifest = _manifest(line) if ending else None
+    if manifest is None:
+        raise DamagedError("is torn or changed, or is no checkpoint")
+    version = manifest["format"]
     if version > FORMAT:
         raise RunFolderError(
             f"The checkpoint {path} has format {version}: expected at most {FORMAT}. Read it with the "
@@ -139,5 +135,16 @@ def read(path: pathlib.Path) -> Stored:
             raise DamagedError("was changed: its hash is not that of its state")
         facts = Checkpoint(**manifest["facts"])
         return Stored(facts=facts, leaves=manifest["leaves"], content=payload)
-    except (KeyError, TypeError, ArgumentError):
+    except (KeyError, TypeError):
         raise DamagedError("lacks a field") from None
+
+
+def _manifest(line: bytes) -> dict[str, Any] | None:
+    """Returns the manifest of a checkpoint, in whatever format; None if the line has none."""
+    try:
+        head = json.loads(line)
+        manifest = head["manifest"]
+        is_whole = head["sha256"] == hash_of(manifest) and manifest["tff_dp"] == _KIND
+        return manifest if is_whole and isinstance(manifest["format"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

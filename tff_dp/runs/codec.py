@@ -50,7 +50,7 @@ def encode(state: Any, like: Any) -> Encoded:
       The bytes and their description.
 
     Raises:
-      RunFolderError: The state has a leaf of a type that cannot be stored, or another structure than
+      UnfitError: The state has a leaf of a type that cannot be stored, or another structure than
         the first state.
     """
     leaves, parts = [], []
@@ -75,7 +75,7 @@ def decode(like: Any, leaves: Sequence[Mapping[str, Any]], content: bytes) -> An
       A state of the structure of `like`, with NumPy arrays and scalars.
 
     Raises:
-      RunFolderError: The leaves are not those of such a state: paths, data types or shapes differ.
+      UnfitError: The leaves are not those of such a state: paths, data types or shapes differ.
     """
     expected = [(_path(at), first) for at, first in tree.flatten_with_path(like)]
     found, start = [], 0

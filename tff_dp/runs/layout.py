@@ -11,8 +11,9 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from tff_dp import _checks
-from tff_dp.errors import ArgumentError, RunFolderError
+from tff_dp import _checks, _disk
+from tff_dp.errors import RunFolderError
+from tff_dp.ledger import lines
 
 FORMAT = 1
 _KIND = "run"
@@ -58,6 +59,11 @@ class Layout:
     def checkpoints(self) -> pathlib.Path:
         """The folder of the checkpoints."""
         return self.folder / "checkpoints"
+
+    def leftovers(self) -> list[pathlib.Path]:
+        """Finds what writers of the files of the run have left when they died; see `_disk.leftovers`."""
+        own = (self.config, self.history, self.result, lines.head_path(self.ledger))
+        return [left for path in (*own, self.checkpoints) for left in _disk.leftovers(path)]
 
     def checkpoint(self, round_number: int) -> pathlib.Path:
         """Returns the path of the checkpoint of a round.
@@ -153,22 +159,22 @@ def read_config(layout: Layout) -> dict[str, Any]:
     """
     try:
         found = json.loads(layout.config.read_bytes())
-        if not isinstance(found, Mapping) or found["tff_dp"] != _KIND:
-            raise ValueError
-        version = _checks.integer("format", found["format"], "[1, inf)")
     except OSError as error:
         raise RunFolderError(
             f"{layout.config} cannot be read: {error}. Give the folder of a run."
         ) from error
-    except (ValueError, KeyError, TypeError, ArgumentError):
+    except ValueError:
+        found = None
+    is_run = isinstance(found, Mapping) and found.get("tff_dp") == _KIND
+    if not is_run or not isinstance(found.get("format"), int):
         raise RunFolderError(
             f"{layout.config} is not the configuration of a run. Restore it from a backup, or give the "
             "folder of a run."
-        ) from None
-    if version > FORMAT:
+        )
+    if found["format"] > FORMAT:
         raise RunFolderError(
-            f"{layout.config} has format {version}: expected at most {FORMAT}. Resume the run with the "
-            "version of tff_dp that wrote it."
+            f"{layout.config} has format {found['format']}: expected at most {FORMAT}. Resume the run "
+            "with the version of tff_dp that wrote it."
         )
     return dict(found)
 

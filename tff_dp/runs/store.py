@@ -217,10 +217,8 @@ def opened(where: Layout, *, make: bool) -> Iterator[Store]:
         _lock(file, where)
         store = Store(where)
         with store._writing(where.folder):
-            for place in (where.folder, where.checkpoints):
-                if place.is_dir():
-                    for left in _disk.leftovers(place):
-                        left.unlink()
+            for left in where.leftovers():
+                left.unlink()
         yield store
     finally:
         os.close(file)

@@ -22,8 +22,9 @@ class Checkpoints(Observer):
     """Saves the state of a run every few rounds, and at the end.
 
     The bytes of the state are taken when a step has ended; a thread writes them while the next step
-    runs. There is one write at a time: a step that ends before the last write has ended waits for
-    it. An error of a write ends the run at its next step.
+    runs. There is one write at a time. Under a plan, where rounds that are lost are paid for again, a
+    step that ends before the last write has ended waits for it; otherwise its state is not saved, but
+    a later one. An error of a write ends the run at its next step.
 
     Args:
       store: The open run folder.
@@ -57,7 +58,7 @@ class Checkpoints(Observer):
         self._taken = run.round_number
         if self._store.last is None:
             self._save(run)
-            self._wait()
+            self.wait()
 
     def before_step(self, run: Run) -> None:
         """Ends the run if an earlier write has failed.
@@ -70,7 +71,7 @@ class Checkpoints(Observer):
         """
         del run
         if self._writing is not None and self._writing.done():
-            self._wait()
+            self.wait()
 
     def after_step(self, run: Run, records: Sequence[RoundRecord]) -> None:
         """Passes the state on to be written, if it is time.
@@ -83,8 +84,18 @@ class Checkpoints(Observer):
           RunFolderError: The last write has failed, or the state cannot be stored.
         """
         del records
-        if run.round_number % (self.period or 1) == 0:
+        if run.round_number % (self.period or 1) == 0 and not self._may_skip(run):
             self._save(run)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint that is being written is on the disk.
+
+        Raises:
+          RunFolderError: It could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def on_end(self, run: Run) -> None:
         """Saves the last state, and waits until it is on the disk.
@@ -106,18 +117,22 @@ class Checkpoints(Observer):
             if self._writer is not None:
                 self._writer.shutdown()
 
+    def _may_skip(self, run: Run) -> bool:
+        is_busy = self._writing is not None and not self._writing.done()
+        return is_busy and run.account.plan is None
+
     def _finish(self, run: Run) -> None:
         failed: RunFolderError | None = None
         try:
-            self._wait()
+            self.wait()
         except RunFolderError as error:
             failed = error  # once more: there may be room again
         if failed or self._taken != run.round_number or _ended(run):
             self._save(run)
-            self._wait()
+            self.wait()
 
     def _save(self, run: Run) -> None:
-        self._wait()
+        self.wait()
         assert self._writer is not None
         encoded = codec.encode(run.state, self._like)
         history, number = run.history, run.round_number
@@ -139,12 +154,6 @@ class Checkpoints(Observer):
         self._writing = self._writer.submit(
             self._store.save, facts, encoded.leaves, encoded.parts, new, self._keep
         )
-
-    def _wait(self) -> None:
-        """Waits for the write that is under way, and raises its error."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
 
 
 def _ended(run: Run) -> str | None:
