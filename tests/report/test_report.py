@@ -82,6 +82,12 @@ def seeded_cohorts(folder):
     folder.found.config["arguments"]["seeded"] = True
 
 
+def another_seeded_run(folder):
+    other = plan_of(mechanism=GaussianMechanism(clip_norm=0.5, noise_multiplier=3.0))
+    with Ledger(folder.path / "ledger.jsonl", other) as book:
+        book.charge(1, 2, coins="a hash of a seed")
+
+
 def seeded_noise(folder):
     folder.found.config["openings"][0]["noise_seeded"] = True
 
@@ -106,6 +112,7 @@ def more_rounds(folder):
     ("change", "reason"),
     [
         (seeded_cohorts, "cohorts came from a seed"),
+        (another_seeded_run, "Cohorts that the ledger has charges for came from a seed"),
         (seeded_noise, "noise came from a seed"),
         (no_ledger, "no ledger"),
         (other_ledger, "the ledger or the plan is not the one of this run"),

@@ -118,6 +118,12 @@ def _reasons(
             "The cohorts came from a seed: whoever knows the seed knows who took part when, and the "
             "accounting holds only if nobody does."
         )
+    elif any(run.coins is not None for run in charges.runs):
+        # A ledger has the hash of a run's seed if the run's epsilon relies on it.
+        reasons.append(
+            "Cohorts that the ledger has charges for came from a seed: the accounting of all runs "
+            "together holds only if nobody knows it."
+        )
     if spent is None:
         return [
             *reasons,
@@ -217,8 +223,8 @@ def _not_covered(plan: PrivacyPlan | None, charges: Charges, known: Circumstance
     others = [run for run in charges.runs if run.run not in known.own_runs]
     if others:
         lines.append(
-            f"How the {len(others)} other runs in the ledger drew their cohorts, and whether they "
-            "released plain metrics: of them, the charges alone are known."
+            f"What else was released by other runs in the ledger ({len(others)}), such as plain "
+            "metrics: of them, the charges alone are known."
         )
     return lines
 
