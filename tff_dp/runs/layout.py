@@ -61,7 +61,11 @@ class Layout:
         return self.folder / "checkpoints"
 
     def leftovers(self) -> list[pathlib.Path]:
-        """Finds what writers of the files of the run have left when they died; see `_disk.leftovers`."""
+        """Finds what writers of the files of the run have left when they died.
+
+        Returns:
+          The paths of these files, as `_disk.leftovers` finds them.
+        """
         own = (self.config, self.history, self.result, lines.head_path(self.ledger))
         return [left for path in (*own, self.checkpoints) for left in _disk.leftovers(path)]
 
