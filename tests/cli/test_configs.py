@@ -191,7 +191,7 @@ def test_objects_of_tables_are_those_of_the_constructors():
         "population": 1000,
         "mechanism": {"type": "GaussianMechanism", "clip_norm": 1, "noise_multiplier": 2.0},
         "sampler": {"type": "FixedSizeSampler", "size": 20},
-        "metrics": [{"type": "PrivateMetric", "name": "loss", "clip_value": 3.0}],
+        "metrics": [{"name": "loss", "clip_value": 3.0}],
     }
     mistakes = mistakes_of({})
     plan = build(values, tff_dp.PrivacyPlan, ("p",), mistakes, default=tff_dp.PrivacyPlan)
@@ -245,6 +245,24 @@ def test_unknown_types_are_refused_with_those_that_are_known():
     assert build({}, Algorithm, ("b",), mistakes) is None
     assert build(3, Algorithm, ("c",), mistakes) is None
     assert len(texts(mistakes)) == 7
+
+
+def test_a_field_takes_objects_of_its_own_kind_alone():
+    mistakes = mistakes_of({})
+    values = {
+        "mechanism": {"type": "PoissonSampler"},
+        "sampler": {"type": "Sampler"},
+        "metrics": [{"type": "SGD"}],
+    }
+    build(values, tff_dp.PrivacyPlan, ("p",), mistakes, default=tff_dp.PrivacyPlan)
+    found = texts(mistakes)
+    for part in (
+        "p.mechanism.type='PoissonSampler' is unknown here: expected one of Adaptive",
+        "p.sampler.type='Sampler' is unknown here: expected one of",
+        "p.metrics.0.type='SGD' is unknown here: expected one of PrivateMetric, or",
+    ):
+        assert any(part in text for text in found), (part, found)
+    assert not any("NoPrivacy" in text for text in found)
 
 
 def test_only_refused_accounting_is_a_refusal():

@@ -210,6 +210,7 @@ def test_what_only_fit_can_refuse_has_its_line_and_leaves_no_folder(here, capsys
         ("model.loss='nothing'", "model.loss"),
         ("train.rounds=50", "train.rounds=50"),
         ("train.batch_size=0", "train.batch_size=0"),
+        ("privacy.max_dimension=2", "privacy.max_dimension=2"),
     ):
         code, _, err = run(capsys, "train", "demo/train.toml", "--set", override)
         assert code in (2, 3)

@@ -300,11 +300,12 @@ def _placed(error: ArgumentError, source: Any) -> ArgumentError:
     """Returns an error of `fit` with the key and the line of the argument that it names."""
     named = re.match(r"(\w+)(?=[= ])", str(error))
     name = named[1] if named else ""
-    table = {"loss": "model", "metrics": "model", "weighting": "algorithm"}.get(name, "train")
-    path = (table, name)
-    if name not in source.values.get(table, {}):
+    paths = [path for path in source.origins if path[-1] == name]
+    if not paths:
         return error
-    placed = type(error)(f"{source.where(path)}: {table}.{error}")
+    # Most arguments are those of [train], some of them with the name of another one of the plan.
+    path = min(paths, key=lambda path: (path[0] != "train", len(path)))
+    placed = type(error)(f"{source.where(path)}: {'.'.join(path[:-1])}.{error}")
     placed.result = error.result
     return placed
 

@@ -163,7 +163,12 @@ def called(name: str, args: Mapping[str, Any], path: Sequence[str], mistakes: Mi
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-        at = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+        is_own = trace is None or trace.tb_frame.f_code.co_filename == __file__
+        at = (
+            ""
+            if is_own or trace is None
+            else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+        )
         mistakes.add(path, f"{path[-1]}={name!r} has failed: {type(error).__name__}: {error}{at}.")
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,13 @@ from tff_dp.config import Config, is_own
 from tff_dp.errors import ArgumentError
 
 # Values that are inside of most bounds, with which the check goes on after a mistake.
-_HARMLESS = {"cohort": 1, "delta": 1e-9, "noise_multiplier": 1.0}
+_HARMLESS: Mapping[str, Any] = {"cohort": 1, "delta": 1e-9, "noise_multiplier": 1.0}
+# The classes of objects, by the names of the fields that hold them.
+_BASES: Mapping[str, type[Config]] = {
+    "mechanism": mechanisms.Mechanism,
+    "sampler": sampling.Sampler,
+    "metrics": mechanisms.PrivateMetric,
+}
 
 
 def build(
@@ -105,8 +112,11 @@ def _harmless(parameter: inspect.Parameter) -> Any:
 
 def _inner(value: Any, path: tuple[str, ...], mistakes: Mistakes) -> Any:
     """Returns the value of a field, with objects in place of the tables in it."""
+    name = next(part for part in reversed(path) if not part.isdigit())
     if isinstance(value, Mapping):
-        return build(value, Config, path, mistakes)
+        base = optimizers.Optimizer if name.endswith("optimizer") else _BASES.get(name, Config)
+        only = mechanisms.PrivateMetric if base is mechanisms.PrivateMetric else None
+        return build(value, base, path, mistakes, default=only)
     if isinstance(value, list):
         return tuple(
             _inner(each, (*path, str(place)), mistakes) for place, each in enumerate(value)
@@ -153,6 +163,7 @@ def _names(base: type[Config]) -> dict[str, type[Config]]:
         if isinstance(each, type)
         and issubclass(each, base)
         and is_own(each)
+        and dataclasses.is_dataclass(each)
         and not inspect.isabstract(each)
         and not name.startswith("_")
     }
