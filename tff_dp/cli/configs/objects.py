@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -163,7 +162,7 @@ def _names(base: type[Config]) -> dict[str, type[Config]]:
         if isinstance(each, type)
         and issubclass(each, base)
         and is_own(each)
-        and dataclasses.is_dataclass(each)
         and not inspect.isabstract(each)
+        and hasattr(each, "__dataclass_fields__")
         and not name.startswith("_")
     }
