@@ -358,6 +358,17 @@ def test_paths_that_hold_no_run_are_refused_with_the_remedy(tmp_path):
     assert [*tmp_path.iterdir()] == [file]
 
 
+def test_a_folder_without_permission_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    for path, what in [
+        (tmp_path, "to write it"),
+        (tmp_path / "new", "to write the folder that it is"),
+    ]:
+        with pytest.raises(RunFolderError, match=f"no permission {what}"):
+            checked_folder("run_dir", path, exists=False)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"tff_dp": "other", "format": 1}', '{"tff_dp": "run"}']
 )

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import threading
+from typing import Any
 
 import keras
 import numpy as np
@@ -760,6 +761,21 @@ def test_what_the_first_model_was_trained_on_still_counts(folder, monkeypatch):
     assert tff_dp.provenance.carried_by(result.model) == (trained.charges, result.charges)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CallableFedAvg(tff_dp.FedAvg):
+    """An algorithm of a user's, with a field that no file holds."""
+
+    rate: Any = float
+
+
+def test_what_no_file_can_hold_has_to_be_passed(folder):
+    algorithm = CallableFedAvg(rate=lambda: 0.1)
+    fit(run_dir=folder, rounds=2, algorithm=algorithm)
+    with pytest.raises(ArgumentError, match=r"algorithm cannot be restored.*Pass algorithm="):
+        resume(folder, rounds=3)
+    assert weights(resume(folder, rounds=3, algorithm=algorithm)) == weights(fit(rounds=3))
+
+
 def test_the_result_names_every_source_of_random_bits(folder, monkeypatch):
     with execution.fast(xla=False, random_bits="philox"):
         fit(gaussian(), run_dir=folder, rounds=2)
@@ -767,3 +783,5 @@ def test_the_result_names_every_source_of_random_bits(folder, monkeypatch):
     assert "AES-256" in result.random_bits
     assert "Philox" in result.random_bits
     assert math.isfinite(result.epsilon)
+    with execution.fast(xla=False, random_bits="philox"):  # nothing is drawn there any more
+        assert resume(folder).random_bits == result.random_bits

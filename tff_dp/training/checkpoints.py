@@ -84,7 +84,9 @@ class Checkpoints(Observer):
           RunFolderError: The last write has failed, or the state cannot be stored.
         """
         del records
-        if run.round_number % (self.period or 1) == 0 and not self._may_skip(run):
+        every = self.period or 1
+        is_due = run.round_number // every > self._taken // every
+        if is_due and not self._may_skip(run):
             self._save(run)
 
     def wait(self) -> None:

@@ -30,7 +30,7 @@ def identity_of(setup: Setup) -> dict[str, Any]:
     """
     return {
         "arguments": {
-            "privacy": setup.privacy.to_dict(),
+            "privacy": _plain(setup.privacy.to_dict()),
             "algorithm": _plain(setup.algorithm.to_dict()),
             "batch_size": setup.batch_size,
             "epochs": setup.epochs,
@@ -50,10 +50,13 @@ def origin_of(setup: Setup) -> dict[str, Any]:
       setup: The prepared arguments of `fit`.
 
     Returns:
-      The parts "plan_hash", "disjoint_data", "carried" and "foreign_algorithm" of config.json.
+      The parts "plan_hash", "restorable", "disjoint_data", "carried" and "foreign_algorithm" of
+      config.json.
     """
     plan = setup.plan
+    descriptions = {"privacy": setup.privacy.to_dict(), "algorithm": setup.algorithm.to_dict()}
     return {
+        "restorable": {name: _plain(each) == each for name, each in descriptions.items()},
         "plan_hash": None if plan is None else hash_of(plan.to_dict()),
         "disjoint_data": setup.disjoint_data,
         "carried": [[each.to_dict() for each in group] for group in setup.groups],

@@ -8,7 +8,7 @@ from typing import Any
 from tff_dp.algorithms import Algorithm
 from tff_dp.config import Config
 from tff_dp.data import Clients
-from tff_dp.errors import RunFolderError
+from tff_dp.errors import ArgumentError, RunFolderError
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.runs.layout import checked_folder, read_config
 from tff_dp.runs.store import seed_in
@@ -50,11 +50,17 @@ def resume(
     where = checked_folder("run_dir", run_dir, exists=True)
     config = read_config(where)
     saved, last = config["arguments"], config["openings"][-1] if config["openings"] else {}
-    taken: dict[str, Any] = {
-        "privacy": _privacy(saved["privacy"]),
-        "algorithm": Algorithm.from_dict(saved["algorithm"]),
-        "release_metrics": saved["release_metrics"],
-    }
+    taken: dict[str, Any] = {"release_metrics": saved["release_metrics"]}
+    for name, restore in (("privacy", _privacy), ("algorithm", Algorithm.from_dict)):
+        if name in arguments:
+            taken[name] = arguments[name]
+        elif config["restorable"][name]:
+            taken[name] = restore(saved[name])
+        else:
+            raise ArgumentError(
+                f"{name} cannot be restored from {where.config}: it has a field that is no plain value. "
+                f"Pass {name}= as it was passed to fit."
+            )
     plan = taken["privacy"] if isinstance(taken["privacy"], PrivacyPlan) else None
     if plan is None or plan.unit is not Unit.RECORD:  # whose mechanism determines the batches
         taken |= {name: saved[name] for name in ("batch_size", "epochs", "shuffle")}

@@ -200,7 +200,7 @@ class RunFolder:
         done = self.start.round_number
         if self.standing is not None and (self._ended is not None or account.rounds <= done):
             account = dataclasses.replace(account, resumed=account.resumed - 1)
-            run = Run(self.setup, account, self.start)
+            run = Run(self.setup, _with_all_bits(account, self._config), self.start)
             if self._ended is not None:
                 run.end(self._ended)
             return run, None
