@@ -80,7 +80,7 @@ _HOMES = {
     "resume": "training",
     "self_test": "selftest",
 }
-_MODULES = ("accounting", "data", "execution", "ledger", "runs")
+_MODULES = ("accounting", "data", "execution", "ledger", "report", "runs")
 
 __all__ = [
     "AccountingError",
@@ -136,6 +136,7 @@ __all__ = [
     "fit",
     "ledger",
     "load_model",
+    "report",
     "resume",
     "runs",
     "self_test",
@@ -143,7 +144,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tff_dp import accounting, data, execution, ledger, runs
+    from tff_dp import accounting, data, execution, ledger, report, runs
     from tff_dp.accounting import EpsilonReport
     from tff_dp.algorithms import FedAvg, FedOpt, FedProx, FedSGD
     from tff_dp.charges import Charges

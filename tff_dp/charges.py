@@ -12,8 +12,10 @@ from tff_dp import _checks
 from tff_dp.accounting import (
     Arithmetic,
     EpsilonReport,
+    PrivacyProfile,
     RecordRound,
     check_delta,
+    privacy_profile,
     quick_joint_epsilon,
     spend_jointly,
 )
@@ -275,6 +277,28 @@ class Charges:
         """
         report = spend_jointly(self._parts(), self._delta(delta), arithmetic=self._arithmetic())
         return _without_bound(report) if self.unbounded else report
+
+    def profile(self, least_delta: float | None = None) -> PrivacyProfile:
+        """Returns the epsilon of all charges together at many deltas.
+
+        Args:
+          least_delta: The smallest delta; in (0, 0.1]. By default a thousandth of the smallest delta
+            of the plans.
+
+        Returns:
+          The profile. It has no point if the data were also used without differential privacy.
+
+        Raises:
+          ArgumentError: There are no charges under a plan, or the delta is outside its bound.
+          AccountingError: No accountant applies to all plans together.
+        """
+        if self.unbounded:
+            return PrivacyProfile(epsilons=(), deltas=())
+        if least_delta is None:
+            least_delta = self._delta(None) / 1000
+        return privacy_profile(
+            self._parts(), arithmetic=self._arithmetic(), least_delta=least_delta
+        )
 
     def quick_epsilon(self, delta: float | None = None) -> float:
         """Returns a cheap upper bound on `spent(delta).epsilon`, for display during training.

@@ -28,7 +28,7 @@ LAYERS = [
     {"ledger"},
     {"process", "runs"},
     {"training"},
-    {"selftest"},
+    {"selftest", "report"},
     {"cli"},
 ]
 # Within a layer, only these see each other.

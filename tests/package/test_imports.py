@@ -31,6 +31,8 @@ IN_FUNCTIONS = {
     "tff_dp._compat.tff.loading": {"tff_dp._compat.tff.setup"},
     "tff_dp.selftest": {"tff_dp.selftest.suite"},  # the command refuses wrong plans before that
     "tff_dp.selftest.command": {"tff_dp.selftest.suite"},
+    # It says how far it came: what takes seconds to import is imported between what it says.
+    "tff_dp.cli.training_check": {"tensorflow", "keras", "tff_dp.execution.devices"},
 }
 # What works without TensorFlow: plans, data, accounting, and the command.
 LIGHT = (
@@ -49,6 +51,7 @@ LIGHT = (
     "tff_dp.sampling",
     "tff_dp.selftest.command",
     "tff_dp.selftest.testable",
+    "tff_dp.report",
 )
 
 

@@ -49,6 +49,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         tops = {name.split("/")[0] for name in archive.namelist()}
         assert tops == {"tff_dp", f"tff_dp-{importlib.metadata.version('tff_dp')}.dist-info"}
         assert "tff_dp/py.typed" in archive.namelist()
+        lock = archive.read("tff_dp/_compat/requirements.lock")
+        assert lock == (ROOT / "requirements.lock").read_bytes()
+        assert "tff_dp/report/style.css" in archive.namelist()
 
 
 def test_the_wheel_works_from_outside_the_checkout(wheel, tmp_path):

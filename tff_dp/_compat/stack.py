@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pathlib
 import sys
 
 # From the name of a distribution to the version prefixes with which the tests pass.
@@ -18,6 +19,22 @@ TESTED: dict[str, tuple[str, ...]] = {
     "dp-accounting": ("0.6.0",),
 }
 TESTED_PYTHON = ((3, 11), (3, 12), (3, 13))
+# The packages whose pins in tensorflow-federated and tensorflow-privacy are replaced: docs/stack.md.
+OVERRIDDEN = (
+    *("absl-py", "attrs", "cachetools", "dm-tree", "dp-accounting", "google-vizier"),
+    *(
+        "googleapis-common-protos",
+        "jax",
+        "jaxlib",
+        "ml-dtypes",
+        "numpy",
+        "packaging",
+        "scikit-learn",
+    ),
+    *("scipy", "tensorflow", "tensorflow-estimator", "tensorflow-model-optimization"),
+    *("tensorflow-probability", "typing-extensions"),
+)
+_LOCK = "requirements.lock"
 
 
 def check_stack() -> list[str]:
@@ -39,3 +56,25 @@ def check_stack() -> list[str]:
         if not version.startswith(prefixes):
             problems.append(f"{name} is {version}, tested is {' or '.join(prefixes)}")
     return problems
+
+
+def locked() -> dict[str, str]:
+    """Reads which versions of all packages were tested together on this Python.
+
+    Returns:
+      The version of each package in the lock file, which a wheel has beside this module, and a
+      checkout at its top; empty if there is none.
+    """
+    from packaging.requirements import Requirement
+
+    here = pathlib.Path(__file__).parent
+    path = next((p for p in (here / _LOCK, here.parents[1] / _LOCK) if p.is_file()), None)
+    if path is None:
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line[:1].isalnum():
+            wanted = Requirement(line.rstrip(" \\"))
+            if wanted.marker is None or wanted.marker.evaluate():
+                found[wanted.name] = next(iter(wanted.specifier)).version
+    return found

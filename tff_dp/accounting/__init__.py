@@ -35,14 +35,17 @@ from tff_dp.accounting.joint import quick_joint_epsilon, spend_jointly
 from tff_dp.accounting.record import RecordRound, check_records
 from tff_dp.accounting.report import EpsilonReport
 from tff_dp.accounting.rounds import arithmetic_of, register_round, round_of
+from tff_dp.accounting.tradeoff import FALSE_POSITIVE_RATES, PrivacyProfile, privacy_profile
 
 __all__ = [
+    "FALSE_POSITIVE_RATES",
     "Arithmetic",
     "DistributedGaussianRound",
     "DistributedSkellamRound",
     "EpsilonReport",
     "GaussianRound",
     "IndependentRound",
+    "PrivacyProfile",
     "RecordRound",
     "Round",
     "accountants_of",
@@ -55,6 +58,7 @@ __all__ = [
     "exact_epsilon",
     "of_one_round",
     "pairs_of",
+    "privacy_profile",
     "quick_epsilon",
     "quick_joint_epsilon",
     "rdp_epsilon",

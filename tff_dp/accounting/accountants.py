@@ -507,6 +507,8 @@ def _lower_bound(
     """Returns a lower bound on epsilon at a delta, which may be above the report's; or None."""
     if math.isinf(report.epsilon) or rounds == 0:
         return report.epsilon
+    if delta >= 1:
+        return 0.0
     if "exact" in report.values and isinstance(one_round, GaussianRound):
         again = report.epsilon if delta == report.delta else exact_epsilon(one_round, rounds, delta)
         return max(0.0, again * (1 - _EXACT_ERROR) - _EXACT_ERROR)

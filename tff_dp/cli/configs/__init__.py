@@ -1,0 +1,19 @@
+"""Configurations of runs: TOML files, of which all mistakes are reported at once."""
+
+from tff_dp.cli.configs.inputs import clients_of, find_modules, model_of
+from tff_dp.cli.configs.mistakes import Mistakes
+from tff_dp.cli.configs.prepared import Prepared, import_classes, prepare
+from tff_dp.cli.configs.source import Source, read_source, restored_source
+
+__all__ = [
+    "Mistakes",
+    "Prepared",
+    "Source",
+    "clients_of",
+    "find_modules",
+    "import_classes",
+    "model_of",
+    "prepare",
+    "read_source",
+    "restored_source",
+]

@@ -1,0 +1,196 @@
+"""A configuration whose values have been checked, ready to be trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import tff_dp
+from tff_dp import _checks
+from tff_dp.algorithms import Algorithm
+from tff_dp.cli.configs.inputs import Model, clients_of, find_modules, imported, model_of
+from tff_dp.cli.configs.mistakes import Mistakes
+from tff_dp.cli.configs.objects import build
+from tff_dp.cli.configs.source import Source
+from tff_dp.cli.configs.tables import TrainTable, refuse_unknown, table
+from tff_dp.config import Config
+from tff_dp.data import Clients
+from tff_dp.errors import ArgumentError
+from tff_dp.mechanisms import Unit
+
+TABLES = ("model", "data", "privacy", "algorithm", "train", "evaluate")
+_SAMPLE_POPULATION = 1_000_000  # for the checks of a plan whose data could not be read
+_OF_THE_DATA = ("population", "cohort", "delta", "records", "sampler")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is trained.
+
+    Attributes:
+      model: The model, with its loss and metrics.
+      clients: The clients' data.
+      privacy: The plan, or `NoPrivacy`.
+      algorithm: The algorithm; None for the default.
+      train: The arguments of `fit`.
+      run_dir: The folder of the run.
+    """
+
+    model: Model
+    clients: Clients
+    privacy: Any
+    algorithm: Any
+    train: TrainTable
+    run_dir: pathlib.Path
+
+
+def prepare(source: Source) -> Prepared:
+    """Checks a configuration, and makes the model, the data and the plan.
+
+    Args:
+      source: The configuration.
+
+    Returns:
+      What is trained.
+
+    Raises:
+      ArgumentError: There are mistakes. The message has all of them, each with its key and line.
+      AccountingError: All mistakes are combinations for which no valid accounting is known.
+    """
+    mistakes = Mistakes(source)
+    refuse_unknown(source.values, TABLES, (), mistakes)
+    train_values = source.values.get("train")
+    train = None
+    if isinstance(train_values, Mapping):
+        train = table(TrainTable, train_values, ("train",), mistakes)
+    else:
+        mistakes.add(("train",), 'missing: expected a table [train] with run_dir = "...".')
+    find_modules(source.folder)
+    clients = clients_of("data", mistakes)
+    privacy = _privacy(clients, mistakes)
+    algorithm = None
+    if "algorithm" in source.values:
+        algorithm = build(
+            source.values["algorithm"],
+            Algorithm,
+            ("algorithm",),
+            mistakes,
+            default=tff_dp.FedAvg,
+        )
+    run_dir = None if train is None else source.folder / train.run_dir
+    if run_dir is not None:
+        _check_folder(run_dir, mistakes)
+    model = model_of(mistakes)  # last, since it imports TensorFlow
+    mistakes.raise_all()
+    if model is None or clients is None or privacy is None or train is None or run_dir is None:
+        raise ArgumentError(f"{source.name} is not complete.")  # there is a mistake for each
+    return Prepared(
+        model=model,
+        clients=clients,
+        privacy=privacy,
+        algorithm=algorithm,
+        train=train,
+        run_dir=run_dir,
+    )
+
+
+def import_classes(mistakes: Mistakes) -> None:
+    """Imports the modules of the classes of your own that a configuration names.
+
+    Args:
+      mistakes: The configuration, and where to add what is wrong with it.
+    """
+    find_modules(mistakes.source.folder)
+    for path, name in _own_types(mistakes.source.values):
+        imported(name, path, mistakes)
+
+
+def _own_types(values: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    entries: Iterable[tuple[str, Any]] = values.items() if isinstance(values, Mapping) else ()
+    if isinstance(values, list):
+        entries = ((str(place), each) for place, each in enumerate(values))
+    for name, value in entries:
+        if name == "type" and isinstance(value, str) and ":" in value:
+            yield (*at, name), value
+        yield from _own_types(value, (*at, name))
+
+
+def _check_folder(run_dir: pathlib.Path, mistakes: Mistakes) -> None:
+    path = ("train", "run_dir")
+    if (run_dir / "config.json").exists():
+        mistakes.add(
+            path,
+            f"run_dir={str(run_dir)!r} holds a run already: go on with it by tff-dp resume, or give "
+            "another folder.",
+        )
+    elif run_dir.exists() and not run_dir.is_dir():
+        mistakes.add(path, f"run_dir={str(run_dir)!r} is a file: give the path of a folder.")
+
+
+def _privacy(clients: Clients | None, mistakes: Mistakes) -> Any:
+    path = ("privacy",)
+    values = mistakes.source.values.get("privacy")
+    if not isinstance(values, Mapping):
+        mistakes.add(
+            path,
+            'missing: expected a table [privacy]; [privacy] with type = "NoPrivacy" trains without.',
+        )
+        return None
+    kind = values.get("type", "PrivacyPlan")
+    if kind not in ("PrivacyPlan", "NoPrivacy"):
+        mistakes.add(
+            (*path, "type"), f"type={kind!r} is unknown here: expected PrivacyPlan or NoPrivacy."
+        )
+        return None
+    if kind == "NoPrivacy":
+        return build(values, tff_dp.NoPrivacy, path, mistakes)
+    values = dict(values)
+    target = values.pop("target_epsilon", None)
+    mechanism = values.get("mechanism")
+    if target is not None:
+        try:
+            target = _checks.real("target_epsilon", target, "(0, 100]")
+        except ArgumentError as error:
+            mistakes.add_error((*path, "target_epsilon"), error)
+        if isinstance(mechanism, Mapping):  # the noise will be found
+            values["mechanism"] = {"noise_multiplier": 1.0, **mechanism}
+    found = Mistakes(mistakes.source)
+    plan = build(
+        values,
+        tff_dp.PrivacyPlan,
+        path,
+        found,
+        default=tff_dp.PrivacyPlan,
+        make=_maker(clients),
+        more=("target_epsilon",),
+    )
+    # Before the data can be read, what depends on them cannot be checked.
+    mistakes.take(found, without=() if clients is not None else _OF_THE_DATA)
+    if plan is None or target is None or mistakes.has((*path, "target_epsilon")):
+        return plan
+    try:
+        return plan.calibrated(target)
+    except ArgumentError as error:
+        mistakes.add_error((*path, "target_epsilon"), error)
+        return None
+
+
+def _maker(clients: Clients | None) -> Callable[..., Config]:
+    """Returns a function that makes a plan for the data, whatever they are."""
+
+    def make(**arguments: Any) -> Config:
+        mechanism = arguments.get("mechanism")
+        if getattr(mechanism, "unit", None) is Unit.RECORD:
+            if arguments.get("records") is None:
+                sizes = (_SAMPLE_POPULATION,) if clients is None else clients.sizes.tolist()
+                arguments["records"] = tuple(sizes)
+        elif arguments.get("population") is None:
+            arguments["population"] = _SAMPLE_POPULATION if clients is None else clients.num_clients
+        plan = tff_dp.PrivacyPlan(**arguments)
+        if clients is not None:
+            plan.check_population(clients.num_clients)
+        return plan
+
+    return make
