@@ -125,6 +125,7 @@ class Use:
             is_weighted=components.is_weighted,
             metrics_aggregator=components.metrics_aggregator,
             client_work=None if client_work is None else counted,
+            adjustable=components.adjustable,
         )
 
     def _created(self, value_type: Any) -> None:
