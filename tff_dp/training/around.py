@@ -102,8 +102,8 @@ def observers_of(
     )
     if validation_data is not None and validation_clients is not None:
         raise ArgumentError(
-            "validation_data and validation_clients are both given, and their metrics have the same names: "
-            "expected one of them. Evaluate the other one in a callback of your own."
+            "validation_data and validation_clients are both given, and their metrics have the same "
+            "names: expected one of them. Evaluate the other one in a callback of your own."
         )
     if validation_privacy is not None and validation_clients is None:
         raise ArgumentError(

@@ -67,8 +67,8 @@ def check_callbacks(callbacks: Any, model: Any) -> tuple[Any, ...]:
     keras = keras_compat.library_of(model)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         raise ArgumentError(
-            f"callbacks={callbacks!r} is a CallbackList, which belongs to a model and a number of epochs: "
-            "expected the list of its callbacks. Pass callbacks.callbacks."
+            f"callbacks={callbacks!r} is a CallbackList, which belongs to a model and a number of "
+            "epochs: expected the list of its callbacks. Pass callbacks.callbacks."
         )
     given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
     for each in given:
@@ -119,6 +119,9 @@ class Callbacks(Observer):
         mirror.show(run)
         mirror.add_optimizers(run)
         keras = keras_compat.library_of(mirror.model)
+        monitored = [getattr(each, "monitor", None) or "loss" for each in self._callbacks]
+        if any(str(name).removeprefix("val_") != "loss" for name in monitored):
+            mirror.build_metrics()
         mirror.model.stop_training = False
         self.list = keras.callbacks.CallbackList(
             list(self._callbacks),

@@ -186,7 +186,9 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
 
     def compile_model(model: Any) -> None:
         try:
-            base.compile(model, **arguments())  # the `compile` of a subclass may take other arguments
+            base.compile(
+                model, **arguments()
+            )  # the `compile` of a subclass may take other arguments
             model.optimizer.build(model.trainable_variables)
             _leave_out_of_files(model, keras)
         except Exception as error:  # no error may discard the trained model

@@ -40,8 +40,8 @@ def start_from(bound: BoundModel, given: Any) -> tuple[tuple[Charges, ...], ...]
         groups = ()
     else:
         raise ArgumentError(
-            f"initial_weights={given!r} is outside its bound: expected a list of arrays, as get_weights() "
-            "returns it, or a Keras model."
+            f"initial_weights={given!r} is outside its bound: expected a list of arrays, as "
+            "get_weights() returns it, or a Keras model."
         )
     _check(bound, arrays)
     bound.initial_weights = _ordered(bound, arrays)
@@ -52,8 +52,8 @@ def _check(bound: BoundModel, arrays: Sequence[np.ndarray]) -> None:
     own = bound.source.get_weights()
     if len(arrays) != len(own):
         raise ArgumentError(
-            f"initial_weights has {len(arrays)} arrays: expected {len(own)}, as get_weights() of the model "
-            f"{bound.source.name!r} has. Take those of a model with the same layers."
+            f"initial_weights has {len(arrays)} arrays: expected {len(own)}, as get_weights() of the "
+            f"model {bound.source.name!r} has. Take those of a model with the same layers."
         )
     for position, (array, mine) in enumerate(zip(arrays, own, strict=True)):
         if array.shape != np.shape(mine):

@@ -10,7 +10,7 @@ import numpy as np
 
 from tff_dp import provenance
 from tff_dp._compat import keras as keras_compat
-from tff_dp.model import ModelWeights
+from tff_dp.model import trial
 from tff_dp.model.weights import variables_of
 from tff_dp.process import model_weights
 from tff_dp.training.compiled_models import keras_optimizer
@@ -39,6 +39,7 @@ class Mirror:
         self.model = setup.bound.to_keras(setup.bound.initial_weights)
         self._variables = variables_of(self.model)  # before metrics are among them
         setup.compile_model(self.model)
+        self._input_spec = setup.bound.input_spec
         self._of_result = self.model.optimizer
         self._shown: Any = None
         self._arrays: list[np.ndarray] = []
@@ -82,6 +83,12 @@ class Mirror:
                 return type(self.model).save(self.model, *arguments, **named)
 
         self.model.save = save
+
+    def build_metrics(self) -> None:
+        """Builds the metrics of the model, by which Keras finds whether more of one is better."""
+        x, y = (trial.zeros(spec, 2) for spec in self._input_spec)
+        with contextlib.suppress(Exception):  # zeros may be outside of what a model accepts
+            self.model.evaluate(x, y, verbose=0)
 
     def take(self, run: Run) -> None:
         """Takes the weights and the learning rates of the model into the run, if they were changed.

@@ -82,8 +82,9 @@ _CONDITIONS: dict[str, Callable[[Any], str | None]] = {
 # Classes of other packages whose batch hooks do nothing in a certain configuration.
 _EPOCH_ONLY: dict[str, Callable[[Any], bool]] = {
     "mlflow.MlflowCallback": lambda callback: bool(getattr(callback, "log_every_epoch", False)),
-    "wandb.WandbMetricsLogger": lambda callback: getattr(callback, "logging_batch_wise", None)
-    is False,
+    "wandb.WandbMetricsLogger": lambda callback: (
+        getattr(callback, "logging_batch_wise", None) is False
+    ),
     "wandb.WandbModelCheckpoint": lambda callback: getattr(callback, "save_freq", None) == "epoch",
 }
 

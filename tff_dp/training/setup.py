@@ -21,9 +21,11 @@ from tff_dp.provenance import groups_carried_by
 from tff_dp.training.checks import (
     as_spec,
     check_batches,
+    check_class_weight,
     check_indices,
     check_labels,
     check_privacy,
+    checked_class_weight,
 )
 from tff_dp.training.compiled_models import algorithm_of, check_released, compiler
 from tff_dp.training.initial import start_from
@@ -59,6 +61,8 @@ class Setup:
       spent_before: As for `fit`.
       disjoint_data: As for `fit`.
       algorithm: The algorithm.
+      for_evaluation: A function that returns the model without class weights, which Keras does not use
+        for validation either.
       foreign_algorithm: The class of the algorithm if it is not part of tff_dp; otherwise None.
     """
 
@@ -83,6 +87,7 @@ class Setup:
     spent_before: Any
     disjoint_data: bool
     algorithm: Algorithm
+    for_evaluation: Callable[[], BoundModel]
     foreign_algorithm: str | None
 
     @property
@@ -180,6 +185,7 @@ def prepare(
     disjoint_data = _checks.flag("disjoint_data", disjoint_data)
     adjustable_rates = _checks.flag("adjustable_rates", adjustable_rates)
     spec = as_spec(model, loss, metrics)
+    class_weight = checked_class_weight(class_weight)
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
     )
@@ -193,6 +199,7 @@ def prepare(
     bound = spec.bind(clients.element_spec(), class_weight=class_weight)
     groups = (*groups_carried_by(bound.source), *start_from(bound, initial_weights))
     _check_model(bound, clients)
+    check_class_weight(class_weight, bound, clients)
     check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
     algorithm = algorithm_of(bound, algorithm)
     with explained(bound):
@@ -221,6 +228,7 @@ def prepare(
         spent_before=spent_before,
         disjoint_data=disjoint_data,
         algorithm=algorithm,
+        for_evaluation=lambda: bound if class_weight is None else spec.bind(clients.element_spec()),
         foreign_algorithm=_foreign(algorithm),
     )
 

@@ -137,8 +137,8 @@ class DataValidation(Validation):
             self._mirror.model.evaluate(**self._arguments, steps=1, verbose=0)
         except Exception as error:  # whatever Keras raises
             raise DataError(
-                f"validation_data cannot be evaluated with the model: {reason(error)} Expected (x, y), (x, "
-                "y, weights), or a finite tf.data.Dataset of batches of these, as for evaluate."
+                f"validation_data cannot be evaluated with the model: {reason(error)} Expected (x, y), "
+                "(x, y, weights), or a finite tf.data.Dataset of batches of these, as for evaluate."
             ) from error
 
     def _evaluate(self, run: Run) -> dict[str, float]:
@@ -184,7 +184,9 @@ class ClientValidation(Validation):
             _check_plan(setup, clients, plan)
         self._plan = plan
         self._run, self._count = new_run(), 0
-        self._evaluation = Evaluation(setup.bound, clients, batch_size=batch_size, plan=plan)
+        self._evaluation = Evaluation(
+            setup.for_evaluation(), clients, batch_size=batch_size, plan=plan
+        )
         if plan is not None:
             check_random_bits(self._evaluation.process, plan)
 
@@ -202,14 +204,14 @@ class ClientValidation(Validation):
             return
         if run.round_number:
             raise ArgumentError(
-                "validation_privacy cannot be continued in a resumed run: how many evaluations were begun "
-                "before is not known. Leave validation_clients out."
+                "validation_privacy cannot be continued in a resumed run: how many evaluations were "
+                "begun before is not known. Leave validation_clients out."
             )
         due = sum(self.is_due(number) for number in range(1, run.account.rounds + 1))
         if due > self._plan.rounds:
             raise AccountingError(
-                f"validation_privacy covers {self._plan.rounds} evaluations, and there are {due}: expected "
-                f"rounds={due} or more in the plan. Make it for more rounds, or raise validation_freq."
+                f"validation_privacy covers {self._plan.rounds} evaluations, and there are {due}: "
+                f"expected rounds={due} or more in the plan. Make it for more rounds, or raise validation_freq."
             )
 
     def _evaluate(self, run: Run) -> dict[str, float]:
@@ -217,9 +219,7 @@ class ClientValidation(Validation):
         if self._plan is not None:  # before any result can be observed
             own = ChargedRun(plan=self._plan, rounds=range(1, self._count + 1), run=self._run)
             run.validation_charges = Charges(runs=(own,), unbounded=is_seeded())
-        return self._evaluation.metrics(
-            model_weights(run.setup.process, run.state), self._count
-        )
+        return self._evaluation.metrics(model_weights(run.setup.process, run.state), self._count)
 
     def _is_private(self) -> bool:
         return self._plan is not None and not is_seeded()
@@ -235,8 +235,8 @@ def _check_clients(setup: Setup, clients: Clients) -> None:
     expected, found = setup.clients.element_spec(), clients.element_spec()
     if expected != found:
         raise DataError(
-            f"validation_clients have examples of {found}: expected {expected}, those of the clients that "
-            "are trained on. Prepare both in the same way."
+            f"validation_clients have examples of {found}: expected {expected}, those of the clients "
+            "that are trained on. Prepare both in the same way."
         )
 
 
