@@ -448,6 +448,29 @@ def test_callbacks_that_need_batches_or_are_none_are_refused(clients, make, mess
         trained(clients, callbacks)
 
 
+@pytest.mark.parametrize("name", ["keras", "tf_keras"])
+def test_a_monitor_that_no_round_reports_is_refused_before_a_round(clients, name):
+    library = importlib.import_module(name)
+    c = library.callbacks
+    for callback in (
+        c.EarlyStopping(),
+        c.ReduceLROnPlateau(monitor="accuracy"),
+        c.ModelCheckpoint("a.keras", save_best_only=True),
+    ):
+        with pytest.raises(ArgumentError, match="which no round reports: expected") as caught:
+            trained(clients, [callback], library)
+        assert caught.value.result is None
+    with pytest.raises(ArgumentError, match="expected epsilon"):
+        plan = tff_dp.PrivacyPlan(
+            mechanism=tff_dp.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0),
+            population=5,
+            sampler=tff_dp.FullParticipation(),
+            rounds=ROUNDS,
+            delta=1e-3,
+        )
+        trained(clients, [c.EarlyStopping(monitor="loss")], library, privacy=plan)
+
+
 def test_batch_hooks_of_a_users_class_are_refused_unless_they_are_set_to_those_of_keras(clients):
     class Counts(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

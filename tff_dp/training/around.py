@@ -126,7 +126,12 @@ def observers_of(
     if given or validation_data is not None:
         mirror = Mirror(setup)
         if given:
-            watching = Callbacks(given, mirror, scheduled=server_learning_rate is not None)
+            watching = Callbacks(
+                given,
+                mirror,
+                names=_reported(setup, validation_data, validation_clients, validation_privacy),
+                scheduled=server_learning_rate is not None,
+            )
         if validation_data is not None:
             validations.append(
                 DataValidation(validation_data, frequency, batch_size, mirror, watching)
@@ -135,6 +140,23 @@ def observers_of(
     if watching is not None:
         observers.append(watching)
     return observers
+
+
+def _reported(
+    setup: Setup, validation_data: Any, validation_clients: Any, validation_privacy: Any
+) -> list[str]:
+    """Returns the names of what rounds report to callbacks."""
+    own = ["loss", *(metric.name for metric in setup.bound.metrics)]
+    training = own if setup.release else []
+    if setup.plan is not None and setup.covered and setup.release:
+        training = [metric.name for metric in setup.plan.metrics]
+    validation: list[str] = []
+    if validation_data is not None or validation_clients is not None:
+        validation = own
+    if validation_privacy is not None:
+        validation = [metric.name for metric in validation_privacy.metrics]
+    epsilon = [] if setup.plan is None else ["epsilon"]
+    return [*training, *(f"val_{name}" for name in validation), *epsilon]
 
 
 def progress_of(verbose: int) -> list[Observer]:

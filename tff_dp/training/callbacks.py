@@ -16,7 +16,7 @@ from tff_dp.process import model_weights
 from tff_dp.training.mirror import Mirror
 from tff_dp.training.observers import Observer
 from tff_dp.training.rates import rates_of
-from tff_dp.training.refused_callbacks import check_callback, check_rates
+from tff_dp.training.refused_callbacks import check_callback, check_monitors, check_rates
 from tff_dp.training.results import RoundRecord
 from tff_dp.training.run import Run
 
@@ -87,17 +87,24 @@ class Callbacks(Observer):
     Args:
       callbacks: The callbacks, from `check_callbacks`.
       mirror: The model that they see.
+      names: The names of what rounds report.
       scheduled: Whether `server_learning_rate` of `fit` is given.
 
     Attributes:
       list: Keras's `CallbackList`, once the run has begun; otherwise None.
+
+    Raises:
+      ArgumentError: A callback monitors what no round reports.
     """
 
     period = 1
 
-    def __init__(self, callbacks: Sequence[Any], mirror: Mirror, *, scheduled: bool) -> None:
+    def __init__(
+        self, callbacks: Sequence[Any], mirror: Mirror, *, names: Sequence[str], scheduled: bool
+    ) -> None:
         self._enders = [each for each in callbacks if isinstance(each, EndOnNaN)]
         self._callbacks = [each for each in callbacks if not isinstance(each, EndOnNaN)]
+        check_monitors(self._callbacks, names)
         self._mirror, self._scheduled = mirror, scheduled
         self._logs: dict[str, float] = {}
         self.list: Any = None

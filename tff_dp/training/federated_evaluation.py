@@ -13,9 +13,11 @@ from tff_dp.aggregation import private_metrics
 from tff_dp.data import Clients
 from tff_dp.model import BoundModel, ModelWeights
 from tff_dp.plan import PrivacyPlan
-from tff_dp.process import initialize_from
+from tff_dp.process import initialize_from, with_weights
 
 tff = _compat.tff.load()
+
+_COUNTS = ("num_examples", "num_batches")  # of TFF's models, and no metrics
 
 
 @_compat.keras.usable_tf_keras_models()
@@ -64,7 +66,8 @@ class Evaluation:
     ) -> None:
         self.process = build_evaluation(model, plan)
         self._clients, self._batch_size = clients, batch_size
-        self._plan, self._seed = plan, seed
+        self._model, self._plan, self._seed = model, plan, seed
+        self._first: Any = None
 
     def metrics(self, weights: ModelWeights, number: int) -> dict[str, float]:
         """Evaluates weights.
@@ -74,17 +77,23 @@ class Evaluation:
           number: The number of this evaluation, from 1, by which a plan draws the cohort.
 
         Returns:
-          The metrics by name, without the number of examples.
+          The metrics by name, without the numbers of examples and batches.
         """
         count = self._clients.num_clients
         positions: Any = np.arange(count)
         if self._plan is not None:
             positions = self._plan.draw_cohort(number, population=count, seed=self._seed)
         cohort = self._clients.cohort(positions, batch_size=self._batch_size)
-        state = initialize_from(self.process, weights)
+        if self._first is None:
+            self._first = initialize_from(self.process, weights)
+        state = with_weights(self.process, self._first, weights)
         found = self.process.next(state, cohort).metrics["client_work"]["eval"]
         found = found["current_round_metrics"]
-        return {name: float(value) for name, value in found.items() if name != "num_examples"}
+        metrics = {name: float(value) for name, value in found.items() if name not in _COUNTS}
+        if self._plan is None and not self._model.is_functional:
+            # TFF's metrics of a model with variables leave out the losses of its weights.
+            metrics["loss"] += sum(float(loss) for loss in self._model.to_keras(weights).losses)
+        return metrics
 
 
 def _released(model: BoundModel, plan: PrivacyPlan) -> Any:

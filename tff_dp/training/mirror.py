@@ -10,9 +10,9 @@ import numpy as np
 
 from tff_dp import provenance
 from tff_dp._compat import keras as keras_compat
-from tff_dp.model import trial
+from tff_dp.model import ModelWeights, trial
 from tff_dp.model.weights import variables_of
-from tff_dp.process import model_weights
+from tff_dp.process import model_weights, with_weights
 from tff_dp.training.compiled_models import keras_optimizer
 from tff_dp.training.outcome import records_of
 from tff_dp.training.rates import Rates, rates_of, with_rates
@@ -101,7 +101,9 @@ class Mirror:
         """
         state, arrays = run.state, self._read()
         if any(not _same(a, b) for a, b in zip(arrays, self._arrays, strict=True)):
-            state = _with_weights(run.setup.process, state, arrays, len(self._variables[0]))
+            count = len(self._variables[0])
+            weights = ModelWeights(tuple(arrays[:count]), tuple(arrays[count:]))
+            state = with_weights(run.setup.process, state, weights)
             self._arrays = arrays
         if self._has_optimizers:
             now = self._read_rates()
@@ -163,13 +165,3 @@ def _rate(value: Any) -> float:
 
 def _same(one: np.ndarray, two: np.ndarray) -> bool:
     return one.tobytes() == two.tobytes()  # of any type, NaN included
-
-
-def _with_weights(process: Any, state: Any, arrays: list[np.ndarray], trainable: int) -> Any:
-    current = process.get_model_weights(state)
-    # TFF types a weight list as list or tuple depending on the kind of model: keep its own.
-    replaced = type(current)(
-        trainable=type(current.trainable)(arrays[:trainable]),
-        non_trainable=type(current.non_trainable)(arrays[trainable:]),
-    )
-    return process.set_model_weights(state, replaced)

@@ -132,6 +132,33 @@ def check_callback(callback: Any, keras: Any) -> None:
         )
 
 
+def check_monitors(callbacks: Sequence[Any], names: Sequence[str]) -> None:
+    """Checks that what Keras's own callbacks monitor is among what rounds report.
+
+    Keras itself would only warn, and never stop the training.
+
+    Args:
+      callbacks: The callbacks.
+      names: The names of what rounds report.
+
+    Raises:
+      ArgumentError: No round reports what a callback monitors.
+    """
+    for callback in callbacks:
+        kinds = {kind.__name__ for kind in type(callback).__mro__}
+        monitors = kinds & {"EarlyStopping", "ReduceLROnPlateau"} or (
+            "ModelCheckpoint" in kinds and getattr(callback, "save_best_only", False)
+        )
+        monitor = getattr(callback, "monitor", None)
+        if monitors and monitor not in names:
+            raise ArgumentError(
+                f"callbacks holds {type(callback).__name__} with monitor={monitor!r}, which no round "
+                f"reports: expected {', '.join(names) or 'nothing, since rounds report nothing'}. Under a "
+                "privacy plan, training metrics are reported if the plan has them as metrics; val_ names "
+                "need validation_data or validation_clients."
+            )
+
+
 def check_rates(callbacks: Sequence[Any], *, has_server_rate: bool, scheduled: bool) -> None:
     """Checks callbacks that set the server's learning rate.
 

@@ -211,7 +211,8 @@ class ClientValidation(Validation):
         if due > self._plan.rounds:
             raise AccountingError(
                 f"validation_privacy covers {self._plan.rounds} evaluations, and there are {due}: "
-                f"expected rounds={due} or more in the plan. Make it for more rounds, or raise validation_freq."
+                f"expected rounds={due} or more in the plan. Make it for more rounds, or raise "
+                "validation_freq."
             )
 
     def _evaluate(self, run: Run) -> dict[str, float]:
