@@ -151,11 +151,12 @@ def check_monitors(callbacks: Sequence[Any], names: Sequence[str]) -> None:
         )
         monitor = getattr(callback, "monitor", None)
         if monitors and monitor not in names:
+            known = ", ".join(names) or "none, since rounds report nothing"
             raise ArgumentError(
                 f"callbacks holds {type(callback).__name__} with monitor={monitor!r}, which no round "
-                f"reports: expected {', '.join(names) or 'nothing, since rounds report nothing'}. Under a "
-                "privacy plan, training metrics are reported if the plan has them as metrics; val_ names "
-                "need validation_data or validation_clients."
+                f"reports: expected {known}. Under a "
+                "privacy plan, training metrics are reported if the plan has them as metrics; val_ "
+                "names need validation_data or validation_clients."
             )
 
 
