@@ -50,7 +50,8 @@ class AdjustedOptimizer(tff.learning.optimizers.Optimizer):  # type: ignore[misc
         Returns:
           The new state and the new weights.
         """
-        return self._inner.next(state, weights, gradients)
+        state, weights = self._inner.next(state, weights, gradients)
+        return state, weights
 
 
 class ClientHparams:

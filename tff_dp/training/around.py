@@ -168,4 +168,6 @@ def progress_of(verbose: int) -> list[Observer]:
     Returns:
       The observer; none for silence.
     """
-    return [[], [ProgressBar()], [ProgressLines()]][verbose]
+    if verbose == 0:
+        return []
+    return [ProgressBar() if verbose == 1 else ProgressLines()]
