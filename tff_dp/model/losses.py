@@ -237,7 +237,8 @@ def _weighted(
         classes = tf.cast(classes, tf.int64)
         found = tf.ones_like(classes, tf.float32)
         for number, weight in weights.items():
-            found = tf.where(classes == number, weight, found)
+            same = tf.equal(classes, number)  # `==` is identity in the graphs of TFF
+            found = tf.where(same, weight, found)
         return value(labels, predictions, found)
 
     return total

@@ -98,7 +98,7 @@ def _key(
     algorithm: Algorithm,
     privacy: PrivacyPlan | NoPrivacy,
     structure: Any,
-    adjustable: bool,
+    adjustable: bool = False,
 ) -> Any:
     """Returns the key of a process in the cache; None if the process must not be cached."""
     try:
