@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tff_dp import _checks, _html
 from tff_dp.accounting.report import format_epsilon
 
-if TYPE_CHECKING:  # it imports this module
-    from tff_dp.plan.privacy_plan import PrivacyPlan
 
-
-def parts_of(plan: PrivacyPlan) -> list[tuple[str, str]]:
+def parts_of(plan: Any) -> list[tuple[str, str]]:
     """Returns what a plan says, by name.
 
     Args:
-      plan: The plan.
+      plan: A `PrivacyPlan`.
 
     Returns:
       Names with values as texts.
@@ -39,11 +36,11 @@ def parts_of(plan: PrivacyPlan) -> list[tuple[str, str]]:
     ]
 
 
-def text_of(plan: PrivacyPlan) -> str:
+def text_of(plan: Any) -> str:
     """Returns a plan in one line a part.
 
     Args:
-      plan: The plan.
+      plan: A `PrivacyPlan`.
 
     Returns:
       The lines.
@@ -51,11 +48,11 @@ def text_of(plan: PrivacyPlan) -> str:
     return "\n".join(["PrivacyPlan", *(f"  {name}: {value}" for name, value in parts_of(plan))])
 
 
-def html_of(plan: PrivacyPlan) -> str:
+def html_of(plan: Any) -> str:
     """Returns a plan as a table.
 
     Args:
-      plan: The plan.
+      plan: A `PrivacyPlan`.
 
     Returns:
       HTML in which everything is escaped.

@@ -42,7 +42,11 @@ class Result(Protocol):
         """The record of each round."""
 
     def statement(self) -> str:
-        """The guarantee in words."""
+        """States the guarantee.
+
+        Returns:
+          The guarantee in words.
+        """
 
 
 def keras_history_of(history: Sequence[Record]) -> dict[str, list[float]]:

@@ -61,7 +61,7 @@ def _tensorboard(callback: Any) -> str | None:
             f"has update_freq={callback.update_freq!r}, and the server sees no batches: expected "
             "update_freq='epoch', which writes after each round"
         )
-    if getattr(callback, "_stop_batch", 0):  # of `profile_batch`, which is not kept under its name
+    if keras_compat.profiles_batches(callback):
         return (
             "has profile_batch other than 0, and the server sees no batches: expected profile_batch=0. "
             "The TensorFlow profiler (tf.profiler.experimental.Profile) works around fit"
