@@ -183,6 +183,17 @@ def test_reduce_on_plateau_reduces_what_the_next_round_uses(clients):
     assert_weights(result.model, plain_loop(clients, [(CLIENT, rate) for rate in rates])[-1])
 
 
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
+def test_a_rate_that_is_none_ends_the_run_with_its_result(clients, rate):
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = rate
+
+    with pytest.raises(ArgumentError, match="the server's learning_rate") as caught:
+        trained(clients, [Breaks()])
+    assert len(caught.value.result.history) == 1
+
+
 def test_schedules_are_functions_of_the_round(clients):
     client, server = [0.1, 0.2, 0.3, 0.4], [1.0, 0.5, 0.25, 0.125]
     result = trained(

@@ -323,14 +323,24 @@ def test_a_plan_that_does_not_fit_the_validation_is_refused(
     assert getattr(caught.value, "result", None) is None
 
 
-def test_private_validation_of_clients_that_are_trained_on_is_refused(clients):
+@pytest.mark.parametrize("side", ["validation", "training"])
+def test_validation_of_clients_that_are_trained_on_is_refused_under_a_plan(clients, side):
+    given = {
+        "validation": {"validation_privacy": plan()},
+        "training": {"privacy": plan(population=5), "rounds": None},
+    }[side]
     with pytest.raises(ArgumentError, match="'c0', an id that clients holds as well"):
-        trained(
-            clients,
-            metrics=None,
-            validation_clients=clients.subset([0, 1, 2, 3]),
-            validation_privacy=plan(),
-        )
+        trained(clients, metrics=None, validation_clients=clients.subset([0, 1, 2, 3]), **given)
+
+
+def test_an_evaluation_is_charged_before_it_is_run(clients, held_out, monkeypatch):
+    def fails(*arguments):
+        raise KeyError("evaluation")
+
+    monkeypatch.setattr(Evaluation, "metrics", fails)
+    with pytest.raises(KeyError, match="evaluation") as caught:
+        trained(clients, metrics=None, validation_clients=held_out, validation_privacy=plan())
+    assert caught.value.result.validation_charges.rounds == 1
 
 
 def test_seeded_noise_makes_no_validation_private(clients, held_out):

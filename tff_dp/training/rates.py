@@ -60,7 +60,7 @@ def with_rates(process: Any, state: Any, rates: Rates) -> Any:
       The state with these rates, and otherwise as it was.
 
     Raises:
-      ArgumentError: The state has no such rate.
+      ArgumentError: The state has no such rate, or it is negative, infinite or NaN.
     """
     with current_or_fast():
         hparams = copy.deepcopy(process.get_hparams(state))
@@ -70,7 +70,7 @@ def with_rates(process: Any, state: Any, rates: Rates) -> Any:
             found = _part(hparams, _PARTS[part])
             if _RATE not in found:
                 raise ArgumentError(without_rate(part))
-            found[_RATE] = np.float32(rate)
+            found[_RATE] = np.float32(_checks.real(f"the {part}'s learning_rate", rate, "[0, inf)"))
         return process.set_hparams(state, hparams)
 
 

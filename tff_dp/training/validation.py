@@ -163,7 +163,8 @@ class ClientValidation(Validation):
       plan: The plan under which the metrics are released; None for plain sums over the clients.
 
     Raises:
-      ArgumentError: The plan does not fit, or some of the clients are also those of the training.
+      ArgumentError: The plan does not fit; or there is a plan, of this or of the training, and some of the
+        clients are also those of the training.
       DataError: The clients' data are not like those of the training.
       ComputationError: The random bits of the noise could be guessed.
     """
@@ -181,7 +182,9 @@ class ClientValidation(Validation):
         super().__init__(frequency, batch_size)
         _check_clients(setup, clients)
         if plan is not None:
-            _check_plan(setup, clients, plan)
+            _check_plan(clients, plan)
+        if plan is not None or setup.plan is not None:
+            _check_held_out(setup, clients)
         self._plan = plan
         self._run, self._count = new_run(), 0
         self._evaluation = Evaluation(
@@ -241,7 +244,7 @@ def _check_clients(setup: Setup, clients: Clients) -> None:
         )
 
 
-def _check_plan(setup: Setup, clients: Clients, plan: PrivacyPlan) -> None:
+def _check_plan(clients: Clients, plan: PrivacyPlan) -> None:
     _checks.instance(
         "validation_privacy", plan, PrivacyPlan, "Leave it out to validate without privacy."
     )
@@ -252,13 +255,15 @@ def _check_plan(setup: Setup, clients: Clients, plan: PrivacyPlan) -> None:
         )
     plan.check_population(clients.num_clients)
     plan.draw_cohort(1, population=clients.num_clients, seed=None)  # refuses what needs a seed
+
+
+def _check_held_out(setup: Setup, clients: Clients) -> None:
     both = set(setup.clients.ids) & set(clients.ids)
     if both:
         raise ArgumentError(
-            f"validation_clients holds {sorted(both)[0]!r}, an id that clients holds as well: expected "
-            "held-out clients, since each data set has an epsilon of its own, and neither is that of a "
-            "client in both. Take the clients apart (Clients.subset), or give different clients "
-            "different ids."
+            f"validation_clients holds {min(both)!r}, an id that clients holds as well: expected held-out "
+            "clients. What is released of a client in both would not be within the epsilon of either. "
+            "Take the clients apart (Clients.subset), or give different clients different ids."
         )
 
 
