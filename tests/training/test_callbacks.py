@@ -52,6 +52,9 @@ def trained(clients: Any, callbacks: Any = None, library: Any = keras, **changes
     return tff_dp.fit(linear(library), clients, callbacks=callbacks, **(values | changes))
 
 
+PROCESSES: dict[str, Any] = {}  # of `plain_loop`
+
+
 def plain_loop(clients: Any, rates: Any, algorithm: Any = ALGORITHM) -> list[list[np.ndarray]]:
     """Returns the weights after each round of TFF's own process with given (client, server) rates.
 
@@ -70,7 +73,10 @@ def plain_loop(clients: Any, rates: Any, algorithm: Any = ALGORITHM) -> list[lis
                     algorithm.server_optimizer, learning_rate=server
                 ),
             )
-            process = build_process(bound, algorithm=own, privacy=tff_dp.NoPrivacy())
+            key = repr(own)
+            if key not in PROCESSES:
+                PROCESSES[key] = build_process(bound, algorithm=own, privacy=tff_dp.NoPrivacy())
+            process = PROCESSES[key]
             fresh = initialize_from(process, bound.initial_weights)
             if state is not None:  # everything of the last round but the rate
                 finalizer = {**state.finalizer, "learning_rate": fresh.finalizer["learning_rate"]}

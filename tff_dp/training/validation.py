@@ -163,8 +163,8 @@ class ClientValidation(Validation):
       plan: The plan under which the metrics are released; None for plain sums over the clients.
 
     Raises:
-      ArgumentError: The plan does not fit; or there is a plan, of this or of the training, and some of the
-        clients are also those of the training.
+      ArgumentError: The plan does not fit; or there is a plan, of this or of the training, and some of
+        the clients are also those of the training.
       DataError: The clients' data are not like those of the training.
       ComputationError: The random bits of the noise could be guessed.
     """
@@ -261,8 +261,8 @@ def _check_held_out(setup: Setup, clients: Clients) -> None:
     both = set(setup.clients.ids) & set(clients.ids)
     if both:
         raise ArgumentError(
-            f"validation_clients holds {min(both)!r}, an id that clients holds as well: expected held-out "
-            "clients. What is released of a client in both would not be within the epsilon of either. "
+            f"validation_clients holds {min(both)!r}, an id that clients holds as well: expected "
+            "held-out clients. What is released of a client in both would not be within the epsilon of either. "
             "Take the clients apart (Clients.subset), or give different clients different ids."
         )
 
