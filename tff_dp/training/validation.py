@@ -262,7 +262,8 @@ def _check_held_out(setup: Setup, clients: Clients) -> None:
     if both:
         raise ArgumentError(
             f"validation_clients holds {min(both)!r}, an id that clients holds as well: expected "
-            "held-out clients. What is released of a client in both would not be within the epsilon of either. "
+            "held-out clients. What is released of a client in both would not be within the epsilon of "
+            "either. "
             "Take the clients apart (Clients.subset), or give different clients different ids."
         )
 
