@@ -44,6 +44,7 @@ _HOMES = {
     "DataError": "errors",
     "DistributedGaussianMechanism": "mechanisms",
     "DistributedSkellamMechanism": "mechanisms",
+    "EndOnNaN": "training.callbacks",
     "EpsilonReport": "accounting",
     "FedAvg": "algorithms",
     "FedOpt": "algorithms",
@@ -98,6 +99,7 @@ __all__ = [
     "DataError",
     "DistributedGaussianMechanism",
     "DistributedSkellamMechanism",
+    "EndOnNaN",
     "EpsilonReport",
     "FedAvg",
     "FedOpt",
@@ -191,6 +193,7 @@ if TYPE_CHECKING:
     )
     from tff_dp.selftest import SelfTestReport, self_test
     from tff_dp.training import fit, resume
+    from tff_dp.training.callbacks import EndOnNaN
     from tff_dp.training.results import FitResult
 
     tff: Any

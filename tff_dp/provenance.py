@@ -30,6 +30,8 @@ _FORMAT = 1
 _ASSET = "tff_dp_privacy.json"
 _SIDECAR = ".privacy.json"
 _MARKS: weakref.WeakKeyDictionary[Any, tuple[Charges, ...]] = weakref.WeakKeyDictionary()
+# The records of trained weights by their fingerprint, for weights that are copied out of a model.
+_BY_WEIGHTS: dict[str, tuple[Charges, ...]] = {}
 
 
 def mark(model: Any, records: Sequence[Charges]) -> None:
@@ -56,6 +58,31 @@ def mark(model: Any, records: Sequence[Charges]) -> None:
     # the class of a loaded object does not ask for: the file loads without tff_dp.
     with contextlib.suppress(AttributeError):
         model.save_assets = save_assets
+
+
+def remember_weights(model: Any) -> None:
+    """Remembers the records of a model by its weights, for as long as Python runs.
+
+    Args:
+      model: A Keras 3 or tf-keras model that carries records.
+    """
+    with contextlib.suppress(TypeError):
+        records = _MARKS.get(model, ())
+        if records:
+            _BY_WEIGHTS[_fingerprint_of(model.get_weights())] = records
+
+
+def groups_of_weights(arrays: Sequence[np.ndarray]) -> tuple[tuple[Charges, ...], ...]:
+    """Finds the records of weights that were copied out of a remembered model.
+
+    Args:
+      arrays: The weights, unchanged, as `get_weights` returned them.
+
+    Returns:
+      As for `groups_carried_by`; empty if the weights are not known.
+    """
+    found = _BY_WEIGHTS.get(_fingerprint_of(arrays))
+    return () if found is None else (found,)
 
 
 def groups_carried_by(model: Any) -> tuple[tuple[Charges, ...], ...]:
@@ -171,6 +198,7 @@ def load_model(path: str | os.PathLike[str], **arguments: Any) -> Any:
             "by `|`."
         )
     mark(model, parsed[0])
+    remember_weights(model)
     return model
 
 
@@ -216,8 +244,12 @@ def _content(model: Any, records: Sequence[Charges]) -> str:
 
 def _fingerprint(model: Any) -> str:
     """Returns a hash of a model's weights, in whatever order they come."""
+    return _fingerprint_of(model.get_weights())
+
+
+def _fingerprint_of(arrays: Sequence[Any]) -> str:
     hashes = []
-    for weight in model.get_weights():
+    for weight in arrays:
         values = np.ascontiguousarray(weight)
         head = f"{values.dtype.name}{values.shape}".encode()
         hashes.append(hashlib.sha256(head + values.tobytes()).hexdigest())

@@ -17,7 +17,17 @@ PACKAGE = pathlib.Path(tff_dp.__file__).parent
 
 # Each module may import from its own layer downwards only. Errors and checks are at the bottom.
 LAYERS = [
-    {"errors", "_checks", "_seeds", "_compat", "_arrays", "_caching", "_disk", "_warnings"},
+    {
+        "errors",
+        "_checks",
+        "_seeds",
+        "_compat",
+        "_arrays",
+        "_caching",
+        "_disk",
+        "_html",
+        "_warnings",
+    },
     {"config", "noise", "_registry"},
     {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},

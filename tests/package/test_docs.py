@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
+import itertools
 import pathlib
 import re
 import shlex
@@ -322,3 +324,23 @@ def test_statistics_of_adapt_go_into_the_model_without_noise_and_constants_do_in
     np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-5)  # the plan's noise moves it nowhere
     known = trained(keras.layers.Normalization(mean=[3.0, 3.0], variance=[4.0, 4.0]))
     np.testing.assert_array_equal(np.ravel(known.layers[0].mean), [3.0, 3.0])
+
+
+# --- The tutorial ------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_the_tutorial_change_at_most_eight_lines():
+    text = (ROOT / "docs" / "keras.md").read_text(encoding="utf-8")
+    tutorial = text.partition("## Tutorial\n")[2].partition("\n## ")[0]
+    steps = [block.text.splitlines() for block in blocks(tutorial)]
+    assert len(steps) == 4
+    assert "model.fit(" in "\n".join(steps[0])
+    assert "tff_dp" not in "\n".join(steps[0])
+    steps[3] = steps[2] + steps[3]  # the fourth adds to the third
+    changed = [
+        line
+        for one, two in itertools.pairwise(steps)
+        for line in difflib.ndiff(one, two)
+        if line.startswith("+ ")
+    ]
+    assert 0 < len(changed) <= 8, changed

@@ -22,6 +22,7 @@ IN_FUNCTIONS = {
         "tensorflow",
         "tf_keras",
     },  # of models, whose Keras is imported by then
+    "tff_dp.algorithms.fed_avg": {"tff_dp.algorithms.adjustable"},
     "tff_dp.algorithms.fed_prox": {"tff_dp.algorithms.proximal"},  # descriptions are plain data
     "tff_dp.data._elements": {"tensorflow"},  # data sets are one source of clients among others
     "tff_dp.data.clients": {"tensorflow"},  # clients are made of arrays, and accounted for

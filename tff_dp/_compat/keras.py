@@ -184,6 +184,18 @@ def loss_arguments(loss: Any) -> Mapping[str, Any]:
     return found
 
 
+def profiles_batches(callback: Any) -> bool:
+    """Says whether a `TensorBoard` callback profiles batches.
+
+    Args:
+      callback: The callback, whose class does not keep its argument `profile_batch`.
+
+    Returns:
+      True if `profile_batch` is not 0.
+    """
+    return bool(getattr(callback, "_stop_batch", 0))
+
+
 def random_layer_class() -> Any:
     """Returns the base class of the layers of tf-keras that draw random numbers."""
     import tf_keras  # not before TFF has been imported

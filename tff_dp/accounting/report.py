@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
+from tff_dp import _html
 from tff_dp.sampling import Adjacency
 
 _T = TypeVar("_T")
@@ -76,6 +77,18 @@ class EpsilonReport:
             f"epsilon {format_epsilon(self.epsilon)} at delta {self.delta:g} after {self.rounds} rounds "
             f"({least}{self.adjacency.value}; {others})"
         )
+
+    def _repr_html_(self) -> str:
+        least = "not known" if self.lower_bound is None else format_lower(self.lower_bound)
+        rows = [
+            ("epsilon", f"{format_epsilon(self.epsilon)} at delta {self.delta:g}"),
+            ("rounds", f"{self.rounds:,}"),
+            ("neighboring data sets", self.adjacency.value),
+            ("smallest epsilon, at least", least),
+            *((f"by {name}", format_epsilon(value)) for name, value in self.values.items()),
+            *((f"not by {name}", reason) for name, reason in self.refused.items()),
+        ]
+        return _html.pairs("Privacy spent", rows)
 
 
 def format_epsilon(epsilon: float, digits: int = 3) -> str:

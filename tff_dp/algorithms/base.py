@@ -32,18 +32,22 @@ class Components:
       client_work: If the plan protects records: a function from the clients'
         `tff.learning.optimizers.Optimizer` to a `tff.learning.templates.ClientWorkProcess`, whose
         local steps clip the records' gradients and add the noise. None otherwise.
+      adjustable: Whether the learning rate of the clients has to be part of the state of the process,
+        where it can be changed from round to round.
 
     Raises:
-      ArgumentError: `is_weighted` is not a boolean.
+      ArgumentError: `is_weighted` or `adjustable` is not a boolean.
     """
 
     aggregator: Any
     is_weighted: bool
     metrics_aggregator: Any = None
     client_work: Callable[[Any], Any] | None = None
+    adjustable: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_weighted", _checks.flag("is_weighted", self.is_weighted))
+        object.__setattr__(self, "adjustable", _checks.flag("adjustable", self.adjustable))
 
 
 class Algorithm(Config, abc.ABC):

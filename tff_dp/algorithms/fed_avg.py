@@ -88,6 +88,18 @@ class FedAvg(Algorithm):
                 components=components,
                 server_optimizer=server,
             )
+        if components.adjustable and model.is_functional:
+            from tff_dp.algorithms.adjustable import adjustable_client_work
+
+            work = adjustable_client_work(
+                model.tff_model,
+                client,
+                weigh_by_examples=components.is_weighted,
+                metrics_aggregator=components.metrics_aggregator,
+            )
+            return compose_with_client_work(
+                model, client_work=work, components=components, server_optimizer=server
+            )
         algorithms = _compat.tff.load().learning.algorithms
         build = (
             algorithms.build_weighted_fed_avg

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tff_dp import _checks
+from tff_dp import _checks, _html
 from tff_dp.data import _fields, _files, _ids, _storage
 from tff_dp.data._fields import Array, Fields
 from tff_dp.data.cohort import Cohort
@@ -107,6 +107,17 @@ class Clients:
         return (
             f"Clients({self.num_clients} clients, {self.num_examples} examples, {sizes}, {fields})"
         )
+
+    def _repr_html_(self) -> str:
+        sizes = self.sizes
+        fields = [*_fields.leaves("x", self._x), *_fields.leaves("y", self._y)]
+        rows = [
+            ("clients", f"{self.num_clients:,}"),
+            ("examples", f"{self.num_examples:,}"),
+            ("examples of a client", f"{sizes.min():,} to {sizes.max():,}"),
+            *((label, f"{array.dtype} {list(array.shape[1:])}") for label, array in fields),
+        ]
+        return _html.pairs("Clients", rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, since arrays are writable after unpickling.

@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _checks, _compat
+from tff_dp.algorithms.adjustable import ClientHparams
 from tff_dp.dp_sgd.gradients import sum_of_clipped
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.noise import Grid, gaussian
@@ -56,9 +57,9 @@ def build_client_work(
         is public. Otherwise the weight is 1.
 
     Returns:
-      A `tff.learning.templates.ClientWorkProcess` without state and without measurements: only the
-      update leaves a client. The update is the weights before the steps minus the weights after
-      them, which is TFF's convention.
+      A `tff.learning.templates.ClientWorkProcess` without measurements: only the update leaves a
+      client. The update is the weights before the steps minus the weights after them, which is
+      TFF's convention. Its state and its hyperparameters are those of the optimizer.
 
     Raises:
       ArgumentError: `weigh_by_examples` is not a boolean.
@@ -74,8 +75,12 @@ def build_client_work(
     )
     data_type = tff.types.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
 
-    @tff.tensorflow.computation(weights_type, data_type)
-    def client_update(weights: Any, dataset: Any) -> Any:
+    hparams_state = ClientHparams(optimizer, trainable)
+
+    @tff.tensorflow.computation(weights_type, data_type, hparams_state.type)
+    def client_update(weights: Any, dataset: Any, hparams: Any) -> Any:
+        adjusted = hparams_state.optimizer(hparams)
+
         @tf.function
         def train(start: tuple[Any, ...], kept: tuple[Any, ...], dataset: Any) -> Any:
             records = _read(dataset, model.input_spec)
@@ -84,7 +89,7 @@ def build_client_work(
             def draw() -> tuple[Any, Any]:
                 return _poisson_batch(count, tf.maximum(count, fewest), mechanism.batch_size)
 
-            final = _take_steps(model, optimizer, mechanism, start, kept, records, draw)
+            final = _take_steps(model, adjusted, mechanism, start, kept, records, draw)
             # A learning rate that makes one client's weights overflow must not spoil the global
             # model.
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(w)) for w in final])
@@ -100,20 +105,23 @@ def build_client_work(
 
     @tff.federated_computation
     def initialize() -> Any:
-        return tff.federated_value((), tff.SERVER)
+        return tff.federated_eval(hparams_state.first, tff.SERVER)
 
     @tff.federated_computation(
-        tff.FederatedType((), tff.SERVER),
+        tff.FederatedType(hparams_state.type, tff.SERVER),
         tff.FederatedType(weights_type, tff.CLIENTS),
         tff.FederatedType(data_type, tff.CLIENTS),
     )
     def next_round(state: Any, weights: Any, data: Any) -> Any:
-        result = tff.federated_map(client_update, (weights, data))
+        at_clients = tff.federated_broadcast(state)
+        result = tff.federated_map(client_update, (weights, data, at_clients))
         return tff.templates.MeasuredProcessOutput(
             state, result, tff.federated_value((), tff.SERVER)
         )
 
-    return templates.ClientWorkProcess(initialize, next_round)
+    return templates.ClientWorkProcess(
+        initialize, next_round, get_hparams_fn=hparams_state.get, set_hparams_fn=hparams_state.set
+    )
 
 
 def _read(dataset: Any, spec: Any) -> Any:

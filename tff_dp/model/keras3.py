@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -46,6 +46,7 @@ def bind(
     loss: Any,
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
+    class_weight: Mapping[int, float] | None = None,
 ) -> BoundModel:
     """Converts a Keras 3 model; see `ModelSpec.bind`.
 
@@ -55,6 +56,7 @@ def bind(
       loss: As for `ModelSpec`; not None.
       metrics: As for `ModelSpec`; not None.
       input_spec: As for `ModelSpec.bind`.
+      class_weight: As for `ModelSpec.bind`.
 
     Returns:
       The model in the form that TFF's builders require.
@@ -63,7 +65,7 @@ def bind(
       ModelError: As `ModelSpec.bind`.
       DataError: The loss would broadcast labels and predictions.
     """
-    return _Keras3Model(sample, builder, loss, metrics, input_spec)
+    return _Keras3Model(sample, builder, loss, metrics, input_spec, class_weight)
 
 
 class _Keras3Model(BoundModel):
@@ -76,6 +78,7 @@ class _Keras3Model(BoundModel):
         loss: Any,
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
+        class_weight: Mapping[int, float] | None,
     ) -> None:
         if keras.config.backend() != "tensorflow":
             raise ModelError(
@@ -101,7 +104,12 @@ class _Keras3Model(BoundModel):
         )
         predict, has_extras, outputs = _trace(model, self.initial_weights, input_spec)
         found = resolve_loss(
-            loss, keras, input_spec[1], outputs, getattr(model, "output_names", None)
+            loss,
+            keras,
+            input_spec[1],
+            outputs,
+            getattr(model, "output_names", None),
+            class_weight,
         )
         self.terms = found.terms
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)

@@ -49,6 +49,7 @@ def bind(
     loss: Any,
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
+    class_weight: Mapping[int, float] | None = None,
 ) -> BoundModel:
     """Converts a tf-keras model; see `ModelSpec.bind`.
 
@@ -58,6 +59,7 @@ def bind(
       loss: As for `ModelSpec`; not None.
       metrics: As for `ModelSpec`; not None.
       input_spec: As for `ModelSpec.bind`.
+      class_weight: As for `ModelSpec.bind`.
 
     Returns:
       The model in the form that TFF's builders require.
@@ -72,7 +74,7 @@ def bind(
             "which TFF's converter cannot use. Set TF_USE_LEGACY_KERAS=1, or import tff_dp.tff, before "
             "tf.keras is first used; or make the model with Keras 3."
         )
-    return _LegacyModel(sample, builder, loss, metrics, input_spec)
+    return _LegacyModel(sample, builder, loss, metrics, input_spec, class_weight)
 
 
 class _BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
@@ -119,6 +121,7 @@ class _LegacyModel(BoundModel):
         loss: Any,
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
+        class_weight: Mapping[int, float] | None,
     ) -> None:
         if builder is not None:
             builder = _uncompiled(builder)
@@ -132,7 +135,14 @@ class _LegacyModel(BoundModel):
         self._check_clone(sample, builder)
         self.compute_dtypes = compute_dtypes(sample)
         labels = input_spec[1]
-        found = resolve_loss(loss, tf_keras, labels, outputs, getattr(sample, "output_names", None))
+        found = resolve_loss(
+            loss,
+            tf_keras,
+            labels,
+            outputs,
+            getattr(sample, "output_names", None),
+            class_weight,
+        )
         self.terms = found.terms
         loss_object = _loss_object(found.value)
         self.metrics = metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)

@@ -55,6 +55,7 @@ def resolve_loss(
     labels: Any,
     predictions: Any,
     output_names: Sequence[str] | None = None,
+    class_weight: Mapping[int, float] | None = None,
 ) -> BatchLoss:
     """Finds a loss, and checks that it accepts the labels and the predictions.
 
@@ -69,12 +70,15 @@ def resolve_loss(
       labels: The spec of y: a `tf.TensorSpec`, or a dictionary of them.
       predictions: The spec of the model's outputs: one, or a list or dictionary of them.
       output_names: The names of the outputs, in order, if the predictions are a list.
+      class_weight: The weight of an example's loss by its class, as of Keras's `fit`; 1 for other
+        classes. None for no weights.
 
     Returns:
       The loss of a batch.
 
     Raises:
-      ModelError: The loss is unknown, belongs to the other Keras, or fails.
+      ModelError: There are class weights for several outputs; or the loss is unknown, belongs to
+        the other Keras, or fails.
       DataError: The loss would broadcast labels and predictions.
     """
     legacy = keras.__name__ == "tf_keras"
@@ -93,8 +97,13 @@ def resolve_loss(
     else:
         one, term = _term(loss, None, keras, labels, predictions, legacy)
         _try(one, term, labels, predictions, legacy)
+        if class_weight is not None:
+            _check_single(several, labels)
+            return BatchLoss(_weighted(one, class_weight), (term,))
         return BatchLoss(one, (term,))
 
+    if class_weight is not None:
+        _check_single(True, labels)
     assert names is not None
     one_array = not isinstance(labels, Mapping)
 
@@ -151,7 +160,7 @@ def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | N
 
 def _term(
     loss: Any, output: str | None, keras: ModuleType, labels: Any, predictions: Any, legacy: bool
-) -> tuple[Callable[[Any, Any], Any], Term]:
+) -> tuple[Callable[..., Any], Term]:
     """Returns the loss of a batch for one output, and checks the shapes."""
     found, function = _resolved(loss, keras)
     where = "y" if output is None else f"y[{output!r}]"
@@ -182,7 +191,7 @@ def _term(
     if not isinstance(found, keras.losses.Loss):
         found = _as_object(found, keras)
 
-    def value(labels: Any, predictions: Any) -> Any:
+    def value(labels: Any, predictions: Any, weights: Any = None) -> Any:
         mask = keras_compat.mask_of(predictions)
         labels, predictions = to_one_rank(labels, predictions, legacy=legacy)
         if legacy and hasattr(labels, "dtype") and hasattr(predictions, "dtype"):
@@ -192,13 +201,47 @@ def _term(
         if mask is not None:  # Keras leaves masked values out of the mean
             keras_compat.set_mask(predictions, mask)
         with tf_compat.equality_by_value():
-            result = found(labels, predictions)
+            result = found(
+                labels, predictions, **({} if weights is None else {"sample_weight": weights})
+            )
         return result if getattr(found, "reduction", None) == "sum" else tf.reduce_mean(result)
 
     if function is not None:
         predictions = _classes_last(predictions, found)
     shape = getattr(predictions, "shape", None)
     return value, Term(loss, function, output, None if shape is None else tuple(shape[1:]))
+
+
+def _check_single(several: bool, labels: Any) -> None:
+    if several or isinstance(labels, Mapping):
+        raise ModelError(
+            "class_weight is for models with a single output, as in Keras: the classes of several "
+            "outputs are not the same. Weight the outputs in a loss function of your own."
+        )
+
+
+def _weighted(
+    value: Callable[..., Any], class_weight: Mapping[int, float]
+) -> Callable[[Any, Any], Any]:
+    """Returns the loss of a batch in which each example has the weight of its class.
+
+    The class is the label itself, or the place of the largest value of a one-hot label.
+    """
+    weights = {int(number): float(weight) for number, weight in class_weight.items()}
+
+    def total(labels: Any, predictions: Any) -> Any:
+        classes = labels
+        if len(classes.shape) > 1:
+            several = classes.shape[-1] != 1
+            classes = tf.argmax(classes, -1) if several else tf.squeeze(classes, -1)
+        classes = tf.cast(classes, tf.int64)
+        found = tf.ones_like(classes, tf.float32)
+        for number, weight in weights.items():
+            same = tf.equal(classes, number)  # `==` is identity in the graphs of TFF
+            found = tf.where(same, weight, found)
+        return value(labels, predictions, found)
+
+    return total
 
 
 def _classes_last(predictions: Any, loss: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -62,12 +62,16 @@ class ModelSpec:
                 f"metrics={self.metrics!r}: expected a list of Keras metrics or names of them."
             )
 
-    def bind(self, input_spec: tuple[Any, Any]) -> BoundModel:
+    def bind(
+        self, input_spec: tuple[Any, Any], class_weight: Mapping[int, float] | None = None
+    ) -> BoundModel:
         """Converts the model for data of a given shape.
 
         Args:
           input_spec: The specs of x and y, each a `tf.TensorSpec` with None as first dimension, or
             a dictionary of them; `Clients.element_spec()` returns it.
+          class_weight: The weight of an example's loss by its class, as of Keras's `fit`; None for no
+            weights. Classes without a weight have the weight 1.
 
         Returns:
           The model in the form that TFF's builders require.
@@ -95,7 +99,7 @@ class ModelSpec:
         compiled = compiled_of(sample)
         loss = loss_of(sample, compiled) if self.loss is None else self.loss
         metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
-        bound = bind(sample, builder, loss, metrics, input_spec)
+        bound = bind(sample, builder, loss, metrics, input_spec, class_weight)
         bound.loss, bound.compiled = loss, compiled
         bound.source = sample
         bound.input_spec = input_spec

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ModelError
 from tff_dp.model.bound import BoundModel
 
@@ -66,3 +67,18 @@ def _check(what: str, weight: Any, is_right: Callable[[Any], Any], expected: str
             "client's update would be NaN, and every round would be charged for nothing. Load the "
             "weights of the model again, or initialize them."
         )
+
+
+def variables_of(model: Any) -> tuple[list[Any], list[Any]]:
+    """Returns the variables of a Keras model in the order of `ModelWeights`.
+
+    Args:
+      model: A built Keras model that was not compiled: metrics of a compiled one may count as
+        variables.
+
+    Returns:
+      The trainable variables, and the others that are weights.
+    """
+    if keras_compat.is_legacy(model):
+        return list(model.trainable_variables), list(model.non_trainable_variables)
+    return list(model.trainable_variables), list(model.non_trainable_weights)

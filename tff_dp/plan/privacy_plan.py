@@ -28,6 +28,7 @@ from tff_dp.config import Config
 from tff_dp.errors import AccountingError, ArgumentError, DataError
 from tff_dp.mechanisms import Mechanism, PrivateMetric, Unit
 from tff_dp.mechanisms.metrics import check_metrics
+from tff_dp.plan import shown
 from tff_dp.plan.arguments import clients_of, root, sampler_of, unit_of
 from tff_dp.sampling import Adjacency, Sampler
 
@@ -146,6 +147,12 @@ class PrivacyPlan(Config):
         sampler.check_rounds(population, rounds)
         if mechanism.noise_multiplier > 0:
             self.epsilon()  # raises AccountingError if no accountant covers all the rounds
+
+    def __str__(self) -> str:
+        return shown.text_of(self)
+
+    def _repr_html_(self) -> str:
+        return shown.html_of(self)
 
     @property
     def unit(self) -> Unit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,7 @@ def compose(
     privacy: PrivacyPlan | NoPrivacy,
     *,
     scaled: bool = False,
+    adjustable: bool = False,
 ) -> Any:
     """Composes the process of `build_process`.
 
@@ -74,15 +76,18 @@ def compose(
       privacy: See `build_process`.
       scaled: Whether the noise multiplier is in the state, and not in the graph of a round; see
         `tff_dp.aggregation.build_aggregator`.
+      adjustable: Whether the learning rate of the clients is in the state, if the algorithm supports
+        that; see `Components`. It always is if records are protected.
 
     Returns:
       As `build_process`.
 
     Raises:
-      ArgumentError: As for `build_process`; or `scaled` is no boolean.
+      ArgumentError: As for `build_process`; or `scaled` or `adjustable` is no boolean.
       ModelError: As for `build_process`.
     """
     _checks.flag("scaled", scaled)
+    _checks.flag("adjustable", adjustable)
     if not isinstance(algorithm, Algorithm):
         raise ArgumentError(
             f"algorithm={algorithm!r} is unknown: expected FedAvg, FedOpt, FedProx or FedSGD, or an "
@@ -94,7 +99,8 @@ def compose(
     _compat.tff.load()
     if not isinstance(privacy, PrivacyPlan):
         check_weights(model)
-        return _checked(algorithm, algorithm.compose(model, plain_components(algorithm)))
+        components = dataclasses.replace(plain_components(algorithm), adjustable=adjustable)
+        return _checked(algorithm, algorithm.compose(model, components))
     if not isinstance(privacy.mechanism, RecordGaussianMechanism):
         _refuse_weights(algorithm)
     check_weights(model)
@@ -103,7 +109,7 @@ def compose(
         components = record_level_components(privacy, privacy.mechanism, model, algorithm)
     else:
         components = client_level_components(privacy, scaled=scaled)
-    use = Use(privacy, components)
+    use = Use(privacy, dataclasses.replace(components, adjustable=adjustable))
     process = _checked(algorithm, algorithm.compose(model, use.components))
     use.check(algorithm)
     return process

@@ -126,6 +126,7 @@ class Use:
             is_weighted=components.is_weighted,
             metrics_aggregator=components.metrics_aggregator,
             client_work=None if client_work is None else counted,
+            adjustable=components.adjustable,
         )
 
     def create(self, inner: Any, value_type: Any, *more: Any) -> Any:

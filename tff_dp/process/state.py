@@ -20,6 +20,21 @@ def initialize_from(process: Any, weights: ModelWeights) -> Any:
     """
     with current_or_fast():  # TFF's default would start a worker process that stays
         state = process.initialize()
+        return with_weights(process, state, weights)
+
+
+def with_weights(process: Any, state: Any, weights: ModelWeights) -> Any:
+    """Replaces the global model's weights in a process's state.
+
+    Args:
+      process: A learning process.
+      state: A state of the process.
+      weights: As `BoundModel.initial_weights`.
+
+    Returns:
+      The state with these weights, and otherwise as it was.
+    """
+    with current_or_fast():
         current = process.get_model_weights(state)
         # TFF types a weight list as list or tuple depending on the kind of model: keep its own.
         replaced = type(current)(

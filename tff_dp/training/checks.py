@@ -172,6 +172,46 @@ def check_labels(model: BoundModel, clients: Clients) -> None:
             _check_range(where, labels, 0, 1, "a binary crossentropy", clients)
 
 
+def check_class_weight(class_weight: Any, model: BoundModel, clients: Clients) -> None:
+    """Checks that labels are classes, if classes have weights.
+
+    Args:
+      class_weight: The argument of `fit`, which `checked_class_weight` has accepted.
+      model: The model, bound to the shape of the data.
+      clients: The clients' data.
+
+    Raises:
+      DataError: A label is no whole number; the message names the client.
+    """
+    _, labels = clients.pooled()
+    if class_weight is not None and not isinstance(labels, dict):
+        _check_whole("y", labels, model.terms[0].loss, clients)
+
+
+def checked_class_weight(class_weight: Any) -> dict[int, float] | None:
+    """Checks the argument `class_weight` of `fit`.
+
+    Args:
+      class_weight: A dictionary from whole numbers to weights, or None.
+
+    Returns:
+      A copy.
+
+    Raises:
+      ArgumentError: It is no dictionary, or a class or a weight is outside its bound.
+    """
+    if class_weight is None:
+        return None
+    remedy = "It maps the number of a class to the weight of its examples, as in Keras: {0: 1.0, 1: 5.0}."
+    given = _checks.instance("class_weight", class_weight, dict, remedy)
+    return {
+        _checks.integer("a class in class_weight", number, "[0, inf)", remedy): _checks.real(
+            f"class_weight[{number!r}]", weight, "[0, inf)"
+        )
+        for number, weight in given.items()
+    }
+
+
 def check_indices(model: BoundModel, clients: Clients) -> None:
     """Checks that each input index has a row in the model's embeddings.
 

@@ -159,7 +159,7 @@ def _unreleased(names: Sequence[str], plan: PrivacyPlan) -> str:
 def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
     """Prepares the compilation of the trained model with its loss, metrics and optimizer.
 
-    The metrics are copied here, so that a failure occurs before training.
+    The metrics are copied here once, so that a failure occurs before training.
 
     Args:
       bound: The model.
@@ -173,16 +173,22 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
     """
     keras = keras_compat.library_of(bound.source)
     base = keras.Model
-    arguments = {
-        "optimizer": _to_keras(bound, algorithm, keras),
-        "loss": bound.loss,
-        "metrics": [copy_metric(metric) for metric in bound.metrics],
-        **(bound.compiled.hints if bound.compiled is not None else {}),
-    }
+
+    def arguments() -> dict[str, Any]:  # new objects for each model
+        return {
+            "optimizer": keras_optimizer(algorithm.model_optimizer, keras),
+            "loss": bound.loss,
+            "metrics": [copy_metric(metric) for metric in bound.metrics],
+            **(bound.compiled.hints if bound.compiled is not None else {}),
+        }
+
+    arguments()
 
     def compile_model(model: Any) -> None:
         try:
-            base.compile(model, **arguments)  # the `compile` of a subclass may take other arguments
+            base.compile(
+                model, **arguments()
+            )  # the `compile` of a subclass may take other arguments
             model.optimizer.build(model.trainable_variables)
             _leave_out_of_files(model, keras)
         except Exception as error:  # no error may discard the trained model
@@ -214,9 +220,16 @@ def _leave_out_of_files(model: Any, keras: Any) -> None:
         model.get_compile_config = get_compile_config
 
 
-def _to_keras(bound: BoundModel, algorithm: Algorithm, keras: Any) -> Any:
-    """Returns a new Keras optimizer like the `model_optimizer` of the algorithm."""
-    given = algorithm.model_optimizer
+def keras_optimizer(given: Optimizer | None, keras: Any) -> Any:
+    """Returns a new Keras optimizer like one of tff_dp.
+
+    Args:
+      given: The optimizer; None for Keras's SGD.
+      keras: The module `keras` or `tf_keras`.
+
+    Returns:
+      A Keras optimizer; Adam in place of Yogi, which Keras does not have.
+    """
     if isinstance(given, SGD):
         return keras.optimizers.SGD(learning_rate=given.learning_rate, momentum=given.momentum)
     if isinstance(given, Adagrad):

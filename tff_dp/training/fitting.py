@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-from tff_dp import _checks
 from tff_dp.algorithms import Algorithm
 from tff_dp.charges import Charges
 from tff_dp.data import Clients
 from tff_dp.execution import current_or_fast, expecting
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.training.around import checked_verbose, needs_rates, observers_of, progress_of
 from tff_dp.training.budget import open_account
 from tff_dp.training.interrupts import INTERRUPTED, after_this_round, say_how_to_resume
 from tff_dp.training.observers import Observer, common_period, observed, observed_step
 from tff_dp.training.outcome import attach_result, result_of
-from tff_dp.training.progress import ProgressBar
 from tff_dp.training.results import FitResult
 from tff_dp.training.run import Run
 from tff_dp.training.run_folder import RunFolder, checked_keeping, open_run_folder
@@ -43,6 +42,16 @@ def fit(
     spent_before: FitResult | Charges | None = None,
     disjoint_data: bool = False,
     progress: bool = False,
+    verbose: int | None = None,
+    callbacks: Sequence[Any] | None = None,
+    validation_data: Any = None,
+    validation_clients: Clients | None = None,
+    validation_freq: int | Container[int] = 1,
+    validation_privacy: PrivacyPlan | None = None,
+    client_learning_rate: Callable[[int], float] | None = None,
+    server_learning_rate: Callable[[int], float] | None = None,
+    initial_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     save_every: int = 1,
     keep: int = 2,
@@ -92,7 +101,6 @@ def fit(
       disjoint_data: States that the model was not trained on any of these clients before. Required
         if the model comes from `fit` and neither the ledger nor `spent_before` contains its
         charges. The statement cannot be checked.
-      progress: Whether to show a progress bar.
       run_dir: The path of a folder for this run, which is made if there is none: its configuration,
         history and checkpoints, and, under a plan and without `ledger`, its ledger. Under
         `TreeMechanism` and `BandedMechanism` it is as secret as the clients' data.
@@ -102,6 +110,33 @@ def fit(
       resume: Whether the run in `run_dir` goes on from its last checkpoint. The arguments have to be
         those with which it was begun, except for `rounds` (the number that the run is to have in all),
         `max_epsilon`, `save_every`, `keep` and `progress`. A run that is finished returns its result.
+      progress: Whether to show a progress bar: an older name of verbose=1.
+      verbose: 0 for silence, which is the default; 1 for a progress bar; 2 for one line a round.
+      callbacks: Keras callbacks of the model's Keras, for which a round is an epoch, and
+        `tff_dp.EndOnNaN`. Their model has the weights of the round. Its `optimizer` stands for the
+        server's and its `client_optimizer` for the clients': the learning rates that callbacks set
+        on them are those of the next round. docs/keras.md lists the callbacks that are refused.
+      validation_data: Public data on which the model is evaluated after rounds, by Keras's own
+        `evaluate`: (x, y), (x, y, weights), or a finite `tf.data.Dataset` of batches. The epsilon
+        says nothing about them.
+      validation_clients: Held-out clients on which the model is evaluated after rounds, where their
+        data are. The metrics are those of all their examples together. Without
+        `validation_privacy` they are plain sums, which no epsilon covers, and neither does one cover
+        what is chosen by them.
+      validation_freq: After how many rounds to validate, or a list of the rounds, from 1.
+      validation_privacy: A plan for the validation clients, which are not those of the training. Its
+        `metrics` are released with noise in each evaluation, and nothing else; its `rounds` is the
+        number of evaluations. What they have spent is `validation_spent` of the result.
+      client_learning_rate: A function from the number of a round, from 1, to the clients' learning
+        rate in this round; by default, that of the algorithm.
+      server_learning_rate: The same for the server's learning rate.
+      initial_weights: The weights to start from, in place of those of `model`: a trained Keras model
+        of the same architecture, whose charges count like those of `model`; or a list of arrays, as
+        its `get_weights()` returns them. A list carries no charges, unless a model of this process
+        has exactly these weights: pass `spent_before` if it comes from private training.
+      class_weight: The weight of an example's loss by its class, as of Keras's `fit`. Each weight
+        changes its client's update before the update is clipped, so that the guarantee of a plan
+        stays the same.
 
     Returns:
       The trained model, the history and the epsilon. The model is compiled with new copies of the
@@ -133,7 +168,7 @@ def fit(
         still there, and the error has the result so far.
       StackError: TFF cannot be imported.
     """
-    progress = _checks.flag("progress", progress)
+    shown_as = checked_verbose(verbose, progress)
     keeping = checked_keeping(run_dir, save_every, keep, resume)
     setup = prepare(
         model,
@@ -152,23 +187,38 @@ def fit(
         max_epsilon=max_epsilon,
         spent_before=spent_before,
         disjoint_data=disjoint_data,
+        initial_weights=initial_weights,
+        class_weight=class_weight,
+        adjustable_rates=needs_rates(callbacks, client_learning_rate),
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
+        observers = observers_of(
+            setup,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            validation_clients=validation_clients,
+            validation_freq=validation_freq,
+            validation_privacy=validation_privacy,
+            client_learning_rate=client_learning_rate,
+            server_learning_rate=server_learning_rate,
+        )
         folder = None
         if keeping is not None:
             folder = stack.enter_context(open_run_folder(setup, keeping))
             setup = folder.setup
         standing = None if folder is None else folder.standing
         account = stack.enter_context(open_account(setup, standing))
-        observers: list[Observer] = [ProgressBar()] if progress else []
+        shown = progress_of(shown_as)
         if folder is None:
-            run = Run(setup, account, period=common_period(observers))
+            run = Run(setup, account, period=common_period([*observers, *shown]))
         else:
-            run, saver = folder.begin(account, observers)
+            run, saver = folder.begin(account, [*observers, *shown])
             if saver is None:
                 return result_of(run, run.ended)
-            observers = [saver, *observers]  # the bar shows rounds that are saved, or about to be
+            # What callbacks have changed is saved, and what is shown has been saved or is about to be.
+            observers = [*observers, saver]
+        observers = [*observers, *shown]
         stack.enter_context(expecting(account.rounds))
         return _trained(run, observers, folder)
 

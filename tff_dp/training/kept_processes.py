@@ -33,7 +33,11 @@ class _ForeignError(Exception):
 
 
 def process_for(
-    model: BoundModel, *, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy
+    model: BoundModel,
+    *,
+    algorithm: Algorithm,
+    privacy: PrivacyPlan | NoPrivacy,
+    adjustable: bool = False,
 ) -> tuple[Any, Callable[[Any], Any]]:
     """Returns a process as `build_process` composes it, from the cache if possible.
 
@@ -45,6 +49,7 @@ def process_for(
       model: As for `build_process`.
       algorithm: As for `build_process`.
       privacy: As for `build_process`.
+      adjustable: Whether the learning rate of the clients is in the state, as for `compose`.
 
     Returns:
       The process, and a function that sets the plan's noise multiplier in a state. The initial
@@ -68,14 +73,17 @@ def process_for(
         aggregator = with_scale(state.aggregator, plan.update_mechanism)
         return state._replace(aggregator=aggregator)
 
+    def build() -> Any:
+        return compose(model, algorithm, privacy, scaled=scaled, adjustable=adjustable)
+
     with _lock:
-        key = _key(model, algorithm, privacy, structure)
+        key = _key(model, algorithm, privacy, structure, adjustable)
         if key is None:
-            return compose(model, algorithm, privacy, scaled=scaled), with_noise
+            return build(), with_noise
         if plan is not None:
             plan.check_dimension(parameters(model))
         if key not in _kept:
-            process = compose(model, algorithm, privacy, scaled=scaled)
+            process = build()
             weights = sum(int(np.size(w)) for part in model.initial_weights for w in part)
             _kept[key] = process, weights
         _kept.move_to_end(key)
@@ -86,7 +94,11 @@ def process_for(
 
 
 def _key(
-    model: BoundModel, algorithm: Algorithm, privacy: PrivacyPlan | NoPrivacy, structure: Any
+    model: BoundModel,
+    algorithm: Algorithm,
+    privacy: PrivacyPlan | NoPrivacy,
+    structure: Any,
+    adjustable: bool = False,
 ) -> Any:
     """Returns the key of a process in the cache; None if the process must not be cached."""
     try:
@@ -104,7 +116,7 @@ def _key(
         )  # clients compute gradients of single examples
     if None in digests:
         return None
-    return (*digests, repr(model.input_spec), *parts)
+    return (*digests, repr(model.input_spec), adjustable, *parts)
 
 
 def is_own(value: Any) -> bool:

@@ -9,7 +9,7 @@ import math
 from tff_dp.charges import Charges
 from tff_dp.plan import Unit
 from tff_dp.process import model_weights
-from tff_dp.provenance import mark
+from tff_dp.provenance import mark, remember_weights
 from tff_dp.training.results import FitResult, RoundRecord
 from tff_dp.training.run import Run
 from tff_dp.training.warm_start import elsewhere
@@ -30,15 +30,11 @@ def result_of(run: Run, why: str | None = None) -> FitResult:
     stopped = account.stopped if why is None else _stopped(run, charges, why)
     if account.noise_seeded:
         history = tuple(_without_guarantee(record) for record in history)
-    others = elsewhere(
-        setup.carried,
-        charges,
-        private=setup.plan is not None,
-        disjoint_data=setup.disjoint_data,
-    )
+    others = _others(run, charges)
     trained = setup.bound.to_keras(model_weights(setup.process, run.state))
     setup.compile_model(trained)
     mark(trained, [*others, charges])
+    remember_weights(trained)
     spent, spent_by_client = None, None
     if setup.plan is not None and charges.runs and not account.noise_seeded:
         spent = charges.spent()
@@ -61,6 +57,30 @@ def result_of(run: Run, why: str | None = None) -> FitResult:
         runs=tuple(dict.fromkeys((*account.parts, account.run))),
         resumed=account.resumed,
         repeated_rounds=account.repeated,
+        validation_charges=run.validation_charges,
+    )
+
+
+def records_of(run: Run) -> tuple[Charges, ...]:
+    """Returns the charges that a model of the current weights carries.
+
+    Args:
+      run: The run.
+
+    Returns:
+      One entry for each data set on which it was trained.
+    """
+    charges = run.charges
+    return *_others(run, charges), charges
+
+
+def _others(run: Run, charges: Charges) -> tuple[Charges, ...]:
+    setup = run.setup
+    return elsewhere(
+        setup.carried,
+        charges,
+        private=setup.plan is not None,
+        disjoint_data=setup.disjoint_data,
     )
 
 
@@ -96,4 +116,6 @@ def _stopped(run: Run, charges: Charges, why: str) -> str:
 
 def _without_guarantee(record: RoundRecord) -> RoundRecord:
     """Returns the record of a round whose noise can be removed, since its seed is known."""
-    return dataclasses.replace(record, epsilon=math.inf, metrics_private=False)
+    return dataclasses.replace(
+        record, epsilon=math.inf, metrics_private=False, validation_private=False
+    )

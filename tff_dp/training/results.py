@@ -12,6 +12,7 @@ from tff_dp import _checks, _compat, provenance
 from tff_dp.accounting import EpsilonReport
 from tff_dp.charges import Charges
 from tff_dp.plan import NoPrivacy, PrivacyPlan
+from tff_dp.training.history import frame_of, html_of, keras_history_of
 from tff_dp.training.statement import statement_of
 
 NO_NOISE = "no noise"
@@ -29,18 +30,30 @@ class RoundRecord:
       metrics_private: Whether the epsilon covers the metrics, that is, whether they are those of
         the plan, with noise. Other metrics are plain sums over private data, which no epsilon
         covers.
+      validation: The validation metrics after the round, each under its name after `val_`; None if
+        the round has none.
+      validation_source: What they were computed from: "data" (`validation_data`), "clients"
+        (`validation_clients`), or None.
+      validation_private: Whether they are those of clients and were released with noise, which an
+        epsilon of these clients covers. Other metrics of clients are plain sums.
 
     Raises:
-      ArgumentError: `metrics_private` is not a boolean.
+      ArgumentError: `metrics_private` or `validation_private` is not a boolean, or
+        `validation_source` is unknown.
     """
 
     round_number: int
     epsilon: float
     metrics: Mapping[str, float] | None
     metrics_private: bool = False
+    validation: Mapping[str, float] | None = None
+    validation_source: str | None = None
+    validation_private: bool = False
 
     def __post_init__(self) -> None:
         _checks.flag("metrics_private", self.metrics_private)
+        _checks.flag("validation_private", self.validation_private)
+        _checks.one_of("validation_source", self.validation_source, (None, "data", "clients"))
 
 
 def round_record(round_number: int, epsilon: float, metrics: Any, *, covered: bool) -> RoundRecord:
@@ -100,6 +113,8 @@ class FitResult:
       resumed: How often the run was resumed from its run folder.
       repeated_rounds: How many rounds were charged twice, since they had begun and their results
         were lost when the run was resumed.
+      validation_charges: What the private validation on held-out clients has spent, which is an
+        account of its own; empty without `validation_privacy`.
 
     Raises:
       ArgumentError: `seeded` or `noise_seeded` is not a boolean.
@@ -121,6 +136,37 @@ class FitResult:
     runs: tuple[str, ...] = ()
     resumed: int = 0
     repeated_rounds: int = 0
+    validation_charges: Charges = dataclasses.field(default_factory=Charges)
+
+    @property
+    def validation_spent(self) -> EpsilonReport | None:
+        """The privacy that validation has spent on the held-out clients, in this run.
+
+        None if validation had no plan, or its noise came from a seed.
+        """
+        known = self.validation_charges
+        return known.spent() if known.runs and not known.unbounded else None
+
+    def frame(self) -> Any:
+        """Returns the history as a pandas frame.
+
+        Returns:
+          A frame with one row a round, indexed by the number of the round. Its columns are epsilon,
+          the metrics, and the validation metrics; values that a round does not have are NaN.
+
+        Raises:
+          StackError: pandas is not installed.
+        """
+        return frame_of(self.history)
+
+    def keras_history(self) -> dict[str, list[float]]:
+        """Returns the history in the form of Keras's `History.history`.
+
+        Returns:
+          For each metric, its values in the order of the rounds. As in Keras, a metric that some
+          rounds do not have, such as one of `validation_freq=2`, has fewer values.
+        """
+        return keras_history_of(self.history)
 
     def __post_init__(self) -> None:
         _checks.flag("seeded", self.seeded)
@@ -136,6 +182,9 @@ class FitResult:
             *([f"stopped={self.stopped!r}"] if self.stopped else []),
         ]
         return f"FitResult({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The state is pickled to bytes of its own, since TFF has to be imported before a tf-keras

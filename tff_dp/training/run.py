@@ -67,6 +67,7 @@ class Run:
     Attributes:
       setup: The argument `setup`.
       account: The argument `account`.
+      validation_charges: What evaluations of held-out clients have spent.
 
     Raises:
       ArgumentError: The records in `start` are not those of rounds 1 to k, or k exceeds the rounds
@@ -91,6 +92,7 @@ class Run:
         self._reached = start.state, start.round_number
         self._begun = start.begun
         self._ended: str | None = None
+        self.validation_charges = Charges()
 
     @property
     def state(self) -> Any:

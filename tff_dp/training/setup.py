@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tff_dp import _checks, _seeds
@@ -17,15 +17,18 @@ from tff_dp.model import BoundModel
 from tff_dp.model.weights import check_weights
 from tff_dp.plan import NoPrivacy, PrivacyPlan, Unit
 from tff_dp.process import explained, initialize_from
-from tff_dp.provenance import carried_by, groups_carried_by
+from tff_dp.provenance import groups_carried_by
 from tff_dp.training.checks import (
     as_spec,
     check_batches,
+    check_class_weight,
     check_indices,
     check_labels,
     check_privacy,
+    checked_class_weight,
 )
 from tff_dp.training.compiled_models import algorithm_of, check_released, compiler
+from tff_dp.training.initial import start_from
 from tff_dp.training.kept_processes import is_own, process_for
 
 
@@ -58,6 +61,8 @@ class Setup:
       max_epsilon: The largest epsilon of all rounds together; None for no limit besides the plan.
       spent_before: As for `fit`.
       disjoint_data: As for `fit`.
+      for_evaluation: A function that returns the model without class weights, which Keras does not use
+        for validation either.
       foreign_algorithm: The class of the algorithm if it is not part of tff_dp; otherwise None.
     """
 
@@ -82,6 +87,7 @@ class Setup:
     max_epsilon: float | None
     spent_before: Any
     disjoint_data: bool
+    for_evaluation: Callable[[], BoundModel]
     foreign_algorithm: str | None
 
     @property
@@ -136,6 +142,9 @@ def prepare(
     max_epsilon: float | None = None,
     spent_before: Any = None,
     disjoint_data: bool = False,
+    initial_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    adjustable_rates: bool = False,
 ) -> Setup:
     """Checks the arguments of `fit`, and prepares a run.
 
@@ -158,6 +167,9 @@ def prepare(
       max_epsilon: As for `fit`.
       spent_before: As for `fit`.
       disjoint_data: As for `fit`.
+      initial_weights: As for `fit`.
+      class_weight: As for `fit`.
+      adjustable_rates: Whether the clients' learning rate has to be in the state of the process.
 
     Returns:
       The prepared arguments.
@@ -171,7 +183,9 @@ def prepare(
     shuffle = _checks.flag("shuffle", shuffle)
     release_metrics = _checks.optional_flag("release_metrics", release_metrics)
     disjoint_data = _checks.flag("disjoint_data", disjoint_data)
+    adjustable_rates = _checks.flag("adjustable_rates", adjustable_rates)
     spec = as_spec(model, loss, metrics)
+    class_weight = checked_class_weight(class_weight)
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
     )
@@ -182,12 +196,16 @@ def prepare(
     of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
     release, covered = _released(privacy, release_metrics)
 
-    bound = spec.bind(clients.element_spec())
+    bound = spec.bind(clients.element_spec(), class_weight=class_weight)
+    groups = (*groups_carried_by(bound.source), *start_from(bound, initial_weights))
     _check_model(bound, clients)
+    check_class_weight(class_weight, bound, clients)
     check_released(bound, privacy, release_metrics, given=bool(spec.metrics))
     algorithm = algorithm_of(bound, algorithm)
     with explained(bound):
-        process, with_noise = process_for(bound, algorithm=algorithm, privacy=privacy)
+        process, with_noise = process_for(
+            bound, algorithm=algorithm, privacy=privacy, adjustable=adjustable_rates
+        )
     return Setup(
         bound=bound,
         clients=clients,
@@ -204,12 +222,13 @@ def prepare(
         seeded=seed is not None,
         release=release,
         covered=covered,
-        carried=carried_by(bound.source),
-        groups=groups_carried_by(bound.source),
+        carried=[*dict.fromkeys(record for group in groups for record in group)],
+        groups=[*dict.fromkeys(groups)],
         ledger=ledger,
         max_epsilon=max_epsilon,
         spent_before=spent_before,
         disjoint_data=disjoint_data,
+        for_evaluation=lambda: bound if class_weight is None else spec.bind(clients.element_spec()),
         foreign_algorithm=_foreign(algorithm),
     )
 

@@ -25,6 +25,14 @@ class Record(Protocol):
     def metrics_private(self) -> bool:
         """Whether the metrics are released with noise that the epsilon covers."""
 
+    @property
+    def validation_source(self) -> str | None:
+        """What validation metrics were computed from: "data", "clients" or None."""
+
+    @property
+    def validation_private(self) -> bool:
+        """Whether validation metrics of clients were released with noise."""
+
 
 class Result(Protocol):
     """The part of a `FitResult` that a statement uses."""
@@ -89,6 +97,10 @@ class Result(Protocol):
     def repeated_rounds(self) -> int:
         """How many rounds were charged twice, since their results were lost."""
 
+    @property
+    def validation_spent(self) -> EpsilonReport | None:
+        """What private validation has spent on the held-out clients; None without."""
+
 
 def statement_of(result: Result) -> str:
     """Returns the statement of a result.
@@ -106,7 +118,7 @@ def statement_of(result: Result) -> str:
         )
     if result.spent is None or not isinstance(result.privacy, PrivacyPlan):
         lines = ["No differential privacy: nothing bounds what the model reveals about a client."]
-        return "\n".join([*lines, *_of_others(result)])
+        return "\n".join([*lines, *_of_validation(result), *_of_others(result)])
     plan, spent = result.privacy, result.spent
     plans = result.charges.plans or (plan,)
     lines = [
@@ -120,6 +132,7 @@ def statement_of(result: Result) -> str:
         *([result.stopped] if result.stopped else []),
         *_of_resuming(result),
         *_of_metrics(result),
+        *_of_validation(result),
         *_of_others(result),
     ]
     return "\n".join(lines)
@@ -205,12 +218,45 @@ def _of_metrics(result: Result) -> list[str]:
     if any(not record.metrics_private for record in shown):
         lines.append("Training metrics were released: they are outside this epsilon.")
     elif shown:
-        lines.append("Training metrics were released with noise: this epsilon covers them.")
+        lines.append(
+            "Training metrics were released with noise: this epsilon covers them, and what was decided "
+            "by them, such as to stop early."
+        )
     others = [run for run in result.charges.runs if run.run not in result.runs]
     if len(others) > (0 if result.runs else 1):
         lines.append(
             "Of the earlier runs the charges alone are known: not whether they released training "
             "metrics outside of this epsilon, or drew cohorts from a seed that somebody knows."
+        )
+    return lines
+
+
+def _of_validation(result: Result) -> list[str]:
+    """Returns what validation metrics touch, and what bounds that."""
+    sources = {record.validation_source for record in result.history}
+    lines = []
+    if "data" in sources:
+        lines.append(
+            "The model was validated on data of its own: this statement says nothing about the data of "
+            "validation_data, which have to be public, also where they decided when to stop, which "
+            "model is the best one, or a learning rate."
+        )
+    plain = any(
+        record.validation_source == "clients" and not record.validation_private
+        for record in result.history
+    )
+    if plain:
+        lines.append(
+            "Validation metrics of held-out clients were released without noise: they are outside any "
+            "epsilon, and so is what was chosen by them, such as when to stop, the best of several "
+            "models, or a learning rate."
+        )
+    spent = result.validation_spent
+    if spent is not None:
+        lines.append(
+            "Validation metrics of held-out clients were released with noise: for the validation "
+            f"clients, epsilon {format_epsilon(spent.epsilon)} at delta {spent.delta:g} holds, for the "
+            f"{spent.rounds} evaluations of this run alone, and for what was decided by them."
         )
     return lines
 

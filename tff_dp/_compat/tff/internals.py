@@ -21,16 +21,43 @@ from tensorflow_federated.python.core.impl.compiler.array import (  # noqa: E402
 from tensorflow_federated.python.core.impl.utils.tensorflow_utils import (  # noqa: E402
     make_data_set_from_elements,
 )
+from tensorflow_federated.python.learning.templates import (  # noqa: E402
+    model_delta_client_work,
+)
 from tensorflow_federated.python.program import native_platform  # noqa: E402
 
 __all__ = [
     "DistributedDpSumFactory",
+    "client_training",
     "is_compatible_dtype",
     "is_compatible_shape",
     "make_data_set_from_elements",
     "materialized",
     "predict_function",
 ]
+
+
+def client_training(model: Any, *, weigh_by_examples: bool) -> Any:
+    """Returns the training of one client in TFF's federated averaging, which takes the optimizer.
+
+    TFF's public client work for functional models fixes the optimizer, and with it the learning rate,
+    when it is built.
+
+    Args:
+      model: A `tff.learning.models.FunctionalModel`.
+      weigh_by_examples: Whether the weight of a client's update is its number of examples; otherwise
+        it is 1.
+
+    Returns:
+      A `tf.function` from an optimizer, the weights (trainable and others) and a data set to a
+      `tff.learning.templates.ClientResult` and the unfinalized metrics.
+    """
+    weighting = _tff.learning.ClientWeighting
+    return model_delta_client_work.build_functional_model_delta_update(
+        model=model,
+        weighting=weighting.NUM_EXAMPLES if weigh_by_examples else weighting.UNIFORM,
+        loop_implementation=_tff.learning.LoopImplementation.DATASET_REDUCE,
+    )
 
 
 def predict_function(model: Any) -> Any:
