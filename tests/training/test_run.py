@@ -225,6 +225,25 @@ def test_without_a_ledger_it_is_charged_as_the_same_run(clients):
         _ = other.charges(1) | first.charges
 
 
+def test_without_a_ledger_no_round_is_run_twice_for_one_charge(clients):
+    with opened(clients, plan(2.0)) as (setup, account):
+        first, second = Run(setup, account), Run(setup, account)
+        first.step()
+        early = first.snapshot()
+        first.step()
+        with pytest.raises(AccountingError, match=r"Round 1 has been run with this account"):
+            second.step()
+        assert second.round_number == 0
+        for start in (early, None):
+            with pytest.raises(ArgumentError, match=r"the last round of the account is 2"):
+                Run(setup, account, start)
+        assert Run(setup, account, first.snapshot()).step()[0].round_number == 3
+        assert account.charges(3).rounds == 3
+    with opened(clients, tff_dp.NoPrivacy()) as (setup, account):  # nothing is spent
+        for _ in range(2):
+            Run(setup, account).step()
+
+
 def test_what_was_spent_before_counts_in_a_run_made_at_a_round(clients):
     before = tff_dp.fit(**arguments(clients, plan(2.0), rounds=2, seed=8))
     with opened(clients, plan(2.0), spent_before=before, rounds=3) as (setup, account):

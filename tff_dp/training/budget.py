@@ -46,6 +46,8 @@ class Account:
       random_bits: As for `FitResult`.
       noise_seeded: As for `FitResult`.
       book: The open ledger, or None.
+      begun: Without a ledger: the last rounds of the steps that have begun. Runs with one account share
+        it, since none of them may run a round again that another has run.
     """
 
     plan: PrivacyPlan | None
@@ -65,11 +67,14 @@ class Account:
     random_bits: str
     noise_seeded: bool
     book: Ledger | None = None
+    begun: list[int] = dataclasses.field(default_factory=list, compare=False)
 
     @property
     def last_charged(self) -> int:
-        """The last round in the ledger that is charged under `run`; `first` - 1 if there is none."""
-        found = () if self.book is None else self.book.all_charges.runs
+        """The last round that is charged under `run`; `first` - 1 if there is none."""
+        if self.book is None:
+            return max(self.begun, default=self.first - 1)
+        found = self.book.all_charges.runs
         return next((r.rounds.stop - 1 for r in found if r.run == self.run), self.first - 1)
 
     def charge(self, first: int, count: int) -> None:
@@ -80,10 +85,19 @@ class Account:
           count: The number of rounds; >= 1.
 
         Raises:
+          AccountingError: Without a ledger: another run with this account has run these rounds.
           LedgerError: The ledger could not be written. The rounds must not be run then.
         """
         if self.book is not None:
             self.book.charge(first, count, coins=self.coins, run=self.run)
+            return
+        if self.plan is not None and first != self.last_charged + 1:
+            raise AccountingError(
+                f"Round {first} has been run with this account, whose last round is "
+                f"{self.last_charged}: a round that is run again has to be paid for again. Begin another "
+                "run with an account of its own."
+            )
+        self.begun.append(first + count - 1)
 
     def charges(self, begun: int) -> Charges:
         """Returns all known charges on the data.

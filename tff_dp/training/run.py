@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tff_dp.charges import Charges
-from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.errors import AccountingError, ArgumentError, LedgerError
 from tff_dp.execution import iterate
 from tff_dp.training.budget import Account
 from tff_dp.training.results import RoundRecord, round_record
@@ -184,7 +184,11 @@ class Run:
         first, count = _next_rounds(done, self.account.rounds, self._period)
         last = first + count - 1
         self._begun = last
-        self.account.charge(first, count)  # before any result of these rounds can be observed
+        try:
+            self.account.charge(first, count)  # before any result of these rounds can be observed
+        except (AccountingError, LedgerError):
+            self._begun = done  # these rounds are not run; what is on the disk, the ledger knows
+            raise
         root, process = self.account.root, self.setup.process
         cohorts = [self.setup.draw(number, root) for number in range(first, last + 1)]
         if count == 1:
@@ -229,10 +233,11 @@ def _check_start(start: Snapshot, account: Account) -> None:
         )
     if start.begun != done:
         raise AccountingError(_unfinished(done, start.begun))
-    if account.book is not None and account.last_charged != done:
+    if account.plan is not None and account.last_charged != done:
+        where = "in the ledger" if account.book is not None else "of the account"
         raise ArgumentError(
-            f"start has rounds 1 to {done}, and the last round in the ledger is {account.last_charged}: "
-            "expected the same. Pass the snapshot that was taken after the last round in the ledger, or "
+            f"start has rounds 1 to {done}, and the last round {where} is {account.last_charged}: "
+            f"expected the same. Pass the snapshot that was taken after the last round {where}, or "
             "begin another run."
         )
 
