@@ -116,7 +116,9 @@ class Opaque:
 
 
 @pytest.mark.parametrize(
-    "leaf", [Opaque(), np.array([Opaque()]), np.array(["text"]), {1, 2}], ids=str
+    "leaf",
+    [Opaque(), np.array([Opaque()]), np.array(["text"]), {1, 2}],
+    ids=["an object", "objects", "strings", "a set"],
 )
 def test_what_cannot_be_stored_is_refused_by_its_path(leaf):
     with pytest.raises(
