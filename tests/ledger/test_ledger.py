@@ -354,7 +354,9 @@ def test_fit_refuses_such_a_path_before_it_does_anything(tmp_path, monkeypatch):
     clients = tff_dp.data.from_arrays(
         {c: (np.zeros([2, 3], np.float32), np.zeros([2, 1], np.float32)) for c in "abcd"}
     )
-    monkeypatch.setattr(tff_dp.ModelSpec, "bind", lambda *_: (_ for _ in ()).throw(UntouchedError))
+    monkeypatch.setattr(
+        tff_dp.ModelSpec, "bind", lambda *_, **__: (_ for _ in ()).throw(UntouchedError)
+    )
     for path, error, message in bad_paths(tmp_path).values():
         with pytest.raises(error, match=message):
             tff_dp.fit(lambda: None, clients, loss="mse", privacy=full_plan(), ledger=path)

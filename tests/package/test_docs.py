@@ -86,7 +86,7 @@ def run_blocks(text: str, page: str = "page") -> int:
         if block.language != "python" or block.text.startswith(NOT_RUN):
             continue
         lines = "\n" * (block.line - 1)  # so that errors name the page's line
-        exec(compile(lines + block.text, page, "exec"), namespace)
+        exec(compile(lines + block.text, page, "exec", dont_inherit=True), namespace)
         count += 1
     return count
 

@@ -387,7 +387,7 @@ def test_sums_and_norms_in_floating_point_are_caught(tff, one_sum, monkeypatch):
     assert measured[ORDER] > 100
 
 
-def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, monkeypatch):
+def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, one_sum, monkeypatch):
     def unclipped(mechanism, m, rounds):
         return own_format(mechanism, m, clip=1e15)
 

@@ -517,7 +517,7 @@ def relu_model():
         ({"save_every": 0}, r"save_every=0 is outside its bound"),
         ({"keep": 0}, r"keep=0 is outside its bound"),
         ({"resume": "yes"}, "resume='yes' is outside its bound"),
-        ({"run_dir": None}, "resume=True needs run_dir="),
+        ({"run_dir": None}, "run_dir=None with resume=True"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip

@@ -101,15 +101,6 @@ def fit(
       disjoint_data: States that the model was not trained on any of these clients before. Required
         if the model comes from `fit` and neither the ledger nor `spent_before` contains its
         charges. The statement cannot be checked.
-      run_dir: The path of a folder for this run, which is made if there is none: its configuration,
-        history and checkpoints, and, under a plan and without `ledger`, its ledger. Under
-        `TreeMechanism` and `BandedMechanism` it is as secret as the clients' data.
-      save_every: The number of rounds from one checkpoint to the next. Rounds after the last one are
-        run again when a run is resumed after a crash; under a plan, they are charged again.
-      keep: The number of checkpoints to keep. With 2 or more, a damaged one can be passed over.
-      resume: Whether the run in `run_dir` goes on from its last checkpoint. The arguments have to be
-        those with which it was begun, except for `rounds` (the number that the run is to have in all),
-        `max_epsilon`, `save_every`, `keep` and `progress`. A run that is finished returns its result.
       progress: Whether to show a progress bar: an older name of verbose=1.
       verbose: 0 for silence, which is the default; 1 for a progress bar; 2 for one line a round.
       callbacks: Keras callbacks of the model's Keras, for which a round is an epoch, and
@@ -137,6 +128,16 @@ def fit(
       class_weight: The weight of an example's loss by its class, as of Keras's `fit`. Each weight
         changes its client's update before the update is clipped, so that the guarantee of a plan
         stays the same.
+      run_dir: The path of a folder for this run, which is made if there is none: its configuration,
+        history and checkpoints, and, under a plan and without `ledger`, its ledger. Under
+        `TreeMechanism` and `BandedMechanism` it is as secret as the clients' data.
+      save_every: The number of rounds from one checkpoint to the next. Rounds after the last one are
+        run again when a run is resumed after a crash; under a plan, they are charged again.
+      keep: The number of checkpoints to keep. With 2 or more, a damaged one can be passed over.
+      resume: Whether the run in `run_dir` goes on from its last checkpoint. The arguments have to be
+        those with which it was begun, except for `rounds` (the number that the run is to have in all),
+        `max_epsilon`, `save_every`, `keep`, and what watches the run: `progress`, `verbose`,
+        `callbacks` and validation. A run that is finished returns its result.
 
     Returns:
       The trained model, the history and the epsilon. The model is compiled with new copies of the

@@ -70,7 +70,7 @@ def checked_keeping(run_dir: Any, save_every: Any, keep: Any, resume: Any) -> Ke
     if run_dir is None:
         if resume:
             raise ArgumentError(
-                "resume=True needs run_dir=: expected the folder of the run that is to go on. Pass it, "
+                "run_dir=None with resume=True: expected the folder of the run that is to go on. Pass it, "
                 "or leave out resume."
             )
         return None

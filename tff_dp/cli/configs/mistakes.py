@@ -21,7 +21,7 @@ class Mistakes:
 
     source: Source
     _found: list[tuple[tuple[str, ...], str]] = dataclasses.field(default_factory=list)
-    _only_accounting: bool = True
+    _only_accounting: bool = dataclasses.field(default=True, init=False)
 
     def add(self, path: Sequence[str], message: str) -> None:
         """Adds a mistake.
