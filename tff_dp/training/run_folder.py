@@ -70,8 +70,8 @@ def checked_keeping(run_dir: Any, save_every: Any, keep: Any, resume: Any) -> Ke
     if run_dir is None:
         if resume:
             raise ArgumentError(
-                "run_dir=None with resume=True: expected the folder of the run that is to go on. Pass it, "
-                "or leave out resume."
+                "run_dir=None with resume=True: expected the folder of the run that is to go on. "
+                "Pass it, or leave out resume."
             )
         return None
     layout = checked_folder("run_dir", run_dir, exists=resume)
