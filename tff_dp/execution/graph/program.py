@@ -43,6 +43,7 @@ VARIABLES = frozenset(
         "AssignAddVariableOp",
         "AssignSubVariableOp",
         "VarIsInitializedOp",
+        "VariableShape",
         "ResourceGather",
     }
 )

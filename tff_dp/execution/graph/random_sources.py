@@ -27,7 +27,7 @@ LOOPS = frozenset({"While", "StatelessWhile"})
 _WITHOUT_BITS = frozenset(
     {"Assert", "CheckNumerics", "NoOp", "Print", "PrintV2", "Placeholder", "PlaceholderWithDefault"}
     | {"VarHandleOp", "ReadVariableOp", "AssignVariableOp", "AssignAddVariableOp"}
-    | {"AssignSubVariableOp", "VarIsInitializedOp", "ResourceGather"}
+    | {"AssignSubVariableOp", "VarIsInitializedOp", "VariableShape", "ResourceGather"}
     | {"Timestamp", "TensorListReserve", "EmptyTensorList"}
 )
 _CODE = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})

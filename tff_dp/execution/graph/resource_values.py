@@ -49,6 +49,10 @@ def write_variable(
         raise NotImplementedError("a variable that is read before it has a value")
     if op == "ReadVariableOp":
         return [value]
+    if op == "VariableShape":
+        dtype = tf.as_dtype(node.attr["out_type"].type)
+        known = value.shape.is_fully_defined()
+        return [tf.constant(value.shape.as_list(), dtype) if known else tf.shape(value, dtype)]
     if op == "ResourceGather":
         return [_gather(emission, node, value, operands[0])]
     _assign(emission, handle, value + operands[0] if "Add" in op else value - operands[0])
