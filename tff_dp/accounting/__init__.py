@@ -7,13 +7,11 @@ A mechanism of your own gets its accounting by `register_round`; a round of your
 """
 
 from tff_dp.accounting.accountants import (
-    accountants_of,
     exact_epsilon,
     of_one_round,
     pairs_of,
     quick_epsilon,
     rdp_epsilon,
-    register_accountants,
     spend,
 )
 from tff_dp.accounting.arithmetic import Arithmetic
@@ -33,6 +31,7 @@ from tff_dp.accounting.events import (
 )
 from tff_dp.accounting.joint import quick_joint_epsilon, spend_jointly
 from tff_dp.accounting.record import RecordRound, check_records
+from tff_dp.accounting.registry import accountants_of, register_accountants
 from tff_dp.accounting.report import EpsilonReport
 from tff_dp.accounting.rounds import arithmetic_of, register_round, round_of
 from tff_dp.accounting.tradeoff import FALSE_POSITIVE_RATES, PrivacyProfile, privacy_profile

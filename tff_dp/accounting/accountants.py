@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 import math
-import numbers
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
 import absl.logging
 import dp_accounting
@@ -22,9 +19,9 @@ from tff_dp.accounting import loss_bounds
 from tff_dp.accounting.arithmetic import Arithmetic, charged
 from tff_dp.accounting.events import GaussianRound, IndependentRound, Round
 from tff_dp.accounting.pairs import Pair, gaussian_pairs
+from tff_dp.accounting.registry import Accountant, accountants_of, asked, own_accountants
 from tff_dp.accounting.report import EpsilonReport, smallest_of, without_guarantee
-from tff_dp.config import is_own
-from tff_dp.errors import AccountingError, ArgumentError
+from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation
 
 # A privacy loss distribution lives on a grid, so that its cost grows with epsilon: at an RDP
@@ -135,8 +132,8 @@ def quick_epsilon(
     accountants = accountants_of(independent)
     for name in ("rdp", "exact"):  # the exact formula takes ten times as long
         if name in accountants:
-            asked = functools.partial(_asked, name, accountants[name])
-            return _with_charge(asked, independent, count, runs, delta, arithmetic)
+            ask = functools.partial(asked, name, accountants[name])
+            return _with_charge(ask, independent, count, runs, delta, arithmetic)
     raise AccountingError(f"no quick accountant applies to {type(independent).__name__}")
 
 
@@ -196,9 +193,9 @@ def leading_epsilon(
     independent, count = one_round.equivalent(runs)
     accountants = accountants_of(independent)
     if count and independent.noise_multiplier and "pld" in accountants:
-        asked = functools.partial(_asked, "pld", accountants["pld"])
+        ask = functools.partial(asked, "pld", accountants["pld"])
         with contextlib.suppress(AccountingError):
-            return _with_charge(asked, independent, count, runs, delta, arithmetic)
+            return _with_charge(ask, independent, count, runs, delta, arithmetic)
     return spend(one_round, rounds, delta, arithmetic).epsilon
 
 
@@ -247,7 +244,7 @@ def _spend(one_round: IndependentRound, rounds: int, delta: float) -> EpsilonRep
     else:
         for name, ask in accountants_of(one_round).items():
             try:
-                values[name] = _asked(name, ask, one_round, rounds, delta)
+                values[name] = asked(name, ask, one_round, rounds, delta)
             except AccountingError as error:
                 refused[name] = str(error)
     if not values:
@@ -256,112 +253,6 @@ def _spend(one_round: IndependentRound, rounds: int, delta: float) -> EpsilonRep
             f"No accountant applies to {one_round.sampler} under {one_round.adjacency.value}: {reasons}"
         )
     return smallest_of(values, refused, delta, rounds, one_round.adjacency)
-
-
-Accountant = Callable[[Any, int, float], float]  # from a round, a number of rounds and a delta
-
-
-def _asked(
-    name: str, ask: Accountant, one_round: IndependentRound, rounds: int, delta: float
-) -> float:
-    """Returns an accountant's epsilon, if it is one.
-
-    Raises:
-      ArgumentError: It is not a number in [0, inf]. No other accountant may hide that.
-    """
-    epsilon: Any = ask(one_round, rounds, delta)
-    is_number = isinstance(epsilon, numbers.Real) and not isinstance(epsilon, bool)
-    if not is_number or not float(epsilon) >= 0:  # nor NaN
-        raise ArgumentError(
-            f"The accountant {name!r} of {type(one_round).__name__} returned {epsilon!r}: expected a "
-            "number in [0, inf], an upper bound on epsilon, or an AccountingError with the reason why "
-            "there is none. Correct the accountant."
-        )
-    return float(epsilon)
-
-
-@functools.singledispatch
-def own_accountants(one_round: IndependentRound) -> Mapping[str, Accountant]:
-    """Returns the accountants of a round by its class; see `accountants_of`, which checks them.
-
-    Args:
-      one_round: The round.
-
-    Returns:
-      The accountants by name; none if none are registered.
-    """
-    del one_round
-    return {}
-
-
-def accountants_of(one_round: IndependentRound) -> Mapping[str, Accountant]:
-    """Returns the accountants that apply to a round.
-
-    Each accountant returns a valid upper bound on epsilon, or raises AccountingError with the
-    reason if it has none. Accountants are only asked about positive noise and at least one round.
-
-    Args:
-      one_round: The round; its class selects the accountants.
-
-    Returns:
-      The accountants by name.
-
-    Raises:
-      AccountingError: No accountant is registered for rounds of this class.
-    """
-    found = own_accountants(one_round)
-    if not found:
-        raise AccountingError(
-            f"{type(one_round).__name__} has no accountant: expected at least one. For a round of your "
-            "own, tff_dp.accounting.register_accountants adds them."
-        )
-    return found
-
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def register_accountants(one_round: type[IndependentRound]) -> Callable[[_F], _F]:
-    """Returns a decorator for the function that gives the accountants of a round of one's own.
-
-    The function is called with a round of the class, and returns a mapping from names to
-    accountants. An accountant is called with the round, a number of rounds (an int >= 1) and delta
-    in (0, 1), and returns an upper bound on epsilon in [0, inf], or raises `AccountingError` with
-    the reason why it has none. The smallest bound is the epsilon that is reported.
-
-    Args:
-      one_round: A class that derives from `IndependentRound`. Subclasses of it have the same
-        accountants, unless they register their own.
-
-    Returns:
-      The decorator, which returns the function unchanged.
-
-    Raises:
-      ArgumentError: The class does not derive from `IndependentRound`, is part of tff_dp, or has
-        accountants already.
-    """
-    by = "tff_dp.accounting.register_accountants"
-    if not inspect.isclass(one_round) or not issubclass(one_round, IndependentRound):
-        raise ArgumentError(
-            f"{by}: {one_round!r} is outside its bound: expected a class that derives from "
-            "IndependentRound."
-        )
-    if is_own(one_round):
-        raise ArgumentError(
-            f"{by}: {one_round.__name__} is a class of tff_dp, whose accountants cannot be changed. "
-            "Derive a class of your own from IndependentRound."
-        )
-
-    def register(function: _F) -> _F:
-        if one_round in own_accountants.registry:
-            raise ArgumentError(
-                f"{by}: {one_round.__qualname__} has accountants already, and they cannot be replaced: "
-                "plans may depend on them. Add them once, where the class is defined."
-            )
-        own_accountants.register(one_round, function)
-        return function
-
-    return register
 
 
 @own_accountants.register

@@ -12,8 +12,8 @@ import dp_accounting
 import numpy as np
 from dp_accounting import rdp
 
-from tff_dp.accounting.accountants import Accountant, own_accountants
 from tff_dp.accounting.events import IndependentRound
+from tff_dp.accounting.registry import Accountant, own_accountants
 from tff_dp.mechanisms.distributed import Grid, grid_of
 from tff_dp.sampling import Adjacency, FixedSizeSampler, FullParticipation, Sampler
 

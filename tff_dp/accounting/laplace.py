@@ -9,14 +9,13 @@ import dp_accounting
 
 from tff_dp.accounting import loss_bounds
 from tff_dp.accounting.accountants import (
-    Accountant,
     of_one_round,
-    own_accountants,
     pairs_of,
     rdp_epsilon,
 )
 from tff_dp.accounting.events import IndependentRound
 from tff_dp.accounting.pairs import Pair, laplace_pairs
+from tff_dp.accounting.registry import Accountant, own_accountants
 from tff_dp.errors import AccountingError
 from tff_dp.sampling import Adjacency, FullParticipation, PoissonSampler, Sampler
 
