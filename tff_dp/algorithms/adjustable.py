@@ -106,6 +106,26 @@ class ClientHparams:
         return AdjustedOptimizer(self._optimizer, hparams)
 
 
+def types_of(model: Any) -> tuple[tuple[tf.TensorSpec, ...], Any, Any]:
+    """Returns what a client's training takes.
+
+    Args:
+      model: A `tff.learning.models.FunctionalModel`.
+
+    Returns:
+      The specifications of the trainable weights, the TFF type of all weights, and that of a client's
+      data.
+    """
+    trainable, non_trainable = (
+        tuple(tf.TensorSpec(w.shape, w.dtype) for w in part) for part in model.initial_weights
+    )
+    weights_type = tff.types.tensorflow_to_type(
+        tff.learning.models.ModelWeights(trainable, non_trainable)
+    )
+    data_type = tff.types.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
+    return trainable, weights_type, data_type
+
+
 def adjustable_client_work(
     model: Any, optimizer: Any, *, weigh_by_examples: bool, metrics_aggregator: Any
 ) -> Any:
@@ -124,13 +144,7 @@ def adjustable_client_work(
     """
     aggregate = metrics_aggregator or tff.learning.metrics.sum_then_finalize
     aggregate = aggregate(model.finalize_metrics)
-    trainable, non_trainable = (
-        tuple(tf.TensorSpec(w.shape, w.dtype) for w in part) for part in model.initial_weights
-    )
-    weights_type = tff.types.tensorflow_to_type(
-        tff.learning.models.ModelWeights(trainable, non_trainable)
-    )
-    data_type = tff.types.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
+    trainable, weights_type, data_type = types_of(model)
     hparams_state = ClientHparams(optimizer, trainable)
 
     @tff.tensorflow.computation(weights_type, data_type, hparams_state.type)

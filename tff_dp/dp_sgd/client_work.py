@@ -21,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _checks, _compat
-from tff_dp.algorithms.adjustable import ClientHparams
+from tff_dp.algorithms.adjustable import ClientHparams, types_of
 from tff_dp.dp_sgd.gradients import sum_of_clipped
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.noise import Grid, gaussian
@@ -67,13 +67,7 @@ def build_client_work(
     """
     _checks.flag("weigh_by_examples", weigh_by_examples)
     templates = tff.learning.templates
-    trainable, non_trainable = (
-        tuple(tf.TensorSpec(w.shape, w.dtype) for w in part) for part in model.initial_weights
-    )
-    weights_type = tff.types.tensorflow_to_type(
-        tff.learning.models.ModelWeights(trainable, non_trainable)
-    )
-    data_type = tff.types.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
+    trainable, weights_type, data_type = types_of(model)
 
     hparams_state = ClientHparams(optimizer, trainable)
 
