@@ -348,8 +348,8 @@ def test_paths_that_hold_no_run_are_refused_with_the_remedy(tmp_path):
         (7, False, "expected an instance of str or PathLike"),
         (file, False, "is a file: expected a folder"),
         (tmp_path / "a" / "b", False, "which does not exist. Make that"),
-        (tmp_path / "a", True, "nothing to resume. Leave out resume=True"),
-        (tmp_path, True, r"has no config.json: there is nothing to resume"),
+        (tmp_path / "a", True, r"expected the folder of a run. .* without resume=True"),
+        (tmp_path, True, r"has no config.json: expected the folder of a run"),
         ("a\0b", False, "cannot be opened"),
     ]:
         with pytest.raises((RunFolderError, ArgumentError), match=message):

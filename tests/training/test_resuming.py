@@ -539,9 +539,9 @@ def test_a_folder_with_a_run_needs_resume_and_one_without_has_nothing_to_resume(
     (finished / "config.json").unlink()
     with pytest.raises(RunFolderError, match="holds a run already"):
         fit(gaussian(), run_dir=finished)
-    with pytest.raises(RunFolderError, match=r"has no config.json: there is nothing to resume"):
+    with pytest.raises(RunFolderError, match=r"has no config.json: expected the folder of a run"):
         fit(gaussian(), run_dir=finished, resume=True)
-    with pytest.raises(RunFolderError, match="does not exist: there is nothing to resume"):
+    with pytest.raises(RunFolderError, match="does not exist: expected the folder of a run"):
         resume(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -120,8 +120,8 @@ def checked_folder(name: str, path: Any, *, exists: bool, write: bool = True) ->
     except FileNotFoundError:
         if exists:
             raise RunFolderError(
-                f"{where} does not exist: there is nothing to resume. Leave out resume=True to begin "
-                "a run, or give the folder of a run."
+                f"{where} does not exist: expected the folder of a run. Give its path; "
+                "tff_dp.fit(run_dir=...) without resume=True begins a run."
             ) from None
         if not folder.absolute().parent.is_dir():
             raise RunFolderError(
@@ -143,8 +143,8 @@ def checked_folder(name: str, path: Any, *, exists: bool, write: bool = True) ->
     layout = Layout(folder)
     if exists and not layout.config.exists():
         raise RunFolderError(
-            f"{where} has no {layout.config.name}: there is nothing to resume. Leave out resume=True to "
-            "begin a run, or give the folder of a run."
+            f"{where} has no {layout.config.name}: expected the folder of a run. Give its path; "
+            "tff_dp.fit(run_dir=...) without resume=True begins a run."
         )
     return layout
 
