@@ -40,13 +40,17 @@ def versions(monkeypatch):
     return changed
 
 
+# Overrides for packages whose data the experiments read, and whose code nothing runs.
+OF_DATA_PACKAGES = {"genshi", "pandas", "pygooglechart", "pylons", "sqlobject"}
+
+
 def test_the_overridden_packages_are_those_of_the_project():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = [
         re.match(r"[A-Za-z0-9._-]+", each).group()
         for each in settings["tool"]["uv"]["override-dependencies"]
     ]
-    assert sorted(names) == sorted(stack.OVERRIDDEN)
+    assert sorted(set(names) - OF_DATA_PACKAGES) == sorted(stack.OVERRIDDEN)
 
 
 def test_the_lock_has_one_version_of_each_package_for_this_python():
