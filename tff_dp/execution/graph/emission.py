@@ -31,6 +31,7 @@ from tff_dp.execution.graph import (
     randomness,
     range_checks,
     xla_numerics,
+    xla_reductions,
 )
 from tff_dp.execution.graph.program import Program
 from tff_dp.execution.graph.style import ShapeVariesError, Style
@@ -261,6 +262,7 @@ class Emission:
             return xla_numerics.rectified(node, inputs, for_xla=self.style.xla)
         if self.style.xla:
             written = xla_numerics.write(node, inputs, self._key, self._is_before_step)
+            written = xla_reductions.write(node, inputs) if written is None else written
             if written is not None:
                 return written
         from_clock = any(isinstance(i, tf.Tensor) and i.ref() in self._clock for i in inputs)
