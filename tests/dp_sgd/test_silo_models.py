@@ -110,3 +110,13 @@ def test_the_other_algorithms_take_their_steps(tff, algorithm):
     with inside("scan"):
         changes = silos.change(2)
     assert all(np.isfinite(change).all() and np.abs(change).max() > 1e-4 for change in changes)
+
+
+def test_a_model_whose_gradients_are_large_trains_more_than_once(tff):
+    """TensorFlow saves memory in a graph of 231 MB, by which the second client of a block fails."""
+    layers = [LAYERS.Dense(3000, activation="relu"), LAYERS.Dense(1)]
+    model = keras.Sequential([LAYERS.Input([300]), *layers])
+    own = mechanism(batch_size=64, local_steps=1)
+    silos = Silos(model, regression((64, 64), features=300), own)
+    with inside("scan"):
+        assert len(silos.change(rounds=2)) == 2

@@ -13,7 +13,13 @@ pytestmark = pytest.mark.heavy
 
 # Of 100 x 50 elements, 4992 are in 16 rows of 312, and 8 are left.
 SHAPE = (100, 50)
-PLACES = {"first": 0, "end of the first row": 311, "last of the rows": 4991, "rest": 4992, "last": 4999}
+PLACES = {
+    "first": 0,
+    "end of the first row": 311,
+    "last of the rows": 4991,
+    "rest": 4992,
+    "last": 4999,
+}
 
 
 def node_of(function, *specs):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
+from tensorflow.core.protobuf import rewriter_config_pb2
+from tensorflow.python.eager import context
 from tensorflow.python.framework import op_def_registry
 
 
@@ -65,7 +68,40 @@ def call_flat(function: Any, tensors: Sequence[Any]) -> Any:
     Returns:
       The outputs of the function, in their structure.
     """
-    return function._call_flat(list(tensors), function.captured_inputs)
+    with no_temporary_variables():
+        return function._call_flat(list(tensors), function.captured_inputs)
+
+
+@contextlib.contextmanager
+def no_temporary_variables() -> Iterator[None]:
+    """Keeps TensorFlow from summing tensors in temporary variables, in functions called in the block.
+
+    If it estimates that a graph needs more than 0.8 of what it takes for the memory of a CPU, 256 MiB,
+    TensorFlow 2.21 replaces sums of three and more tensors by such variables ("memory optimization").
+    Within a loop, the variable of the iteration after the last one is made, and never destroyed. The
+    second call of the function fails because it is there already. The option is that of the thread,
+    and counts when a function is called for the first time and when a call is traced.
+
+    Yields:
+      Nothing. The options are restored on exit.
+    """
+    eager = context.context()
+    options = eager.function_call_options
+    eager.function_call_options = _changed_options(
+        options.config_proto_serialized, options.executor_type
+    )
+    try:
+        yield
+    finally:
+        eager.function_call_options = options
+
+
+@functools.lru_cache(1 << 6)
+def _changed_options(config: bytes, executor_type: str | None) -> Any:
+    changed = tf.compat.v1.ConfigProto.FromString(config)
+    none = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    changed.graph_options.rewrite_options.memory_optimization = none
+    return context.FunctionCallOptions(executor_type, changed)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,8 @@ def concrete(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> An
       The concrete function.
     """
     traced = tf.function(function, autograph=False)
-    return traced.get_concrete_function(tf.TensorSpec([2], tf.uint64), *specs)
+    with tf_compat.no_temporary_variables():
+        return traced.get_concrete_function(tf.TensorSpec([2], tf.uint64), *specs)
 
 
 def split(flat: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
