@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks import _environments
 from benchmarks._systems import SYSTEMS, System, Task
 from benchmarks._workloads import WORKLOADS, Privacy, Workload
 
@@ -153,12 +154,12 @@ class _Process:
         self._stderr = stack.enter_context(stderr)
         self._process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, str(script), "--job", task],
+                [_environments.python(SYSTEMS[job.system].environment), str(script), "--job", task],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 text=True,
-                env=_ENVIRONMENT | os.environ,
+                env=_ENVIRONMENT | os.environ | {"PYTHONPATH": str(_environments.ROOT)},
             )
         )
         stack.callback(self._process.kill)

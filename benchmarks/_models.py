@@ -130,12 +130,11 @@ class Deep(Model):
 
     def keras_layers(self, layers: Any) -> list[Any]:
         found = []
-        for number in range(8):
+        for _ in range(8):
             found += [
                 layers.Conv2D(32, 3, padding="same"),
                 layers.GroupNormalization(8, epsilon=_SMALL),
                 layers.ReLU(),
-                *([layers.MaxPooling2D()] if number % 2 else []),
             ]
         return [*found, layers.GlobalAveragePooling2D(), layers.Dense(self.outputs)]
 
@@ -150,8 +149,6 @@ class Deep(Model):
             mean, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)
             grouped = (grouped - mean) * tf.math.rsqrt(variance + _SMALL)
             x = tf.nn.relu(tf.reshape(grouped, x.shape) * gamma + beta)
-            if number % 2:
-                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
         return tf.matmul(tf.reduce_mean(x, [1, 2]), last_kernel) + last_bias
 
 

@@ -18,6 +18,9 @@ _RATIOS = [  # (numerator, denominator)
     ("handwritten", "arrays"),
     ("vectorized", "arrays"),
     ("vectorized", "fused"),
+    ("pytorch", "arrays"),
+    ("pytorch-vmap", "arrays"),
+    ("opacus", "arrays"),
 ]
 
 Row = dict[str, Measurement | None]  # by system; None where it failed

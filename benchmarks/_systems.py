@@ -9,14 +9,18 @@ import abc
 import contextlib
 import dataclasses
 import importlib
+import math
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from benchmarks._models import Dense
 from benchmarks._workloads import LEARNING_RATE, Array, Privacy, Workload
+
+if TYPE_CHECKING:
+    import tff_dp
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,10 +51,12 @@ class System(abc.ABC):
 
     Attributes:
       title: For tables.
+      environment: Where its packages are, for `benchmarks._environments.python`; None for here.
       dataset_seconds: What making the clients' data sets took, where they are made before the rounds.
     """
 
     title: ClassVar[str]
+    environment: ClassVar[str | None] = None
     dataset_seconds: float | None = None
 
     @staticmethod
@@ -64,8 +70,7 @@ class System(abc.ABC):
     @classmethod
     def supports(cls, workload: Workload) -> bool:
         """Returns whether the system has the workload, without importing anything heavy."""
-        del workload
-        return True
+        return not workload.local_steps
 
     @classmethod
     def rounds_a_call(cls, workload: Workload) -> int:
@@ -75,7 +80,7 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def run(self) -> float:
-        """Runs the next round, or rounds; returns the training loss of the last."""
+        """Runs the next round, or rounds; returns the training loss of the last, NaN if it is secret."""
 
     @abc.abstractmethod
     def weights(self) -> list[Array]:
@@ -102,18 +107,8 @@ class _Federated(System):
         algorithm = tff_dp.FedAvg(
             client_optimizer=tff_dp.SGD(learning_rate=LEARNING_RATE), weighting="uniform"
         )
-        plan: Any = tff_dp.NoPrivacy()
-        if task.privacy:
-            plan = tff_dp.PrivacyPlan(
-                mechanism=tff_dp.GaussianMechanism(
-                    clip_norm=task.privacy.clip_norm,
-                    noise_multiplier=task.privacy.noise_multiplier,
-                ),
-                population=workload.clients,
-                sampler=tff_dp.FullParticipation(),
-                rounds=task.calls * self.rounds_a_call(workload),
-                delta=0.1 / workload.clients,
-            )
+        rounds = task.calls * self.rounds_a_call(workload)
+        plan = _plan(workload, task.privacy, rounds) if task.privacy else tff_dp.NoPrivacy()
         self._process = tff_dp.build_process(bound, algorithm=algorithm, privacy=plan)
         stack.enter_context(self._context())
         self._state = process.initialize_from(self._process, bound.initial_weights)
@@ -121,6 +116,9 @@ class _Federated(System):
     def run(self) -> float:
         output = self._process.next(self._state, self._data())
         self._state = output.state
+        if self._workload.local_steps:  # whose losses nobody is told
+            self.weights()  # waits for them
+            return math.nan
         return _loss(output.metrics)
 
     def weights(self) -> list[Array]:
@@ -141,6 +139,34 @@ class _Federated(System):
     def _cohort(self, order: Sequence[int] | None = None) -> Any:
         everyone = range(self._workload.clients) if order is None else order
         return self._clients.cohort(everyone, batch_size=self._workload.batch_size)
+
+
+def _plan(workload: Workload, privacy: Privacy, rounds: int) -> tff_dp.PrivacyPlan:
+    """Returns the plan for noised sums of updates, or for DP-SGD in the clients."""
+    import tff_dp
+
+    if workload.local_steps:
+        assert isinstance(workload.examples, int)
+        return tff_dp.PrivacyPlan(
+            mechanism=tff_dp.RecordGaussianMechanism(
+                clip_norm=privacy.clip_norm,
+                noise_multiplier=privacy.noise_multiplier,
+                batch_size=workload.batch_size,
+                local_steps=workload.local_steps,
+            ),
+            records=[workload.examples] * workload.clients,
+            rounds=rounds,
+            delta=0.1 / workload.examples,
+        )
+    return tff_dp.PrivacyPlan(
+        mechanism=tff_dp.GaussianMechanism(
+            clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier
+        ),
+        population=workload.clients,
+        sampler=tff_dp.FullParticipation(),
+        rounds=rounds,
+        delta=0.1 / workload.clients,
+    )
 
 
 class _OnDataSets(_Federated):
@@ -181,6 +207,11 @@ class Arrays(_Federated):
 
     title = "ours, arrays"
 
+    @classmethod
+    def supports(cls, workload: Workload) -> bool:
+        del workload
+        return True
+
     def __init__(self, task: Task, stack: contextlib.ExitStack) -> None:
         super().__init__(task, stack)
         self._rng = np.random.default_rng(0)
@@ -193,6 +224,10 @@ class Fused(Arrays):
     """Ours, given the cohorts of several rounds at a time."""
 
     title = "ours, fused"
+
+    @classmethod
+    def supports(cls, workload: Workload) -> bool:
+        return not workload.local_steps
 
     @classmethod
     def rounds_a_call(cls, workload: Workload) -> int:
@@ -244,7 +279,59 @@ class Vectorized(_Handwritten):
 
     @classmethod
     def supports(cls, workload: Workload) -> bool:
-        return workload.kind is Dense and isinstance(workload.examples, int)
+        one_layer = workload.kind is Dense and isinstance(workload.examples, int)
+        return one_layer and not workload.local_steps
+
+
+class _PyTorch(System):
+    """PyTorch; see `benchmarks._pytorch`."""
+
+    environment = "pytorch"
+    kind: ClassVar[str]
+
+    @staticmethod
+    def load() -> None:
+        importlib.import_module("benchmarks._pytorch")
+
+    def __init__(self, task: Task, stack: contextlib.ExitStack) -> None:
+        del stack
+        kind = getattr(importlib.import_module("benchmarks._pytorch"), self.kind)
+        self._rounds = kind(task.workload, task.privacy, task.x, task.y)
+
+    def run(self) -> float:
+        return float(self._rounds.run())
+
+    def weights(self) -> list[Array]:
+        return list(self._rounds.weights())
+
+
+class PyTorch(_PyTorch):
+    """A Python loop over clients."""
+
+    title = "PyTorch"
+    kind = "Loop"
+
+
+class PyTorchVectorized(_PyTorch):
+    """DP-SGD whose gradients are those of `torch.func.vmap`."""
+
+    title = "PyTorch, vmap"
+    kind = "Vectorized"
+
+    @classmethod
+    def supports(cls, workload: Workload) -> bool:
+        return bool(workload.local_steps)
+
+
+class Opacus(_PyTorch):
+    """DP-SGD by Opacus."""
+
+    title = "Opacus"
+    kind = "Opacus"
+
+    @classmethod
+    def supports(cls, workload: Workload) -> bool:
+        return bool(workload.local_steps)
 
 
 SYSTEMS: dict[str, type[System]] = {
@@ -254,14 +341,15 @@ SYSTEMS: dict[str, type[System]] = {
     "fused": Fused,
     "handwritten": Handwritten,
     "vectorized": Vectorized,
+    "pytorch": PyTorch,
+    "pytorch-vmap": PyTorchVectorized,
+    "opacus": Opacus,
 }
 
 
-def available() -> list[str]:
-    """Returns the names of the systems that this version of tff_dp has."""
-    from tff_dp import execution
-
-    return [name for name in SYSTEMS if name != "fused" or hasattr(execution, "iterate")]
+def default() -> list[str]:
+    """Returns the names of the systems that need no other environment than this one."""
+    return [name for name, system in SYSTEMS.items() if system.environment is None]
 
 
 def _loss(metrics: Any) -> float:

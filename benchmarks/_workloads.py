@@ -27,6 +27,8 @@ class Workload:
       shape: Of one example's inputs.
       classes: Of the labels, which the model gives logits for; 0 for regression to one number.
       batch_size: Examples in a batch; divides `examples` where that is one number. One epoch.
+      local_steps: Where it is not 0, clients take so many steps of DP-SGD in place of an epoch, each
+        on a Poisson sample of `batch_size` expected examples.
       kind: The model.
       tolerance: How far apart two systems may be that compute the same, of the largest change of a
         weight.
@@ -40,6 +42,7 @@ class Workload:
     shape: tuple[int, ...]
     classes: int
     batch_size: int
+    local_steps: int = 0
     kind: type[Model] = Dense
     tolerance: float = 1e-3
     fused: int = 20
@@ -172,6 +175,18 @@ W4 = Workload(
     kind=Recurrent,
     fused=2,
 )
+W5 = Workload(
+    name="W5",
+    title="DP-SGD in the clients, the network of W2, 10 steps",
+    clients=4,
+    examples=1000,
+    shape=(28, 28, 1),
+    classes=62,
+    batch_size=64,
+    local_steps=10,
+    kind=Convolutional,
+    fused=2,
+)
 W6 = Workload(
     name="W6",
     title="dense layers of 2048, 5.8 million weights",
@@ -205,4 +220,4 @@ W8 = Workload(
     classes=10,
     batch_size=10,
 )
-WORKLOADS = {workload.name: workload for workload in (W1, W2, W3, W4, W6, W7, W8)}
+WORKLOADS = {workload.name: workload for workload in (W1, W2, W3, W4, W5, W6, W7, W8)}

@@ -1,7 +1,8 @@
 """What a round costs: on stock TFF, here, and in plain TensorFlow written by hand.
 
-`./run python benchmarks/execution.py` measures seven workloads, each with and without central
-differential privacy (clip norm 1, noise multiplier 1); `--curve` measures one of them from 10 to 100,000
+`./run python benchmarks/execution.py` measures eight workloads, with and without central differential
+privacy (clip norm 1, noise multiplier 1), or with DP-SGD in the clients; `--pytorch` measures PyTorch as
+well, in an environment of its own that it makes first; `--curve` measures one of them from 10 to 100,000
 clients a round instead; `--check` shows that ours and the hand-written code compute the same thing. Every
 system runs in a process of its own, and they take turns.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks import _checking, _measuring, _reports
 from benchmarks._measuring import Job, Measurement
-from benchmarks._systems import SYSTEMS, available
+from benchmarks._systems import SYSTEMS, default
 from benchmarks._workloads import W3, WORKLOADS
 
 _CURVE = (10, 100, 1000, 10_000, 100_000)  # clients a round
@@ -33,11 +34,15 @@ _NOTES = """\
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns the exit code: 0, or 1 if a process failed or a check did."""
     options = _parser().parse_args(arguments)
+    if options.pytorch:
+        options.systems = [
+            name for name in SYSTEMS if name in options.systems or name not in default()
+        ]
     if options.job:
         _measuring.work(options.job)
         return 0
     if options.check:
-        results = [_checking.check(WORKLOADS[name]) for name in options.workloads]
+        results = [_checking.check(WORKLOADS[name], options.systems) for name in options.workloads]
         return 0 if all(results) else 1
     machine = _measuring.machine()
     print(
@@ -56,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/execution.py", description=__doc__)
     add = parser.add_argument
     add("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), metavar="W1,...")
-    add("--systems", type=_names(SYSTEMS), default=available(), metavar=",".join(SYSTEMS))
+    add("--systems", type=_names(SYSTEMS), default=default(), metavar=",".join(SYSTEMS))
+    add("--pytorch", action="store_true", help="measure PyTorch and Opacus as well")
     add(
         "--rounds",
         type=_positive,
@@ -100,7 +106,7 @@ def _compare(options: argparse.Namespace) -> list[Measurement | None]:
             f"{name}: {workload.title}; {workload.clients} clients of {workload.sizes} examples, "
             f"batches of {workload.batch_size}"
         )
-        for private in (False, True):
+        for private in (True,) if workload.local_steps else (False, True):
             jobs = [
                 Job(
                     workload=name,
@@ -113,7 +119,7 @@ def _compare(options: argparse.Namespace) -> list[Measurement | None]:
                 if SYSTEMS[system].supports(workload)
             ]
             found = _measure(jobs)
-            label = f"{name}, with DP" if private else name
+            label = f"{name}, with DP" if private and not workload.local_steps else name
             rows[label] = {job.system: m for job, m in zip(jobs, found, strict=True)}
     titles = {system: SYSTEMS[system].title for system in options.systems}
     tables = {
