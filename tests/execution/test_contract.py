@@ -64,6 +64,7 @@ DEAR = [
     Row("weighted FedAvg", "keras3 convolution"),
     Row("weighted FedAvg", "keras3 lstm"),
     Row("weighted FedAvg", "keras3 embedding"),
+    Row("unweighted FedAvg", "keras3 large", "dp fixed"),
 ]
 ROWS = [
     *DEAR,
@@ -72,6 +73,7 @@ ROWS = [
     *(Row("unweighted FedAvg", aggregator=name) for name in contract_cases.AGGREGATORS),
     Row("weighted FedAvg", "keras3 wide", "compression"),
     Row("weighted FedAvg", "variables wide", "compression"),
+    Row("unweighted FedAvg", "keras3 large", "dp adaptive"),
     *(Row("FedSGD", "tf-keras dense", name) for name in ("dp fixed", "dp tree", "robust")),
     *(Row("FedSGD", f"{kind} dense") for kind in ("tf-keras", "variables")),
     *(Row("FedSGD", f"variables {layers}") for layers in ("lstm", "batch normalization")),
@@ -116,6 +118,7 @@ QUICK: dict[Row, list[Column]] = {
     Row("unweighted FedAvg", aggregator="dp tree adaptive"): [("scan", "arrays")],
     Row("unweighted FedAvg", aggregator="ddp secure"): [("scan", "arrays")],
     Row("weighted FedAvg", "keras3 wide", "compression"): [("scan", "datasets")],
+    Row("unweighted FedAvg", "keras3 large", "dp fixed"): [("scan-xla", "arrays")],
     Row("FedSGD", "tf-keras dense", "dp fixed"): [("vmap", "arrays")],
     Row("FedSGD", "variables lstm"): [("scan", "arrays")],
     Row("FedProx", _DENSE, "secure"): [("scan", "datasets")],

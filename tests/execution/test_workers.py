@@ -161,6 +161,25 @@ def test_any_number_of_workers_gives_equal_bits(
         assert max(seen["blocks"]) > 1
 
 
+LAYERS = {
+    "recurrent": lambda k: [k.Reshape([5, 1]), k.LSTM(3), k.Dense(1)],
+    "group normalization": lambda k: [k.Dense(4), k.GroupNormalization(2), k.Dense(1)],
+    "large": lambda k: [k.Dense(900, "relu"), k.Dense(1)],
+}
+
+
+@pytest.mark.parametrize(("layers", "xla"), [(name, False) for name in LAYERS] + [("large", True)])
+def test_any_number_of_workers_gives_equal_bits_for_each_kind_of_layer(tff, seen, layers, xla):
+    model = keras.Sequential([keras.layers.Input([5]), *LAYERS[layers](keras.layers)])
+    clients = cohort_of(RAGGED)
+    bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
+    mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.1)
+    process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=plan(mechanism))
+    cohorts = [clients.cohort(range(len(RAGGED)), batch_size=4)] * 2
+    assert_equal_for_all_workers(rounds_of(process, bound, "scan", xla, cohorts))
+    assert max(seen["parts"]) > 1
+
+
 @pytest.fixture(scope="module")
 def total(tff):
     @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))

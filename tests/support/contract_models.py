@@ -53,6 +53,14 @@ LAYERS: dict[str, Callable[[Any], list[Any]]] = {
     "layer normalization": lambda k: _normalized(k, k.layers.LayerNormalization()),
     "group normalization": lambda k: _normalized(k, k.layers.GroupNormalization(2)),
     "batch normalization": lambda k: _normalized(k, k.layers.BatchNormalization()),
+    # More than 4096 elements in one weight: norms and checks are then computed in another form. The mean
+    # over units keeps steps as small as those of the other models.
+    "large": lambda k: [
+        k.layers.Dense(1200, "tanh"),
+        k.layers.Reshape([300, 4]),
+        k.layers.GlobalAveragePooling1D(),
+        k.layers.Dense(1),
+    ],
     # More than 20000 elements in one weight: from there on `compression_aggregator` compresses.
     "wide": lambda k: _embedding(k, _MANY_WORDS),
 }
