@@ -168,14 +168,22 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize(("layers", "xla"), [(name, False) for name in LAYERS] + [("large", True)])
+@pytest.mark.parametrize(
+    ("layers", "xla"),
+    [
+        ("recurrent", False),
+        ("large", True),
+        pytest.param("large", False, marks=pytest.mark.full),
+        pytest.param("group normalization", False, marks=pytest.mark.full),
+    ],
+)
 def test_any_number_of_workers_gives_equal_bits_for_each_kind_of_layer(tff, seen, layers, xla):
     model = keras.Sequential([keras.layers.Input([5]), *LAYERS[layers](keras.layers)])
     clients = cohort_of(RAGGED)
     bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
     mechanism = tff_dp.GaussianMechanism(clip_norm=0.5, noise_multiplier=0.1)
     process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=plan(mechanism))
-    cohorts = [clients.cohort(range(len(RAGGED)), batch_size=4)] * 2
+    cohorts = [clients.cohort(range(len(RAGGED)), batch_size=4)]
     assert_equal_for_all_workers(rounds_of(process, bound, "scan", xla, cohorts))
     assert max(seen["parts"]) > 1
 
