@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.core.protobuf import rewriter_config_pb2
+from tensorflow.python.data.ops import batch_op, from_tensor_slices_op, prefetch_op, repeat_op
 from tensorflow.python.eager import context
 from tensorflow.python.framework import op_def_registry
 
@@ -37,6 +38,52 @@ def function_def(graph: Any, name: str) -> Any:
       The `FunctionDef`.
     """
     return graph._get_function(name).cached_definition
+
+
+class Slices(NamedTuple):
+    """A data set that is slices of tensors, in batches.
+
+    Attributes:
+      tensors: The tensors, [rows, ...], in the flat order of the elements.
+      before: How often the rows are repeated before they are made into batches.
+      batch_size: The number of rows in a batch.
+      drop_remainder: Whether a last, smaller batch is left out.
+      after: How often the batches are repeated.
+    """
+
+    tensors: tuple[tf.Tensor, ...]
+    before: int
+    batch_size: int
+    drop_remainder: bool
+    after: int
+
+
+def slices_of(dataset: tf.data.Dataset) -> Slices | None:
+    """Takes a data set apart, if nothing but slicing, repeating and batching made it.
+
+    Args:
+      dataset: The data set, made outside of any graph.
+
+    Returns:
+      What it was made of: `from_tensor_slices`, finite `repeat`s, one `batch`, and `prefetch`es in
+      any order; None for any other data set.
+    """
+    repeats, batch = [1, 1], None  # before the batches, and after
+    while not isinstance(dataset, from_tensor_slices_op._TensorSliceDataset):
+        kind = type(dataset)
+        if kind is repeat_op._RepeatDataset:
+            count = int(dataset._count)
+            if count < 0:
+                return None
+            repeats[batch is None] *= count
+        elif kind is batch_op._BatchDataset and batch is None:
+            batch = (int(dataset._batch_size), bool(dataset._drop_remainder))
+        elif kind is not prefetch_op._PrefetchDataset:
+            return None
+        dataset = dataset._input_dataset
+    if batch is None:
+        return None
+    return Slices(tuple(dataset._tensors), repeats[0], *batch, repeats[1])
 
 
 def xla_dynamic_slice(tensor: tf.Tensor, begin: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

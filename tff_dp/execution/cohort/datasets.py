@@ -1,4 +1,4 @@
-"""Blocks of cohorts whose data are `tf.data.Dataset`s, which one graph reads into tensors."""
+"""Blocks of cohorts whose data are `tf.data.Dataset`s, which are taken apart, or read by one graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution.cohort import grouping, tables
+from tff_dp.execution.cohort import grouping, slices, tables
 from tff_dp.execution.cohort.listing import Listing, as_regular
 
 _AT_ONCE = 256  # data sets that one call reads
@@ -59,7 +59,9 @@ def blocks_of_datasets(
     """
     for low in range(0, len(data), _AT_ONCE):
         some = data[low : low + _AT_ONCE]
-        listing = read(some, some[0].element_spec)
+        listing = slices.listed(some)
+        if listing is None:
+            listing = read(some, some[0].element_spec)
         found = as_regular(listing)
         if found is None:
             positions = np.arange(low, low + len(some))
