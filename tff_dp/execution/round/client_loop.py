@@ -23,6 +23,7 @@ from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
 _MOST_PARTS = 8  # each is a separate call and holds its own sums
+_MOST_PLAIN_PARTS = 16  # of graphs that XLA does not compile, in which a part has more to do
 # The fewest entries of a block's table per part. A part takes a call and a join, about 0.1 ms. A client
 # takes a few microseconds in XLA's code, and 0.3 ms or more in a graph that TensorFlow runs one
 # operation at a time, which leaves most cores idle: operations of one client are too small to share.
@@ -109,7 +110,8 @@ def part_count(count: int, width: int, carry_bytes: int | None, xla: bool) -> in
     if carry_bytes is None:
         return 1
     entries = _ENTRIES_OF_A_PART if xla else _ENTRIES_OF_A_PLAIN_PART
-    most = min(_MOST_PARTS, roomy_length(count, count) // entries)
+    most = _MOST_PARTS if xla else _MOST_PLAIN_PARTS
+    most = min(most, roomy_length(count, count) // entries)
     most = min(most, _BYTES_OF_PARTS // max(carry_bytes, 1))
     if width:
         most = min(most, count // width)
