@@ -42,6 +42,7 @@ class BoundModel(abc.ABC):
       metrics: Metric objects of the model's Keras.
       compiled: The arguments with which `source` was compiled, or None.
       input_spec: The specs of x and y of a batch.
+      labels_of: Takes the labels out of y, whose field with the weights of examples is no label.
     """
 
     tff_model: Any
@@ -53,6 +54,7 @@ class BoundModel(abc.ABC):
     metrics: Sequence[Any] = ()
     compiled: Compiled | None = None
     input_spec: Any = None
+    labels_of: Callable[[Any], Any]
 
     @property
     def is_functional(self) -> bool:

@@ -148,8 +148,8 @@ def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
     if list(_leaves(compiled.weighted_metrics)):
         raise ModelError(
             f"The model {model.name!r} was compiled with weighted_metrics="
-            f"{compiled.weighted_metrics!r}, which cannot be honored: examples have no weights in "
-            "federated training. Compile it with metrics= instead of weighted_metrics=."
+            f"{compiled.weighted_metrics!r}, which cannot be honored: no metric of a round is "
+            "weighted. Compile it with metrics= instead of weighted_metrics=."
         )
     given = compiled.metrics
     nested = isinstance(given, Mapping) or any(

@@ -40,12 +40,12 @@ class BatchLoss:
     """The loss of a batch.
 
     Attributes:
-      value: A function of (labels, predictions), whose value is one number, the mean over the
-        batch.
+      value: A function of (labels, predictions, weights), whose value is one number, the mean over
+        the batch. The weights of the examples [examples] may be left out.
       terms: The terms of which it is the sum.
     """
 
-    value: Callable[[Any, Any], Any]
+    value: Callable[..., Any]
     terms: tuple[Term, ...]
 
 
@@ -118,8 +118,10 @@ def resolve_loss(
         _try(values[name], term, *compared, legacy)
         terms.append(term)
 
-    def total(labels: Any, predictions: Any) -> Any:
-        found = [value(*parts(labels, predictions, name)) for name, value in values.items()]
+    def total(labels: Any, predictions: Any, weights: Any = None) -> Any:
+        found = [
+            value(*parts(labels, predictions, name), weights) for name, value in values.items()
+        ]
         return tf.add_n([tf.cast(value, found[0].dtype) for value in found])
 
     return BatchLoss(total, tuple(terms))

@@ -155,7 +155,7 @@ def check_labels(model: BoundModel, clients: Clients) -> None:
     Raises:
       DataError: Labels are outside the range of their loss; the message names the client.
     """
-    _, fields = clients.pooled()
+    fields = model.labels_of(clients.pooled()[1])
     for term in model.terms:
         name = loss_name(term.loss).replace("_", "").lower()
         labels = fields[term.output] if term.output is not None else fields
@@ -183,7 +183,7 @@ def check_class_weight(class_weight: Any, model: BoundModel, clients: Clients) -
     Raises:
       DataError: A label is no whole number; the message names the client.
     """
-    _, labels = clients.pooled()
+    labels = model.labels_of(clients.pooled()[1])
     if class_weight is not None and not isinstance(labels, dict):
         _check_whole("y", labels, model.terms[0].loss, clients)
 
@@ -210,6 +210,44 @@ def checked_class_weight(class_weight: Any) -> dict[int, float] | None:
         )
         for number, weight in given.items()
     }
+
+
+def checked_sample_weight(sample_weight: Any, clients: Clients) -> str | None:
+    """Checks the argument `sample_weight` of `fit`, and the weights in the data.
+
+    Args:
+      sample_weight: The name of a field of y, or None.
+      clients: The clients' data.
+
+    Returns:
+      The argument.
+
+    Raises:
+      ArgumentError: It is no text.
+      DataError: A weight is below zero or not finite; the message names the client.
+    """
+    if sample_weight is None:
+        return None
+    name = _checks.instance(
+        "sample_weight",
+        sample_weight,
+        str,
+        "Put the weights into the clients' data, y={'label': y, 'weight': weights}, and pass the name of "
+        "the field: sample_weight='weight'.",
+    )
+    fields = clients.pooled()[1]
+    if not isinstance(fields, dict) or name not in fields or fields[name].dtype.kind in "SU":
+        return name  # `ModelSpec.bind` says what is wrong with the shape of the data
+    weights = fields[name].reshape(len(fields[name]), -1)
+    wrong = ~((weights >= 0) & (weights < np.inf)).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"y[{name!r}] of client {_client_of(row, clients)!r} holds the weight {weights[row, 0]}: "
+            "expected numbers in [0, inf), for sample_weight. An example with the weight 0 does not "
+            "count."
+        )
+    return name
 
 
 def check_indices(model: BoundModel, clients: Clients) -> None:

@@ -52,6 +52,7 @@ def fit(
     server_learning_rate: Callable[[int], float] | None = None,
     initial_weights: Any = None,
     class_weight: Mapping[int, float] | None = None,
+    sample_weight: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     save_every: int = 1,
     keep: int = 2,
@@ -128,6 +129,11 @@ def fit(
       class_weight: The weight of an example's loss by its class, as of Keras's `fit`. Each weight
         changes its client's update before the update is clipped, so that the guarantee of a plan
         stays the same.
+      sample_weight: The name of the field of y that has the weights of the examples, [examples]; the
+        other fields are the labels. A weight multiplies its example's loss, as in Keras's `fit`, before
+        the update (or the gradient of a record) is clipped, so that the guarantee of a plan stays the
+        same. The weights are part of their client's data: epsilon does not cover weights that were
+        computed from the data of several clients.
       run_dir: The path of a folder for this run, which is made if there is none: its configuration,
         history and checkpoints, and, under a plan and without `ledger`, its ledger. Under
         `TreeMechanism` and `BandedMechanism` it is as secret as the clients' data.
@@ -190,6 +196,7 @@ def fit(
         disjoint_data=disjoint_data,
         initial_weights=initial_weights,
         class_weight=class_weight,
+        sample_weight=sample_weight,
         adjustable_rates=needs_rates(callbacks, client_learning_rate),
     )
     with contextlib.ExitStack() as stack:

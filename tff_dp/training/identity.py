@@ -37,6 +37,7 @@ def identity_of(setup: Setup) -> dict[str, Any]:
             "shuffle": setup.shuffle,
             "seeded": setup.seeded,
             "release_metrics": setup.release,
+            **{name: _plain(given) for name, given in setup.weights.items() if given is not None},
         },
         "model": _model(setup.bound),
         "data": _data(setup.clients),
