@@ -39,6 +39,7 @@ class BoundModel(abc.ABC):
       compute_dtypes: Names of the types in which the layers compute, such as "float32".
       source: The Keras model that was given, or that the given function made.
       loss: The loss that was given, or with which `source` was compiled.
+      loss_weights: The weights of the losses of the outputs, as of Keras's `compile`, or None.
       metrics: Metric objects of the model's Keras.
       compiled: The arguments with which `source` was compiled, or None.
       input_spec: The specs of x and y of a batch.
@@ -51,6 +52,7 @@ class BoundModel(abc.ABC):
     compute_dtypes: frozenset[str]
     source: Any = None
     loss: Any = None
+    loss_weights: Any = None
     metrics: Sequence[Any] = ()
     compiled: Compiled | None = None
     input_spec: Any = None

@@ -7,6 +7,7 @@ clip norm.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,21 @@ import tensorflow as tf
 from tff_dp.errors import DataError, ModelError
 from tff_dp.model import trial
 from tff_dp.model.labels import describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of a loss.
+
+    Attributes:
+      of_classes: The weight of an example by its class, or None.
+      of_examples: The weights of examples in y.
+      of_outputs: The weights of the outputs, as of Keras's `compile(loss_weights=...)`, or None.
+    """
+
+    of_classes: Mapping[int, float] | None
+    of_examples: ExampleWeights
+    of_outputs: Any
 
 
 class ExampleWeights:

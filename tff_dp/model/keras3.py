@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -31,9 +31,14 @@ from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
 from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
-from tff_dp.model.example_weights import ExampleWeights
+from tff_dp.model.example_weights import Weights
 from tff_dp.model.labels import describe
-from tff_dp.model.layers import check_strings, inputs_of, random_inputs, refuse_lookups
+from tff_dp.model.layers import (
+    check_strings,
+    inputs_of,
+    random_inputs,
+    refuse_lookups,
+)
 from tff_dp.model.losses import resolve_loss
 
 tff = _compat.tff.load()
@@ -47,8 +52,7 @@ def bind(
     loss: Any,
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
-    class_weight: Mapping[int, float] | None,
-    weights: ExampleWeights,
+    weights: Weights,
 ) -> BoundModel:
     """Converts a Keras 3 model; see `ModelSpec.bind`.
 
@@ -58,8 +62,7 @@ def bind(
       loss: As for `ModelSpec`; not None.
       metrics: As for `ModelSpec`; not None.
       input_spec: As for `ModelSpec.bind`.
-      class_weight: As for `ModelSpec.bind`.
-      weights: The weights of examples.
+      weights: The weights of the loss.
 
     Returns:
       The model in the form that TFF's builders require.
@@ -68,7 +71,7 @@ def bind(
       ModelError: As `ModelSpec.bind`.
       DataError: The loss would broadcast labels and predictions.
     """
-    return _Keras3Model(sample, builder, loss, metrics, input_spec, class_weight, weights)
+    return _Keras3Model(sample, builder, loss, metrics, input_spec, weights)
 
 
 class _Keras3Model(BoundModel):
@@ -81,8 +84,7 @@ class _Keras3Model(BoundModel):
         loss: Any,
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
-        class_weight: Mapping[int, float] | None,
-        weights: ExampleWeights,
+        weights: Weights,
     ) -> None:
         if keras.config.backend() != "tensorflow":
             raise ModelError(
@@ -108,25 +110,24 @@ class _Keras3Model(BoundModel):
         )
         predict, extras, outputs = _trace(model, self.initial_weights, input_spec)
         if "mask" in extras:
-            weights.refuse_mask(model)
-        labels = weights.labels(input_spec[1])
+            weights.of_examples.refuse_mask(model)
+        examples = weights.of_examples
+        labels = examples.labels(input_spec[1])
         names = getattr(model, "output_names", None)
-        found = resolve_loss(loss, keras, labels, outputs, names, class_weight)
+        found = resolve_loss(loss, keras, labels, outputs, names, weights)
         self.terms = found.terms
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
-        value = weights.weighted(found.value, input_spec[1], outputs)
+        value = examples.weighted(found.value, input_spec[1], outputs)
         batch_loss = _with_extras(value) if extras else value
+        outputs_of = _outputs if extras else lambda predictions: predictions
+        measured = metrics_lib.functional_metrics(
+            self.metrics, labels, outputs, outputs_of, examples.labels
+        )
         self.tff_model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
-            metrics_fns=metrics_lib.functional_metrics(
-                self.metrics,
-                labels,
-                outputs,
-                _outputs if extras else lambda predictions: predictions,
-                weights.labels,
-            ),
+            metrics_fns=measured,
             input_spec=input_spec,
         )
 

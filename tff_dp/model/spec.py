@@ -21,7 +21,8 @@ from tff_dp.model.compiled import (
     missing_loss,
     refuse_overrides,
 )
-from tff_dp.model.example_weights import ExampleWeights
+from tff_dp.model.example_weights import ExampleWeights, Weights
+from tff_dp.model.layers import check_places
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,12 +103,18 @@ class ModelSpec:
         else:
             raise ModelError(_not_a_model(sample))
         refuse_overrides(sample, keras_compat.library_of(sample))
+        check_places(sample, input_spec[0])
         compiled = compiled_of(sample)
         loss = loss_of(sample, compiled) if self.loss is None else self.loss
         metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
-        weights = ExampleWeights(sample_weight, input_spec[1])
-        bound = bind(sample, builder, loss, metrics, input_spec, class_weight, weights)
-        bound.labels_of = weights.labels
+        examples = ExampleWeights(sample_weight, input_spec[1])
+        loss_weights = None
+        if self.loss is None and compiled is not None:  # those of another loss are not honored
+            loss_weights = compiled.loss_weights
+        weights = Weights(class_weight, examples, loss_weights)
+        bound = bind(sample, builder, loss, metrics, input_spec, weights)
+        bound.loss_weights = loss_weights
+        bound.labels_of = examples.labels
         bound.loss, bound.compiled = loss, compiled
         bound.source = sample
         bound.input_spec = input_spec

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _checks
 from tff_dp.data import Clients
@@ -159,7 +160,7 @@ def check_labels(model: BoundModel, clients: Clients) -> None:
     for term in model.terms:
         name = loss_name(term.loss).replace("_", "").lower()
         labels = fields[term.output] if term.output is not None else fields
-        if isinstance(labels, dict) or term.shape is None:
+        if isinstance(labels, dict | tuple) or term.shape is None:
             continue
         where = "y" if term.output is None else f"y[{term.output!r}]"
         if "sparsecategorical" in name:
@@ -184,7 +185,7 @@ def check_class_weight(class_weight: Any, model: BoundModel, clients: Clients) -
       DataError: A label is no whole number; the message names the client.
     """
     labels = model.labels_of(clients.pooled()[1])
-    if class_weight is not None and not isinstance(labels, dict):
+    if class_weight is not None and not isinstance(labels, dict | tuple):
         _check_whole("y", labels, model.terms[0].loss, clients)
 
 
@@ -266,7 +267,7 @@ def check_indices(model: BoundModel, clients: Clients) -> None:
     x, _ = clients.pooled()
 
     def wrong(rows: slice) -> Any:
-        batch = {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
+        batch = tf.nest.map_structure(lambda array: array[rows], x)
         return next((r for r in reader(batch) if r.low < 0 or r.high >= r.rows), None)
 
     for first in range(0, clients.num_examples, _AT_ONCE):

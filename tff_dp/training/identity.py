@@ -164,6 +164,8 @@ def _data(clients: Clients) -> dict[str, Any]:
 
 
 def _specs(spec: Any) -> dict[str, Any]:
+    if isinstance(spec, tuple):
+        spec = {f"[{place}]": each for place, each in enumerate(spec)}
     named = spec if isinstance(spec, Mapping) else {"": spec}
     return {
         key: {"shape": list(each.shape[1:]), "dtype": each.dtype.name}
