@@ -595,7 +595,9 @@ def test_a_loss_that_is_not_known_where_a_model_is_loaded_is_left_out(kind, tmp_
         return pinball(labels, predictions)
 
     trained = linear(kind)
-    bound = types.SimpleNamespace(source=trained, compiled=None, loss=own_loss, metrics=[])
+    bound = types.SimpleNamespace(
+        source=trained, compiled=None, loss=own_loss, loss_weights=None, metrics=[]
+    )
     compiled_models.compiler(bound, tff_dp.FedAvg())(trained)
     result = result_of(trained)
     path = tmp_path / "model.keras"

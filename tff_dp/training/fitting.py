@@ -19,7 +19,12 @@ from tff_dp.training.observers import Observer, common_period, observed, observe
 from tff_dp.training.outcome import attach_result, result_of
 from tff_dp.training.results import FitResult
 from tff_dp.training.run import Run
-from tff_dp.training.run_folder import RunFolder, checked_keeping, open_run_folder
+from tff_dp.training.run_folder import (
+    RunFolder,
+    adjustable_rates,
+    checked_keeping,
+    open_run_folder,
+)
 from tff_dp.training.setup import prepare
 
 
@@ -197,7 +202,7 @@ def fit(
         initial_weights=initial_weights,
         class_weight=class_weight,
         sample_weight=sample_weight,
-        adjustable_rates=needs_rates(callbacks, client_learning_rate),
+        adjustable_rates=adjustable_rates(keeping, needs_rates(callbacks, client_learning_rate)),
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
@@ -239,6 +244,8 @@ def _trained(run: Run, observers: Sequence[Observer], folder: RunFolder | None) 
                 observed_step(run, observers)
                 if is_interrupted() and not run.is_finished:
                     run.end(INTERRUPTED)
+        if folder is not None:
+            folder.after_end(run)
     except KeyboardInterrupt:
         if not run.round_number:
             raise  # nothing has been trained

@@ -51,8 +51,8 @@ def origin_of(setup: Setup) -> dict[str, Any]:
       setup: The prepared arguments of `fit`.
 
     Returns:
-      The parts "plan_hash", "restorable", "disjoint_data", "carried" and "foreign_algorithm" of
-      config.json.
+      The parts "plan_hash", "restorable", "disjoint_data", "adjustable_rates", "carried" and
+      "foreign_algorithm" of config.json.
     """
     plan = setup.plan
     descriptions = {"privacy": setup.privacy.to_dict(), "algorithm": setup.algorithm.to_dict()}
@@ -60,6 +60,7 @@ def origin_of(setup: Setup) -> dict[str, Any]:
         "restorable": {name: _plain(each) == each for name, each in descriptions.items()},
         "plan_hash": None if plan is None else hash_of(plan.to_dict()),
         "disjoint_data": setup.disjoint_data,
+        "adjustable_rates": setup.adjustable_rates,
         "carried": [[each.to_dict() for each in group] for group in setup.groups],
         "foreign_algorithm": setup.foreign_algorithm,
     }

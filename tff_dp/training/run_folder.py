@@ -18,9 +18,11 @@ from tff_dp.execution import is_seeded
 from tff_dp.ledger import lines
 from tff_dp.runs import codec
 from tff_dp.runs.checkpoint import Stored
-from tff_dp.runs.layout import Layout, checked_folder
+from tff_dp.runs.layout import Layout, checked_folder, read_config
 from tff_dp.runs.store import Store, opened
 from tff_dp.training.budget import Account
+from tff_dp.training.callback_states import States
+from tff_dp.training.callbacks import Callbacks
 from tff_dp.training.checkpoints import Checkpoints
 from tff_dp.training.identity import carried_in, check_same, identity_of, origin_of
 from tff_dp.training.interrupts import INTERRUPTED
@@ -78,6 +80,22 @@ def checked_keeping(run_dir: Any, save_every: Any, keep: Any, resume: Any) -> Ke
     return Keeping(layout=layout, save_every=save_every, keep=keep, resume=resume)
 
 
+def adjustable_rates(keeping: Keeping | None, wanted: bool) -> bool:
+    """Says whether the clients' learning rate is in the state of a run's process.
+
+    Args:
+      keeping: The arguments that concern the run folder, if there is one.
+      wanted: Whether the arguments of this call need it.
+
+    Returns:
+      As it was when the run in the folder began, whose state has to fit; otherwise `wanted`.
+    """
+    if keeping is not None and keeping.resume:
+        with contextlib.suppress(RunFolderError):  # which is reported when the folder is opened
+            return bool(read_config(keeping.layout).get("adjustable_rates", wanted))
+    return wanted
+
+
 class RunFolder:
     """An open run folder, and the run that begins or goes on in it.
 
@@ -104,6 +122,8 @@ class RunFolder:
         self.standing: Standing | None = None
         self.start = Snapshot(state=self._like)
         self._ended: str | None = None
+        self._states = States()  # of the callbacks
+        self._saver: Checkpoints | None = None
         config, found = store.config(), None
         if keeping.resume and config is not None:
             check_same(config, self._identity)
@@ -169,6 +189,7 @@ class RunFolder:
         try:
             state = codec.decode(self._like, stored.leaves, stored.content)
             history = tuple(RoundRecord(**record) for record in records)
+            arrays = codec.decode_arrays(stored.beside, stored.content_beside)
         except (codec.UnfitError, TypeError) as error:
             raise RunFolderError(
                 f"The checkpoint of round {done} does not fit the process that the arguments make: "
@@ -176,6 +197,7 @@ class RunFolder:
                 f"{openings[-1]['versions']}."
             ) from error
         self.start = Snapshot(state=state, history=history, begun=done)
+        self._states = States(facts.callbacks, arrays)
 
     @property
     def path(self) -> str:
@@ -198,11 +220,16 @@ class RunFolder:
           RunFolderError: The folder cannot be written.
         """
         done = self.start.round_number
+        watching = next((each for each in observers if isinstance(each, Callbacks)), None)
+        if watching is not None and self.standing is not None:
+            watching.earlier = self._states
         if self.standing is not None and (self._ended is not None or account.rounds <= done):
             account = dataclasses.replace(account, resumed=account.resumed - 1)
             run = Run(self.setup, _with_all_bits(account, self._config), self.start)
             if self._ended is not None:
                 run.end(self._ended)
+            elif watching is not None:
+                watching.restore_weights(run)
             return run, None
         if self.standing is None:
             self._store.begin()
@@ -230,10 +257,24 @@ class RunFolder:
             seed=self.setup.root if self.setup.seeded else None,
             every=keeping.save_every,
             keep=keeping.keep,
+            states=States if watching is None else watching.states,
         )
+        self._saver = saver
         period = common_period([*observers, saver])
         account = _with_all_bits(account, self._config)
         return Run(self.setup, account, self.start, period=period), saver
+
+    def after_end(self, run: Run) -> None:
+        """Saves what callbacks have made of a run that they have ended.
+
+        Args:
+          run: The run, whose observers have ended.
+
+        Raises:
+          RunFolderError: The folder cannot be written.
+        """
+        if self._saver is not None:
+            self._saver.after_end(run)
 
     def note(self, result: FitResult, why: str | None) -> None:
         """Writes the facts of a result; warns if that is impossible, since nothing is lost.

@@ -64,6 +64,8 @@ class Setup:
       disjoint_data: As for `fit`.
       for_evaluation: A function that returns the model without class weights, which Keras does not use
         for validation either.
+      adjustable_rates: Whether the clients' learning rate is in the state of the process, if they have
+        one.
       weights: The arguments `class_weight` and `sample_weight` of `fit`, checked.
       foreign_algorithm: The class of the algorithm if it is not part of tff_dp; otherwise None.
     """
@@ -90,6 +92,7 @@ class Setup:
     spent_before: Any
     disjoint_data: bool
     for_evaluation: Callable[[], BoundModel]
+    adjustable_rates: bool
     weights: Mapping[str, Any]
     foreign_algorithm: str | None
 
@@ -239,6 +242,7 @@ def prepare(
         spent_before=spent_before,
         disjoint_data=disjoint_data,
         for_evaluation=lambda: bound if class_weight is None else bound_with(None),
+        adjustable_rates=adjustable_rates,
         weights={"class_weight": class_weight, "sample_weight": sample_weight},
         foreign_algorithm=_foreign(algorithm),
     )
