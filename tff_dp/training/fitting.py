@@ -15,16 +15,12 @@ from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.training.around import checked_verbose, needs_rates, observers_of, progress_of
 from tff_dp.training.budget import open_account
 from tff_dp.training.interrupts import INTERRUPTED, after_this_round, say_how_to_resume
+from tff_dp.training.keeping import adjustable_rates, checked_keeping
 from tff_dp.training.observers import Observer, common_period, observed, observed_step
 from tff_dp.training.outcome import attach_result, result_of
 from tff_dp.training.results import FitResult
 from tff_dp.training.run import Run
-from tff_dp.training.run_folder import (
-    RunFolder,
-    adjustable_rates,
-    checked_keeping,
-    open_run_folder,
-)
+from tff_dp.training.run_folder import RunFolder, open_run_folder
 from tff_dp.training.setup import prepare
 
 
