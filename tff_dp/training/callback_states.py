@@ -132,7 +132,9 @@ def _entries(states: States) -> list[tuple[tuple[str, str], dict[str, Any]]]:
     entries, start = [], 0
     for entry in states.numbers:
         kind = entry["class"]
-        values = {name: _from_plain(value) for name, value in entry["numbers"].items()}
+        values: dict[str, Any] = {
+            name: _from_plain(value) for name, value in entry["numbers"].items()
+        }
         if kind in _ARRAYS:
             own = list(states.arrays[start : start + entry["arrays"]])
             values[_ARRAYS[kind]] = own or None
