@@ -142,7 +142,8 @@ def read(path: pathlib.Path) -> Stored:
             )
         if hashlib.sha256(payload).hexdigest() != manifest["payload"]["sha256"]:
             raise DamagedError("was changed: its hash is not that of its state")
-        facts = Checkpoint(**manifest["facts"])
+        known = manifest["facts"]
+        facts = Checkpoint(**known | {"callbacks": tuple(known.get("callbacks", ()))})
         beside = manifest.get("beside", [])
         end = len(payload) - sum(int(leaf["bytes"]) for leaf in beside)
         return Stored(
