@@ -103,6 +103,7 @@ def test_early_stopping_stops_and_restores_as_without_the_interruption(data, tmp
     assert_same(again, whole)
 
 
+@pytest.mark.filterwarnings("ignore:The callback Rates begins anew")
 @pytest.mark.parametrize("name", KERASES)
 def test_reduce_lr_on_plateau_reduces_as_without_the_interruption(data, tmp_path, name):
     library = importlib.import_module(name)
@@ -212,6 +213,7 @@ def test_states_are_copies_of_plain_values(tff):
     assert states_of([keras.callbacks.History()]) == States([], [])
 
 
+@pytest.mark.filterwarnings("ignore:The callback EarlyStopping.* begins anew")
 def test_callbacks_may_come_and_go(data, tmp_path):
     """Whether the clients' rate is in the state was decided when the run began."""
     algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.05))
