@@ -119,10 +119,9 @@ class _Keras3Model(BoundModel):
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
         value = examples.weighted(found.value, input_spec[1], outputs)
         batch_loss = _with_extras(value) if extras else value
-        outputs_of = _outputs if extras else lambda predictions: predictions
-        measured = metrics_lib.functional_metrics(
-            self.metrics, labels, outputs, outputs_of, examples.labels
-        )
+        reader = _outputs if extras else lambda predictions: predictions
+        about = self.metrics, labels, outputs, reader, examples.labels
+        measured = metrics_lib.functional_metrics(*about)
         self.tff_model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
