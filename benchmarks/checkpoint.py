@@ -73,9 +73,10 @@ def measure(
     import tff_dp
     from tff_dp import execution
     from tff_dp.training.budget import open_account
+    from tff_dp.training.keeping import checked_keeping
     from tff_dp.training.observers import observed, observed_step
     from tff_dp.training.run import Run
-    from tff_dp.training.run_folder import checked_keeping, open_run_folder
+    from tff_dp.training.run_folder import open_run_folder
     from tff_dp.training.setup import prepare
 
     x, y = workload.data()

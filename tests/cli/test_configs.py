@@ -19,7 +19,7 @@ from tff_dp.cli.configs import Mistakes, clients_of, import_classes, read_source
 from tff_dp.cli.configs.inputs import called, imported
 from tff_dp.cli.configs.objects import build
 from tff_dp.cli.configs.source import lines_of
-from tff_dp.cli.configs.tables import DataTable, ModelTable, TrainTable, table
+from tff_dp.cli.configs.tables import DataTable, ModelTable, TrainTable, ValidationTable, table
 from tff_dp.errors import AccountingError, ArgumentError
 
 TEXT = '''\
@@ -419,6 +419,6 @@ def test_the_page_shows_the_example_as_it_is_written():
 
 def test_the_page_explains_every_key():
     page = (ROOT / "docs" / "cli.md").read_text()
-    for kind in (ModelTable, DataTable, TrainTable):
+    for kind in (ModelTable, DataTable, TrainTable, ValidationTable):
         for name in kind.__dataclass_fields__:
             assert f"`{name}`" in page, name

@@ -373,7 +373,7 @@ def datasets_that_are_refused():
         (ragged, r"client 'odd': its examples cannot be stacked.*Pad"),
         (tf.data.Dataset.range(3), r"client 'odd' has examples of type TensorSpec"),
         (good.map(lambda x, y: {"x": x, "y": y}), r"'odd' has examples of the fields 'x', 'y'"),
-        (good.map(lambda x, y: ((x, x), y)), r"client 'odd': x is a tuple: expected a dense"),
+        (good.map(lambda x, y: ((x, x), y)), r"client 'odd' has the fields x\[0\], x\[1\], y where"),
         (good.map(lambda x, y: ({"a": tf.sparse.from_dense(x)}, y)), r"x\['a'\] is a SparseTensor"),
         (good.map(lambda x, y: (x[:1], y)), r"client 'odd': x has shape \[1\].*have shape \[2\]"),
         (good.map(lambda x, y: (x / 0.0, y)), r"client 'odd': x is nan at index \[0, 0\]"),

@@ -33,6 +33,8 @@ IN_FUNCTIONS = {
     "tff_dp.selftest": {"tff_dp.selftest.suite"},  # the command refuses wrong plans before that
     "tff_dp.selftest.command": {"tff_dp.selftest.suite"},
     # It says how far it came: what takes seconds to import is imported between what it says.
+    # Callbacks are made after the model, whose Keras is imported by then.
+    "tff_dp.cli.configs.around": {"tff_dp.training.refused_callbacks"},
     "tff_dp.cli.training_check": {"tensorflow", "keras", "tff_dp.execution.devices"},
 }
 # What works without TensorFlow: plans, data, accounting, and the command.

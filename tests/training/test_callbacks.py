@@ -502,8 +502,49 @@ def test_batch_hooks_of_a_users_class_are_refused_unless_they_are_set_to_those_o
 
 def test_tensorboard_without_its_package_is_refused_with_the_remedy(clients, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
-    with pytest.raises(StackError, match="pip install tensorboard"):
+    with pytest.raises(StackError, match=r"pip install 'tff_dp\[tensorboard\]'"):
         trained(clients, [keras.callbacks.TensorBoard()])
+
+
+@pytest.mark.parametrize("name", ["keras", "tf_keras"])
+def test_tensorboard_has_the_losses_and_the_rate_of_each_round(clients, name, tmp_path):
+    import tensorflow as tf
+
+    library = importlib.import_module(name)
+    x, y = clients.client(0)
+    rates = [0.5, 0.25, 0.125, 1.0]
+    result = trained(
+        clients,
+        [
+            library.callbacks.LearningRateScheduler(lambda epoch: rates[epoch]),
+            library.callbacks.TensorBoard(tmp_path / "logs", histogram_freq=2, profile_batch=0),
+        ],
+        library,
+        validation_data=(x, y),
+    )
+
+    def written(part: str) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        (file,) = (tmp_path / "logs" / part).glob("events.out.tfevents.*")
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                tensor = tf.make_ndarray(value.tensor)
+                if tensor.shape == () and tensor.dtype.kind == "f":
+                    found.setdefault(value.tag, {})[event.step] = float(tensor)
+        return found
+
+    train, validation = written("train"), written("validation")
+    own = [record.metrics["loss"] for record in result.history]
+    held = [record.validation["val_loss"] for record in result.history]
+    rate = "epoch_learning_rate" if name == "keras" else "epoch_lr"  # by LearningRateScheduler
+    for got, expected in (
+        (train["epoch_loss"], own),
+        (validation["epoch_loss"], held),
+        (train[rate], rates),
+    ):
+        assert list(got) == [*range(ROUNDS)]
+        assert list(got.values()) == pytest.approx(expected, rel=1e-6)
+    assert len(set(own)) == len(set(held)) == ROUNDS
 
 
 def test_callbacks_of_tf_keras_set_rates_and_stop_runs_of_its_models(clients):

@@ -439,6 +439,33 @@ def test_an_interrupt_ends_a_run_after_its_round_and_says_how_to_resume(
     assert_same(resume(folder), fit(gaussian(0.0)))
 
 
+def test_every_message_counts_the_rounds_that_were_asked_for(
+    folder, monkeypatch, default_interrupts, capsys
+):
+    """A lost round leaves the plan one round less, which no message takes for what was asked for."""
+    crashes = Crashes(folder, monkeypatch, charged=(3,))
+    fit(gaussian(rounds=6), run_dir=folder)
+    image = crashes.image("charged", 3)
+    monkeypatch.undo()
+    interrupted_at(monkeypatch, 4)
+    result = resume(image)
+    assert result.stopped == "Training was interrupted after 4 of 6 rounds."
+    assert read_run(image).result["stopped"] == result.stopped
+    assert read_run(image).result["asked"] == 6
+    assert "after 4 of 6 rounds" in capsys.readouterr().err
+    monkeypatch.undo()
+    failing_at(monkeypatch, 5)
+    with pytest.raises(ComputationError) as failed:
+        resume(image)
+    assert "4 of 6 rounds had been run" in failed.value.__notes__[0]
+    monkeypatch.undo()
+    # The failed round was charged, and is lost as well: one round is left of the plan.
+    rest = resume(image)
+    assert rest.stopped.startswith(
+        "Training stopped after 4 of 6 rounds: the privacy plan covers 6"
+    )
+
+
 def test_a_second_interrupt_ends_the_round(folder, monkeypatch, default_interrupts):
     interrupted_at(monkeypatch, 3, times=2)
     result = fit(gaussian(), run_dir=folder)

@@ -25,10 +25,13 @@ _REACHED = (
     "while TensorFlow Federated was imported",
     "while the model was trained",
 )
-_OPTIONAL = {
-    "tensorboard": "the TensorBoard callback",
-    "pandas": "data in frames, CSV and Parquet",
-    "pyarrow": "data in Parquet",
+_OPTIONAL = {  # what each is for, and how to install it
+    "tensorboard": (
+        "the TensorBoard callback",
+        "pip install 'tff_dp[tensorboard]', or pip install tensorboard",
+    ),
+    "pandas": ("data in frames, CSV and Parquet", "pip install pandas"),
+    "pyarrow": ("data in Parquet", "pip install pyarrow"),
 }
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -181,10 +184,10 @@ def _wrong_pins(pins: list[tuple[str, str]]) -> Finding:
 
 
 def _optional() -> Iterator[Finding]:
-    for name, use in _OPTIONAL.items():
+    for name, (use, remedy) in _OPTIONAL.items():
         if importlib.util.find_spec(name) is None:
             text = f"not installed; for {use}."
-            yield Finding(name, "note", text, f"pip install {name}")
+            yield Finding(name, "note", text, remedy)
         else:
             yield Finding(name, "ok", f"{_installed(name)}, for {use}.")
 

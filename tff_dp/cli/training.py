@@ -134,6 +134,7 @@ def train(options: argparse.Namespace) -> int:
                 metrics=_metrics(prepared.model.metrics),
                 run_dir=run_dir,
                 progress=_progress(prepared.train.progress),
+                **prepared.around,
                 **arguments,
             )
     except ArgumentError as error:
@@ -161,11 +162,12 @@ def resume(options: argparse.Namespace) -> int:
       ComputationError: A client's computation fails.
     """
     run_dir = pathlib.Path(options.run_dir)
-    from tff_dp.cli.configs import Mistakes, clients_of, import_classes, model_of
+    from tff_dp.cli.configs import Mistakes, around_of, clients_of, import_classes, model_of
 
     mistakes = Mistakes(_stored(run_dir))
     import_classes(mistakes)
     clients, model = clients_of("data", mistakes), model_of(mistakes)
+    around = around_of(model, mistakes)
     mistakes.raise_all()
     if model is None:
         raise ArgumentError(f"{mistakes.source.name} is not complete.")
@@ -182,6 +184,7 @@ def resume(options: argparse.Namespace) -> int:
                 loss=model.loss,
                 metrics=_metrics(model.metrics),
                 progress=_progress(table.get("progress")),
+                **around,
                 **more,
             )
     except KeyboardInterrupt:
@@ -300,12 +303,17 @@ def _placed(error: ArgumentError, source: Any) -> ArgumentError:
     """Returns an error of `fit` with the key and the line of the argument that it names."""
     named = re.match(r"(\w+)(?=[= ])", str(error))
     name = named[1] if named else ""
+    if name.startswith("validation_") and "validation" in source.values:
+        placed = type(error)(f"{source.where(('validation',))}: [validation]: {error}")
+        placed.result = error.result
+        return placed
     paths = [path for path in source.origins if path[-1] == name]
     if not paths:
         return error
     # Most arguments are those of [train], some of them with the name of another one of the plan.
     path = min(paths, key=lambda path: (path[0] != "train", len(path)))
-    placed = type(error)(f"{source.where(path)}: {'.'.join(path[:-1])}.{error}")
+    within = "".join(f"{part}." for part in path[:-1])
+    placed = type(error)(f"{source.where(path)}: {within}{error}")
     placed.result = error.result
     return placed
 

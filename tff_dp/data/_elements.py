@@ -115,7 +115,7 @@ def _check_specs(where: str, specs: tuple[Any, ...]) -> None:
         if not isinstance(spec, tf.TensorSpec):
             raise DataError(
                 f"{where}: {label} is a {type(spec).__name__}: expected a dense tensor, or a flat "
-                "dictionary of them. Map the dataset to such examples."
+                "dictionary or tuple of them. Map the dataset to such examples."
             )
     if all(spec.shape.rank and spec.shape[0] is None for _, spec in leaves):
         raise DataError(
@@ -127,18 +127,24 @@ def _check_specs(where: str, specs: tuple[Any, ...]) -> None:
 def _spec_leaves(name: str, spec: Any) -> list[tuple[str, Any]]:
     if isinstance(spec, Mapping):
         return [(f"{name}[{key!r}]", leaf) for key, leaf in spec.items()]
+    if isinstance(spec, tuple):
+        return [(f"{name}[{place}]", leaf) for place, leaf in enumerate(spec)]
     return [(name, spec)]
 
 
 def _stacked(batches: list[Any]) -> Any:
     if isinstance(batches[0], Mapping):
         return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    if isinstance(batches[0], tuple):
+        return tuple(map(np.concatenate, zip(*batches, strict=True)))
     return np.concatenate(batches)
 
 
 def _empty(spec: Any) -> Any:
     if isinstance(spec, Mapping):
         return {key: _empty(leaf) for key, leaf in spec.items()}
+    if isinstance(spec, tuple):
+        return tuple(map(_empty, spec))
     shape = [size or 0 for size in spec.shape] if spec.shape.rank is not None else []
     empty: Array = np.empty([0, *shape], spec.dtype.as_numpy_dtype)
     return empty

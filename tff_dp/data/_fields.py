@@ -1,4 +1,4 @@
-"""Fields: one array [examples, ...], or a flat dictionary of such arrays for several inputs."""
+"""Fields: one array [examples, ...], or a flat dictionary or tuple of arrays for several inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tff_dp.errors import ArgumentError, DataError
 
 Array: TypeAlias = NDArray[Any]
-Fields: TypeAlias = Array | dict[str, Array]
+Fields: TypeAlias = Array | dict[str, Array] | tuple[Array, ...]
 
 # Bounds the memory for a pass over an array that may be mapped from a file larger than memory.
 CHUNK_BYTES = 1 << 24
@@ -30,8 +30,56 @@ def leaves(name: str, fields: Fields) -> Iterator[tuple[str, Array]]:
     if isinstance(fields, dict):
         for key, array in fields.items():
             yield f"{name}[{key!r}]", array
+    elif isinstance(fields, tuple):
+        for place, array in enumerate(fields):
+            yield f"{name}[{place}]", array
     else:
         yield name, fields
+
+
+def in_order(name: str, fields: Fields) -> list[tuple[str, Array]]:
+    """Returns the arrays of fields in the order in which TensorFlow flattens them.
+
+    Args:
+      name: "x" or "y".
+      fields: The fields.
+
+    Returns:
+      What `leaves` yields; of a dictionary, sorted by key.
+    """
+    return list(leaves(name, dict(sorted(fields.items())) if isinstance(fields, dict) else fields))
+
+
+def is_several(value: Any) -> bool:
+    """Says whether a value is a list or a tuple of arrays, which are several fields, as in Keras.
+
+    Args:
+      value: An array-like, or several of them.
+
+    Returns:
+      True if all entries are arrays or tensors with at least one dimension. Lists of numbers and lists
+      of lists are array-likes.
+    """
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(hasattr(each, "dtype") and len(getattr(each, "shape", ())) > 0 for each in value)
+    )
+
+
+def packed(fields: Fields, arrays: Sequence[Array]) -> Fields:
+    """Packs arrays in the structure of fields.
+
+    Args:
+      fields: The fields.
+      arrays: As many arrays as fields has, in their order.
+
+    Returns:
+      The arrays in the same structure.
+    """
+    if isinstance(fields, dict):
+        return dict(zip(fields, arrays, strict=True))
+    return tuple(arrays) if isinstance(fields, tuple) else arrays[0]
 
 
 def apply(function: Callable[[Array], Array], fields: Fields) -> Fields:
@@ -46,6 +94,8 @@ def apply(function: Callable[[Array], Array], fields: Fields) -> Fields:
     """
     if isinstance(fields, dict):
         return {key: function(array) for key, array in fields.items()}
+    if isinstance(fields, tuple):
+        return tuple(map(function, fields))
     return function(fields)
 
 
@@ -69,7 +119,7 @@ def checked(name: str, fields: Any) -> Fields:
 
     Args:
       name: "x" or "y".
-      fields: An array [examples, ...], or a mapping of names to such arrays.
+      fields: An array [examples, ...], or a mapping of names to such arrays, or several of them.
 
     Returns:
       Fields that share their memory with the argument.
@@ -81,6 +131,8 @@ def checked(name: str, fields: Any) -> Fields:
     if isinstance(fields, Mapping):
         _check_keys(name, fields)
         return {key: _view(f"{name}[{key!r}]", array) for key, array in fields.items()}
+    if is_several(fields):
+        return tuple(_view(f"{name}[{place}]", array) for place, array in enumerate(fields))
     return _view(name, fields)
 
 
@@ -89,7 +141,8 @@ def converted(name: str, value: Any) -> Fields:
 
     Args:
       name: The name in messages, such as "client 'a': x".
-      value: An array-like [examples, ...], or a mapping of names to array-likes.
+      value: An array-like [examples, ...], a mapping of names to array-likes, or a list or tuple of
+        arrays.
 
     Returns:
       Fields of arrays in native byte order, copied only if the conversion changes something.
@@ -100,6 +153,8 @@ def converted(name: str, value: Any) -> Fields:
     if isinstance(value, Mapping):
         _check_keys(name, value)
         return {key: convert(f"{name}[{key!r}]", leaf) for key, leaf in value.items()}
+    if is_several(value):
+        return tuple(convert(f"{name}[{place}]", leaf) for place, leaf in enumerate(value))
     return convert(name, value)
 
 
@@ -227,77 +282,10 @@ def count_examples(x: Fields, y: Fields, where: str = "") -> int:
             raise DataError(
                 f"{where}{label} has {len(array)} examples where {first} has {len(reference)}. "
                 "Give every field one entry for each example, and several inputs or outputs as a "
-                "dictionary of arrays by name."
+                "dictionary or tuple of arrays. A list of arrays is several fields, as in Keras; "
+                "np.stack makes one field of it."
             )
     return len(reference)
-
-
-def as_offsets(offsets: Any, examples: int) -> Array:
-    """Checks the positions at which the clients' examples begin and end.
-
-    Args:
-      offsets: Whole numbers [clients + 1].
-      examples: The number of examples, which must be the last offset.
-
-    Returns:
-      A read-only copy, int64 [clients + 1].
-
-    Raises:
-      DataError: The offsets have another shape or type, do not go from 0 to `examples`, or
-        decrease.
-    """
-    given = np.asarray(offsets)
-    if given.dtype.kind not in "iu" or given.ndim != 1 or len(given) < 2:
-        raise DataError(
-            f"offsets has shape {list(given.shape)} and dtype {given.dtype}: expected whole "
-            "numbers [clients + 1] of at least one client."
-        )
-    checked = given.astype(np.int64)  # a copy: what was checked must not change
-    if checked[0] != 0 or checked[-1] != examples:
-        raise DataError(
-            f"offsets goes from {checked[0]} to {checked[-1]}: expected 0 to {examples}, the "
-            "number of examples."
-        )
-    falls = np.flatnonzero(np.diff(checked) < 0)
-    if falls.size:
-        at = int(falls[0])
-        raise DataError(
-            f"offsets falls from {checked[at]} to {checked[at + 1]} at client {at}: expected no "
-            "decrease."
-        )
-    checked.flags.writeable = False
-    return checked
-
-
-def check_finite(label: str, array: Array, offsets: Array, ids: tuple[str, ...]) -> None:
-    """Checks that floats are finite, piece by piece, so that a mapped file stays on disk.
-
-    Args:
-      label: The label of the field, such as "x['age']".
-      array: The field, [examples, ...].
-      offsets: The clients' offsets, int64 [clients + 1].
-      ids: The clients' ids.
-
-    Raises:
-      DataError: There is a NaN or an infinity. The message names the client, the field and the
-        index within the client's examples.
-    """
-    if array.dtype.kind != "f":
-        return
-    for rows in row_chunks(array):
-        finite = np.isfinite(array[rows])
-        if finite.all():
-            continue
-        row, *inner = (int(i) for i in np.argwhere(~finite)[0])
-        value = array[rows][(row, *inner)]
-        row += rows.start
-        # The last client that starts at or before the row: empty ones that start there are skipped.
-        client = int(np.searchsorted(offsets, row, side="right")) - 1
-        raise DataError(
-            f"client {ids[client]!r}: {label} is {value} at index "
-            f"{[row - int(offsets[client]), *inner]} of its examples: expected a finite number (as "
-            "float32, at most 3.4e38). Drop or impute it, or pass allow_nonfinite=True."
-        )
 
 
 def _check_keys(name: str, fields: Mapping[Any, Any]) -> None:

@@ -94,25 +94,32 @@ def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, F
         ) from error
 
 
-def _read_fields(folder: Path, part: str, names: list[str] | None, *, mmap: bool) -> Fields:
+def _read_fields(folder: Path, part: str, names: list[str] | int | None, *, mmap: bool) -> Fields:
     def load(file: str) -> Array:
         array: Array = np.load(folder / file, mmap_mode="r" if mmap else None, allow_pickle=False)
         return array
 
     if names is None:
         return load(f"{part}.npy")
+    if isinstance(names, int):
+        return tuple(load(_file(part, position)) for position in range(names))
     return {name: load(_file(part, position)) for position, name in enumerate(names)}
 
 
-def _names(fields: Fields) -> list[str] | None:
+def _names(fields: Fields) -> list[str] | int | None:
+    """Returns the names of fields; of a tuple, their number; of a single one, None."""
+    if isinstance(fields, tuple):
+        return len(fields)
     return list(fields) if isinstance(fields, dict) else None
 
 
 def _files(part: str, fields: Fields) -> Iterator[tuple[str, Any]]:
-    if not isinstance(fields, dict):
+    if isinstance(fields, dict):
+        fields = tuple(fields.values())
+    if not isinstance(fields, tuple):
         yield f"{part}.npy", fields
         return
-    for position, array in enumerate(fields.values()):
+    for position, array in enumerate(fields):
         yield _file(part, position), array
 
 

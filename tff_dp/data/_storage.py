@@ -127,9 +127,7 @@ class Builder:
     @staticmethod
     def _joined(name: str, example: Fields, joined: dict[str, Array]) -> Fields:
         arrays = [joined.get(label, empty) for label, empty in _fields.leaves(name, example)]
-        if isinstance(example, dict):
-            return dict(zip(example, arrays, strict=True))
-        return arrays[0]
+        return _fields.packed(example, arrays)
 
     @staticmethod
     def _check(client: str, x: Fields, y: Fields, example: tuple[Fields, Fields]) -> None:

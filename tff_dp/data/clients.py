@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tff_dp import _checks, _html
-from tff_dp.data import _fields, _files, _ids, _storage
+from tff_dp.data import _fields, _files, _ids, _offsets, _storage
 from tff_dp.data._fields import Array, Fields
 from tff_dp.data.cohort import Cohort
 from tff_dp.errors import ArgumentError, DataError
@@ -25,7 +25,8 @@ class Clients:
 
     Client c has the examples in rows `offsets[c]` to `offsets[c + 1]` of every field. A field is an
     array [examples, ...] of booleans, integers, floats or strings; x and y are each one field, or a
-    flat dictionary of fields for models with several inputs or outputs.
+    flat dictionary or tuple of fields for models with several inputs or outputs. A list of arrays
+    becomes a tuple of fields.
 
     The constructor does not copy the fields: it keeps read-only views of the arrays, of whatever
     type, so that memory-mapped files stay on disk. Writing to the original arrays later changes the
@@ -33,7 +34,7 @@ class Clients:
     `from_arrays` and the other sources convert it.
 
     Args:
-      x: Inputs, [examples, ...], or a dictionary of such arrays.
+      x: Inputs, [examples, ...], or a dictionary, list or tuple of such arrays.
       y: Targets, in the same form.
       offsets: Whole numbers [clients + 1], non-decreasing from 0 to the number of examples. Copied.
       ids: A unique string or whole number for each client, stored as strings; "0", "1", ... if
@@ -52,8 +53,8 @@ class Clients:
 
     def __init__(
         self,
-        x: Array | Mapping[str, Array],
-        y: Array | Mapping[str, Array],
+        x: Array | Mapping[str, Array] | Sequence[Array],
+        y: Array | Mapping[str, Array] | Sequence[Array],
         offsets: ArrayLike,
         ids: Iterable[str | int] | None = None,
         *,
@@ -64,7 +65,7 @@ class Clients:
         _checks.flag("allow_nonfinite", allow_nonfinite)
         self._x = _fields.checked("x", x)
         self._y = _fields.checked("y", y)
-        self._offsets = _fields.as_offsets(offsets, _fields.count_examples(self._x, self._y))
+        self._offsets = _offsets.as_offsets(offsets, _fields.count_examples(self._x, self._y))
         self._ids = _ids.as_ids(ids, self.num_clients)
         self._positions = {name: position for position, name in enumerate(self._ids)}
         if not allow_empty and (self.sizes == 0).any():
@@ -75,7 +76,7 @@ class Clients:
             )
         if not allow_nonfinite:
             for label, array in [*_fields.leaves("x", self._x), *_fields.leaves("y", self._y)]:
-                _fields.check_finite(label, array, self._offsets, self._ids)
+                _offsets.check_finite(label, array, self._offsets, self._ids)
 
     @property
     def num_clients(self) -> int:

@@ -58,12 +58,7 @@ class Cohort(Sequence[Any]):
         if rng is not None:
             rows = _shuffled(starts, sizes, epochs, rng)
             starts = np.concatenate([[0], np.cumsum(sizes * epochs)])[:-1]
-        # In the order in which TensorFlow flattens (x, y): dictionaries are sorted by key.
-        named = [
-            pair
-            for label, part in (("x", x), ("y", y))
-            for pair in sorted(_fields.leaves(label, part), key=lambda item: item[0])
-        ]
+        named = [*_fields.in_order("x", x), *_fields.in_order("y", y)]
         self._arrays = CohortArrays(
             [array for _, array in named],
             rows,

@@ -23,7 +23,7 @@ from tff_dp.errors import ArgumentError, DataError
 
 _DRAWS = 1000
 
-_Data = ArrayLike | Mapping[str, ArrayLike]
+_Data = ArrayLike | Mapping[str, ArrayLike] | Sequence[ArrayLike]
 
 
 def iid(
@@ -32,7 +32,7 @@ def iid(
     """Distributes the examples over clients at random; sizes differ by at most one.
 
     Args:
-      x: Inputs, [examples, ...], or a dictionary of such arrays.
+      x: Inputs, [examples, ...], or a dictionary, list or tuple of such arrays.
       y: Targets, in the same form.
       clients: Number of clients, in [1, examples].
       seed: A whole number for a reproducible partition; None draws one.
@@ -71,7 +71,7 @@ def shards(
     Data", arXiv:1602.05629, section 3 (the "pathological non-IID" partition).
 
     Args:
-      x: Inputs, [examples, ...], or a dictionary of such arrays.
+      x: Inputs, [examples, ...], or a dictionary, list or tuple of such arrays.
       y: Targets, in the same form.
       clients: Number of clients, >= 1.
       shards_per_client: Shards that each client gets, >= 1; clients times shards_per_client must
@@ -121,7 +121,7 @@ def dirichlet(
     Source: Yurochkin et al., arXiv:1905.12022.
 
     Args:
-      x: Inputs, [examples, ...], or a dictionary of such arrays.
+      x: Inputs, [examples, ...], or a dictionary, list or tuple of such arrays.
       y: Targets, in the same form.
       clients: Number of clients, >= 1.
       alpha: The concentration, in (0, 1e6]. About 0.1 gives each client few labels; at 100, all
@@ -167,7 +167,7 @@ def by_column(x: _Data, y: _Data, column: ArrayLike, *, allow_nonfinite: bool = 
     """Gives each example to the client that a column names, which is a natural partition.
 
     Args:
-      x: Inputs, [examples, ...], or a dictionary of such arrays.
+      x: Inputs, [examples, ...], or a dictionary, list or tuple of such arrays.
       y: Targets, in the same form.
       column: Client ids, [examples]: strings, numbers or dates.
       allow_nonfinite: Whether floats may be NaN or infinite.
@@ -211,13 +211,7 @@ def _label_ends(
 
 
 def _pooled(x: _Data, y: _Data) -> tuple[Fields, Fields, int]:
-    # Not converted here: a mapped file is converted while it is copied.
-    pooled = tuple(
-        {key: _fields.as_array(f"{name}[{key!r}]", leaf) for key, leaf in part.items()}
-        if isinstance(part, Mapping)
-        else _fields.as_array(name, part)
-        for name, part in (("x", x), ("y", y))
-    )
+    pooled = [_as_arrays("x", x), _as_arrays("y", y)]
     checked_x, checked_y = (_fields.checked(n, p) for n, p in zip("xy", pooled, strict=True))
     examples = _fields.count_examples(checked_x, checked_y)
     if examples == 0:
@@ -225,9 +219,18 @@ def _pooled(x: _Data, y: _Data) -> tuple[Fields, Fields, int]:
     return checked_x, checked_y, examples
 
 
+def _as_arrays(name: str, data: Any) -> Fields:
+    # Not converted here: a mapped file is converted while it is copied.
+    if isinstance(data, Mapping):
+        return {key: _fields.as_array(f"{name}[{key!r}]", leaf) for key, leaf in data.items()}
+    if _fields.is_several(data):
+        return tuple(_fields.as_array(f"{name}[{place}]", leaf) for place, leaf in enumerate(data))
+    return _fields.as_array(name, data)
+
+
 def _labels(y: Fields, labels: ArrayLike | None, examples: int) -> Array:
     given: Any = y if labels is None else labels
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping | tuple):
         array = _fields.as_array("labels", given)
         if array.shape in ((examples,), (examples, 1)):
             return array.reshape(examples)

@@ -27,7 +27,7 @@ def from_arrays(
 
     Args:
       arrays: A mapping from client ids to (x, y), or to {"x": x, "y": y}. x and y are each an
-        array-like [examples, ...], or a dictionary of names to array-likes.
+        array-like [examples, ...], or a dictionary, list or tuple of arrays.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 
@@ -52,7 +52,7 @@ def from_datasets(
 
     Args:
       datasets: A mapping from client ids to finite data sets of single examples (x, y), not
-        batched. x and y are each a tensor or a dictionary of tensors.
+        batched. x and y are each a tensor, or a dictionary or tuple of tensors.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite.
 

@@ -39,9 +39,11 @@ class BoundModel(abc.ABC):
       compute_dtypes: Names of the types in which the layers compute, such as "float32".
       source: The Keras model that was given, or that the given function made.
       loss: The loss that was given, or with which `source` was compiled.
+      loss_weights: The weights of the losses of the outputs, as of Keras's `compile`, or None.
       metrics: Metric objects of the model's Keras.
       compiled: The arguments with which `source` was compiled, or None.
       input_spec: The specs of x and y of a batch.
+      labels_of: Takes the labels out of y, whose field with the weights of examples is no label.
     """
 
     tff_model: Any
@@ -50,9 +52,11 @@ class BoundModel(abc.ABC):
     compute_dtypes: frozenset[str]
     source: Any = None
     loss: Any = None
+    loss_weights: Any = None
     metrics: Sequence[Any] = ()
     compiled: Compiled | None = None
     input_spec: Any = None
+    labels_of: Callable[[Any], Any]
 
     @property
     def is_functional(self) -> bool:

@@ -101,7 +101,7 @@ def loss_of(model: Any, compiled: Compiled | None) -> Any:
       The loss; a list or dictionary with a single loss is unpacked.
 
     Raises:
-      ModelError: There is no loss, or it is weighted.
+      ModelError: There is no loss.
     """
     if compiled is None:
         raise ModelError(missing_loss())
@@ -112,11 +112,6 @@ def loss_of(model: Any, compiled: Compiled | None) -> Any:
         raise ModelError(
             f"The model {model.name!r} was compiled without a loss: expected loss= of compile, or of "
             "this call, such as loss='mse'. Losses that layers add are added to it."
-        )
-    if any(weight != 1 for weight in _leaves(compiled.loss_weights)):
-        raise ModelError(
-            f"The model {model.name!r} was compiled with loss_weights={compiled.loss_weights!r}, which "
-            "cannot be honored: expected none. Put the weights into a loss function, and pass it as loss."
         )
     return loss
 
@@ -148,8 +143,8 @@ def metrics_of(model: Any, compiled: Compiled | None) -> Sequence[Any]:
     if list(_leaves(compiled.weighted_metrics)):
         raise ModelError(
             f"The model {model.name!r} was compiled with weighted_metrics="
-            f"{compiled.weighted_metrics!r}, which cannot be honored: examples have no weights in "
-            "federated training. Compile it with metrics= instead of weighted_metrics=."
+            f"{compiled.weighted_metrics!r}, which cannot be honored: no metric of a round is "
+            "weighted. Compile it with metrics= instead of weighted_metrics=."
         )
     given = compiled.metrics
     nested = isinstance(given, Mapping) or any(

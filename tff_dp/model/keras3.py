@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -31,8 +31,14 @@ from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
 from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
+from tff_dp.model.example_weights import Weights
 from tff_dp.model.labels import describe
-from tff_dp.model.layers import check_strings, inputs_of, random_inputs, refuse_lookups
+from tff_dp.model.layers import (
+    check_strings,
+    inputs_of,
+    random_inputs,
+    refuse_lookups,
+)
 from tff_dp.model.losses import resolve_loss
 
 tff = _compat.tff.load()
@@ -46,7 +52,7 @@ def bind(
     loss: Any,
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
-    class_weight: Mapping[int, float] | None = None,
+    weights: Weights,
 ) -> BoundModel:
     """Converts a Keras 3 model; see `ModelSpec.bind`.
 
@@ -56,7 +62,7 @@ def bind(
       loss: As for `ModelSpec`; not None.
       metrics: As for `ModelSpec`; not None.
       input_spec: As for `ModelSpec.bind`.
-      class_weight: As for `ModelSpec.bind`.
+      weights: The weights of the loss.
 
     Returns:
       The model in the form that TFF's builders require.
@@ -65,7 +71,7 @@ def bind(
       ModelError: As `ModelSpec.bind`.
       DataError: The loss would broadcast labels and predictions.
     """
-    return _Keras3Model(sample, builder, loss, metrics, input_spec, class_weight)
+    return _Keras3Model(sample, builder, loss, metrics, input_spec, weights)
 
 
 class _Keras3Model(BoundModel):
@@ -78,7 +84,7 @@ class _Keras3Model(BoundModel):
         loss: Any,
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
-        class_weight: Mapping[int, float] | None,
+        weights: Weights,
     ) -> None:
         if keras.config.backend() != "tensorflow":
             raise ModelError(
@@ -102,28 +108,25 @@ class _Keras3Model(BoundModel):
             tuple(v.numpy() for v in model.trainable_variables),
             tuple(v.numpy() for v in model.non_trainable_weights),
         )
-        predict, has_extras, outputs = _trace(model, self.initial_weights, input_spec)
-        found = resolve_loss(
-            loss,
-            keras,
-            input_spec[1],
-            outputs,
-            getattr(model, "output_names", None),
-            class_weight,
-        )
+        predict, extras, outputs = _trace(model, self.initial_weights, input_spec)
+        if "mask" in extras:
+            weights.of_examples.refuse_mask(model)
+        examples = weights.of_examples
+        labels = examples.labels(input_spec[1])
+        names = getattr(model, "output_names", None)
+        found = resolve_loss(loss, keras, labels, outputs, names, weights)
         self.terms = found.terms
         self.metrics = metrics_lib.resolve_metrics(metrics, loss, keras)
-        batch_loss = _with_extras(found.value) if has_extras else found.value
+        value = examples.weighted(found.value, input_spec[1], outputs)
+        batch_loss = _with_extras(value) if extras else value
+        reader = _outputs if extras else lambda predictions: predictions
+        about = self.metrics, labels, outputs, reader, examples.labels
+        measured = metrics_lib.functional_metrics(*about)
         self.tff_model = tff.learning.models.FunctionalModel(
             initial_weights=tuple(self.initial_weights),
             predict_on_batch_fn=predict,
             loss_fn=lambda output, label, sample_weight=None: batch_loss(label, output),
-            metrics_fns=metrics_lib.functional_metrics(
-                self.metrics,
-                input_spec[1],
-                outputs,
-                _outputs if has_extras else lambda predictions: predictions,
-            ),
+            metrics_fns=measured,
             input_spec=input_spec,
         )
 
@@ -294,8 +297,8 @@ def _fresh_state(variable: Any) -> tf.Tensor:
 
 def _trace(
     model: keras.Model, weights: ModelWeights, input_spec: tuple[Any, Any]
-) -> tuple[Any, bool, Any]:
-    """Returns the prediction function for TFF, whether it returns extras, and the spec of the outputs.
+) -> tuple[Any, set[str], Any]:
+    """Returns the prediction function for TFF, the extras that it returns, and the outputs' spec.
 
     Extras are the values that a loss needs in addition to the outputs: the sum of the losses that
     layers add, and the mask of the outputs if the examples are padded.
@@ -341,7 +344,7 @@ def _trace(
     outputs = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), concrete.structured_outputs
     )
-    return predict, has_extras, outputs
+    return predict, {name for name in ("losses", "mask") if found[name]}, outputs
 
 
 def _foreign_state(model: keras.Model, names: Iterable[str]) -> str:

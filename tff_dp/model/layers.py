@@ -99,6 +99,27 @@ def check_strings(model: Any, x_spec: Any) -> None:
         ) from error
 
 
+def check_places(model: Any, x_spec: Any) -> None:
+    """Refuses a tuple of inputs with more or fewer entries than a model has inputs.
+
+    Keras itself would leave out those that are too many.
+
+    Args:
+      model: A model of either Keras.
+      x_spec: The spec of a batch of x.
+
+    Raises:
+      ModelError: The numbers differ.
+    """
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(x_spec, list | tuple) or inputs is None or len(inputs) == len(x_spec):
+        return
+    raise ModelError(
+        f"The model {model.name!r} cannot be called on x, which has {len(x_spec)} fields: expected one "
+        f"for each of its {len(inputs)} inputs.{inputs_of(model, x_spec)}"
+    )
+
+
 def inputs_of(model: Any, x_spec: Any) -> str:
     """Returns a sentence for a message if x does not fit the number or names of a model's inputs.
 
@@ -117,8 +138,13 @@ def inputs_of(model: Any, x_spec: Any) -> str:
         listed = ", ".join(repr(name) for name in names)
         if isinstance(x_spec, Mapping) and set(x_spec) == set(names):
             return ""
-        return f" The model has the inputs {listed}: give x as a dictionary with these names."
-    if isinstance(x_spec, Mapping):
+        if isinstance(x_spec, list | tuple) and len(x_spec) == len(names):
+            return ""
+        return (
+            f" The model has the inputs {listed}: give x as a dictionary with these names, or as a tuple "
+            "of arrays in this order."
+        )
+    if isinstance(x_spec, Mapping | list | tuple):
         return f" The model has one input, {names[0]!r}: give x as one array, or with that name."
     return ""
 

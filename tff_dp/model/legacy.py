@@ -23,6 +23,7 @@ from tff_dp.errors import ModelError
 from tff_dp.model import metrics as metrics_lib
 from tff_dp.model import trial
 from tff_dp.model.bound import BoundModel, ModelWeights, compute_dtypes
+from tff_dp.model.example_weights import Weights
 from tff_dp.model.labels import describe
 from tff_dp.model.layers import check_strings, inputs_of, refuse_lookups
 from tff_dp.model.losses import resolve_loss
@@ -49,7 +50,7 @@ def bind(
     loss: Any,
     metrics: Sequence[Any],
     input_spec: tuple[Any, Any],
-    class_weight: Mapping[int, float] | None = None,
+    weights: Weights,
 ) -> BoundModel:
     """Converts a tf-keras model; see `ModelSpec.bind`.
 
@@ -59,7 +60,7 @@ def bind(
       loss: As for `ModelSpec`; not None.
       metrics: As for `ModelSpec`; not None.
       input_spec: As for `ModelSpec.bind`.
-      class_weight: As for `ModelSpec.bind`.
+      weights: The weights of the loss.
 
     Returns:
       The model in the form that TFF's builders require.
@@ -74,7 +75,7 @@ def bind(
             "which TFF's converter cannot use. Set TF_USE_LEGACY_KERAS=1, or import tff_dp.tff, before "
             "tf.keras is first used; or make the model with Keras 3."
         )
-    return _LegacyModel(sample, builder, loss, metrics, input_spec, class_weight)
+    return _LegacyModel(sample, builder, loss, metrics, input_spec, weights)
 
 
 class _BatchLoss(tf_keras.losses.Loss):  # type: ignore[misc]
@@ -121,7 +122,7 @@ class _LegacyModel(BoundModel):
         loss: Any,
         metrics: Sequence[Any],
         input_spec: tuple[Any, Any],
-        class_weight: Mapping[int, float] | None,
+        weights: Weights,
     ) -> None:
         if builder is not None:
             builder = _uncompiled(builder)
@@ -134,22 +135,22 @@ class _LegacyModel(BoundModel):
         check_strings(sample, input_spec[0])
         self._check_clone(sample, builder)
         self.compute_dtypes = compute_dtypes(sample)
-        labels = input_spec[1]
-        found = resolve_loss(
-            loss,
-            tf_keras,
-            labels,
-            outputs,
-            getattr(sample, "output_names", None),
-            class_weight,
-        )
+        examples = weights.of_examples
+        labels = examples.labels(input_spec[1])
+        names = getattr(sample, "output_names", None)
+        found = resolve_loss(loss, tf_keras, labels, outputs, names, weights)
         self.terms = found.terms
-        loss_object = _loss_object(found.value)
+        loss_object = _loss_object(examples.weighted(found.value, input_spec[1], outputs))
         self.metrics = metric_objects = metrics_lib.resolve_metrics(metrics, loss, tf_keras)
         for metric in metric_objects:
             metrics_lib.tried(metric, labels, outputs, legacy=True)
         makers = OrderedDict(
-            (metric.name, functools.partial(metrics_lib.legacy_metric, metric, labels, outputs))
+            (
+                metric.name,
+                functools.partial(
+                    metrics_lib.legacy_metric, metric, labels, outputs, examples.labels
+                ),
+            )
             for metric in metric_objects
         )
         self.initial_weights = ModelWeights(

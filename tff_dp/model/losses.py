@@ -13,7 +13,9 @@ from tff_dp._compat import keras as keras_compat
 from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ModelError
 from tff_dp.model import trial
+from tff_dp.model.example_weights import Weights
 from tff_dp.model.labels import check_shapes, describe, loss_name, to_one_rank
+from tff_dp.model.loss_weights import by_output, of_single_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +26,14 @@ class Term:
       loss: The loss as the user gave it.
       function: The name of the Keras function that computes it, such as "mean_squared_error"; None
         for a loss that the user defined.
-      output: The name of the output in y and in the predictions if they have several fields, or
-        None.
+      output: The name of the output in y and in the predictions if y is a dictionary, or its place
+        if y is a tuple; None if y is one array, or the loss is one of all outputs.
       shape: The shape of the prediction for one example; None if it is not one tensor.
     """
 
     loss: Any
     function: str | None
-    output: str | None
+    output: str | int | None
     shape: tuple[int | None, ...] | None
 
 
@@ -40,12 +42,12 @@ class BatchLoss:
     """The loss of a batch.
 
     Attributes:
-      value: A function of (labels, predictions), whose value is one number, the mean over the
-        batch.
+      value: A function of (labels, predictions, weights), whose value is one number, the mean over
+        the batch. The weights of the examples [examples] may be left out.
       terms: The terms of which it is the sum.
     """
 
-    value: Callable[[Any, Any], Any]
+    value: Callable[..., Any]
     terms: tuple[Term, ...]
 
 
@@ -55,7 +57,7 @@ def resolve_loss(
     labels: Any,
     predictions: Any,
     output_names: Sequence[str] | None = None,
-    class_weight: Mapping[int, float] | None = None,
+    weights: Weights | None = None,
 ) -> BatchLoss:
     """Finds a loss, and checks that it accepts the labels and the predictions.
 
@@ -67,21 +69,22 @@ def resolve_loss(
       loss: A loss object, a name, or a function of (labels, predictions); or a list or dictionary of
         these by output, in which None means no loss.
       keras: The Keras module of the model.
-      labels: The spec of y: a `tf.TensorSpec`, or a dictionary of them.
+      labels: The spec of y: a `tf.TensorSpec`, or a dictionary or tuple of them.
       predictions: The spec of the model's outputs: one, or a list or dictionary of them.
       output_names: The names of the outputs, in order, if the predictions are a list.
-      class_weight: The weight of an example's loss by its class, as of Keras's `fit`; 1 for other
-        classes. None for no weights.
+      weights: The weights of classes and of outputs; None for no weights.
 
     Returns:
       The loss of a batch.
 
     Raises:
       ModelError: There are class weights for several outputs; or the loss is unknown, belongs to
-        the other Keras, or fails.
+        the other Keras, or fails; or its weights do not fit the outputs.
       DataError: The loss would broadcast labels and predictions.
     """
     legacy = keras.__name__ == "tf_keras"
+    class_weight = None if weights is None else weights.of_classes
+    loss_weights = None if weights is None else weights.of_outputs
     names = _output_names(predictions, output_names)
     several = isinstance(predictions, Mapping | list | tuple)
     if isinstance(loss, Mapping | list | tuple) and not loss:
@@ -97,29 +100,34 @@ def resolve_loss(
     else:
         one, term = _term(loss, None, keras, labels, predictions, legacy)
         _try(one, term, labels, predictions, legacy)
+        factor = of_single_loss(loss_weights, output_names, of_all=several)
         if class_weight is not None:
             _check_single(several, labels)
-            return BatchLoss(_weighted(one, class_weight), (term,))
-        return BatchLoss(one, (term,))
+            one = _weighted(one, class_weight)
+        return BatchLoss(one if factor == 1.0 else _times(one, factor), (term,))
 
     if class_weight is not None:
         _check_single(True, labels)
     assert names is not None
-    one_array = not isinstance(labels, Mapping)
+    fields = _fields_of(labels, names)
+    factors = by_output(loss_weights, names)
 
     def parts(labels: Any, predictions: Any, name: str) -> tuple[Any, Any]:
-        return labels if one_array else labels[name], _part(predictions, names, name)
+        field = fields.get(name)
+        return labels if field is None else labels[field], _part(predictions, names, name)
 
     values, terms = {}, []
     for name, of_output in losses.items():
-        field = None if one_array else name
         compared = parts(labels, predictions, name)
-        values[name], term = _term(of_output, field, keras, *compared, legacy)
-        _try(values[name], term, *compared, legacy)
+        value, term = _term(of_output, fields.get(name), keras, *compared, legacy)
+        _try(value, term, *compared, legacy)
+        values[name] = value if factors[name] == 1.0 else _times(value, factors[name])
         terms.append(term)
 
-    def total(labels: Any, predictions: Any) -> Any:
-        found = [value(*parts(labels, predictions, name)) for name, value in values.items()]
+    def total(labels: Any, predictions: Any, weights: Any = None) -> Any:
+        found = [
+            value(*parts(labels, predictions, name), weights) for name, value in values.items()
+        ]
         return tf.add_n([tf.cast(value, found[0].dtype) for value in found])
 
     return BatchLoss(total, tuple(terms))
@@ -159,16 +167,26 @@ def _resolved(loss: Any, keras: ModuleType) -> tuple[Callable[..., Any], str | N
 
 
 def _term(
-    loss: Any, output: str | None, keras: ModuleType, labels: Any, predictions: Any, legacy: bool
+    loss: Any,
+    output: str | int | None,
+    keras: ModuleType,
+    labels: Any,
+    predictions: Any,
+    legacy: bool,
 ) -> tuple[Callable[..., Any], Term]:
     """Returns the loss of a batch for one output, and checks the shapes."""
     found, function = _resolved(loss, keras)
     where = "y" if output is None else f"y[{output!r}]"
-    if function is not None and isinstance(labels, Mapping):
+    if function is not None and isinstance(labels, Mapping | list | tuple):
+        has = (
+            f"the fields {_listed(labels)}"
+            if isinstance(labels, Mapping)
+            else f"{len(labels)} fields"
+        )
         raise ModelError(
-            f"{where} has the fields {_listed(labels)}, and loss={loss_name(loss)!r} compares the single "
-            "output of the model with one array: expected y as an array. Take the field out of the "
-            "dictionary, or give a function of (labels, predictions), which gets all of them."
+            f"{where} has {has}, and loss={loss_name(loss)!r} compares the single "
+            "output of the model with one array: expected y as an array. Take the field out, "
+            "or give a function of (labels, predictions), which gets all of them."
         )
     if function is not None and not hasattr(predictions, "dtype"):
         raise ModelError(
@@ -213,11 +231,18 @@ def _term(
 
 
 def _check_single(several: bool, labels: Any) -> None:
-    if several or isinstance(labels, Mapping):
+    if several or isinstance(labels, Mapping | list | tuple):
         raise ModelError(
             "class_weight is for models with a single output, as in Keras: the classes of several "
             "outputs are not the same. Weight the outputs in a loss function of your own."
         )
+
+
+def _times(value: Callable[..., Any], factor: float) -> Callable[..., Any]:
+    def weighted(labels: Any, predictions: Any, weights: Any = None) -> Any:
+        return value(labels, predictions, weights) * factor
+
+    return weighted
 
 
 def _weighted(
@@ -227,16 +252,17 @@ def _weighted(
 
     The class is the label itself, or the place of the largest value of a one-hot label.
     """
-    weights = {int(number): float(weight) for number, weight in class_weight.items()}
+    by_class = {int(number): float(weight) for number, weight in class_weight.items()}
 
-    def total(labels: Any, predictions: Any) -> Any:
+    def total(labels: Any, predictions: Any, weights: Any = None) -> Any:
+        del weights  # `fit` refuses weights of both kinds
         classes = labels
         if len(classes.shape) > 1:
             several = classes.shape[-1] != 1
             classes = tf.argmax(classes, -1) if several else tf.squeeze(classes, -1)
         classes = tf.cast(classes, tf.int64)
         found = tf.ones_like(classes, tf.float32)
-        for number, weight in weights.items():
+        for number, weight in by_class.items():
             same = tf.equal(classes, number)  # `==` is identity in the graphs of TFF
             found = tf.where(same, weight, found)
         return value(labels, predictions, found)
@@ -282,7 +308,7 @@ def _try(
         )
     trial.of_loss(value, told, labels, predictions, hint)
     aligned = labels, predictions
-    if term.shape is not None and not isinstance(labels, Mapping):
+    if term.shape is not None and not isinstance(labels, Mapping | list | tuple):
         aligned = trial.on_shapes(
             lambda a, b: to_one_rank(a, b, legacy=legacy), labels, predictions
         )
@@ -319,6 +345,13 @@ def _by_output(given: Any, loss: Any, names: Sequence[str] | None, labels: Any) 
         raise ModelError(
             f"loss={given!r} has no loss: expected one for at least one of {_listed(names)}."
         )
+    if isinstance(labels, list | tuple):
+        if len(labels) != len(names):
+            raise ModelError(
+                f"y has {len(labels)} fields, and the model has the outputs {_listed(names)}: expected "
+                "one field for each output, in this order; or a dictionary with some of the names."
+            )
+        return losses
     fields = list(labels) if isinstance(labels, Mapping) else None
     if fields is None and len(names) == 1:
         return losses
@@ -338,6 +371,13 @@ def _output_names(predictions: Any, names: Sequence[str] | None) -> tuple[str, .
     if not isinstance(predictions, list | tuple) or names is None or len(names) != len(predictions):
         return None
     return tuple(names)
+
+
+def _fields_of(labels: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Returns by the name of an output where its labels are in y; empty if y is one array."""
+    if isinstance(labels, list | tuple):
+        return {name: place for place, name in enumerate(names)}
+    return {name: name for name in names} if isinstance(labels, Mapping) else {}
 
 
 def _part(predictions: Any, names: Sequence[str], name: str) -> Any:

@@ -96,6 +96,7 @@ def functional_metrics(
     labels: Any,
     predictions: Any,
     outputs_of: Callable[[Any], Any] = lambda predictions: predictions,
+    labels_of: Callable[[Any], Any] = lambda y: y,
 ) -> tuple[Any, Any, Any]:
     """Returns Keras 3 metrics as TFF's functional metrics, with the loss and the number of examples.
 
@@ -103,9 +104,10 @@ def functional_metrics(
 
     Args:
       metrics: Keras 3 metric objects; they are not changed.
-      labels: The spec of y.
+      labels: The spec of the labels.
       predictions: The spec of the model's outputs.
       outputs_of: Extracts the model's outputs from the predictions of the functional model.
+      labels_of: Extracts the labels from y.
 
     Returns:
       TFF's functions (initialize, update, finalize).
@@ -138,7 +140,7 @@ def functional_metrics(
             loss=(total + tf.cast(batch_output.loss, tf.float32) * examples, weight + examples),
             num_examples=(state["num_examples"][0] + batch_output.num_examples,),
         )
-        labels, predictions = to_one_rank(labels, predictions, legacy=False)
+        labels, predictions = to_one_rank(labels_of(labels), predictions, legacy=False)
         if mask is not None:
             keras_compat.set_mask(predictions, mask)
         with tf_compat.equality_by_value():
@@ -161,13 +163,19 @@ def functional_metrics(
     return initialize, update, finalize
 
 
-def legacy_metric(metric: Any, labels: Any, predictions: Any) -> Any:
+def legacy_metric(
+    metric: Any,
+    labels: Any,
+    predictions: Any,
+    labels_of: Callable[[Any], Any] = lambda y: y,
+) -> Any:
     """Returns a copy of a tf-keras metric that brings labels and predictions to one rank.
 
     Args:
       metric: A metric of tf-keras; it is not changed.
-      labels: The spec of y.
+      labels: The spec of the labels.
       predictions: The spec of the model's outputs.
+      labels_of: Extracts the labels from y.
 
     Returns:
       The copy, with its variables made.
@@ -182,7 +190,7 @@ def legacy_metric(metric: Any, labels: Any, predictions: Any) -> Any:
     update, result = copy.update_state, copy.result
 
     def update_state(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        y_true, y_pred = to_one_rank(y_true, y_pred, legacy=True)
+        y_true, y_pred = to_one_rank(labels_of(y_true), y_pred, legacy=True)
         with tf_compat.equality_by_value():
             return update(y_true, y_pred, sample_weight=sample_weight)
 

@@ -21,6 +21,8 @@ from tff_dp.model.compiled import (
     missing_loss,
     refuse_overrides,
 )
+from tff_dp.model.example_weights import ExampleWeights, Weights
+from tff_dp.model.layers import check_places
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,10 @@ class ModelSpec:
             )
 
     def bind(
-        self, input_spec: tuple[Any, Any], class_weight: Mapping[int, float] | None = None
+        self,
+        input_spec: tuple[Any, Any],
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: str | None = None,
     ) -> BoundModel:
         """Converts the model for data of a given shape.
 
@@ -72,6 +77,8 @@ class ModelSpec:
             a dictionary of them; `Clients.element_spec()` returns it.
           class_weight: The weight of an example's loss by its class, as of Keras's `fit`; None for no
             weights. Classes without a weight have the weight 1.
+          sample_weight: The field of y with the weights of the examples, which is no label; None if
+            all of y are labels.
 
         Returns:
           The model in the form that TFF's builders require.
@@ -79,7 +86,7 @@ class ModelSpec:
         Raises:
           ModelError: The model is not a Keras model or cannot be wrapped, or the loss or a metric
             cannot be computed. The message names the layer, loss or metric and the remedy.
-          DataError: The loss would broadcast labels and predictions.
+          DataError: The loss would broadcast labels and predictions; or y does not have the weights.
           StackError: TFF cannot be imported.
         """
         # A function is called once here, since only its result tells which Keras it uses.
@@ -96,10 +103,18 @@ class ModelSpec:
         else:
             raise ModelError(_not_a_model(sample))
         refuse_overrides(sample, keras_compat.library_of(sample))
+        check_places(sample, input_spec[0])
         compiled = compiled_of(sample)
         loss = loss_of(sample, compiled) if self.loss is None else self.loss
         metrics = metrics_of(sample, compiled) if self.metrics is None else self.metrics
-        bound = bind(sample, builder, loss, metrics, input_spec, class_weight)
+        examples = ExampleWeights(sample_weight, input_spec[1])
+        loss_weights = None
+        if self.loss is None and compiled is not None:  # those of another loss are not honored
+            loss_weights = compiled.loss_weights
+        weights = Weights(class_weight, examples, loss_weights)
+        bound = bind(sample, builder, loss, metrics, input_spec, weights)
+        bound.loss_weights = loss_weights
+        bound.labels_of = examples.labels
         bound.loss, bound.compiled = loss, compiled
         bound.source = sample
         bound.input_spec = input_spec

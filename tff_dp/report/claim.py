@@ -206,7 +206,7 @@ def _not_covered(plan: PrivacyPlan | None, charges: Charges, known: Circumstance
         f"{'; '.join(limits)}.".capitalize(),
         "Validation and evaluation on these clients' data, and choices that were made by them.",
         "Statistics of the data that went into the model or its inputs before training, such as "
-        "adapted normalization or vocabularies.",
+        "adapted normalization, vocabularies, or weights of classes and examples.",
     ]
     public = "The number of clients" if plan.records is None else "Each client's number of records"
     lines.append(f"{public}, which is public.")

@@ -39,6 +39,7 @@ class Checkpoint:
       root: The root seed of the cohorts and of the order of examples.
       seed: The seed that was given to `fit`; None for entropy of the operating system.
       ended: Why the run was ended early; None if it goes on.
+      callbacks: What callbacks have counted, as plain values; their arrays are stored beside the state.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class Checkpoint:
     root: int
     seed: int | None
     ended: str | None = None
+    callbacks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,15 @@ class Stored:
       facts: What is known of the run.
       leaves: The description of the leaves of the state, as for `codec.decode`.
       content: The bytes of the leaves.
+      beside: The description of the arrays beside the state, as for `codec.decode_arrays`.
+      content_beside: The bytes of these arrays.
     """
 
     facts: Checkpoint
     leaves: Sequence[Mapping[str, Any]]
     content: bytes
+    beside: Sequence[Mapping[str, Any]] = ()
+    content_beside: bytes = b""
 
 
 def write(
@@ -72,6 +78,7 @@ def write(
     facts: Checkpoint,
     leaves: Sequence[Mapping[str, Any]],
     parts: Sequence[bytes],
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes a checkpoint atomically.
 
@@ -79,7 +86,8 @@ def write(
       path: The path of the file.
       facts: What is known of the run.
       leaves: The description of the leaves of the state, as for `codec.decode`.
-      parts: The bytes of each leaf.
+      parts: The bytes of each leaf, and then those of each array beside the state.
+      beside: The description of the arrays beside the state, as for `codec.decode_arrays`.
 
     Raises:
       OSError: The file could not be written; there is none at `path`, or the old one.
@@ -93,6 +101,7 @@ def write(
         "format": FORMAT,
         "facts": dataclasses.asdict(facts),
         "leaves": [dict(leaf) for leaf in leaves],
+        "beside": [dict(leaf) for leaf in beside],
         "payload": {"bytes": size, "sha256": hashed.hexdigest()},
     }
     head = canonical({"manifest": manifest, "sha256": hash_of(manifest)}) + b"\n"
@@ -133,8 +142,17 @@ def read(path: pathlib.Path) -> Stored:
             )
         if hashlib.sha256(payload).hexdigest() != manifest["payload"]["sha256"]:
             raise DamagedError("was changed: its hash is not that of its state")
-        facts = Checkpoint(**manifest["facts"])
-        return Stored(facts=facts, leaves=manifest["leaves"], content=payload)
+        known = manifest["facts"]
+        facts = Checkpoint(**known | {"callbacks": tuple(known.get("callbacks", ()))})
+        beside = manifest.get("beside", [])
+        end = len(payload) - sum(int(leaf["bytes"]) for leaf in beside)
+        return Stored(
+            facts=facts,
+            leaves=manifest["leaves"],
+            content=payload[:end],
+            beside=beside,
+            content_beside=payload[end:],
+        )
     except (KeyError, TypeError):
         raise DamagedError("lacks a field") from None
 

@@ -93,6 +93,50 @@ def decode(like: Any, leaves: Sequence[Mapping[str, Any]], content: bytes) -> An
     return tree.unflatten_as(like, found)
 
 
+def encode_arrays(arrays: Sequence[np.ndarray]) -> Encoded:
+    """Turns arrays of numbers into bytes.
+
+    Args:
+      arrays: Arrays, such as the weights of a Keras model.
+
+    Returns:
+      The bytes and their description.
+
+    Raises:
+      UnfitError: An array has no numbers.
+    """
+    found = [_encoded(str(place), np.asarray(each), each) for place, each in enumerate(arrays)]
+    return Encoded(
+        [{**description, "bytes": len(content)} for description, content in found],
+        [content for _, content in found],
+    )
+
+
+def decode_arrays(leaves: Sequence[Mapping[str, Any]], content: bytes) -> list[np.ndarray]:
+    """Restores arrays from their bytes.
+
+    Args:
+      leaves: The description of the arrays, as `encode_arrays` makes it.
+      content: The bytes of all arrays.
+
+    Returns:
+      The arrays.
+
+    Raises:
+      UnfitError: The bytes are not those of such arrays.
+    """
+    found, start = [], 0
+    for place, leaf in enumerate(leaves):
+        stop = start + int(leaf["bytes"])
+        try:
+            like = np.zeros(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
+        except (TypeError, ValueError) as error:
+            raise UnfitError(f"the array {place} beside the state is none: {error}.") from None
+        found.append(_decoded({**leaf, "path": str(place)}, content[start:stop], like))
+        start = stop
+    return found
+
+
 def _pairs(state: Any, like: Any) -> Any:
     here, there = ([(_path(at), v) for at, v in tree.flatten_with_path(s)] for s in (state, like))
     if len(here) != len(there):

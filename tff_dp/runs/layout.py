@@ -46,6 +46,11 @@ class Layout:
         return self.folder / "ledger.jsonl"
 
     @property
+    def validation_ledger(self) -> pathlib.Path:
+        """The ledger of a private validation, whose clients are others."""
+        return self.folder / "validation.jsonl"
+
+    @property
     def history(self) -> pathlib.Path:
         """The records of the rounds."""
         return self.folder / "history.jsonl"
@@ -66,8 +71,11 @@ class Layout:
         Returns:
           The paths of these files, as `_disk.leftovers` finds them.
         """
-        own = (self.config, self.history, self.result, lines.head_path(self.ledger))
+        own = (self.config, self.history, self.result, *self._heads())
         return [left for path in (*own, self.checkpoints) for left in _disk.leftovers(path)]
+
+    def _heads(self) -> list[pathlib.Path]:
+        return [lines.head_path(path) for path in (self.ledger, self.validation_ledger)]
 
     def checkpoint(self, round_number: int) -> pathlib.Path:
         """Returns the path of the checkpoint of a round.

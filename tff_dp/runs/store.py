@@ -143,6 +143,7 @@ class Store:
         parts: Sequence[bytes],
         records: Sequence[Mapping[str, Any]],
         keep: int,
+        beside: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Saves a checkpoint, and removes those that are not to be kept any more.
 
@@ -152,6 +153,7 @@ class Store:
           parts: As for `checkpoint.write`.
           records: The records since the last checkpoint.
           keep: The number of checkpoints to keep; >= 1.
+          beside: As for `checkpoint.write`.
 
         Raises:
           RunFolderError: It could not be saved. The last checkpoint is still there.
@@ -163,7 +165,7 @@ class Store:
             new = facts.records - self._history.records
             self._history.append(records[len(records) - new :])
             complete = dataclasses.replace(facts, history=self._history.sha256)
-            checkpoint.write(path, complete, leaves, parts)
+            checkpoint.write(path, complete, leaves, parts, beside)
             self.last = facts.round_number
             for old in list(self.layout.stored().values())[:-keep]:
                 old.unlink(missing_ok=True)

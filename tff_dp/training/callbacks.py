@@ -13,6 +13,7 @@ import numpy as np
 from tff_dp._compat import keras as keras_compat
 from tff_dp.errors import ArgumentError
 from tff_dp.process import model_weights
+from tff_dp.training.callback_states import States, restore, states_of, weights_to_restore
 from tff_dp.training.mirror import Mirror
 from tff_dp.training.observers import Observer
 from tff_dp.training.rates import rates_of
@@ -92,6 +93,7 @@ class Callbacks(Observer):
 
     Attributes:
       list: Keras's `CallbackList`, once the run has begun; otherwise None.
+      earlier: What the callbacks of the run had counted when it was saved; None for a new run.
 
     Raises:
       ArgumentError: A callback monitors what no round reports.
@@ -108,6 +110,23 @@ class Callbacks(Observer):
         self._mirror, self._scheduled = mirror, scheduled
         self._logs: dict[str, float] = {}
         self.list: Any = None
+        self.earlier: States | None = None
+
+    def states(self) -> States:
+        """Returns what the callbacks have counted so far, for a checkpoint."""
+        return states_of(self._callbacks)
+
+    def restore_weights(self, run: Run) -> None:
+        """Restores in a run that has nothing left to train what a callback had restored at its end.
+
+        Args:
+          run: The run.
+        """
+        weights = weights_to_restore(self._callbacks, self.earlier or States())
+        if weights is not None:
+            self._mirror.show(run)
+            self._mirror.model.set_weights(weights)
+            self._mirror.take(run)
 
     def on_begin(self, run: Run) -> None:
         """Gives the callbacks the model, and calls `on_train_begin`.
@@ -140,6 +159,8 @@ class Callbacks(Observer):
             verbose=0,
         )
         self.list.on_train_begin()
+        if self.earlier is not None and run.round_number:
+            restore(self._callbacks, self.earlier)
         mirror.take(run)
 
     def before_step(self, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tff_dp import _warnings
@@ -12,6 +12,7 @@ from tff_dp.errors import RunFolderError
 from tff_dp.runs import codec
 from tff_dp.runs.checkpoint import Checkpoint
 from tff_dp.runs.store import Store
+from tff_dp.training.callback_states import States
 from tff_dp.training.interrupts import INTERRUPTED
 from tff_dp.training.observers import Observer
 from tff_dp.training.results import RoundRecord
@@ -33,14 +34,24 @@ class Checkpoints(Observer):
       seed: As for `Checkpoint`.
       every: The number of rounds from one save to the next; >= 1.
       keep: The number of checkpoints to keep; >= 1.
+      states: Returns what the callbacks of the run have counted.
     """
 
     def __init__(
-        self, store: Store, *, folder: str, like: Any, seed: int | None, every: int, keep: int
+        self,
+        store: Store,
+        *,
+        folder: str,
+        like: Any,
+        seed: int | None,
+        every: int,
+        keep: int,
+        states: Callable[[], States] = States,
     ) -> None:
         self.period = every
         self._store, self._folder, self._like = store, folder, like
-        self._seed, self._keep = seed, keep
+        self._seed, self._keep, self._states = seed, keep, states
+        self._saved: Any = None  # the state that was last passed on to be written
         self._writer: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[None] | None = None
         self._taken = 0  # the round that was last passed on to be written
@@ -133,10 +144,33 @@ class Checkpoints(Observer):
             self._save(run)
             self.wait()
 
+    def after_end(self, run: Run) -> None:
+        """Saves once more what callbacks have made of a run that they have ended.
+
+        `EarlyStopping` restores the best weights when training has ended. A run that has come to its last
+        round can go on by more rounds, and its checkpoint stays what it was.
+
+        Args:
+          run: The run, whose observers have ended.
+
+        Raises:
+          RunFolderError: The state cannot be saved.
+        """
+        if _ended(run) and run.state is not self._saved:
+            self._store.save(*self._contents(run))
+
     def _save(self, run: Run) -> None:
         self.wait()
         assert self._writer is not None
+        contents = self._contents(run)
+        self._taken = run.round_number
+        self._writing = self._writer.submit(self._store.save, *contents)
+
+    def _contents(self, run: Run) -> tuple[Any, ...]:
+        """Returns the arguments of `Store.save`, which later steps do not change."""
         encoded = codec.encode(run.state, self._like)
+        states = self._states()
+        beside = codec.encode_arrays(states.arrays)
         history, number = run.history, run.round_number
         account = run.account
         facts = Checkpoint(
@@ -149,13 +183,13 @@ class Checkpoints(Observer):
             root=account.root,
             seed=self._seed,
             ended=_ended(run),
+            callbacks=tuple(states.numbers),
         )
         last = self._store.last
         new = [_fields(record) for record in history[last if last is not None else 0 :]]
-        self._taken = number
-        self._writing = self._writer.submit(
-            self._store.save, facts, encoded.leaves, encoded.parts, new, self._keep
-        )
+        self._saved = run.state
+        parts = [*encoded.parts, *beside.parts]
+        return facts, encoded.leaves, parts, new, self._keep, beside.leaves
 
 
 def _ended(run: Run) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tff_dp import _checks
 from tff_dp.data import Clients
@@ -155,11 +156,11 @@ def check_labels(model: BoundModel, clients: Clients) -> None:
     Raises:
       DataError: Labels are outside the range of their loss; the message names the client.
     """
-    _, fields = clients.pooled()
+    fields = model.labels_of(clients.pooled()[1])
     for term in model.terms:
         name = loss_name(term.loss).replace("_", "").lower()
         labels = fields[term.output] if term.output is not None else fields
-        if isinstance(labels, dict) or term.shape is None:
+        if isinstance(labels, dict | tuple) or term.shape is None:
             continue
         where = "y" if term.output is None else f"y[{term.output!r}]"
         if "sparsecategorical" in name:
@@ -183,8 +184,8 @@ def check_class_weight(class_weight: Any, model: BoundModel, clients: Clients) -
     Raises:
       DataError: A label is no whole number; the message names the client.
     """
-    _, labels = clients.pooled()
-    if class_weight is not None and not isinstance(labels, dict):
+    labels = model.labels_of(clients.pooled()[1])
+    if class_weight is not None and not isinstance(labels, dict | tuple):
         _check_whole("y", labels, model.terms[0].loss, clients)
 
 
@@ -212,6 +213,44 @@ def checked_class_weight(class_weight: Any) -> dict[int, float] | None:
     }
 
 
+def checked_sample_weight(sample_weight: Any, clients: Clients) -> str | None:
+    """Checks the argument `sample_weight` of `fit`, and the weights in the data.
+
+    Args:
+      sample_weight: The name of a field of y, or None.
+      clients: The clients' data.
+
+    Returns:
+      The argument.
+
+    Raises:
+      ArgumentError: It is no text.
+      DataError: A weight is below zero or not finite; the message names the client.
+    """
+    if sample_weight is None:
+        return None
+    name = _checks.instance(
+        "sample_weight",
+        sample_weight,
+        str,
+        "Put the weights into the clients' data, y={'label': y, 'weight': weights}, and pass the name of "
+        "the field: sample_weight='weight'.",
+    )
+    fields = clients.pooled()[1]
+    if not isinstance(fields, dict) or name not in fields or fields[name].dtype.kind in "SU":
+        return name  # `ModelSpec.bind` says what is wrong with the shape of the data
+    weights = fields[name].reshape(len(fields[name]), -1)
+    wrong = ~((weights >= 0) & (weights < np.inf)).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"y[{name!r}] of client {_client_of(row, clients)!r} holds the weight {weights[row, 0]}: "
+            "expected numbers in [0, inf), for sample_weight. An example with the weight 0 does not "
+            "count."
+        )
+    return name
+
+
 def check_indices(model: BoundModel, clients: Clients) -> None:
     """Checks that each input index has a row in the model's embeddings.
 
@@ -228,7 +267,7 @@ def check_indices(model: BoundModel, clients: Clients) -> None:
     x, _ = clients.pooled()
 
     def wrong(rows: slice) -> Any:
-        batch = {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
+        batch = tf.nest.map_structure(lambda array: array[rows], x)
         return next((r for r in reader(batch) if r.low < 0 or r.high >= r.rows), None)
 
     for first in range(0, clients.num_examples, _AT_ONCE):

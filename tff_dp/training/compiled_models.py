@@ -178,6 +178,7 @@ def compiler(bound: BoundModel, algorithm: Algorithm) -> Callable[[Any], None]:
         return {
             "optimizer": keras_optimizer(algorithm.model_optimizer, keras),
             "loss": bound.loss,
+            "loss_weights": bound.loss_weights,
             "metrics": [copy_metric(metric) for metric in bound.metrics],
             **(bound.compiled.hints if bound.compiled is not None else {}),
         }

@@ -15,11 +15,12 @@ from tff_dp.plan import NoPrivacy, PrivacyPlan
 from tff_dp.training.around import checked_verbose, needs_rates, observers_of, progress_of
 from tff_dp.training.budget import open_account
 from tff_dp.training.interrupts import INTERRUPTED, after_this_round, say_how_to_resume
+from tff_dp.training.keeping import adjustable_rates, checked_keeping
 from tff_dp.training.observers import Observer, common_period, observed, observed_step
 from tff_dp.training.outcome import attach_result, result_of
 from tff_dp.training.results import FitResult
 from tff_dp.training.run import Run
-from tff_dp.training.run_folder import RunFolder, checked_keeping, open_run_folder
+from tff_dp.training.run_folder import RunFolder, open_run_folder
 from tff_dp.training.setup import prepare
 
 
@@ -52,6 +53,7 @@ def fit(
     server_learning_rate: Callable[[int], float] | None = None,
     initial_weights: Any = None,
     class_weight: Mapping[int, float] | None = None,
+    sample_weight: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     save_every: int = 1,
     keep: int = 2,
@@ -128,6 +130,11 @@ def fit(
       class_weight: The weight of an example's loss by its class, as of Keras's `fit`. Each weight
         changes its client's update before the update is clipped, so that the guarantee of a plan
         stays the same.
+      sample_weight: The name of the field of y that has the weights of the examples, [examples]; the
+        other fields are the labels. A weight multiplies its example's loss, as in Keras's `fit`, before
+        the update (or the gradient of a record) is clipped, so that the guarantee of a plan stays the
+        same. The weights are part of their client's data: epsilon does not cover weights that were
+        computed from the data of several clients.
       run_dir: The path of a folder for this run, which is made if there is none: its configuration,
         history and checkpoints, and, under a plan and without `ledger`, its ledger. Under
         `TreeMechanism` and `BandedMechanism` it is as secret as the clients' data.
@@ -190,7 +197,8 @@ def fit(
         disjoint_data=disjoint_data,
         initial_weights=initial_weights,
         class_weight=class_weight,
-        adjustable_rates=needs_rates(callbacks, client_learning_rate),
+        sample_weight=sample_weight,
+        adjustable_rates=adjustable_rates(keeping, needs_rates(callbacks, client_learning_rate)),
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_or_fast())
@@ -232,6 +240,8 @@ def _trained(run: Run, observers: Sequence[Observer], folder: RunFolder | None) 
                 observed_step(run, observers)
                 if is_interrupted() and not run.is_finished:
                     run.end(INTERRUPTED)
+        if folder is not None:
+            folder.after_end(run)
     except KeyboardInterrupt:
         if not run.round_number:
             raise  # nothing has been trained

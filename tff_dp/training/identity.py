@@ -37,6 +37,7 @@ def identity_of(setup: Setup) -> dict[str, Any]:
             "shuffle": setup.shuffle,
             "seeded": setup.seeded,
             "release_metrics": setup.release,
+            **{name: _plain(given) for name, given in setup.weights.items() if given is not None},
         },
         "model": _model(setup.bound),
         "data": _data(setup.clients),
@@ -50,8 +51,8 @@ def origin_of(setup: Setup) -> dict[str, Any]:
       setup: The prepared arguments of `fit`.
 
     Returns:
-      The parts "plan_hash", "restorable", "disjoint_data", "carried" and "foreign_algorithm" of
-      config.json.
+      The parts "plan_hash", "restorable", "disjoint_data", "adjustable_rates", "carried" and
+      "foreign_algorithm" of config.json.
     """
     plan = setup.plan
     descriptions = {"privacy": setup.privacy.to_dict(), "algorithm": setup.algorithm.to_dict()}
@@ -59,6 +60,7 @@ def origin_of(setup: Setup) -> dict[str, Any]:
         "restorable": {name: _plain(each) == each for name, each in descriptions.items()},
         "plan_hash": None if plan is None else hash_of(plan.to_dict()),
         "disjoint_data": setup.disjoint_data,
+        "adjustable_rates": setup.adjustable_rates,
         "carried": [[each.to_dict() for each in group] for group in setup.groups],
         "foreign_algorithm": setup.foreign_algorithm,
     }
@@ -163,6 +165,8 @@ def _data(clients: Clients) -> dict[str, Any]:
 
 
 def _specs(spec: Any) -> dict[str, Any]:
+    if isinstance(spec, tuple):
+        spec = {f"[{place}]": each for place, each in enumerate(spec)}
     named = spec if isinstance(spec, Mapping) else {"": spec}
     return {
         key: {"shape": list(each.shape[1:]), "dtype": each.dtype.name}

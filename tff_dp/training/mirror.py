@@ -39,7 +39,8 @@ class Mirror:
         self.model = setup.bound.to_keras(setup.bound.initial_weights)
         self._variables = variables_of(self.model)  # before metrics are among them
         setup.compile_model(self.model)
-        self._input_spec = setup.bound.input_spec
+        x, y = setup.bound.input_spec
+        self._specs = x, setup.bound.labels_of(y)
         self._of_result = self.model.optimizer
         self._shown: Any = None
         self._arrays: list[np.ndarray] = []
@@ -86,7 +87,7 @@ class Mirror:
 
     def build_metrics(self) -> None:
         """Builds the metrics of the model, by which Keras finds whether more of one is better."""
-        x, y = (trial.zeros(spec, 2) for spec in self._input_spec)
+        x, y = (trial.zeros(spec, 2) for spec in self._specs)
         with contextlib.suppress(Exception):  # zeros may be outside of what a model accepts
             self.model.evaluate(x, y, verbose=0)
 

@@ -100,7 +100,7 @@ def attach_result(run: Run, error: Exception) -> None:
         why = f"failed ({': '.join(lines)[:200].rstrip('.')})"
         error.result = result_of(run, why)  # type: ignore[attr-defined]
         error.add_note(
-            f"{run.round_number} of {run.account.rounds} rounds had been run. The attribute `result` of "
+            f"{run.round_number} of {_asked(run)} rounds had been run. The attribute `result` of "
             "this error holds their model, and what all rounds that were begun have spent."
         )
 
@@ -109,9 +109,17 @@ def _stopped(run: Run, charges: Charges, why: str) -> str:
     done = run.round_number
     here = done - run.account.first + 1
     more = max(charges.rounds - run.account.charged_before - here, 0)
-    return f"Training {why} after {done} of {run.account.rounds} rounds" + (
+    return f"Training {why} after {done} of {_asked(run)} rounds" + (
         f"; epsilon counts {more} more, which had been begun." if more else "."
     )
+
+
+def _asked(run: Run) -> int:
+    """Returns the number of rounds that were asked for, as every message counts them.
+
+    A run that repeats lost rounds, or whose budget is small, may have fewer.
+    """
+    return run.account.asked or run.account.rounds
 
 
 def _without_guarantee(record: RoundRecord) -> RoundRecord:

@@ -69,7 +69,8 @@ def _tensorboard(callback: Any) -> str | None:
     if importlib.util.find_spec("tensorboard") is None:
         raise StackError(
             "callbacks holds TensorBoard, which needs the package tensorboard, and it is not installed. "
-            "Install it (pip install tensorboard), or use CSVLogger."
+            "Install it (pip install 'tff_dp[tensorboard]', or pip install tensorboard), or use "
+            "CSVLogger."
         )
     return None
 

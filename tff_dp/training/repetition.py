@@ -215,7 +215,8 @@ def affordable(
         )
     most = setup.max_epsilon
     if most is None and last > done and part.first > 1:
-        _check_within_plan(plan, known, standing, range(part.first, last + 1))
+        earlier = known.without(part.run)  # what goes on is counted from its first round, below
+        _check_within_plan(plan, earlier, standing, range(part.first, last + 1))
     if most is not None:
         most = _checks.real("max_epsilon", most, "(0, 100]")
         if last > done and epsilon(last) > most:

@@ -64,6 +64,10 @@ def resume(
     plan = taken["privacy"] if isinstance(taken["privacy"], PrivacyPlan) else None
     if plan is None or plan.unit is not Unit.RECORD:  # whose mechanism determines the batches
         taken |= {name: saved[name] for name in ("batch_size", "epochs", "shuffle")}
+    if "class_weight" in saved:
+        taken["class_weight"] = {int(k): weight for k, weight in saved["class_weight"].items()}
+    if "sample_weight" in saved:
+        taken["sample_weight"] = saved["sample_weight"]
     if saved["seeded"]:
         taken["seed"] = seed_in(where)
     for name in ("rounds", "save_every", "keep", "max_epsilon"):

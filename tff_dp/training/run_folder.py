@@ -12,70 +12,29 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tff_dp import _checks, _warnings
+from tff_dp import _warnings
+from tff_dp.charges import Charges
 from tff_dp.errors import ArgumentError, RunFolderError
 from tff_dp.execution import is_seeded
-from tff_dp.ledger import lines
+from tff_dp.ledger import Ledger, lines
 from tff_dp.runs import codec
 from tff_dp.runs.checkpoint import Stored
-from tff_dp.runs.layout import Layout, checked_folder
+from tff_dp.runs.layout import Layout
 from tff_dp.runs.store import Store, opened
 from tff_dp.training.budget import Account
+from tff_dp.training.callback_states import States
+from tff_dp.training.callbacks import Callbacks
 from tff_dp.training.checkpoints import Checkpoints
 from tff_dp.training.identity import carried_in, check_same, identity_of, origin_of
 from tff_dp.training.interrupts import INTERRUPTED
+from tff_dp.training.keeping import Keeping
 from tff_dp.training.observers import Observer, common_period
 from tff_dp.training.repetition import Standing
 from tff_dp.training.results import FitResult, RoundRecord
 from tff_dp.training.run import Run, Snapshot
 from tff_dp.training.setup import Setup
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Keeping:
-    """The arguments of `fit` that concern the run folder, checked.
-
-    Attributes:
-      layout: The layout of the folder.
-      save_every: The number of rounds from one checkpoint to the next.
-      keep: The number of checkpoints to keep.
-      resume: Whether the folder has a run that goes on.
-    """
-
-    layout: Layout
-    save_every: int
-    keep: int
-    resume: bool
-
-
-def checked_keeping(run_dir: Any, save_every: Any, keep: Any, resume: Any) -> Keeping | None:
-    """Checks the arguments of `fit` that concern the run folder. Changes nothing.
-
-    Args:
-      run_dir: As for `fit`.
-      save_every: As for `fit`.
-      keep: As for `fit`.
-      resume: As for `fit`.
-
-    Returns:
-      The arguments; None without a run folder.
-
-    Raises:
-      ArgumentError: A value is outside its bound, or resume=True without `run_dir`.
-      RunFolderError: There cannot be a run folder at the path, or there is nothing to resume.
-    """
-    resume = _checks.flag("resume", resume)
-    save_every = _checks.integer("save_every", save_every, "[1, inf)", "It counts rounds.")
-    keep = _checks.integer("keep", keep, "[1, inf)", "It counts checkpoints; 2 or more are safer.")
-    if run_dir is None:
-        if resume:
-            raise ArgumentError(
-                "run_dir=None with resume=True: expected the folder of the run that is to go on. "
-                "Pass it, or leave out resume."
-            )
-        return None
-    layout = checked_folder("run_dir", run_dir, exists=resume)
-    return Keeping(layout=layout, save_every=save_every, keep=keep, resume=resume)
+from tff_dp.training.validation import ClientValidation
+from tff_dp.training.validation_account import charged_in
 
 
 class RunFolder:
@@ -85,6 +44,7 @@ class RunFolder:
       setup: The prepared arguments of `fit`.
       keeping: The arguments that concern the folder.
       store: The open folder.
+      books: Closes the ledgers that the folder opens.
 
     Attributes:
       setup: The arguments, completed by what the folder says: where the ledger is, and what the
@@ -97,13 +57,17 @@ class RunFolder:
       RunFolderError: The folder has a run already, or no good checkpoint.
     """
 
-    def __init__(self, setup: Setup, keeping: Keeping, store: Store) -> None:
-        self._keeping, self._store = keeping, store
+    def __init__(
+        self, setup: Setup, keeping: Keeping, store: Store, books: contextlib.ExitStack
+    ) -> None:
+        self._keeping, self._store, self._books = keeping, store, books
         self._identity = identity_of(setup)
         self._like = setup.first_state()
         self.standing: Standing | None = None
         self.start = Snapshot(state=self._like)
         self._ended: str | None = None
+        self._states = States()  # of the callbacks
+        self._saver: Checkpoints | None = None
         config, found = store.config(), None
         if keeping.resume and config is not None:
             check_same(config, self._identity)
@@ -169,6 +133,7 @@ class RunFolder:
         try:
             state = codec.decode(self._like, stored.leaves, stored.content)
             history = tuple(RoundRecord(**record) for record in records)
+            arrays = codec.decode_arrays(stored.beside, stored.content_beside)
         except (codec.UnfitError, TypeError) as error:
             raise RunFolderError(
                 f"The checkpoint of round {done} does not fit the process that the arguments make: "
@@ -176,6 +141,7 @@ class RunFolder:
                 f"{openings[-1]['versions']}."
             ) from error
         self.start = Snapshot(state=state, history=history, begun=done)
+        self._states = States(facts.callbacks, arrays)
 
     @property
     def path(self) -> str:
@@ -196,13 +162,23 @@ class RunFolder:
 
         Raises:
           RunFolderError: The folder cannot be written.
+          ArgumentError: The noise of a private validation has a seed.
+          LedgerError: The ledger of a private validation is damaged, or has another plan that cannot be
+            accounted for together with this one.
         """
         done = self.start.round_number
+        validation = self._open_validation(observers)
+        watching = next((each for each in observers if isinstance(each, Callbacks)), None)
+        if watching is not None and self.standing is not None:
+            watching.earlier = self._states
         if self.standing is not None and (self._ended is not None or account.rounds <= done):
             account = dataclasses.replace(account, resumed=account.resumed - 1)
             run = Run(self.setup, _with_all_bits(account, self._config), self.start)
+            run.validation_charges = validation
             if self._ended is not None:
                 run.end(self._ended)
+            elif watching is not None:
+                watching.restore_weights(run)
             return run, None
         if self.standing is None:
             self._store.begin()
@@ -230,10 +206,41 @@ class RunFolder:
             seed=self.setup.root if self.setup.seeded else None,
             every=keeping.save_every,
             keep=keeping.keep,
+            states=States if watching is None else watching.states,
         )
+        self._saver = saver
         period = common_period([*observers, saver])
         account = _with_all_bits(account, self._config)
-        return Run(self.setup, account, self.start, period=period), saver
+        run = Run(self.setup, account, self.start, period=period)
+        run.validation_charges = validation
+        return run, saver
+
+    def _open_validation(self, observers: Sequence[Observer]) -> Charges:
+        """Opens the ledger of a private validation, and returns what it has been charged so far."""
+        path = self._keeping.layout.validation_ledger
+        for each in observers:
+            if isinstance(each, ClientValidation) and each.account is not None:
+                if is_seeded():
+                    raise ArgumentError(
+                        f"run_dir={self.path!r} needs a ledger for validation_privacy, and no ledger can "
+                        "hold releases whose noise comes from a seed. Leave it out, or train in a "
+                        "context without a seed."
+                    )
+                book = self._books.enter_context(Ledger(path, each.account.plan))
+                each.account.keep(book, resumed=self.standing is not None)
+        return charged_in(path)
+
+    def after_end(self, run: Run) -> None:
+        """Saves what callbacks have made of a run that they have ended.
+
+        Args:
+          run: The run, whose observers have ended.
+
+        Raises:
+          RunFolderError: The folder cannot be written.
+        """
+        if self._saver is not None:
+            self._saver.after_end(run)
 
     def note(self, result: FitResult, why: str | None) -> None:
         """Writes the facts of a result; warns if that is impossible, since nothing is lost.
@@ -305,8 +312,8 @@ def open_run_folder(setup: Setup, keeping: Keeping) -> Iterator[RunFolder]:
             f"run_dir={str(where.folder)!r} needs a ledger under a privacy plan, and no ledger can hold "
             "rounds whose noise comes from a seed. Leave it out, or train in a context without a seed."
         )
-    with opened(where, make=not keeping.resume) as store:
-        yield RunFolder(setup, keeping, store)
+    with opened(where, make=not keeping.resume) as store, contextlib.ExitStack() as books:
+        yield RunFolder(setup, keeping, store, books)
 
 
 def _as_begun(setup: Setup, config: Mapping[str, Any], where: Layout) -> Setup:

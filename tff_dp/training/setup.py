@@ -26,6 +26,7 @@ from tff_dp.training.checks import (
     check_labels,
     check_privacy,
     checked_class_weight,
+    checked_sample_weight,
 )
 from tff_dp.training.compiled_models import algorithm_of, check_released, compiler
 from tff_dp.training.initial import start_from
@@ -63,6 +64,9 @@ class Setup:
       disjoint_data: As for `fit`.
       for_evaluation: A function that returns the model without class weights, which Keras does not use
         for validation either.
+      adjustable_rates: Whether the clients' learning rate is in the state of the process, if they have
+        one.
+      weights: The arguments `class_weight` and `sample_weight` of `fit`, checked.
       foreign_algorithm: The class of the algorithm if it is not part of tff_dp; otherwise None.
     """
 
@@ -88,6 +92,8 @@ class Setup:
     spent_before: Any
     disjoint_data: bool
     for_evaluation: Callable[[], BoundModel]
+    adjustable_rates: bool
+    weights: Mapping[str, Any]
     foreign_algorithm: str | None
 
     @property
@@ -144,6 +150,7 @@ def prepare(
     disjoint_data: bool = False,
     initial_weights: Any = None,
     class_weight: Mapping[int, float] | None = None,
+    sample_weight: str | None = None,
     adjustable_rates: bool = False,
 ) -> Setup:
     """Checks the arguments of `fit`, and prepares a run.
@@ -169,6 +176,7 @@ def prepare(
       disjoint_data: As for `fit`.
       initial_weights: As for `fit`.
       class_weight: As for `fit`.
+      sample_weight: As for `fit`.
       adjustable_rates: Whether the clients' learning rate has to be in the state of the process.
 
     Returns:
@@ -189,6 +197,8 @@ def prepare(
     clients = _checks.instance(
         "clients", clients, Clients, "tff_dp.data.from_arrays({client: (x, y)}) makes one."
     )
+    sample_weight = checked_sample_weight(sample_weight, clients)
+    _check_one_weight(class_weight, sample_weight)
     wanted = check_privacy(privacy, clients, rounds)
     _check_needs_plan(privacy, ledger=ledger, max_epsilon=max_epsilon)
     batch_size = check_batches(privacy, clients, batch_size, epochs)
@@ -196,7 +206,10 @@ def prepare(
     of_records = isinstance(privacy, PrivacyPlan) and privacy.unit is Unit.RECORD
     release, covered = _released(privacy, release_metrics)
 
-    bound = spec.bind(clients.element_spec(), class_weight=class_weight)
+    def bound_with(classes: Any) -> BoundModel:
+        return spec.bind(clients.element_spec(), class_weight=classes, sample_weight=sample_weight)
+
+    bound = bound_with(class_weight)
     groups = (*groups_carried_by(bound.source), *start_from(bound, initial_weights))
     _check_model(bound, clients)
     check_class_weight(class_weight, bound, clients)
@@ -228,7 +241,9 @@ def prepare(
         max_epsilon=max_epsilon,
         spent_before=spent_before,
         disjoint_data=disjoint_data,
-        for_evaluation=lambda: bound if class_weight is None else spec.bind(clients.element_spec()),
+        for_evaluation=lambda: bound if class_weight is None else bound_with(None),
+        adjustable_rates=adjustable_rates,
+        weights={"class_weight": class_weight, "sample_weight": sample_weight},
         foreign_algorithm=_foreign(algorithm),
     )
 
@@ -237,6 +252,14 @@ def _check_model(bound: BoundModel, clients: Clients) -> None:
     check_weights(bound)
     check_labels(bound, clients)
     check_indices(bound, clients)
+
+
+def _check_one_weight(class_weight: Any, sample_weight: Any) -> None:
+    if class_weight is not None and sample_weight is not None:
+        raise ArgumentError(
+            f"class_weight={class_weight!r} and sample_weight={sample_weight!r} are both given: expected "
+            "one of them, as in Keras. Multiply the weights of the examples by those of their classes."
+        )
 
 
 def _check_needs_plan(privacy: PrivacyPlan | NoPrivacy, **given: Any) -> None:

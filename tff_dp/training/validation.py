@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _checks
-from tff_dp.charges import ChargedRun, Charges, new_run
 from tff_dp.data import Clients
-from tff_dp.errors import AccountingError, ArgumentError, DataError
+from tff_dp.errors import ArgumentError, DataError
 from tff_dp.execution import is_seeded
 from tff_dp.model.trial import reason
 from tff_dp.plan import PrivacyPlan, Unit
@@ -25,6 +24,7 @@ from tff_dp.training.observers import Observer
 from tff_dp.training.results import RoundRecord
 from tff_dp.training.run import Run
 from tff_dp.training.setup import Setup
+from tff_dp.training.validation_account import ValidationAccount
 
 
 def checked_frequency(frequency: Any) -> int | Container[int]:
@@ -81,7 +81,7 @@ class Validation(Observer):
           records: The records of the step's rounds.
         """
         record = records[-1]
-        if not self.is_due(record.round_number):
+        if not self.is_due(record.round_number) or self._is_spent():
             return
         found = {f"val_{name}": value for name, value in self._evaluate(run).items()}
         run.amend(
@@ -97,6 +97,9 @@ class Validation(Observer):
         raise NotImplementedError
 
     def _is_private(self) -> bool:
+        return False
+
+    def _is_spent(self) -> bool:
         return False
 
 
@@ -185,8 +188,8 @@ class ClientValidation(Validation):
             _check_plan(clients, plan)
         if plan is not None or setup.plan is not None:
             _check_held_out(setup, clients)
-        self._plan = plan
-        self._run, self._count = new_run(), 0
+        self.account = None if plan is None else ValidationAccount(plan)
+        self._count = 0
         self._evaluation = Evaluation(
             setup.for_evaluation(), clients, batch_size=batch_size, plan=plan
         )
@@ -201,32 +204,30 @@ class ClientValidation(Validation):
 
         Raises:
           AccountingError: There will be more evaluations than the plan covers.
-          ArgumentError: The run was resumed, and the validation has a plan.
+          LedgerError: The ledger of the validation has lost charges.
         """
-        if self._plan is None:
+        if self.account is None:
             return
-        if run.round_number:
-            raise ArgumentError(
-                "validation_privacy cannot be continued in a resumed run: how many evaluations were "
-                "begun before is not known. Leave validation_clients out."
-            )
-        due = sum(self.is_due(number) for number in range(1, run.account.rounds + 1))
-        if due > self._plan.rounds:
-            raise AccountingError(
-                f"validation_privacy covers {self._plan.rounds} evaluations, and there are {due}: "
-                f"expected rounds={due} or more in the plan. Make it for more rounds, or raise "
-                "validation_freq."
-            )
+        to_come = range(run.round_number + 1, run.account.rounds + 1)
+        due = sum(self.is_due(number) for number in to_come)
+        released = sum(record.validation_private for record in run.history)
+        self.account.check(due, released)
+        run.validation_charges = self.account.charges
 
     def _evaluate(self, run: Run) -> dict[str, float]:
         self._count += 1
-        if self._plan is not None:  # before any result can be observed
-            own = ChargedRun(plan=self._plan, rounds=range(1, self._count + 1), run=self._run)
-            run.validation_charges = Charges(runs=(own,), unbounded=is_seeded())
+        if self.account is not None:  # before any result can be observed
+            try:
+                self._count = self.account.charge()
+            finally:
+                run.validation_charges = self.account.charges
         return self._evaluation.metrics(model_weights(run.setup.process, run.state), self._count)
 
     def _is_private(self) -> bool:
-        return self._plan is not None and not is_seeded()
+        return self.account is not None and not is_seeded()
+
+    def _is_spent(self) -> bool:
+        return self.account is not None and self.account.is_spent
 
 
 def _check_clients(setup: Setup, clients: Clients) -> None:

@@ -1,5 +1,6 @@
 """Configurations of runs: TOML files, of which all mistakes are reported at once."""
 
+from tff_dp.cli.configs.around import around_of
 from tff_dp.cli.configs.inputs import clients_of, find_modules, model_of
 from tff_dp.cli.configs.mistakes import Mistakes
 from tff_dp.cli.configs.prepared import Prepared, import_classes, prepare
@@ -9,6 +10,7 @@ __all__ = [
     "Mistakes",
     "Prepared",
     "Source",
+    "around_of",
     "clients_of",
     "find_modules",
     "import_classes",

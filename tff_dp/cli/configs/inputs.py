@@ -16,11 +16,12 @@ import tff_dp
 from tff_dp import data
 from tff_dp._compat.quiet import quiet_import
 from tff_dp.cli.configs.mistakes import Mistakes
-from tff_dp.cli.configs.tables import DataTable, ModelTable, table
+from tff_dp.cli.configs.tables import DataTable, ModelTable, ValidationTable, table
 from tff_dp.cli.mechanisms import import_module
 from tff_dp.errors import ArgumentError, DataError
 
 _OF_FILES = ("client", "features", "label")
+_NOBODY = "client of tff-dp"  # a column for public data, which have none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +67,15 @@ def clients_of(name: str, mistakes: Mistakes) -> Any:
     """Makes the clients that a table of the configuration describes.
 
     Args:
-      name: The name of the table: "data" or "evaluate".
+      name: The name of the table: "data", "validation" or "evaluate".
       mistakes: The configuration, and where to add what is wrong with it.
 
     Returns:
       The `tff_dp.Clients`; None if there are mistakes.
     """
     values = _table(name, mistakes)
-    found = None if values is None else table(DataTable, values, (name,), mistakes)
+    of = ValidationTable if name == "validation" else DataTable
+    found = None if values is None else table(of, values, (name,), mistakes)
     if found is None:
         return None
     if (found.load is None) == (found.file is None):
@@ -82,7 +84,10 @@ def clients_of(name: str, mistakes: Mistakes) -> Any:
         return None
     if found.load is not None:
         return _loaded(found, name, mistakes)
-    absent = [key for key in _OF_FILES if getattr(found, key) is None]
+    needed: tuple[str, ...] = _OF_FILES
+    if isinstance(found, ValidationTable) and found.kind == "public":
+        needed = tuple(key for key in _OF_FILES if key != "client")
+    absent = [key for key in needed if getattr(found, key) is None]
     for key in absent:
         mistakes.add((name, key), "missing: expected the name of a column of the file.")
     if absent:
@@ -188,6 +193,7 @@ def read_file(path: pathlib.Path, columns: DataTable) -> data.Clients:
       DataError: The content is malformed.
     """
     features = columns.features or ()
+    client = columns.client or _NOBODY
     if path.suffix == ".npz":
         return _from_arrays(path, columns)
     if path.suffix not in (".csv", ".parquet"):
@@ -205,7 +211,7 @@ def read_file(path: pathlib.Path, columns: DataTable) -> data.Clients:
     try:
         if path.suffix == ".csv":
             # Ids are texts: pandas would read "007" as the number 7.
-            frame = pandas.read_csv(path, dtype={columns.client: str})
+            frame = pandas.read_csv(path, dtype={client: str})
         else:
             frame = pandas.read_parquet(path)
     except ImportError as error:
@@ -214,9 +220,11 @@ def read_file(path: pathlib.Path, columns: DataTable) -> data.Clients:
         ) from None
     except (OSError, ValueError) as error:  # pandas derives its errors from ValueError
         raise DataError(f"file={str(path)!r} cannot be read: {error}.") from None
+    if columns.client is None:  # public data are nobody's
+        frame[client] = "0"
     return data.from_frame(
         frame,
-        client=columns.client,
+        client=client,
         features=list(features),
         label=columns.label,
         label_dtype=columns.label_dtype,
@@ -230,7 +238,9 @@ def _from_arrays(path: pathlib.Path, columns: DataTable) -> data.Clients:
             arrays = {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"file={str(path)!r} cannot be read: {error}.") from None
-    wanted = {"client": columns.client, "label": columns.label}
+    wanted = {"label": columns.label}
+    if columns.client is not None:
+        wanted["client"] = columns.client
     for key, name in [*wanted.items(), *(("features", each) for each in columns.features or ())]:
         if name not in arrays:
             raise ArgumentError(
@@ -252,9 +262,8 @@ def _from_arrays(path: pathlib.Path, columns: DataTable) -> data.Clients:
             y = y.astype(columns.label_dtype)
         except (TypeError, ValueError) as error:
             raise ArgumentError(f"label_dtype={columns.label_dtype!r}: {error}.") from None
-    return data.by_column(
-        x, y, arrays[str(columns.client)], allow_nonfinite=columns.allow_nonfinite
-    )
+    owners = np.zeros(len(y), int) if columns.client is None else arrays[columns.client]
+    return data.by_column(x, y, owners, allow_nonfinite=columns.allow_nonfinite)
 
 
 def _loaded(found: DataTable, name: str, mistakes: Mistakes) -> Any:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tff_dp
-from tff_dp import _checks
 from tff_dp.algorithms import Algorithm
+from tff_dp.cli.configs.around import around_of
 from tff_dp.cli.configs.inputs import Model, clients_of, find_modules, imported, model_of
 from tff_dp.cli.configs.mistakes import Mistakes
 from tff_dp.cli.configs.objects import build
+from tff_dp.cli.configs.privacy import privacy_of
 from tff_dp.cli.configs.source import Source
 from tff_dp.cli.configs.tables import TrainTable, refuse_unknown, table
-from tff_dp.config import Config
 from tff_dp.data import Clients
 from tff_dp.errors import ArgumentError
-from tff_dp.mechanisms import Unit
 
-TABLES = ("model", "data", "privacy", "algorithm", "train", "evaluate")
-_SAMPLE_POPULATION = 1_000_000  # for the checks of a plan whose data could not be read
-_OF_THE_DATA = ("population", "cohort", "delta", "records", "sampler")
+TABLES = ("model", "data", "privacy", "algorithm", "train", "validation", "callbacks", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,7 @@ class Prepared:
       algorithm: The algorithm; None for the default.
       train: The arguments of `fit`.
       run_dir: The folder of the run.
+      around: The arguments of `fit` for validation and callbacks.
     """
 
     model: Model
@@ -44,6 +42,7 @@ class Prepared:
     algorithm: Any
     train: TrainTable
     run_dir: pathlib.Path
+    around: Mapping[str, Any]
 
 
 def prepare(source: Source) -> Prepared:
@@ -69,7 +68,7 @@ def prepare(source: Source) -> Prepared:
         mistakes.add(("train",), 'missing: expected a table [train] with run_dir = "...".')
     find_modules(source.folder)
     clients = clients_of("data", mistakes)
-    privacy = _privacy(clients, mistakes)
+    privacy = privacy_of(("privacy",), clients, mistakes)
     algorithm = None
     if "algorithm" in source.values:
         algorithm = build(
@@ -82,7 +81,8 @@ def prepare(source: Source) -> Prepared:
     run_dir = None if train is None else source.folder / train.run_dir
     if run_dir is not None:
         _check_folder(run_dir, mistakes)
-    model = model_of(mistakes)  # last, since it imports TensorFlow
+    model = model_of(mistakes)  # late, since it imports TensorFlow
+    around = around_of(model, mistakes)
     mistakes.raise_all()
     if model is None or clients is None or privacy is None or train is None or run_dir is None:
         raise ArgumentError(f"{source.name} is not complete.")  # there is a mistake for each
@@ -93,6 +93,7 @@ def prepare(source: Source) -> Prepared:
         algorithm=algorithm,
         train=train,
         run_dir=run_dir,
+        around=around,
     )
 
 
@@ -127,70 +128,3 @@ def _check_folder(run_dir: pathlib.Path, mistakes: Mistakes) -> None:
         )
     elif run_dir.exists() and not run_dir.is_dir():
         mistakes.add(path, f"run_dir={str(run_dir)!r} is a file: give the path of a folder.")
-
-
-def _privacy(clients: Clients | None, mistakes: Mistakes) -> Any:
-    path = ("privacy",)
-    values = mistakes.source.values.get("privacy")
-    if not isinstance(values, Mapping):
-        mistakes.add(
-            path,
-            'missing: expected a table [privacy]; [privacy] with type = "NoPrivacy" trains without.',
-        )
-        return None
-    kind = values.get("type", "PrivacyPlan")
-    if kind not in ("PrivacyPlan", "NoPrivacy"):
-        mistakes.add(
-            (*path, "type"), f"type={kind!r} is unknown here: expected PrivacyPlan or NoPrivacy."
-        )
-        return None
-    if kind == "NoPrivacy":
-        return build(values, tff_dp.NoPrivacy, path, mistakes)
-    values = dict(values)
-    target = values.pop("target_epsilon", None)
-    mechanism = values.get("mechanism")
-    if target is not None:
-        try:
-            target = _checks.real("target_epsilon", target, "(0, 100]")
-        except ArgumentError as error:
-            mistakes.add_error((*path, "target_epsilon"), error)
-        if isinstance(mechanism, Mapping):  # the noise will be found
-            values["mechanism"] = {"noise_multiplier": 1.0, **mechanism}
-    found = Mistakes(mistakes.source)
-    plan = build(
-        values,
-        tff_dp.PrivacyPlan,
-        path,
-        found,
-        default=tff_dp.PrivacyPlan,
-        make=_maker(clients),
-        more=("target_epsilon",),
-    )
-    # Before the data can be read, what depends on them cannot be checked.
-    mistakes.take(found, without=() if clients is not None else _OF_THE_DATA)
-    if plan is None or target is None or mistakes.has((*path, "target_epsilon")):
-        return plan
-    try:
-        return plan.calibrated(target)
-    except ArgumentError as error:
-        mistakes.add_error((*path, "target_epsilon"), error)
-        return None
-
-
-def _maker(clients: Clients | None) -> Callable[..., Config]:
-    """Returns a function that makes a plan for the data, whatever they are."""
-
-    def make(**arguments: Any) -> Config:
-        mechanism = arguments.get("mechanism")
-        if getattr(mechanism, "unit", None) is Unit.RECORD:
-            if arguments.get("records") is None:
-                sizes = (_SAMPLE_POPULATION,) if clients is None else clients.sizes.tolist()
-                arguments["records"] = tuple(sizes)
-        elif arguments.get("population") is None:
-            arguments["population"] = _SAMPLE_POPULATION if clients is None else clients.num_clients
-        plan = tff_dp.PrivacyPlan(**arguments)
-        if clients is not None:
-            plan.check_population(clients.num_clients)
-        return plan
-
-    return make

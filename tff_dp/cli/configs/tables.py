@@ -65,6 +65,29 @@ class DataTable:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationTable(DataTable):
+    """The table [validation]: data on which the model is evaluated between rounds.
+
+    Args:
+      load: As in [data].
+      args: As in [data].
+      file: As in [data].
+      client: As in [data]; it may be left out for public data.
+      features: As in [data].
+      label: As in [data].
+      label_dtype: As in [data].
+      allow_nonfinite: As in [data].
+      kind: "public" for data that are nobody's secret, or "clients" for held-out clients.
+      freq: After how many rounds to validate.
+      privacy: A plan for the held-out clients, whose metrics are released with noise.
+    """
+
+    kind: str = "public"
+    freq: int | None = _in("[1, inf)")
+    privacy: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainTable:
     """The table [train]: arguments of `tff_dp.fit`.
 

@@ -1,0 +1,172 @@
+"""What Keras's own callbacks count from round to round, which a resumed run goes on with.
+
+Keras sets these attributes anew when training begins. They are plain numbers, apart from the weights
+that `EarlyStopping` may restore, and they are stored with each checkpoint: those of the round whose
+weights it has. Callbacks of other classes keep what they keep, and begin anew with a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tff_dp import _warnings
+from tff_dp._compat import keras as keras_compat
+
+# By the name of the class in `keras.callbacks`: the attributes that change from epoch to epoch.
+_NUMBERS = {
+    "EarlyStopping": ("wait", "stopped_epoch", "best", "best_epoch"),
+    "ModelCheckpoint": ("best",),
+    "ReduceLROnPlateau": ("wait", "cooldown_counter", "best"),
+}
+_ARRAYS = {"EarlyStopping": "best_weights"}
+# Classes without such attributes: of other ones, nobody knows.
+_WITHOUT = {
+    "CSVLogger",
+    "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "ProgbarLogger",
+    "RemoteMonitor",
+    "TensorBoard",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class States:
+    """What the callbacks of a run have counted until a round.
+
+    Attributes:
+      numbers: An entry for each callback that counts: its "class", its "monitor", its "numbers", and
+        how many "arrays" it has.
+      arrays: The arrays of all of them, one after another.
+    """
+
+    numbers: Sequence[Mapping[str, Any]] = ()
+    arrays: Sequence[np.ndarray] = ()
+
+
+def states_of(callbacks: Sequence[Any]) -> States:
+    """Reads what callbacks have counted.
+
+    Args:
+      callbacks: The callbacks.
+
+    Returns:
+      Copies, which do not change with the callbacks.
+    """
+    numbers: list[dict[str, Any]] = []
+    arrays: list[np.ndarray] = []
+    for callback in callbacks:
+        kind = _kind(callback)
+        if kind not in _NUMBERS:
+            continue
+        own = getattr(callback, _ARRAYS.get(kind, ""), None) or ()
+        numbers.append(
+            {
+                "class": kind,
+                "monitor": str(getattr(callback, "monitor", "")),
+                "numbers": {
+                    name: _to_plain(getattr(callback, name, None)) for name in _NUMBERS[kind]
+                },
+                "arrays": len(own),
+            }
+        )
+        arrays += [np.array(array) for array in own]
+    return States(numbers, arrays)
+
+
+def restore(callbacks: Sequence[Any], states: States) -> None:
+    """Gives callbacks what those of the same class and monitor had counted, or warns.
+
+    Args:
+      callbacks: The callbacks, whose training has just begun.
+      states: What was stored.
+    """
+    left = _entries(states)
+    for callback in callbacks:
+        kind = _kind(callback)
+        what = _named(callback)
+        if kind in _NUMBERS:
+            same = (kind, str(getattr(callback, "monitor", "")))
+            found = next((each for each in left if each[0] == same), None)
+            if found is None:
+                _warn(what, "the run that is resumed had none like it")
+            else:
+                left.remove(found)
+                for name, value in found[1].items():
+                    setattr(callback, name, value)
+        elif kind == "CSVLogger" and not getattr(callback, "append", False):
+            _warn(
+                what, "it writes its file anew. Pass append=True to keep the rows of earlier rounds"
+            )
+        if type(callback).__name__ != kind or kind not in _NUMBERS.keys() | _WITHOUT:
+            _warn(what, "only what Keras's own classes count is restored")
+
+
+def weights_to_restore(callbacks: Sequence[Any], states: States) -> Sequence[np.ndarray] | None:
+    """Finds the weights that a callback restores when training has ended.
+
+    Args:
+      callbacks: The callbacks.
+      states: What was stored at the end of training.
+
+    Returns:
+      The weights that `EarlyStopping(restore_best_weights=True)` restores, in the order of the model's
+      `get_weights()`; None if none does.
+    """
+    kinds = {(_kind(each), str(getattr(each, "monitor", ""))): each for each in callbacks}
+    found = None
+    for same, values in _entries(states):
+        given = kinds.get(same)
+        if given is not None and getattr(given, "restore_best_weights", False):
+            found = values.get("best_weights") or found
+    return found
+
+
+def _entries(states: States) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+    """Returns what was stored as attributes by class and monitor."""
+    entries, start = [], 0
+    for entry in states.numbers:
+        kind = entry["class"]
+        values: dict[str, Any] = {
+            name: _from_plain(value) for name, value in entry["numbers"].items()
+        }
+        if kind in _ARRAYS:
+            own = list(states.arrays[start : start + entry["arrays"]])
+            values[_ARRAYS[kind]] = own or None
+        start += entry["arrays"]
+        entries.append(((kind, entry["monitor"]), values))
+    return entries
+
+
+def _kind(callback: Any) -> str:
+    """Returns the name of the class of Keras that a callback is of, or derives from; "" for none."""
+    for kind in type(callback).__mro__:
+        if keras_compat.is_defined_by_keras(kind):
+            return kind.__name__
+    return ""
+
+
+def _named(callback: Any) -> str:
+    name = type(callback).__name__
+    monitor = getattr(callback, "monitor", None)
+    return name if monitor is None else f"{name}(monitor={monitor!r})"
+
+
+def _warn(what: str, why: str) -> None:
+    _warnings.warn(f"The callback {what} begins anew in the resumed run: {why}.")
+
+
+def _to_plain(value: Any) -> int | str | None:
+    """Returns a number as JSON can hold it, floats of any value included."""
+    if value is None or isinstance(value, int | np.integer):
+        return None if value is None else int(value)
+    return float(value).hex()
+
+
+def _from_plain(value: int | str | None) -> int | float | None:
+    return float.fromhex(value) if isinstance(value, str) else value
