@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -48,9 +49,15 @@ def monkeypatch(monkeypatch):
     `fit` keeps the processes of earlier runs, in tests as elsewhere. They are dropped where a test
     replaces something that their graphs may depend on, and again when it ends.
     """
+    with forgetting(monkeypatch):
+        yield monkeypatch
+
+
+@contextlib.contextmanager
+def forgetting(patch):
     dropped = []
 
-    def forgetting(change):
+    def before(change):
         def changing(target, *args, **kwargs):
             if may_be_in_graphs(target, *args):
                 dropped.append(target)
@@ -59,11 +66,19 @@ def monkeypatch(monkeypatch):
 
         return changing
 
+    @contextlib.contextmanager
+    def context():
+        with pytest.MonkeyPatch.context() as inner, forgetting(inner):
+            yield inner
+
     for name in ("setattr", "delattr", "setitem", "delitem"):
-        setattr(monkeypatch, name, forgetting(getattr(monkeypatch, name)))
-    yield monkeypatch
-    if dropped:
-        forget_kept_processes()
+        setattr(patch, name, before(getattr(patch, name)))
+    patch.context = context
+    try:
+        yield
+    finally:
+        if dropped:
+            forget_kept_processes()
 
 
 def may_be_in_graphs(target, name=None, *_) -> bool:
