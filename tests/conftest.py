@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -33,18 +35,63 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.heavy)
 
 
-@pytest.fixture(autouse=True)
-def no_process_of_a_defect_is_kept(request):
-    """A process of a test that plants a defect must not serve another test, nor hide the defect.
+# What can be replaced in a test without changing the graphs that `fit` keeps between runs.
+_NOT_IN_GRAPHS = (
+    *("tff_dp.training", "tff_dp.ledger", "tff_dp.runs", "tff_dp.data", "tff_dp.accounting"),
+    *("tff_dp.cli", "tff_dp.report", "tests", "os", "posix", "sys", "time", "signal", "shutil"),
+)
 
-    Defects are planted by `monkeypatch`. Tests without it share what `fit` keeps, as runs do.
+
+@pytest.fixture
+def monkeypatch(monkeypatch):
+    """pytest's fixture; besides, no process of a defect serves another test, nor hides the defect.
+
+    `fit` keeps the processes of earlier runs, in tests as elsewhere. They are dropped where a test
+    replaces something that their graphs may depend on, and again when it ends.
     """
-    if "monkeypatch" not in request.fixturenames:
+    with forgetting(monkeypatch):
+        yield monkeypatch
+
+
+@contextlib.contextmanager
+def forgetting(patch):
+    dropped = []
+
+    def before(change):
+        def changing(target, *args, **kwargs):
+            if may_be_in_graphs(target, *args):
+                dropped.append(target)
+                forget_kept_processes()
+            return change(target, *args, **kwargs)
+
+        return changing
+
+    @contextlib.contextmanager
+    def context():
+        with pytest.MonkeyPatch.context() as inner, forgetting(inner):
+            yield inner
+
+    for name in ("setattr", "delattr", "setitem", "delitem"):
+        setattr(patch, name, before(getattr(patch, name)))
+    patch.context = context
+    try:
         yield
-        return
-    forget_kept_processes()
-    yield
-    forget_kept_processes()
+    finally:
+        if dropped:
+            forget_kept_processes()
+
+
+def may_be_in_graphs(target, name=None, *_) -> bool:
+    """Returns whether the graph of a learning process may depend on an attribute or item."""
+    if isinstance(target, types.ModuleType):
+        module = target.__name__
+    else:
+        module = getattr(target, "__module__", None) or type(target).__module__
+    if module.endswith(".kept_processes"):
+        return name != "_kept"  # another cache in place of this one
+    return module not in _NOT_IN_GRAPHS and not module.startswith(
+        tuple(f"{each}." for each in _NOT_IN_GRAPHS)
+    )
 
 
 def forget_kept_processes() -> None:
@@ -57,7 +104,9 @@ def forget_kept_processes() -> None:
 def tff():
     from tff_dp import _compat
 
-    return _compat.tff.load()
+    loaded = _compat.tff.load()
+    gc.freeze()  # the objects of the packages stay until the end
+    return loaded
 
 
 @pytest.fixture(scope="session")

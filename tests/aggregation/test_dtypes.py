@@ -14,6 +14,7 @@ import pytest
 
 import tff_dp
 from tests.support.helpers import regression_clients
+from tests.support.tables import covered
 from tff_dp import execution
 from tff_dp.aggregation import build_aggregator
 from tff_dp.errors import ArgumentError, ModelError
@@ -188,8 +189,22 @@ def client_plan() -> tff_dp.PrivacyPlan:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("make", [model_of, legacy_of])
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("make", "policy"),
+    covered(
+        [model_of, legacy_of],
+        POLICIES,
+        by=[
+            (model_of, "float16"),
+            (legacy_of, "bfloat16"),
+            (model_of, "float64"),
+            # Only mixed precision is treated in a way of each Keras.
+            (model_of, "mixed_float16"),
+            (legacy_of, "mixed_float16"),
+            (legacy_of, "mixed_bfloat16"),
+        ],
+    ),
+)
 def test_models_of_any_type_train_under_a_plan_for_clients(tff, policy, make):
     clients = regression_clients()
     model = make(policy)

@@ -6,6 +6,7 @@ has negative controls, which it must reject.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -33,6 +34,13 @@ from tff_dp.process import initialize_from, model_weights
 pytestmark = pytest.mark.heavy
 
 FALSE_POSITIVE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def made(tff):
+    """A function to what a function makes, once for all contexts: not for tests that plant a defect."""
+    return functools.cache(lambda make: make())
+
 
 # --- Clipping -------------------------------------------------------------------------------------
 
@@ -89,9 +97,12 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_gradients_of_examples_are_those_of_keras_one_at_a_time(tff, kind):
+def test_gradients_of_examples_are_vectorized_and_those_of_keras_one_at_a_time(
+    tff, monkeypatch, kind
+):
     import tensorflow as tf
 
+    monkeypatch.setattr(tf, "map_fn", None)  # by which examples run one after another
     shape, layers = MODELS[kind]
     rng = np.random.default_rng(1)
     x = rng.normal(size=(12, *shape)).astype(np.float32)
@@ -133,17 +144,6 @@ def test_what_cannot_be_vectorized_runs_one_example_after_another(tff, monkeypat
     np.testing.assert_allclose(slow, vectorized, rtol=1e-5)
 
 
-def test_recurrent_layers_are_vectorized(tff, monkeypatch):
-    import tensorflow as tf
-
-    monkeypatch.setattr(tf, "map_fn", None)
-    clients = data.Clients(np.ones([8, 4, 3], np.float32), np.ones([8, 1], np.float32), [0, 8])
-    layers = [keras.layers.Input([4, 3]), keras.layers.LSTM(3), keras.layers.Dense(1)]
-    silos = Silos(keras.Sequential(layers), clients, mechanism(batch_size=4, local_steps=1))
-    with inside("scan"):
-        assert np.isfinite(silos.change()[0]).all()
-
-
 HONEST = 8
 HOSTILE = {
     "huge": (np.full(3, 1e6), 1e6),
@@ -157,12 +157,15 @@ HOSTILE = {
 CLIP, RATE = 0.7, 0.3
 
 
-def moved(context: str) -> dict[str, float]:
-    """Returns by how much one more record moves a noiseless step, in units of rate * clip / batch."""
+def noiseless_silos() -> Silos:
     # Batches are expected to have all records, with and without the one more.
     own = mechanism(noise_multiplier=0.0, batch_size=HONEST + 1, local_steps=1, clip_norm=CLIP)
     algorithm = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=RATE))
-    silos = Silos(linear(3, bias=True), regression((HONEST + 1,)), own, algorithm=algorithm)
+    return Silos(linear(3, bias=True), regression((HONEST + 1,)), own, algorithm=algorithm)
+
+
+def moved(context: str, silos: Silos) -> dict[str, float]:
+    """Returns by how much one more record moves a noiseless step, in units of rate * clip / batch."""
     honest = regression((HONEST,))
     x, y = honest.client(0)
     found = {}
@@ -184,8 +187,8 @@ BOUND = 1 + 1e-5  # the rounding of the weights, in float32
 
 
 @in_contexts
-def test_one_hostile_record_moves_a_step_by_at_most_the_clip_norm(stock, context):
-    found = moved(context)
+def test_one_hostile_record_moves_a_step_by_at_most_the_clip_norm(stock, made, context):
+    found = moved(context, made(noiseless_silos))
     assert all(value <= BOUND for value in found.values()), found
     for name in ("huge", "squares above float32"):
         assert found[name] == pytest.approx(1, rel=1e-4)  # the bound is reached
@@ -243,7 +246,7 @@ RIGHT_CLIP = noise.clip_l2_each
 @pytest.mark.parametrize("defect", [mean_clipped, each_weight_clipped, nonfinite_kept, unclipped])
 def test_the_sensitivity_check_catches_planted_defects(tff, monkeypatch, defect):
     monkeypatch.setattr(noise, "clip_l2_each", defect)
-    found = moved("scan")
+    found = moved("scan", noiseless_silos())
     assert not all(value <= BOUND for value in found.values()), found
 
 
@@ -354,8 +357,8 @@ def test_the_test_of_batches_catches_other_samplers():
 
 
 @in_contexts
-def test_each_step_of_each_silo_draws_a_poisson_batch_of_its_own(stock, context):
-    silos = one_hot_silos()
+def test_each_step_of_each_silo_draws_a_poisson_batch_of_its_own(stock, made, context):
+    silos = made(one_hot_silos)
     with inside(context):
         drawn = batches_in(silos.change(ROUNDS))
     assert is_poisson(drawn)
@@ -427,8 +430,8 @@ def has_law(sample: np.ndarray, sigma: float) -> bool:
 
 
 @in_contexts
-def test_the_noise_has_the_planned_law_in_each_step_and_silo_and_round(stock, context):
-    silos = wide_silos()
+def test_the_noise_has_the_planned_law_in_each_step_and_silo_and_round(stock, made, context):
+    silos = made(wide_silos)
     with inside(context):
         changes = silos.change(3)
     # Independent noise in 4 steps of 3 silos, over the expected 2 records: noise that silos or steps
@@ -447,8 +450,8 @@ def test_the_noise_has_the_planned_law_in_each_step_and_silo_and_round(stock, co
 
 
 @pytest.mark.parametrize("context", ["scan", "xla"])
-def test_fused_rounds_have_noise_of_their_own(tff, context):
-    silos, rounds = wide_silos(), 5
+def test_fused_rounds_have_noise_of_their_own(tff, made, context):
+    silos, rounds = made(wide_silos), 5
     cohorts = [silos.clients.cohort(range(3), batch_size=4) for _ in range(rounds)]
     with inside(context):
         state = initialize_from(silos.process, silos.bound.initial_weights)
@@ -460,8 +463,8 @@ def test_fused_rounds_have_noise_of_their_own(tff, context):
 
 
 @pytest.mark.parametrize("context", ["stock", "scan", "call"])
-def test_clients_without_records_and_empty_batches_still_send_noised_steps(stock, context):
-    silos = wide_silos()
+def test_clients_without_records_and_empty_batches_still_send_noised_steps(stock, made, context):
+    silos = made(wide_silos)
     empty = silos.clients.subset([0, 1, 2])
     empty = data.Clients(*(part[:0] for part in empty.pooled()), [0, 0, 0, 0], allow_empty=True)
     with inside(context):
@@ -517,13 +520,13 @@ def test_a_global_seed_seeds_neither_batches_nor_noise(stock, context):
 
 def test_a_seeded_context_draws_the_same_by_every_strategy():
     found = {}
+    silos = Silos(
+        linear(3, bias=True),
+        regression((20, 20)),
+        mechanism(batch_size=5, local_steps=3, noise_multiplier=0.5),
+        algorithm=tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1)),
+    )
     for context in ("scan", "call", "vmap"):
-        silos = Silos(
-            linear(3, bias=True),
-            regression((20, 20)),
-            mechanism(batch_size=5, local_steps=3, noise_multiplier=0.5),
-            algorithm=tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1)),
-        )
         settings = {"strategy": context} | ({} if context == "call" else {"xla": False})
         with execution.fast(seed=7, strict=True, **settings):
             found[context] = silos.change(2)

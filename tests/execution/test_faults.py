@@ -144,6 +144,7 @@ def test_memory_does_not_grow_with_rounds(linear, kind):
     # 500 rounds after 100 to warm up; the slope is a line's through all of them.
     bound, process, clients = linear
     sets = [clients.dataset(c, batch_size=4) for c in range(CLIENTS)]
+    gc.freeze()  # what was there before need not be searched for garbage again and again
     with execution.fast(strict=True, xla=True):  # compiled in the first round, not in the midst
         state = initialize_from(process, bound.initial_weights)
         used = []

@@ -179,34 +179,52 @@ def test_arrays_too_large_for_the_device_stream_in_blocks(linear, monkeypatch):
     assert threading.active_count() == before  # which has ended
 
 
-TWO_DEVICES = """
-import json, sys
+# Importing TFF takes seconds: a child is forked for each number of devices, of a process that has run
+# nothing of TensorFlow's.
+DEVICES = """
+import json, os, pathlib, sys
 import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-if sys.argv[1] == "2":
-    both = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(cpu, both)
 import keras, numpy as np, tff_dp
 from tff_dp import execution
-sys.path.insert(0, sys.argv[2])
+sys.path.insert(0, sys.argv[1])
 from tests.support.rounds import cohort_of
-clients = cohort_of([8] * 200)
-model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
-model.set_weights([np.zeros([5, 1]), np.zeros([1])])
-found = {}
-for strategy, xla in (("scan", False), ("scan", True), ("vmap", False)):
-    keras_model = keras.models.clone_model(model)
-    keras_model.set_weights(model.get_weights())
-    with execution.fast(strategy, xla=xla, strict=True) as context:
-        result = tff_dp.fit(keras_model, clients, loss="mse", privacy=tff_dp.NoPrivacy(), rounds=2,
-                            seed=1, batch_size=4)
-        found[f"{strategy} {xla}"] = [w.tolist() for w in result.model.get_weights()]
-        found["places"] = context.settings.places.names
-print(json.dumps(found))
+
+def results(devices):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if devices == 2:
+        both = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, both)
+    clients = cohort_of([8] * 200)
+    model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
+    model.set_weights([np.zeros([5, 1]), np.zeros([1])])
+    found = {}
+    for strategy, xla in (("scan", False), ("scan", True), ("vmap", False)):
+        keras_model = keras.models.clone_model(model)
+        keras_model.set_weights(model.get_weights())
+        with execution.fast(strategy, xla=xla, strict=True) as context:
+            result = tff_dp.fit(keras_model, clients, loss="mse", privacy=tff_dp.NoPrivacy(),
+                                rounds=2, seed=1, batch_size=4)
+            found[f"{strategy} {xla}"] = [w.tolist() for w in result.model.get_weights()]
+            found["places"] = context.settings.places.names
+    return found
+
+for devices in (1, 2):
+    child = os.fork()
+    if child == 0:
+        try:
+            path = pathlib.Path(sys.argv[2]) / f"{devices}.json"
+            path.write_text(json.dumps(results(devices)))
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def in_process(code: str, *arguments: str, **environment: str) -> dict:
+def in_process(code: str, *arguments: str, **environment: str) -> list[str]:
+    """Returns the lines that a program prints."""
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -215,11 +233,12 @@ def in_process(code: str, *arguments: str, **environment: str) -> dict:
         check=False,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    return json.loads(found.stdout.splitlines()[-1])
+    return found.stdout.splitlines()
 
 
-def test_several_devices_share_a_cohort_and_give_the_same():
-    one, two = (in_process(TWO_DEVICES, count, str(ROOT)) for count in "12")
+def test_several_devices_share_a_cohort_and_give_the_same(tmp_path):
+    in_process(DEVICES, str(ROOT), str(tmp_path))
+    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in "12")
     assert len(two["places"]) == 2
     assert all("CPU" in name for name in two["places"])
     for how in ("scan False", "scan True", "vmap False"):
@@ -227,28 +246,51 @@ def test_several_devices_share_a_cohort_and_give_the_same():
             np.testing.assert_array_equal(a, b)
 
 
-COMPILED = """
-import json, os, pathlib, sys
-sys.path.insert(0, sys.argv[1])
-import tff_dp
-from tests.support.rounds import cohort_of
-import keras
-from tff_dp import execution
-clients = cohort_of([8, 8])
-model = keras.Sequential([keras.layers.Input([5]), keras.layers.Dense(1)])
+COHORTS = """
+import json, os, pathlib
+import keras, numpy as np, tff_dp
+from tff_dp import data, execution
+from tff_dp.model import ModelSpec
+from tff_dp.process import build_process, initialize_from
+
+x = np.zeros([80, 3], np.float32)
+clients = data.Clients(x, x[:, :1], np.arange(0, 81, 4))
+model = keras.Sequential([keras.layers.Input([3]), keras.layers.Dense(1)])
+bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
+process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
+compiled = pathlib.Path(os.environ["TFF_DP_CACHE"])
 with execution.fast("scan", xla=True):
-    tff_dp.fit(model, clients, loss="mse", privacy=tff_dp.NoPrivacy(), rounds=1)
-folder = pathlib.Path(os.environ["TFF_DP_CACHE"])
-print(json.dumps({str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}))
+    state = initialize_from(process, bound.initial_weights)
+    for cohort in ([0, 1, 2], [4, 7, 9], [3, 5], [19, 2, 1, 8]):
+        state = process.next(state, clients.cohort(cohort, batch_size=4)).state
+        files = {str(p): p.stat().st_mtime_ns for p in compiled.rglob("*") if p.is_file()}
+        print("compiled", json.dumps(files))
 """
 
 
-def test_a_second_process_finds_what_the_first_compiled(tmp_path):
-    first, second = (
-        in_process(COMPILED, str(ROOT), TFF_DP_CACHE=str(tmp_path), TF_XLA_FLAGS="")
-        for _ in range(2)
-    )
-    assert first
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The files of what XLA has compiled, after each cohort, in two processes one after another."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    found = []
+    for _ in range(2):
+        lines = in_process(COHORTS, TFF_DP_CACHE=folder, TF_XLA_FLAGS="", PYTHONPATH=str(ROOT))
+        told = [line.split(" ", 1) for line in lines]
+        found.append([json.loads(rest) for first, rest in told if first == "compiled"])
+    return found
+
+
+def test_another_cohort_needs_no_compilation(compiled):
+    """XLA keeps a file of what it has compiled; a table taken for a constant would add one a round.
+
+    TensorFlow's own slices ask for a constant start: rounds under Poisson sampling, each with another
+    cohort, took 800 times as long as those of one and the same.
+    """
+    assert [len(files) for files in compiled[0]] == [1] * 4
+
+
+def test_a_second_process_finds_what_the_first_compiled(compiled):
+    first, second = compiled
     assert second == first  # nothing was compiled and written anew
 
 
@@ -509,44 +551,3 @@ def test_weights_outside_of_any_context_start_no_worker(linear):
                     strict=True):  # fmt: skip
         np.testing.assert_array_equal(a, b)
     assert set(workers(os.getpid())) == before
-
-
-_COHORTS = """
-import os, pathlib
-import keras, numpy as np, tff_dp
-from tff_dp import data, execution
-from tff_dp.model import ModelSpec
-from tff_dp.process import build_process, initialize_from
-
-x = np.zeros([80, 3], np.float32)
-clients = data.Clients(x, x[:, :1], np.arange(0, 81, 4))
-model = keras.Sequential([keras.layers.Input([3]), keras.layers.Dense(1)])
-bound = ModelSpec(model=model, loss="mse").bind(clients.element_spec())
-process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
-compiled = pathlib.Path(os.environ["TFF_DP_CACHE"])
-with execution.fast("scan", xla=True):
-    state = initialize_from(process, bound.initial_weights)
-    for cohort in ([0, 1, 2], [4, 7, 9], [3, 5], [19, 2, 1, 8]):
-        state = process.next(state, clients.cohort(cohort, batch_size=4)).state
-        print("compiled", sum(path.is_file() for path in compiled.rglob("*")))
-"""
-
-
-def test_another_cohort_needs_no_compilation(tmp_path):
-    """XLA keeps a file of what it has compiled; a table taken for a constant would add one a round.
-
-    TensorFlow's own slices ask for a constant start: rounds under Poisson sampling, each with another
-    cohort, took 800 times as long as those of one and the same.
-    """
-    fresh = {
-        k: v for k, v in os.environ.items() if k != "TF_XLA_FLAGS"
-    }  # which name a folder already
-    done = subprocess.run(
-        [sys.executable, "-c", _COHORTS],
-        env={**fresh, "TFF_DP_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("compiled")]
-    assert found == ["1"] * 4

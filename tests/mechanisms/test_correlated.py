@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -10,7 +11,13 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from tests.support.noise import Aggregator, are_uncorrelated, has_standard_deviation, is_normal
+from tests.support.noise import (
+    Aggregator,
+    are_uncorrelated,
+    has_standard_deviation,
+    is_normal,
+    process_of,
+)
 from tff_dp.accounting import calibrate_rounds, quick_epsilon, round_of, spend
 from tff_dp.accounting.sensitivity import tree_sensitivity_squared
 from tff_dp.aggregation import build_aggregator
@@ -330,10 +337,19 @@ def is_white(noise: np.ndarray) -> bool:
     )
 
 
+@pytest.fixture(scope="module")
+def aggregator_of(tff):
+    """A function to an aggregator of a mechanism; contexts share its process."""
+    process = functools.cache(
+        lambda own, *wide: process_of(build_aggregator(own, M, ROUNDS), *wide)
+    )
+    return lambda own, *wide: Aggregator(None, *wide, process=process(own, *wide))
+
+
 @pytest.mark.parametrize("name", CORRELATED)
-def test_the_noise_of_a_run_has_the_planned_covariance(name, context):
+def test_the_noise_of_a_run_has_the_planned_covariance(aggregator_of, name, context):
     mechanism, matrix = CORRELATED[name]
-    aggregator = Aggregator(build_aggregator(mechanism, M, ROUNDS), DIMENSION, DIMENSION)
+    aggregator = aggregator_of(mechanism, DIMENSION, DIMENSION)
     zero = [np.zeros(DIMENSION), np.zeros(DIMENSION)]
     # Both tensors one after another: draws that they share, in any round, would be correlations.
     noise = np.array([np.concatenate(aggregator([zero] * 3)) for _ in range(ROUNDS)])
@@ -351,15 +367,13 @@ def test_the_noise_of_a_run_has_the_planned_covariance(name, context):
 
 
 @pytest.mark.parametrize("mechanism", [tree(2.0), banded(2.0, 3)], ids=["tree", "banded"])
-def test_a_state_that_is_used_twice_gives_two_draws(mechanism, context):
-    factory = build_aggregator(mechanism, M, ROUNDS)
-    first, second = two_draws_from_one_state(factory)
+def test_a_state_that_is_used_twice_gives_two_draws(aggregator_of, mechanism, context):
+    first, second = two_draws_from_one_state(aggregator_of(mechanism, DIMENSION))
     # What both have in common is the earlier noise that they take off; it is not all.
     assert np.corrcoef(first, second)[0, 1] < 0.9
 
 
-def two_draws_from_one_state(factory) -> list[np.ndarray]:
-    aggregator = Aggregator(factory, DIMENSION)
+def two_draws_from_one_state(aggregator) -> list[np.ndarray]:
     for _ in range(2):
         aggregator([np.zeros(DIMENSION)])
     state, draws = aggregator.state, []
@@ -378,7 +392,7 @@ def test_tensorflow_privacys_tree_adds_the_same_noise_twice(tff, stock):
         record_specs=tf.TensorSpec([DIMENSION]),
         l2_norm_clip=1.0,
     )
-    first, second = two_draws_from_one_state(factory)
+    first, second = two_draws_from_one_state(Aggregator(factory, DIMENSION))
     assert np.array_equal(first, second)
 
 

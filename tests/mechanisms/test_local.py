@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.support.noise import (
     has_standard_deviation,
     is_laplace,
     is_normal,
+    process_of,
 )
 from tff_dp import execution
 from tff_dp.accounting import round_of, spend
@@ -117,8 +119,15 @@ def context(request, tff):
         yield context
 
 
-def test_every_client_adds_noise_of_its_own(context):
-    aggregator = Aggregator(build_aggregator(gaussian(2.0), M), DIMENSION, DIMENSION)
+@pytest.fixture(scope="module")
+def aggregator_of(tff):
+    """A function to an aggregator of a mechanism; contexts share its process."""
+    process = functools.cache(lambda own, *wide: process_of(build_aggregator(own, M), *wide))
+    return lambda own, *wide: Aggregator(None, *wide, process=process(own, *wide))
+
+
+def test_every_client_adds_noise_of_its_own(aggregator_of, context):
+    aggregator = aggregator_of(gaussian(2.0), DIMENSION, DIMENSION)
     sigma = 2.0 * CLIP / M
     zero = [np.zeros(DIMENSION), np.zeros(DIMENSION)]
     for clients in (1, 5):
@@ -135,8 +144,8 @@ def test_every_client_adds_noise_of_its_own(context):
     assert all(np.array_equal(part, np.zeros(DIMENSION)) for part in aggregator([]))
 
 
-def test_a_report_has_laplace_noise(context):
-    aggregator = Aggregator(build_aggregator(laplace(2.0), M), DIMENSION)
+def test_a_report_has_laplace_noise(aggregator_of, context):
+    aggregator = aggregator_of(laplace(2.0), DIMENSION)
     noise = aggregator([np.zeros(DIMENSION)])
     assert is_laplace(noise, 2.0 * CLIP / M)
     for factor in (2 / 3, 3 / 2):
@@ -146,7 +155,7 @@ def test_a_report_has_laplace_noise(context):
     assert np.var(both) == pytest.approx(2 * np.var(noise), rel=0.15)
 
 
-def test_an_update_that_is_no_number_is_noised_as_any_other(context):
-    aggregator = Aggregator(build_aggregator(gaussian(2.0), M), DIMENSION)
+def test_an_update_that_is_no_number_is_noised_as_any_other(aggregator_of, context):
+    aggregator = aggregator_of(gaussian(2.0), DIMENSION)
     noise = aggregator([np.full(DIMENSION, np.nan)])
     assert has_standard_deviation(noise, 2.0 * CLIP / M)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import tff_dp
 from tests.support.paths import ROOT
 
 SOURCES = sorted((ROOT / "tests").rglob("*.py"))
@@ -37,6 +38,33 @@ def test_an_import_of_a_test_module_is_seen_wherever_it_is_written():
     ):
         assert len(imports_of_test_modules(source)) == 1, source
     assert imports_of_test_modules("from tests.support.workers import workers") == []
+
+
+def test_a_planted_defect_finds_no_kept_process_and_leaves_none(tff, monkeypatch):
+    from tff_dp import aggregation, noise
+    from tff_dp.aggregation import build
+    from tff_dp.training import kept_processes, run
+
+    def kept_after(change) -> bool:
+        kept_processes._kept["a run's"] = "process", 0
+        change(monkeypatch)
+        with monkeypatch.context() as inner:
+            change(inner)
+        return bool(kept_processes._kept)
+
+    monkeypatch.setattr(kept_processes, "_kept", type(kept_processes._kept)())
+    assert kept_after(lambda patch: patch.setattr(run, "_FUSED", 2))
+    assert kept_after(lambda patch: patch.setattr(run.Run, "step", None))
+    assert kept_after(lambda patch: patch.setenv("NO_SUCH_VARIABLE", "1"))
+    assert not kept_after(lambda patch: patch.setattr(noise, "gaussian", None))
+    assert not kept_after(lambda patch: patch.setattr("tff_dp.noise.gaussian", None))
+    assert not kept_after(lambda patch: patch.setattr(tff_dp.GaussianMechanism, "with_noise", None))
+    assert not kept_after(lambda patch: patch.setitem(build._BUILDERS, aggregation, None))
+    assert not kept_after(lambda patch: patch.setattr(kept_processes, "compose", None))
+    with monkeypatch.context() as inner:
+        inner.setattr(noise, "laplace", None)
+        kept_processes._kept["a defect's"] = "process", 0
+    assert not kept_processes._kept
 
 
 def test_the_test_files_that_are_named_anywhere_exist():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,12 +164,12 @@ SECURE = {"secure", "ddp secure"}
 ROUNDED = {"compression", "ddp secure"}
 
 
-def rounding(row: Row, alone: Sequence[Any]) -> float:
+def rounding(row: Row, alone: Iterable[Any]) -> float:
     """Returns how far weights after one round may lie apart on two sides that round at random.
 
     Args:
       row: The row.
-      alone: For each client, the changes of the weights in a round that is its own.
+      alone: For each client, the changes of the weights in a round that is its own; read if needed.
     """
     if row.aggregator == "ddp secure":
         # Clipped to 0.1, scaled to 20 bits for four clients, rotated and rounded: of the order of 1e-5.

@@ -1,10 +1,11 @@
 """Trains in child processes that are killed at random moments, and resumes them: a program.
 
-    python -m tests.support.killed_runs FOLDER KIND KILLS SEED
+    python -m tests.support.killed_runs FOLDER KILLS SEED
 
-KIND is "none" (no privacy) or "poisson" (a plan with noise under Poisson sampling). Importing TFF
-takes seconds, so that each child is forked from this process, which never runs TensorFlow: nothing of
-TensorFlow's has been started when it forks. Prints facts as JSON.
+Does so for runs of each kind, in a folder of its name: "none" (no privacy) and "poisson" (a plan with
+noise under Poisson sampling). Importing TFF takes seconds, so that each child is forked from this
+process, which never runs TensorFlow: nothing of TensorFlow's has been started when it forks. Prints
+the facts of each kind as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from typing import Any
 
 import keras  # noqa: F401  (imported once, for all children)
 
@@ -131,12 +133,12 @@ def check(folder: pathlib.Path) -> None:
             assert seen.count(number) <= charged, (number, seen, runs)
 
 
-def main() -> None:
-    folder, kind, kills, seed = pathlib.Path(sys.argv[1]), *sys.argv[2:]
-    rounds, rng, killed = int(kills) * ROUNDS_A_KILL + 5, random.Random(int(seed)), 0
+def facts_of(folder: pathlib.Path, kind: str, kills: int, rng: random.Random) -> dict[str, Any]:
+    """Runs one run that is killed and resumed, and one that is not; returns the facts of both."""
+    rounds, killed = kills * ROUNDS_A_KILL + 5, 0
     for name in ("killed", "whole"):
-        (folder / name).mkdir()
-    while killed < int(kills):
+        (folder / name).mkdir(parents=True)
+    while killed < kills:
         pid = child(folder / "killed", kind, rounds)
         was_running = kill_at_random(pid, folder / "killed", rng)
         killed += was_running
@@ -150,9 +152,16 @@ def main() -> None:
     facts = {
         name: json.loads((folder / name / "facts.json").read_text()) for name in ("killed", "whole")
     }
-    print(
-        json.dumps({"kills": killed, "asked": rounds, "drawn": drawn(folder / "killed"), **facts})
-    )
+    return {"kills": killed, "asked": rounds, "drawn": drawn(folder / "killed"), **facts}
+
+
+def main() -> None:
+    folder, kills, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    found = {
+        kind: facts_of(folder / kind, kind, kills, random.Random(seed + number))
+        for number, kind in enumerate(_KINDS)
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,25 @@ from tff_dp import _compat
 FALSE_POSITIVE = 1e-6
 
 
-class Aggregator:
-    """An aggregation process over one float32 vector a client, or over several."""
+def process_of(factory: Any, *dimensions: int) -> Any:
+    """Returns a factory's aggregation process over one float32 vector a client, or over several."""
+    tff = _compat.tff.load()
+    types = [tff.types.TensorType(np.float32, [dimension]) for dimension in dimensions]
+    return factory.create(tff.types.to_type(types) if len(types) > 1 else types[0])
 
-    def __init__(self, factory: Any, *dimensions: int) -> None:
-        tff = _compat.tff.load()
-        types = [tff.types.TensorType(np.float32, [dimension]) for dimension in dimensions]
-        self._several = len(types) > 1
-        self._process = factory.create(tff.types.to_type(types) if self._several else types[0])
+
+class Aggregator:
+    """An aggregation process over one float32 vector a client, or over several.
+
+    Args:
+      factory: Makes the process.
+      dimensions: Of the vectors.
+      process: What `process_of` returns for both, where several aggregators share one.
+    """
+
+    def __init__(self, factory: Any, *dimensions: int, process: Any = None) -> None:
+        self._several = len(dimensions) > 1
+        self._process = process or process_of(factory, *dimensions)
         self.state = self._process.initialize()
 
     def __call__(self, updates: Any) -> Any:

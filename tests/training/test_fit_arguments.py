@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp.errors import ArgumentError, DataError, ModelError, StackError
 
 ALGORITHM = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
@@ -144,8 +145,14 @@ def test_initial_weights_that_are_not_finite_are_refused(clients):
 # --- Class weights -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["keras", "tf_keras"])
-@pytest.mark.parametrize("labels", ["numbers", "one-hot", "column"])
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    covered(
+        ["keras", "tf_keras"],
+        ["numbers", "one-hot", "column"],
+        by=[("keras", "numbers"), ("tf_keras", "one-hot"), ("keras", "column")],
+    ),
+)
 def test_class_weights_are_those_of_keras(tff, name, labels):
     """One client, one batch, one step: the step of Keras's own `fit`."""
     library = importlib.import_module(name)

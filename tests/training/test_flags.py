@@ -158,6 +158,22 @@ def no_stack(monkeypatch):
         raise StackError("TFF was asked for.")
 
     monkeypatch.setattr(_compat.tff, "load", never)
+    monkeypatch.setattr("tff_dp._compat.tff.worker_process.Worker", NoWorker)
+
+
+class NoWorker:
+    """In place of stock TFF's worker, which takes a second to start, and computes nothing here."""
+
+    stub = None
+
+    def __init__(self, *_, **__):
+        pass
+
+    def wait_until_ready(self):
+        pass
+
+    def close(self):
+        pass
 
 
 @pytest.mark.parametrize(

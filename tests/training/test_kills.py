@@ -13,20 +13,29 @@ from tests.support.paths import ROOT
 FEW, MANY = 2, 20
 
 
-def killed(folder, kind, kills, seed):
-    """Returns what `tests/support/killed_runs.py` says, and the names of the files in the folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.killed_runs", folder, kind, str(kills), str(seed)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = folder / "killed" / "run"
-    return json.loads(done.stdout.splitlines()[-1]), {
-        str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()
-    }
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A function from a kind and a number of kills to what `killed_runs` says, and the run's files."""
+    told = {}
+
+    def facts(kind, kills):
+        if kills not in told:
+            folder = tmp_path_factory.mktemp("killed")
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.support.killed_runs", folder, str(kills), "1"],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=ROOT,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            told[kills] = folder, json.loads(done.stdout.splitlines()[-1])
+        folder, found = told[kills]
+        run = folder / kind / "killed" / "run"
+        files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+        return found[kind], files
+
+    return facts
 
 
 def expected_files(*checkpoints, more=()):
@@ -44,8 +53,8 @@ AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.full)]
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("kills", AMOUNTS)
-def test_a_run_without_noise_ends_with_the_same_bits_however_often_it_is_killed(tmp_path, kills):
-    found, files = killed(tmp_path, "none", kills, 1)
+def test_a_run_without_noise_ends_with_the_same_bits_however_often_it_is_killed(killed, kills):
+    found, files = killed("none", kills)
     assert found["kills"] == kills
     assert found["killed"]["rounds"] == [*range(1, found["asked"] + 1)]
     for name in ("weights", "rounds", "losses", "stopped"):
@@ -58,9 +67,9 @@ def test_a_run_without_noise_ends_with_the_same_bits_however_often_it_is_killed(
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("kills", AMOUNTS)
-def test_the_ledger_of_a_killed_run_has_every_round_as_often_as_it_was_drawn(tmp_path, kills):
+def test_the_ledger_of_a_killed_run_has_every_round_as_often_as_it_was_drawn(killed, kills):
     """The program checks after each kill that no round was drawn more often than it is charged."""
-    found, files = killed(tmp_path, "poisson", kills, 2)
+    found, files = killed("poisson", kills)
     assert found["kills"] == kills
     once = found["killed"]
     assert once["rounds"] == [*range(1, found["asked"] + 1)]

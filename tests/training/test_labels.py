@@ -10,10 +10,12 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp.errors import DataError, ModelError
 from tff_dp.model import ModelSpec
 
-by_keras = pytest.mark.parametrize("k", ["keras", "tf_keras"], indirect=True)
+KERASES = ["keras", "tf_keras"]
+by_keras = pytest.mark.parametrize("k", KERASES, indirect=True)
 rng = np.random.default_rng(0)
 X = rng.normal(size=(40, 4)).astype(np.float32)
 LINE = (2 * X[:, 0] - X[:, 1]).astype(np.float32)  # y = 2a - b
@@ -87,8 +89,15 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("form", LOSSES)
-@by_keras
+@pytest.mark.parametrize(
+    ("k", "form"),
+    covered(
+        KERASES,
+        LOSSES,
+        by=[("keras", "name"), ("tf_keras", "function"), ("tf_keras", "own object")],
+    ),
+    indirect=["k"],
+)
 def test_labels_of_one_dimension_train_as_fit_does(k, form):
     loss = LOSSES[form](k)
     result = run(dense(k), X[:, :4], LINE, rounds=60, loss=loss, metrics=["mae"])
@@ -162,9 +171,21 @@ TWO = {"left": LINE, "right": rng.integers(0, 3, len(X))}
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")  # Keras's own, of one
-@pytest.mark.parametrize(("kind", "losses"), BY_OUTPUT)
-@by_keras
-def test_losses_by_output_train_as_fit_does(k, kind, losses):
+@pytest.mark.parametrize(
+    ("k", "outputs_and_losses"),
+    covered(
+        KERASES,
+        BY_OUTPUT,
+        by=[
+            ("keras", ("dictionary", "other order")),
+            ("tf_keras", ("dictionary", "one of them")),
+            ("keras", ("list", "objects")),
+        ],
+    ),
+    indirect=["k"],
+)
+def test_losses_by_output_train_as_fit_does(k, outputs_and_losses):
+    kind, losses = outputs_and_losses
     loss = BY_OUTPUT[kind, losses]
     loss = loss(k) if callable(loss) else loss
     y = {"left": LINE} if losses == "one of them" else TWO

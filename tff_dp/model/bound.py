@@ -66,6 +66,9 @@ class BoundModel(abc.ABC):
     def fingerprint(self, examples: int | None = None) -> str | None:
         """Returns a digest of what a training step computes, apart from the values of the weights.
 
+        The step is traced when the digest is first asked for: a model that is changed afterwards has
+        to be bound again.
+
         Args:
           examples: The number of examples in the batch of the step; None for any number.
 
@@ -75,7 +78,10 @@ class BoundModel(abc.ABC):
         """
         if not self.is_functional:
             return None
-        return fingerprint.of_step(self.tff_model, self.input_spec, examples)
+        found: dict[int | None, str | None] = self.__dict__.setdefault("_fingerprints", {})
+        if examples not in found:
+            found[examples] = fingerprint.of_step(self.tff_model, self.input_spec, examples)
+        return found[examples]
 
     def index_reader(self, x_spec: Any) -> Callable[[Any], Any] | None:
         """Returns a function that finds the indices of the model's embeddings for a batch of x.
