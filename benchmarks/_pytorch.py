@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -140,18 +140,26 @@ class Rounds(abc.ABC):
       privacy: How updates are clipped and noised; None for neither.
       x: Inputs, client after client.
       y: Targets, likewise.
+
+    Attributes:
+      channels_last: Whether images are in the memory format that a CPU's convolutions like best.
     """
+
+    channels_last: ClassVar[bool] = True
 
     def __init__(self, workload: Workload, privacy: Privacy | None, x: Array, y: Array) -> None:
         self._workload, self._privacy = workload, privacy
         self._offsets = workload.offsets()
         inputs = torch.from_numpy(x.astype(np.int64) if workload.is_text else x)
-        if workload.convolves:  # what the convolutions of a CPU like best
+        if workload.convolves:
             inputs = inputs.permute(0, 3, 1, 2)
+            if not self.channels_last:
+                # `contiguous` keeps the strides of images with one channel, which could be either's.
+                inputs = inputs.clone(memory_format=torch.contiguous_format)
         self._x = inputs
         self._y = torch.from_numpy(y.astype(np.int64) if workload.classes else y)
         self._module = _MODULES[workload.kind](workload.shape, workload.classes or 1)
-        if workload.convolves:
+        if workload.convolves and self.channels_last:
             self._module = self._module.to(memory_format=torch.channels_last)
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         with torch.no_grad():
@@ -273,7 +281,12 @@ class Vectorized(_RecordLevel):
 
 
 class Opacus(_RecordLevel):
-    """Gradients of all examples by Opacus."""
+    """Gradients of all examples by Opacus.
+
+    With channels last, Opacus 1.6.0 gets the gradients of the second convolution wrong.
+    """
+
+    channels_last = False
 
     def __init__(self, workload: Workload, privacy: Privacy | None, x: Array, y: Array) -> None:
         from opacus import GradSampleModule
