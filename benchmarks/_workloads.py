@@ -185,6 +185,7 @@ W5 = Workload(
     batch_size=64,
     local_steps=10,
     kind=Convolutional,
+    tolerance=1e-2,  # of 64 gradients of maxima, one or the other is that of a near tie
     fused=2,
 )
 W6 = Workload(
