@@ -118,7 +118,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / "table.txt").write_text(table + "\n", encoding="utf-8")
         (out / "results.json").write_text(_as_json(settings, rows, distances), encoding="utf-8")
-        plot = _plots.error_against_epsilon(
+        plot = _plots.draw(
             [_panel("tutorial", rows), _panel("schools", rows)], out / "error_against_epsilon.png"
         )
     except OSError as error:
@@ -349,12 +349,26 @@ def _panel(part: str, rows: list[Row]) -> _plots.Panel:
     }
     mine = [row for row in rows if row.part == part]
     private = [row for row in mine if row.setting.startswith("private")]
+    points = sorted((row.epsilon, row.error) for row in private if row.epsilon is not None)
+    without, nothing = mine[1].error, mine[-1].error
+    levels = [_plots.Level(label="federated, without privacy", y=without)]
+    # A level far from all points would leave no room for the differences between them.
+    is_near = nothing < 2 * max(error for _, error in points) - without
+    if is_near and nothing > 5 * without:
+        levels.append(_plots.Level(label="predicting the mean", y=nothing))
     return _plots.Panel(
-        title=titles[part],
-        epsilons=[row.epsilon for row in private if row.epsilon is not None],
-        errors=[row.error for row in private],
-        without_privacy=mine[1].error,
-        nothing_learned=mine[-1].error,
+        title=f"{titles[part]}\n(predicting the mean: {nothing:.3g})",
+        x_label="epsilon (smaller: more private)",
+        y_label="mean squared error on test data",
+        curves=[
+            _plots.Curve(
+                label="differentially private",
+                x=[epsilon for epsilon, _ in points],
+                y=[error for _, error in points],
+            )
+        ],
+        levels=levels,
+        log_y=nothing > 5 * without,
     )
 
 

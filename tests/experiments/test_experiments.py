@@ -9,14 +9,8 @@ import sys
 import pytest
 
 from experiments import __main__ as command
+from experiments import _settings
 from tff_dp.errors import ArgumentError
-
-SMALL = [
-    "tutorial.rounds=40",
-    "tutorial.noise_multipliers=[0.0, 10.0]",
-    "schools.rounds=3",
-    "schools.target_epsilons=[8.0]",
-]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +18,7 @@ def small_run(tmp_path_factory):
     from experiments import linear_regression
 
     out = tmp_path_factory.mktemp("results") / "new" / "folder"
-    settings = command.load_settings("linear_regression", None, SMALL)
+    settings = _settings.load("linear_regression", smoke=True)
     return linear_regression.main(settings, out), out
 
 
@@ -71,29 +65,31 @@ def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(sma
 )
 def test_wrong_settings_are_named(name, config, overrides, message):
     with pytest.raises(ArgumentError, match=message):
-        command.load_settings(name, config, overrides)
+        _settings.load(name, config, overrides)
 
 
 def test_settings_of_a_file_are_the_experiments_own_with_other_values(tmp_path):
-    own = command.load_settings("linear_regression", None, [])
+    own = _settings.load("linear_regression", None, [])
     path = tmp_path / "mine.toml"
     text = (
-        (command._HERE / "linear_regression.toml").read_text().replace("rounds = 100", "rounds = 7")
+        (_settings.FOLDER / "linear_regression.toml")
+        .read_text()
+        .replace("rounds = 100", "rounds = 7")
     )
     path.write_text(text)
-    found = command.load_settings("linear_regression", str(path), ["schools.cohort=3"])
+    found = _settings.load("linear_regression", str(path), ["schools.cohort=3"])
     assert (found["tutorial"]["rounds"], found["schools"]["cohort"]) == (7, 3)
     assert found["tutorial"] == own["tutorial"] | {"rounds": 7}
     path.write_text(text.replace("rounds = 7", "round = 7"))
     with pytest.raises(
         ArgumentError, match=r"lack tutorial\.rounds and have tutorial\.round besides"
     ):
-        command.load_settings("linear_regression", str(path), [])
+        _settings.load("linear_regression", str(path), [])
     path.write_text("tutorial = 3\n")
     with pytest.raises(
         ArgumentError, match=r"lack schools\.batch_size.* and have tutorial besides"
     ):
-        command.load_settings("linear_regression", str(path), [])
+        _settings.load("linear_regression", str(path), [])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -177,7 +173,7 @@ def test_results_that_cannot_be_written_in_the_end_are_one_error(tff, tmp_path, 
         found = {"examples": 0.0, "uniform": 1.0} if name == "_check_closed_form" else ""
         monkeypatch.setattr(linear_regression, name, lambda *_, found=found: found)
     monkeypatch.setattr(linear_regression, "_as_json", lambda *_: "{}")
-    settings = command.load_settings("linear_regression", None, SMALL)
+    settings = _settings.load("linear_regression", smoke=True)
     with pytest.raises(ArgumentError, match=r"out=.*could not be written.*the table above"):
         linear_regression.main(settings, tmp_path)
 
