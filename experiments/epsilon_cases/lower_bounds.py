@@ -22,7 +22,9 @@ import numpy as np
 from scipy import special
 
 _SLACK = 1e-6  # relative error allowed to probabilities, always against the bound
-_LEAST = 1e-250  # smaller probabilities may have lost digits to underflow: no event is taken from them
+_LEAST = (
+    1e-250  # smaller probabilities may have lost digits to underflow: no event is taken from them
+)
 _RARE = 1e-22
 _MOST = 60.0  # the largest privacy loss of one round that is told apart from larger ones
 _CELLS = 4000
