@@ -166,17 +166,18 @@ def train(
 
 
 def spent(result: tff_dp.FitResult, plan: tff_dp.PrivacyPlan | None) -> dict[str, Any]:
-    """Returns what a training has spent: epsilon, the noise multiplier, and epsilon by silo.
+    """Returns what a training has spent: epsilon, rounds, the noise multiplier, and epsilon by silo.
 
     Args:
       result: Of the training.
       plan: Its plan, if any.
     """
     if plan is None:
-        return {"epsilon spent": math.inf}
+        return {"epsilon spent": math.inf, "rounds": len(result.history)}
     by_client = result.spent_by_client or {}
     return {
         "epsilon spent": result.epsilon,
+        "rounds": len(result.history),
         "noise multiplier": plan.mechanism.noise_multiplier,
         "epsilon by client": {name: report.epsilon for name, report in by_client.items()},
     }
