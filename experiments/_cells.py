@@ -57,7 +57,8 @@ class Cell:
     """One setting and one seed of an experiment.
 
     Attributes:
-      setting: Names and plain values that tell the cell from others; the rows of the table.
+      setting: Names and plain values that tell the cell from others; the rows of the table. None
+        stands for what does not apply.
       seed: Of everything that is drawn in the cell, except for the noise.
     """
 
@@ -67,11 +68,13 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of the cell's folder."""
-        parts = [f"{key}={value}" for key, value in {**self.setting, "seed": self.seed}.items()]
+        known = {key: value for key, value in self.setting.items() if value is not None}
+        parts = [f"{key}={value}" for key, value in {**known, "seed": self.seed}.items()]
         return re.sub(r"[^\w=.+-]+", "_", ",".join(parts).replace(",", "__"))
 
     def __str__(self) -> str:
-        values = [f"{key} {_brief(value)}" for key, value in self.setting.items()]
+        known = {key: value for key, value in self.setting.items() if value is not None}
+        values = [f"{key} {_brief(value)}" for key, value in known.items()]
         return ", ".join([*values, f"seed {self.seed}"])
 
 

@@ -142,9 +142,7 @@ def test_progress_says_what_is_done_and_left_and_for_how_long(tmp_path, capsys):
     run(tmp_path, Fake(stop_at=99))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "0 of 6 cells done, 6 left"
-    assert lines[2].startswith(
-        "2 of 6 cells done, 4 left, about 0 s [method b, epsilon None, seed 1:"
-    )
+    assert lines[2].startswith("2 of 6 cells done, 4 left, about 0 s [method b, seed 1:")
     assert lines[-1].startswith("6 of 6 cells done, 0 left [")
 
 

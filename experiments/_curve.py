@@ -1,0 +1,278 @@
+"""What client-level privacy costs: a task at several epsilons, beside the same one without privacy.
+
+Several experiments ask this question of different data. Each compares
+
+- "pooled": scikit-learn's model on all training data at one place, not federated;
+- "federated": federated averaging without clipping and noise, with the cohorts of the private ones;
+- "private": the same under a plan for clients, at each target epsilon.
+
+All of them start from zero weights, see the same training clients, and are scored on the same clients
+that training never saw. The learning rates and the clip norm come from the settings, and are equal for
+all epsilons: whatever was tried to find them is not part of any epsilon.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import tff_dp
+from experiments import _cells, _plots, _report, _tables, _training
+from experiments.data import Split
+from tff_dp.config import Config
+
+_WITHOUT = ("pooled", "federated")  # methods that have no epsilon
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurveSettings(Config):
+    """A section of an experiment's settings.
+
+    Attributes:
+      held_out: Share of the clients that training never sees.
+      rounds: Rounds of each training.
+      cohort: Expected clients in a round, by Poisson sampling.
+      epochs: Local epochs.
+      batch_size: Examples in a local batch.
+      learning_rate: The clients' learning rate.
+      momentum: The server's momentum.
+      clip_norm: L2 norm of a client's update in one round.
+      target_epsilons: One private training for each.
+      delta: Of each epsilon.
+      seeds: Of the held-out clients, the cohorts and the order of examples.
+    """
+
+    held_out: float
+    rounds: int
+    cohort: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    clip_norm: float
+    target_epsilons: Sequence[float]
+    delta: float
+    seeds: Sequence[int]
+
+    def plan(self, population: int, epsilon: float) -> tff_dp.PrivacyPlan:
+        """Returns the plan with the smallest noise that stays within a target.
+
+        Args:
+          population: The number of training clients.
+          epsilon: The target.
+        """
+        plan = tff_dp.PrivacyPlan(
+            mechanism=tff_dp.GaussianMechanism(clip_norm=self.clip_norm, noise_multiplier=1.0),
+            population=population,
+            cohort=self.cohort,
+            rounds=self.rounds,
+            delta=self.delta,
+        )
+        return plan.calibrated(epsilon)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A data set, a model and a score.
+
+    Attributes:
+      name: In the table, where an experiment has several tasks.
+      settings: Its section of the settings.
+      load: From a seed to the split.
+      build: From the number of features to the model.
+      pooled: From x and y of all training data, and x of the held-out data, to outputs for the latter.
+      score: From labels and outputs to numbers by name.
+      measures: The names of the numbers of the table and their decimals; the first one is plotted.
+      better: What is written beside the plot's axis.
+    """
+
+    name: str
+    settings: CurveSettings
+    load: Callable[[int], Split]
+    build: Callable[[int], tff_dp.ModelSpec]
+    pooled: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    score: Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
+    measures: Mapping[str, int]
+    better: str
+
+
+def run(
+    tasks: Sequence[Task],
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    out: pathlib.Path,
+    notes: Callable[[pd.DataFrame], Mapping[str, Any]] | None = None,
+) -> int:
+    """Runs an experiment of this kind and writes its results.
+
+    Args:
+      tasks: One or several.
+      name: The experiment.
+      settings: Its settings, as its `main` got them.
+      out: Its folder.
+      notes: From the summary to what else belongs in the results; it is printed as well.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      ArgumentError: A setting is outside its bound, or the folder has other results.
+    """
+    of = {task.name: task for task in tasks}
+    cells = [
+        cell for task in tasks for cell in _cells.grid(_settings_of(task), task.settings.seeds)
+    ]
+    split = functools.lru_cache(maxsize=1)(lambda name, seed: of[name].load(seed))
+    # Plans first: whatever is wrong with the settings shows before TensorFlow is imported.
+    plans = {
+        (task.name, epsilon): task.settings.plan(
+            split(task.name, task.settings.seeds[0]).train.num_clients, epsilon
+        )
+        for task in tasks
+        for epsilon in task.settings.target_epsilons
+    }
+
+    def compute(cell: _cells.Cell, folder: pathlib.Path) -> dict[str, Any]:
+        task, method = of[cell.setting["task"]], cell.setting["method"]
+        data = split(task.name, cell.seed)
+        if method == "pooled":
+            outputs = task.pooled(*_pooled(data), data.test_x)
+            return {**task.score(data.test_y, outputs), "epsilon spent": math.inf}
+        plan = plans.get((task.name, cell.setting["epsilon"]))
+        return _trained(task, data, plan, cell.seed, folder)
+
+    with _training.session():
+        finished = _cells.run(cells, compute, settings=settings, out=out)
+    measures = {key: places for task in tasks for key, places in task.measures.items()}
+    by = ["task", "method", "epsilon"] if len(tasks) > 1 else ["method", "epsilon"]
+
+    def plot(table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
+        panels = [
+            _panel(task, table[table["task"] == task.name] if len(tasks) > 1 else table)
+            for task in tasks
+        ]
+        return _plots.draw(panels, out / "against_epsilon.png")
+
+    table = _tables.summary(finished.rows, by=by, measures=list(measures))
+    found = dict(notes(table)) if notes else {}
+    _report.publish(
+        finished,
+        name=name,
+        settings=settings,
+        by=by,
+        measures=[*measures, "noise multiplier", "epsilon spent"],
+        decimals=measures | {"noise multiplier": 3, "epsilon spent": 3},
+        plots=[plot],
+        notes=found,
+    )
+    for key, value in found.items():
+        print(f"{key}: {value}")
+    return 0
+
+
+def _settings_of(task: Task) -> list[dict[str, Any]]:
+    without = [{"task": task.name, "method": name, "epsilon": None} for name in _WITHOUT]
+    return without + [
+        {"task": task.name, "method": "private", "epsilon": float(epsilon)}
+        for epsilon in sorted(task.settings.target_epsilons, reverse=True)
+    ]
+
+
+def _pooled(data: Split) -> tuple[np.ndarray, np.ndarray]:
+    x, y = data.train.pooled()
+    return np.asarray(x), np.ravel(np.asarray(y))
+
+
+def _trained(
+    task: Task,
+    data: Split,
+    plan: tff_dp.PrivacyPlan | None,
+    seed: int,
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    """Trains federated, with or without a plan, and scores the model."""
+    mine = task.settings
+    sampler = tff_dp.PoissonSampler(rate=mine.cohort / data.train.num_clients)
+    result = _training.train(
+        task.build(data.test_x.shape[1]),
+        data.train,
+        folder=folder,
+        privacy=plan or tff_dp.NoPrivacy(sampler=sampler),
+        rounds=mine.rounds,
+        algorithm=tff_dp.FedAvg(
+            client_optimizer=tff_dp.SGD(learning_rate=mine.learning_rate),
+            server_optimizer=tff_dp.SGD(learning_rate=1.0, momentum=mine.momentum),
+            weighting="uniform",
+        ),
+        batch_size=mine.batch_size,
+        epochs=mine.epochs,
+        seed=seed,
+    )
+    outputs = np.ravel(_training.outputs_of(result.model, data.test_x))
+    return {
+        **task.score(data.test_y, outputs),
+        "epsilon spent": result.epsilon,
+        "noise multiplier": plan.mechanism.noise_multiplier if plan else None,
+        "rounds": len(result.history),
+    }
+
+
+def _panel(task: Task, table: pd.DataFrame) -> _plots.Panel:
+    measure = next(iter(task.measures))
+    spread = measure + _tables.SPREAD
+    private = table[table["method"] == "private"].sort_values("epsilon")
+    levels = [
+        _plots.Level(label=name, y=row[measure], spread=np.nan_to_num(row[spread]))
+        for name in _WITHOUT
+        for _, row in table[table["method"] == name].iterrows()
+    ]
+    return _plots.Panel(
+        title=task.name,
+        x_label="epsilon (smaller: more private)",
+        y_label=task.better,
+        curves=[
+            _plots.Curve(
+                label="private",
+                x=private["epsilon"].tolist(),
+                y=private[measure].tolist(),
+                spread=private[spread].tolist(),
+            )
+        ],
+        levels=levels,
+    )
+
+
+def binary_scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Returns the AUC and the mean log loss of logits.
+
+    Args:
+      labels: 0 or 1, shape [n].
+      logits: Shape [n].
+    """
+    from sklearn.metrics import roc_auc_score
+
+    signs = np.where(np.ravel(labels) > 0, 1.0, -1.0)
+    losses = np.logaddexp(0.0, -signs * logits.astype(np.float64))
+    return {"AUC": float(roc_auc_score(signs, logits)), "log loss": float(losses.mean())}
+
+
+def pooled_logistic(x: np.ndarray, y: np.ndarray, test_x: np.ndarray) -> np.ndarray:
+    """Returns the logits of scikit-learn's logistic regression, nearly without regularization.
+
+    Args:
+      x: Shape [n, features].
+      y: 0 or 1, shape [n].
+      test_x: Shape [m, features].
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1e3, max_iter=2000).fit(x, y)
+    return np.asarray(model.decision_function(test_x))
