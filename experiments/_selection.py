@@ -189,19 +189,21 @@ def calibrated(
         noisy = dataclasses.replace(plan, rounds=runs * plan.rounds).calibrated(target)
         return _with_noise(plan, noisy.mechanism.noise_multiplier)
 
-    def epsilon(z: float) -> float:
+    def excess(log_z: float) -> float:
         try:
-            return selected_epsilon(_with_noise(plan, z), stopping)
+            found = selected_epsilon(_with_noise(plan, math.exp(log_z)), stopping)
         except AccountingError:
-            return math.inf
+            found = 4 * _CEILING  # above what is accounted for
+        return math.log(found / target)
 
-    low, high = 0.1, 1.0
-    while epsilon(high) > target:
-        low, high = high, 2 * high
-    while high - low > 1e-4 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if epsilon(middle) > target else (low, middle)
-    return _with_noise(plan, high)
+    low, high = math.log(0.1), 0.0
+    while excess(high) > 0:
+        low, high = high, high + 0.7
+    # The logarithms are nearly on a line. What is found may be on either side of the target.
+    found = float(optimize.brentq(excess, low, high, xtol=1e-4))
+    while excess(found) > 0:
+        found += 2e-4
+    return _with_noise(plan, math.exp(found))
 
 
 def _with_noise(plan: tff_dp.PrivacyPlan, z: float) -> tff_dp.PrivacyPlan:
