@@ -6,9 +6,10 @@ Several experiments ask this question of different data. Each compares
 - "federated": federated averaging without clipping and noise, with the cohorts of the private ones;
 - "private": the same under a plan for clients, at each target epsilon.
 
-All of them start from zero weights, see the same training clients, and are scored on the same clients
-that training never saw. The learning rates and the clip norm come from the settings, and are equal for
-all epsilons: whatever was tried to find them is not part of any epsilon.
+All of them see the same training clients, and are scored on the same clients that training never saw.
+Scores differ more between seeds (which clients are held out) than between methods, so that the difference
+to the federated one is taken within each seed. The learning rates and the clip norm come from the
+settings, and are equal for all epsilons: whatever was tried to find them is not part of any epsilon.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from experiments.data import Split
 from tff_dp.config import Config
 
 _WITHOUT = ("pooled", "federated")  # methods that have no epsilon
+_DIFFERENCE = "difference to federated"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,30 +154,47 @@ def run(
     with _training.session():
         finished = _cells.run(cells, compute, settings=settings, out=out)
     measures = {key: places for task in tasks for key, places in task.measures.items()}
+    measures |= {_DIFFERENCE: 4, "noise multiplier": 3, "epsilon spent": 3}
     by = ["task", "method", "epsilon"] if len(tasks) > 1 else ["method", "epsilon"]
-
-    def plot(table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
-        panels = [
-            _panel(task, table[table["task"] == task.name] if len(tasks) > 1 else table)
-            for task in tasks
-        ]
-        return _plots.draw(panels, out / "against_epsilon.png")
-
-    table = _tables.summary(finished.rows, by=by, measures=list(measures))
-    found = dict(notes(table)) if notes else {}
+    rows = with_differences(finished.rows, {task.name: next(iter(task.measures)) for task in tasks})
+    found = dict(notes(_tables.summary(rows, by=by, measures=list(measures)))) if notes else {}
     _report.publish(
         finished,
         name=name,
         settings=settings,
         by=by,
-        measures=[*measures, "noise multiplier", "epsilon spent"],
-        decimals=measures | {"noise multiplier": 3, "epsilon spent": 3},
-        plots=[plot],
+        measures=list(measures),
+        decimals=measures,
+        plots=[functools.partial(_plot, tasks)],
+        rows=rows,
         notes=found,
     )
     for key, value in found.items():
         print(f"{key}: {value}")
     return 0
+
+
+def with_differences(
+    rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Adds the difference to the federated model of the same task and seed.
+
+    Args:
+      rows: The rows of all cells.
+      measures: The measure of each task.
+
+    Returns:
+      The rows with one measure more.
+    """
+    base = {
+        (row["task"], row["seed"]): row[measures[row["task"]]]
+        for row in rows
+        if row["method"] == "federated"
+    }
+    return [
+        {**row, _DIFFERENCE: row[measures[row["task"]]] - base[row["task"], row["seed"]]}
+        for row in rows
+    ]
 
 
 def _settings_of(task: Task) -> list[dict[str, Any]]:
@@ -225,25 +244,37 @@ def _trained(
     }
 
 
-def _panel(task: Task, table: pd.DataFrame) -> _plots.Panel:
-    measure = next(iter(task.measures))
-    spread = measure + _tables.SPREAD
+def _plot(tasks: Sequence[Task], table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
+    panels = []
+    for task in tasks:
+        mine = table[table["task"] == task.name] if len(tasks) > 1 else table
+        measure = next(iter(task.measures))
+        panels.append(_panel(mine, measure, task.name, task.better))
+        # The federated one has no difference to itself, and is the line at 0.
+        panels.append(
+            _panel(
+                mine, _DIFFERENCE, "difference to federated, same seed", f"{measure}, difference"
+            )
+        )
+    return _plots.draw(panels, out / "against_epsilon.png", columns=2)
+
+
+def _panel(table: pd.DataFrame, measure: str, title: str, y_label: str) -> _plots.Panel:
     private = table[table["method"] == "private"].sort_values("epsilon")
     levels = [
-        _plots.Level(label=name, y=row[measure], spread=np.nan_to_num(row[spread]))
+        _plots.Level(label=name, y=table[table["method"] == name][measure].iloc[0])
         for name in _WITHOUT
-        for _, row in table[table["method"] == name].iterrows()
     ]
     return _plots.Panel(
-        title=task.name,
+        title=title,
         x_label="epsilon (smaller: more private)",
-        y_label=task.better,
+        y_label=y_label,
         curves=[
             _plots.Curve(
                 label="private",
                 x=private["epsilon"].tolist(),
                 y=private[measure].tolist(),
-                spread=private[spread].tolist(),
+                spread=private[measure + _tables.SPREAD].tolist(),
             )
         ],
         levels=levels,

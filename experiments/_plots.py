@@ -33,6 +33,8 @@ class Curve:
       y: The means, as long as `x`.
       spread: Half the length of each point's bar, or None.
       band: The lower and the upper end of each point's bar, in place of `spread`, or None.
+      of: The label of the curve whose color this one has, drawn dashed and without points: what theory
+        says of it. None for a curve of its own.
     """
 
     label: str
@@ -40,6 +42,7 @@ class Curve:
     y: Sequence[float]
     spread: Sequence[float] | None = None
     band: tuple[Sequence[float], Sequence[float]] | None = None
+    of: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class Panel:
       y_label: Beside the axis.
       curves: The curves.
       levels: The horizontal lines.
+      verticals: Vertical lines, as label and position.
       log_x: Whether the x axis is logarithmic, with a tick at each point.
       log_y: Whether the y axis is logarithmic.
       y_range: The ends of the y axis, or None for those that show all curves and levels.
@@ -77,6 +81,7 @@ class Panel:
     y_label: str
     curves: Sequence[Curve]
     levels: Sequence[Level] = ()
+    verticals: Sequence[tuple[str, float]] = ()
     log_x: bool = True
     log_y: bool = False
     y_range: tuple[float, float] | None = None
@@ -116,23 +121,30 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
             axis.axhspan(
                 level.y - level.spread, level.y + level.spread, color=color, alpha=0.15, lw=0
             )
+    for label, position in panel.verticals:
+        axis.axvline(position, color="#999999", ls=":", lw=1.4, label=label, zorder=1)
     ticks: set[float] = set()
-    for number, curve in enumerate(panel.curves):
+    own = [curve for curve in panel.curves if curve.of is None]
+    for number, curve in enumerate(own):
         style = styles.setdefault(curve.label, len(styles))
         shown = np.isfinite(np.asarray(curve.x, float)) & np.isfinite(np.asarray(curve.y, float))
         x, y = np.asarray(curve.x, float)[shown], np.asarray(curve.y, float)[shown]
         ticks.update(x.tolist())
         # Bars of several curves at one position stand side by side.
-        shift = 1 + 0.03 * (number - (len(panel.curves) - 1) / 2) if panel.log_x else 1.0
+        shift = 1 + 0.03 * (number - (len(own) - 1) / 2) if panel.log_x else 1.0
         axis.errorbar(
             x * shift, y, yerr=_bars(curve, y, shown), label=curve.label, capsize=3, ms=5, lw=1.6,
             color=_COLORS[style % len(_COLORS)], marker=_MARKERS[style % len(_MARKERS)], zorder=2,
         )  # fmt: skip
+    for curve in panel.curves:
+        if curve.of is not None:
+            color = _COLORS[styles[curve.of] % len(_COLORS)]
+            axis.plot(curve.x, curve.y, color=color, ls="--", lw=1.2, label=curve.label, zorder=1)
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     axis.grid(axis="y", color="#e5e5e5", lw=0.8)
     axis.set_axisbelow(True)
     if panel.log_y:
-        axis.set_yscale("log")
+        axis.set_yscale("log", nonpositive="clip")
     if panel.log_x:
         axis.set_xscale("log")
         axis.set_xticks(sorted(ticks), [f"{tick:.3g}" for tick in sorted(ticks)])

@@ -37,6 +37,7 @@ def publish(
     decimals: Mapping[str, int] | None = None,
     intervals: Mapping[str, tuple[str, str]] | None = None,
     plots: Sequence[Plot] = (),
+    rows: Sequence[Mapping[str, Any]] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Writes the results of an experiment into its folder, and prints the table.
@@ -53,6 +54,7 @@ def publish(
       decimals: As for `_tables.markdown`.
       intervals: As for `_tables.markdown`; the bounds are in `table.csv` as well.
       plots: Functions from the summary and the folder that write a PNG and return its path.
+      rows: The rows of the cells with more measures, computed from all cells; `finished.rows` by default.
       notes: What else belongs in `results.json`, as plain values.
 
     Returns:
@@ -61,13 +63,14 @@ def publish(
     Raises:
       ArgumentError: A file cannot be written.
     """
+    rows = finished.rows if rows is None else rows
     bounds = [bound for pair in (intervals or {}).values() for bound in pair]
-    table = _tables.summary(finished.rows, by=by, measures=[*measures, *bounds])
+    table = _tables.summary(rows, by=by, measures=[*measures, *bounds])
     text = _tables.markdown(table, by=by, measures=measures, decimals=decimals, intervals=intervals)
     print(f"\n{text}")
     out = finished.out
     try:
-        pd.DataFrame(finished.rows).to_csv(out / "cells.csv", index=False)
+        pd.DataFrame(rows).to_csv(out / "cells.csv", index=False)
         table.to_csv(out / "table.csv", index=False)
         (out / "table.md").write_text(text, encoding="utf-8")
         drawn = [plot(table, out) for plot in plots]

@@ -50,15 +50,60 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> Score:
       tests" (2003), section 5.2.5, for the logit.
     """
     labels, scores = np.ravel(labels).astype(bool), np.ravel(scores).astype(np.float64)
-    positive, negative = scores[labels], scores[~labels]
-    if not len(positive) or not len(negative):
+    positive, negative = int(labels.sum()), int((~labels).sum())
+    if not positive or not negative:
         raise ArgumentError(
-            f"labels has {len(positive)} positive and {len(negative)} negative examples: expected both."
+            f"labels has {positive} positive and {negative} negative examples: expected both."
         )
+    return _with_interval(*_area(labels, scores))
+
+
+def auc_within(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Score:
+    """Computes the share of pairs of a positive and a negative example of one group in right order.
+
+    That groups differ in their share of positive examples, which scores may tell apart, does not count
+    here: an area over all examples together can be large for that reason alone.
+
+    Args:
+      labels: 0 or 1, shape [examples] or [examples, 1].
+      scores: The larger, the more likely is 1; of the same number.
+      groups: The group of each example. Groups with fewer than two examples of a class are left out.
+
+    Returns:
+      The share, which is the mean of the groups' areas, weighted by their numbers of pairs; and its
+      interval, as of `auc`.
+
+    Raises:
+      ArgumentError: No group has two examples of each class.
+    """
+    labels, scores = np.ravel(labels).astype(bool), np.ravel(scores).astype(np.float64)
+    weights, areas, variances = [], [], []
+    for group in np.unique(groups):
+        mine = np.asarray(groups) == group
+        positive, negative = int(labels[mine].sum()), int((~labels[mine]).sum())
+        if min(positive, negative) >= 2:
+            area, variance = _area(labels[mine], scores[mine])
+            weights.append(positive * negative)
+            areas.append(area)
+            variances.append(variance)
+    if not weights:
+        raise ArgumentError(
+            "groups has none with two examples of each class: expected at least one."
+        )
+    shares = np.array(weights) / sum(weights)
+    return _with_interval(float(shares @ areas), float(shares**2 @ variances))
+
+
+def _area(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Returns the area and DeLong's variance of it."""
+    positive, negative = scores[labels], scores[~labels]
     of_positive = _placements(positive, negative)
     of_negative = 1.0 - _placements(negative, positive)
-    value = float(of_positive.mean())
-    variance = _mean_variance(of_positive) + _mean_variance(of_negative)
+    return float(of_positive.mean()), _mean_variance(of_positive) + _mean_variance(of_negative)
+
+
+def _with_interval(value: float, variance: float) -> Score:
+    """Returns a share with its interval on the logit scale."""
     if not 0 < value < 1 or not math.isfinite(variance):
         return Score(value, 0.0, 1.0)
     logit = math.log(value / (1 - value))

@@ -335,3 +335,37 @@ def test_without_a_gpu_the_device_is_refused_with_the_reason(tff, tmp_path, caps
     assert said.startswith("error: --device='gpu' needs a GPU; no GPU: ")
     assert len(said.splitlines()) == 1
     assert not out.exists()
+
+
+def test_the_area_within_groups_does_not_count_what_tells_groups_apart():
+    groups = np.repeat(["a", "b"], 100)
+    rng = np.random.default_rng(0)
+    labels = (rng.random(200) < np.where(groups == "a", 0.1, 0.9)).astype(int)
+    scores = (groups == "b").astype(float)  # knows the group, and nothing else
+    assert _scores.auc(labels, scores).value > 0.8
+    within = _scores.auc_within(labels, scores, groups)
+    assert within.value == 0.5
+    assert within.low <= 0.5 <= within.high
+
+
+def test_the_area_within_groups_is_the_share_of_ordered_pairs_and_its_interval_covers():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(["a", "b", "c"], [60, 40, 5])
+    labels = np.r_[np.tile([0, 1], 30), np.tile([0, 0, 0, 1], 10), [0, 1, 1, 1, 1]]
+    covered, truth = 0, 0.7602
+    for _ in range(400):
+        scores = rng.normal(size=105) + labels
+        found = _scores.auc_within(labels, scores, groups)
+        covered += found.low < truth < found.high
+    assert 363 <= covered <= 393  # as above
+    right = pairs = 0
+    for group in ("a", "b"):  # the last group has a single negative example
+        mine = groups == group
+        higher = scores[mine & (labels == 1)][:, None] > scores[mine & (labels == 0)]
+        right, pairs = right + higher.sum(), pairs + higher.size
+    assert found.value == pytest.approx(right / pairs)
+
+
+def test_groups_without_both_classes_are_refused():
+    with pytest.raises(ArgumentError, match="groups has none"):
+        _scores.auc_within(np.array([0, 1]), np.zeros(2), np.array(["a", "b"]))
