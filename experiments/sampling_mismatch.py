@@ -93,11 +93,12 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         finished, name="sampling_mismatch", settings=settings, by=["epochs", "noise multiplier"],
         measures=list(_MEASURES), plots=[_plot],
     )  # fmt: skip
-    verdicts = epsilon_cases.judge(ours.epsilon, epsilon_cases.load())
-    text = epsilon_cases.table(verdicts)
-    print(f"\nKnown wrong epsilons, and what tff_dp answers:\n{text}")
+    cases = epsilon_cases.load()
+    verdicts = epsilon_cases.judge(ours.epsilon, cases)
+    print(f"\nKnown wrong epsilons, and what tff_dp answers:\n{epsilon_cases.table(verdicts)}")
     try:
-        (out / "epsilon_cases.md").write_text(text, encoding="utf-8")
+        (out / "epsilon_cases.md").write_text(epsilon_cases.page(cases), encoding="utf-8")
+        print(f"Cases: {out / 'epsilon_cases.md'}")
     except OSError as error:
         raise ArgumentError(f"out={str(out)!r} could not be written: {error}.") from error
     below = [

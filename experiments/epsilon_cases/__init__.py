@@ -11,6 +11,6 @@ raises NotImplementedError for what it refuses: a refusal is a right answer. Wit
 tff_dp's own is asked (`ours.epsilon`). `make` computes the file again from the definitions.
 """
 
-from experiments.epsilon_cases.suite import Case, Verdict, judge, load, table
+from experiments.epsilon_cases.suite import Case, Verdict, judge, load, page, table
 
-__all__ = ["Case", "Verdict", "judge", "load", "table"]
+__all__ = ["Case", "Verdict", "judge", "load", "page", "table"]

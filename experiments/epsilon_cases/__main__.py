@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -66,8 +67,8 @@ def _explain(name: str, cases: tuple[suite.Case, ...]) -> int:
         if case.name == name:
             print(f"{case.question}\n\nInputs: {dict(case.inputs)}\n")
             print(f"Wrong:    {suite.shown(case.wrong)}. {case.mistake}")
-            print(f"At least: {suite.shown(case.lower_bound)}. {case.proof}")
-            print(f"Valid:    {suite.shown(case.valid, up=True)}. {case.refusal or ''}".rstrip())
+            print(f"At least: {suite.shown(case.lower_bound, math.floor)}. {case.proof}")
+            print(f"Valid:    {suite.shown(case.valid, math.ceil)}. {case.refusal or ''}".rstrip())
             print(f"Source:   {case.source}.")
             return 0
     known = ", ".join(case.name for case in cases)

@@ -121,8 +121,8 @@ CASES = (
         mistake="Only the noisy sum is accounted for.",
         proof="The client is above the norm, or is not there: the counts differ, and so does "
         "whatever is computed from them.",
-        source="TFF's tff.learning.dp_aggregator with zeroing=True, whose documentation says that "
-        "the estimate is not private",
+        source="TFF's tff.learning.dp_aggregator with zeroing=True, its default, which estimates the "
+        "quantile behind the zeroing without noise",
         inputs=FULL | {"unnoised_count": True},
         wrong=lambda: wrong.full(1.0, 1, 1e-5),
         lower_bound=lambda: bounds.event(1.0, 0.0, 1e-5),

@@ -143,22 +143,38 @@ def table(verdicts: Sequence[Verdict]) -> str:
         case = each.case
         verdict = "WRONG" if each.is_wrong else "refused" if each.answer is None else "holds"
         cells = [
-            shown(case.wrong), shown(case.lower_bound), shown(case.valid, up=True),
-            shown(each.answer, up=True),
+            shown(case.wrong), shown(case.lower_bound, math.floor), shown(case.valid, math.ceil),
+            shown(each.answer, math.ceil),
         ]  # fmt: skip
         lines.append(f"| {case.name} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
-def shown(value: float | None, *, up: bool = False) -> str:
-    """Returns an epsilon with three decimals; an upper bound is rounded up, others to nearest.
+def page(cases: Sequence[Case]) -> str:
+    """Returns the cases as a table in Markdown, with how each wrong epsilon comes about.
+
+    Args:
+      cases: The cases.
+    """
+    lines = [
+        "| case | how it comes about | wrong epsilon | at least | valid | source |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| `{case.name}` | {case.mistake} | {shown(case.wrong)} | "
+        f"{shown(case.lower_bound, math.floor)} | {shown(case.valid, math.ceil)} | {case.source} |"
+        for case in cases
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def shown(value: float | None, round_: Callable[[float], float] = round) -> str:
+    """Returns an epsilon with three decimals.
 
     Args:
       value: The epsilon; None for a refusal.
-      up: Whether it is an upper bound.
+      round_: How to round: `math.ceil` for an upper bound, `math.floor` for a lower one.
     """
     if value is None:
         return "refused"
-    if math.isinf(value):
-        return "inf"
-    return f"{math.ceil(value * 1000) / 1000 if up else value:.3f}"
+    return "inf" if math.isinf(value) else f"{round_(value * 1000) / 1000:.3f}"

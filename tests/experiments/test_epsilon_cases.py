@@ -12,6 +12,7 @@ from experiments import epsilon_cases
 from experiments.epsilon_cases import __main__ as command
 from experiments.epsilon_cases import lower_bounds, make, of_sensitivity, ours, suite
 from tests.support import oracles
+from tests.support.paths import ROOT
 from tff_dp import accounting
 from tff_dp.sampling import Adjacency, FixedSizeSampler, PoissonSampler
 
@@ -263,3 +264,8 @@ def test_a_file_of_another_format_is_refused(tmp_path):
     (tmp_path / "cases.json").write_text('{"format": 2, "cases": []}')
     with pytest.raises(ValueError, match="format 2: expected 1"):
         suite.load(tmp_path / "cases.json")
+
+
+def test_the_table_of_the_page_on_results_is_that_of_the_file():
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert epsilon_cases.page(CASES) in text
