@@ -4,6 +4,7 @@ Several experiments ask this question of different data. Each compares
 
 - "pooled": scikit-learn's model on all training data at one place, not federated;
 - "federated": federated averaging without clipping and noise, with the cohorts of the private ones;
+- "clipped": the same with clipped updates and without noise, which is not private either;
 - "private": the same under a plan for clients, at each target epsilon.
 
 All of them see the same training clients, and are scored on the same clients that training never saw.
@@ -29,7 +30,7 @@ from experiments import _cells, _plots, _report, _tables, _training
 from experiments.data import Split
 from tff_dp.config import Config
 
-_WITHOUT = ("pooled", "federated")  # methods that have no epsilon
+_WITHOUT = ("pooled", "federated", "clipped")  # methods that have no epsilon
 _DIFFERENCE = "difference to federated"
 
 
@@ -63,21 +64,22 @@ class CurveSettings(Config):
     delta: float
     seeds: Sequence[int]
 
-    def plan(self, population: int, epsilon: float) -> tff_dp.PrivacyPlan:
+    def plan(self, population: int, epsilon: float | None) -> tff_dp.PrivacyPlan:
         """Returns the plan with the smallest noise that stays within a target.
 
         Args:
           population: The number of training clients.
-          epsilon: The target.
+          epsilon: The target; None for no noise.
         """
+        z = 0.0 if epsilon is None else 1.0
         plan = tff_dp.PrivacyPlan(
-            mechanism=tff_dp.GaussianMechanism(clip_norm=self.clip_norm, noise_multiplier=1.0),
+            mechanism=tff_dp.GaussianMechanism(clip_norm=self.clip_norm, noise_multiplier=z),
             population=population,
             cohort=self.cohort,
             rounds=self.rounds,
             delta=self.delta,
         )
-        return plan.calibrated(epsilon)
+        return plan if epsilon is None else plan.calibrated(epsilon)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,7 @@ def run(
             split(task.name, task.settings.seeds[0]).train.num_clients, epsilon
         )
         for task in tasks
-        for epsilon in task.settings.target_epsilons
+        for epsilon in (None, *task.settings.target_epsilons)
     }
 
     def compute(cell: _cells.Cell, folder: pathlib.Path) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def run(
         if method == "pooled":
             outputs = task.pooled(*_pooled(data), data.test_x)
             return {**task.score(data.test_y, outputs), "epsilon spent": math.inf}
-        plan = plans.get((task.name, cell.setting["epsilon"]))
+        plan = None if method == "federated" else plans[task.name, cell.setting["epsilon"]]
         return _trained(task, data, plan, cell.seed, folder)
 
     with _training.session():

@@ -108,7 +108,7 @@ def draw(panels: Sequence[Panel], path: pathlib.Path, *, columns: int = 3) -> pa
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     _legend(figure, list(axes.flat), max(2, across + 1))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110 if len(panels) <= 3 else 75)  # below 100 kB
     plt.close(figure)
     return path
 

@@ -6,9 +6,10 @@ The data are those of `experiments.data.heart`: whether an angiogram found a hea
   and one model a hospital, which is tried on its own patients;
 - "federated": no patient leaves a hospital, and there is no privacy beyond that;
 - "record-level": the same by DP-SGD, with a guarantee for each patient of each hospital;
-- "client-level": a guarantee for each hospital as a whole, which is meaningless here: noise that hides
-  one of four hospitals hides what all four have in common. The model learns nothing, and who would be
-  protected from what? That a hospital takes part is no secret.
+- "client-level": a guarantee for each hospital as a whole, which is meaningless here. Noise that hides
+  one of four hospitals has to be a quarter as large as all that they find together, or larger, so that
+  it hides that as well. And what would it protect? That a hospital takes part is no secret, and no
+  patient is one of four.
 
 The AUC is that of pairs of patients of one hospital: the hospitals' shares of the diseased differ so
 much (36 to 93 %) that telling hospitals apart would look like telling patients apart.
@@ -133,7 +134,7 @@ def _panel(table: pd.DataFrame, measure: str) -> _plots.Panel:
     ]
     where = measure.removeprefix("AUC").strip()
     return _plots.Panel(
-        title=where or "pairs of patients of one hospital",
+        title=where or "all hospitals, pairs within one",
         x_label="epsilon (smaller: more private)",
         y_label="AUC on patients held out",
         curves=curves,

@@ -19,6 +19,7 @@ without training ("cost") has the epsilon of k runs, each of which has the targe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -339,15 +340,21 @@ def _trained(
         name=name,
         privacy=dataclasses.replace(plan, mechanism=mechanism),
         algorithm=tff_dp.FedAvg(
-            client_optimizer=tff_dp.SGD(learning_rate=candidate.learning_rate),
+            client_optimizer=tff_dp.SGD(learning_rate=1.0),
             server_optimizer=tff_dp.SGD(learning_rate=1.0, momentum=settings.momentum),
             weighting="uniform",
         ),
+        # Set from outside, so that candidates that differ in nothing else share their graphs.
+        client_learning_rate=functools.partial(_rate, candidate.learning_rate),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         seed=seed,
         save_every=settings.rounds,
     )
+
+
+def _rate(learning_rate: float, round_number: int) -> float:
+    return learning_rate
 
 
 def _seed(cell: _cells.Cell, number: int) -> int:

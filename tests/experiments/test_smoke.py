@@ -118,6 +118,7 @@ def test_a_training_that_ctrl_c_ends_early_is_no_result(tff, tmp_path, monkeypat
     resumed = _training.train(spec, clients, **arguments)
     assert [record.round_number for record in resumed.history] == [1, 2, 3, 4, 5, 6]
     assert resumed.resumed == 1
+    (tmp_path / "whole").mkdir()
     whole = _training.train(spec, clients, **(arguments | {"folder": tmp_path / "whole"}))
     for one, other in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
