@@ -71,7 +71,7 @@ def markdown(
         "|" + "---|" * len(by) + "---:|" * (len(heads) - len(by)),
     ]
     for _, row in table.iterrows():
-        cells = [_setting(row[key]) for key in by] + [str(row["seeds"])]
+        cells = [_setting(row[key]) for key in by] + [str(int(row["seeds"]))]
         for measure in measures:
             places = decimals.get(measure, 3)
             text = _number(row[measure], places)

@@ -15,6 +15,7 @@ Source: Burns et al., "Shoulder physiotherapy exercise recognition" (arXiv:1802.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -31,7 +32,19 @@ _SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 _UNITS = np.array([1.0] * 3 + [np.pi] * 3)
 
 
-def load(*, held_out: float, seed: int, subject: int | None = None) -> Split:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Windows(Split):
+    """A split of windows.
+
+    Attributes:
+      test_recordings: The recording that each held-out window is from, int64 [windows]. The windows
+        of a recording are in the order of time.
+    """
+
+    test_recordings: np.ndarray
+
+
+def load(*, held_out: float, seed: int, subject: int | None = None) -> Windows:
     """Loads the windows and holds out subjects.
 
     Args:
@@ -51,19 +64,21 @@ def load(*, held_out: float, seed: int, subject: int | None = None) -> Split:
         out = _split.chosen(SUBJECTS, what="subjects", held_out=held_out, seed=seed)
     else:
         out = [_checks.integer("subject", subject, "[1, 10]")]
-    x, y, who = _windows()
+    x, y, who, recordings = _windows()
     test = np.isin(who, out)
-    return Split(
+    return Windows(
         train=data.by_column(x[~test], y[~test], who[~test]),
         test_x=x[test],
         test_y=y[test],
         test_ids=who[test].astype(str),
         held_out="clients",
         features=FEATURES,
+        test_recordings=recordings[test],
     )
 
 
-def _windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _windows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns windows, exercises, subjects and numbers of recordings."""
     remedy = "Install seglearn==1.2.5."
     path = _files.folder("seglearn", remedy) / "data" / "watch_dataset.npy"
     # Loading is unpickling: the very bytes that were hashed.
@@ -75,4 +90,5 @@ def _windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x.append(windows.astype(np.float32))
         y.append(np.full(len(windows), exercise, np.int32))
         who.append(np.full(len(windows), subject, np.int64))
-    return np.concatenate(x), np.concatenate(y), np.concatenate(who)
+    recordings = np.repeat(np.arange(len(x)), [len(windows) for windows in x])
+    return np.concatenate(x), np.concatenate(y), np.concatenate(who), recordings

@@ -171,6 +171,8 @@ def test_the_watch_gives_windows_of_whole_subjects(splits):
         assert set(one.test_ids) == {str(subject)}
         assert set(one.train.ids) == {str(s) for s in module("watch").SUBJECTS if s != subject}
         windows[subject] = len(one.test_y)
+        assert len(set(one.test_recordings)) == 14  # 7 exercises by 2 sides
+        assert len({*zip(one.test_recordings, one.test_y, strict=True)}) == 14
         assert sorted(set(one.test_y)) == list(range(7))
     assert windows == {
         1: 561, 2: 540, 3: 305, 4: 295, 5: 490, 6: 478, 7: 524, 8: 482, 9: 483, 10: 519,
