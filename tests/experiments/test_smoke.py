@@ -29,8 +29,7 @@ def outputs(tff, tmp_path_factory):
 
     def output_of(name):
         if name not in made:
-            arguments = [name, "--smoke", "--device", "cpu", "--out", str(folder / name)]
-            assert command.main(arguments) == 0
+            assert command.main([name, "--smoke", "--out", str(folder / name)]) == 0
             made[name] = folder / name
         return made[name]
 
@@ -48,7 +47,7 @@ def test_an_experiment_runs_at_its_small_size(outputs, name):
     assert results["command"] == f"python -m experiments {name} --smoke"
     assert results["question"].rstrip().endswith(("?", "."))
     assert results["seeds"]
-    assert results["machines"][0]["devices"] == ["CPU"]
+    assert results["machines"][0]["devices"]
     rows, table = pd.read_csv(out / "cells.csv"), pd.read_csv(out / "table.csv")
     assert len(rows) == len(results["cells"])
     assert table["seeds"].sum() == len(rows)
