@@ -134,7 +134,8 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
         # Bars of several curves at one position stand side by side.
         shift = 1 + 0.03 * (number - (len(own) - 1) / 2) if panel.log_x else 1.0
         axis.errorbar(
-            x * shift, y, yerr=_bars(curve, y, shown, log=panel.log_y), label=curve.label, capsize=3, ms=5, lw=1.6,
+            x * shift, y, yerr=_bars(curve, y, shown, log=panel.log_y),
+            label=curve.label, capsize=3, ms=5, lw=1.6,
             color=_COLORS[style % len(_COLORS)], marker=_MARKERS[style % len(_MARKERS)], zorder=2,
         )  # fmt: skip
     for curve in panel.curves:
