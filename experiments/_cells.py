@@ -109,11 +109,23 @@ def grid(settings: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Ce
     Raises:
       ArgumentError: There is no seed, or a seed is there twice.
     """
+    check_seeds(seeds)
+    return [Cell(setting=dict(setting), seed=seed) for seed in seeds for setting in settings]
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Checks the seeds of an experiment.
+
+    Args:
+      seeds: The seeds.
+
+    Raises:
+      ArgumentError: There is none, or one is there twice.
+    """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ArgumentError(
             f"seeds={list(seeds)!r} is outside its bound: expected one or more different numbers."
         )
-    return [Cell(setting=dict(setting), seed=seed) for seed in seeds for setting in settings]
 
 
 def run(

@@ -81,6 +81,14 @@ class CurveSettings(Config):
         )
         return plan if epsilon is None else plan.calibrated(epsilon)
 
+    def algorithm(self) -> tff_dp.FedAvg:
+        """Returns federated averaging in which all clients count alike, as a plan requires it."""
+        return tff_dp.FedAvg(
+            client_optimizer=tff_dp.SGD(learning_rate=self.learning_rate),
+            server_optimizer=tff_dp.SGD(learning_rate=1.0, momentum=self.momentum),
+            weighting="uniform",
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
@@ -135,7 +143,9 @@ def run(
         cell for task in tasks for cell in _cells.grid(_settings_of(task), task.settings.seeds)
     ]
     split = functools.lru_cache(maxsize=1)(lambda name, seed: of[name].load(seed))
-    # Plans first: whatever is wrong with the settings shows before TensorFlow is imported.
+    # Whatever is wrong with the settings shows before TensorFlow is imported.
+    for task in tasks:
+        task.settings.algorithm()
     plans = {
         (task.name, epsilon): task.settings.plan(
             split(task.name, task.settings.seeds[0]).train.num_clients, epsilon
@@ -228,11 +238,7 @@ def _trained(
         folder=folder,
         privacy=plan or tff_dp.NoPrivacy(sampler=sampler),
         rounds=mine.rounds,
-        algorithm=tff_dp.FedAvg(
-            client_optimizer=tff_dp.SGD(learning_rate=mine.learning_rate),
-            server_optimizer=tff_dp.SGD(learning_rate=1.0, momentum=mine.momentum),
-            weighting="uniform",
-        ),
+        algorithm=mine.algorithm(),
         batch_size=mine.batch_size,
         epochs=mine.epochs,
         seed=seed,

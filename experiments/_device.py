@@ -21,14 +21,20 @@ def choose(device: str) -> None:
       device: "auto" for TensorFlow's choice, "cpu" to hide GPUs, or "gpu".
 
     Raises:
-      ArgumentError: device="gpu", and TensorFlow sees no GPU; the message has the reason.
+      ArgumentError: device="gpu", and TensorFlow sees no GPU; the message has the reason. Or "cpu" in a
+        process in which TensorFlow uses a GPU already.
     """
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         if "tensorflow" in sys.modules:  # which has read the variable already
             import tensorflow as tf
 
-            tf.config.set_visible_devices([], "GPU")
+            try:
+                tf.config.set_visible_devices([], "GPU")
+            except RuntimeError:  # on a machine with a GPU, of which this process has made use
+                raise ArgumentError(
+                    "--device='cpu' comes too late: TensorFlow has run in this process. Start another."
+                ) from None
     elif device == "gpu":
         with _compat.quiet.quiet_import():
             import tensorflow as tf

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import tff_dp
-from experiments import _training
+from experiments import _cells, _training
 from tff_dp.config import Config
 
 
@@ -42,6 +42,18 @@ class MethodSettings(Config):
     momentum: float
     clip_norm: float
     delta: float
+
+    def algorithm(self, weighting: str) -> tff_dp.FedAvg:
+        """Returns federated averaging.
+
+        Args:
+          weighting: As for `FedAvg`.
+        """
+        return tff_dp.FedAvg(
+            client_optimizer=tff_dp.SGD(learning_rate=self.learning_rate),
+            server_optimizer=tff_dp.SGD(learning_rate=1.0, momentum=self.momentum),
+            weighting=weighting,
+        )
 
     def record_plan(self, sizes: Sequence[int], epsilon: float) -> tff_dp.PrivacyPlan:
         """Returns the plan for records with the smallest noise that stays within a target.
@@ -84,11 +96,17 @@ class GridSettings(Config):
       held_out: Share of each silo's records that training never sees.
       target_epsilons: One private training of each kind for each.
       seeds: Of the held-out records and the order of examples.
+
+    Raises:
+      ArgumentError: There is no seed, or one is there twice.
     """
 
     held_out: float
     target_epsilons: Sequence[float]
     seeds: Sequence[int]
+
+    def __post_init__(self) -> None:
+        _cells.check_seeds(self.seeds)
 
 
 def methods_of(settings: Mapping[str, Any]) -> dict[str, MethodSettings]:
@@ -115,6 +133,10 @@ def plans_of(
       epsilons: The targets.
     """
     plans = {}
+    for (
+        method
+    ) in methods.values():  # which shows what is wrong with them before TensorFlow is there
+        method.algorithm("uniform")
     for epsilon in sorted(epsilons, reverse=True):
         plans["record-level", float(epsilon)] = methods["record-level"].record_plan(sizes, epsilon)
         plans["client-level", float(epsilon)] = methods["client-level"].client_plan(
@@ -155,28 +177,25 @@ def train(
         folder=folder,
         privacy=plan or tff_dp.NoPrivacy(),
         rounds=settings.rounds,
-        algorithm=tff_dp.FedAvg(
-            client_optimizer=tff_dp.SGD(learning_rate=settings.learning_rate),
-            server_optimizer=tff_dp.SGD(learning_rate=1.0, momentum=settings.momentum),
-            weighting="uniform" if client_level else "examples",
-        ),
+        algorithm=settings.algorithm("uniform" if client_level else "examples"),
         seed=seed,
         **batches,
     )
 
 
 def spent(result: tff_dp.FitResult, plan: tff_dp.PrivacyPlan | None) -> dict[str, Any]:
-    """Returns what a training has spent: epsilon, the noise multiplier, and epsilon by silo.
+    """Returns what a training has spent: epsilon, rounds, the noise multiplier, and epsilon by silo.
 
     Args:
       result: Of the training.
       plan: Its plan, if any.
     """
     if plan is None:
-        return {"epsilon spent": math.inf}
+        return {"epsilon spent": math.inf, "rounds": len(result.history)}
     by_client = result.spent_by_client or {}
     return {
         "epsilon spent": result.epsilon,
+        "rounds": len(result.history),
         "noise multiplier": plan.mechanism.noise_multiplier,
         "epsilon by client": {name: report.epsilon for name, report in by_client.items()},
     }

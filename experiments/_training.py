@@ -60,7 +60,7 @@ def train(
         clients,
         run_dir=run_dir,
         resume=run_dir.exists(),
-        **({"save_every": 10} | arguments),
+        **({"save_every": 5} | arguments),
     )
     left = runs.read_run(run_dir).result
     if left is not None and left["state"] == "interrupted":

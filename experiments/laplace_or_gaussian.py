@@ -33,8 +33,9 @@ import pandas as pd
 
 import tff_dp
 from experiments import _cells, _plots, _report, _tables, _training
-from tff_dp import _seeds
+from tff_dp import _checks, _seeds
 from tff_dp.config import Config
+from tff_dp.errors import ArgumentError
 
 _NAME = "laplace_or_gaussian"
 _ERROR, _THEORY = "error by noise", "theory"
@@ -56,6 +57,9 @@ class NoiseSettings(Config):
       epsilon: Of each training.
       delta: Of each training.
       seeds: Of the data.
+
+    Raises:
+      ArgumentError: A value is outside its bound, or `steps` and `rounds` differ in length.
     """
 
     dimensions: Sequence[int]
@@ -67,6 +71,19 @@ class NoiseSettings(Config):
     epsilon: float
     delta: float
     seeds: Sequence[int]
+
+    def __post_init__(self) -> None:
+        _cells.check_seeds(self.seeds)
+        for dimension in self.dimensions:
+            _checks.integer("dimensions", dimension, "[2, inf)", "One weight is the bias.")
+        for step in self.steps:
+            _checks.real("steps", step, "(0, 1]", "1 goes all the way in a round.")
+        _checks.integer("examples", self.examples, "[1, inf)", "It counts those of a client.")
+        if len(self.steps) != len(self.rounds):
+            raise ArgumentError(
+                f"steps={list(self.steps)!r} does not fit rounds={list(self.rounds)!r}: expected one "
+                "step for each number of rounds."
+            )
 
     def clip_norm(self, dimension: int, step: float) -> float:
         """Returns the L2 clip norm, from what is public: the numbers and the variances.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments import __main__ as command
-from experiments import _cells, _files, _plots, _report, _scores, _settings, _tables
+from experiments import _cells, _device, _files, _plots, _report, _scores, _settings, _tables
 from tff_dp.errors import ArgumentError
 
 SETTINGS = {"fake": {"seeds": [1, 2, 3], "scale": 2.0}}
@@ -321,6 +323,16 @@ def test_a_smoke_size_that_names_no_setting_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(_settings, "FOLDER", tmp_path)
     with pytest.raises(ArgumentError, match=r"have a\.c besides"):
         _settings.load("wrong", smoke=True)
+
+
+def test_on_the_cpu_gpus_are_hidden_before_tensorflow_is_imported(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    _device.choose("auto")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    _device.choose("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert "tensorflow" not in sys.modules
 
 
 @pytest.mark.heavy

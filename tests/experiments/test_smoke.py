@@ -29,8 +29,7 @@ def outputs(tff, tmp_path_factory):
 
     def output_of(name):
         if name not in made:
-            arguments = [name, "--smoke", "--device", "cpu", "--out", str(folder / name)]
-            assert command.main(arguments) == 0
+            assert command.main([name, "--smoke", "--out", str(folder / name)]) == 0
             made[name] = folder / name
         return made[name]
 
@@ -48,7 +47,7 @@ def test_an_experiment_runs_at_its_small_size(outputs, name):
     assert results["command"] == f"python -m experiments {name} --smoke"
     assert results["question"].rstrip().endswith(("?", "."))
     assert results["seeds"]
-    assert results["machines"][0]["devices"] == ["CPU"]
+    assert results["machines"][0]["devices"]
     rows, table = pd.read_csv(out / "cells.csv"), pd.read_csv(out / "table.csv")
     assert len(rows) == len(results["cells"])
     assert table["seeds"].sum() == len(rows)
@@ -144,3 +143,30 @@ def test_binary_scores_are_those_of_scikit_learn():
     found = _curve.binary_scores(labels.astype("float32"), logits)
     assert found["AUC"] == pytest.approx(roc_auc_score(labels, logits))
     assert found["log loss"] == pytest.approx(log_loss(labels, 1 / (1 + np.exp(-logits))))
+
+
+BAD = [
+    ("medicine_persons", "training.clip_norm=-1.0", "clip_norm=-1.0 is outside its bound"),
+    ("medicine_persons", "training.learning_rate=-1.0", "learning_rate=-1.0 is outside its bound"),
+    ("medicine_persons", "training.seeds=[]", "seeds=[] is outside its bound"),
+    ("medicine_persons", "training.held_out=1.0", "held_out=1.0 is outside its bound"),
+    ("education", "linear.seeds=[1, 1]", "seeds=[1, 1] is outside its bound"),
+    ("medicine_silos", "grid.seeds=[]", "seeds=[] is outside its bound"),
+    ("medicine_silos", "record.momentum=1.0", "momentum=1.0 is outside its bound"),
+    ("medicine_silos", "client.delta=0.25", "delta=0.25 is outside its bound"),
+    ("laplace_or_gaussian", "training.dimensions=[1]", "dimensions=1 is outside its bound"),
+    ("laplace_or_gaussian", "training.steps=[0.0]", "steps=0.0 is outside its bound"),
+    ("laplace_or_gaussian", "training.steps=[1.0, 0.5, 0.5]", "does not fit rounds=[1]"),
+]
+
+
+@pytest.mark.parametrize(("name", "override", "message"), BAD)
+def test_wrong_settings_are_one_line_before_anything_is_made(
+    tmp_path, capsys, name, override, message
+):
+    out = tmp_path / "results"
+    assert command.main([name, "--smoke", "--set", override, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not out.exists()
