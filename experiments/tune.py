@@ -294,7 +294,7 @@ def _drawn(settings: Settings, stopping: Stopping, folder: pathlib.Path) -> list
     """
     file = folder / "drawn.txt"
     if not file.exists():
-        rng = np.random.default_rng()
+        rng = _seeds.generator(_seeds.root(None), "candidates")
         numbers = rng.integers(len(settings.candidates), size=stopping.draw())
         file.write_text(" ".join(map(str, numbers)), encoding="utf-8")
     return [settings.candidates[int(n)] for n in file.read_text(encoding="utf-8").split()]
