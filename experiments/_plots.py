@@ -31,7 +31,8 @@ class Curve:
       label: In the legend. Equal labels in several panels have one color and one entry.
       x: The positions; infinite ones are left out.
       y: The means, as long as `x`.
-      spread: Half the length of each point's bar, or None.
+      spread: Half the length of each point's bar, or None. On a logarithmic axis, the bar is that of
+        the deviation of the logarithm, which is `spread` over `y` where it is small.
       band: The lower and the upper end of each point's bar, in place of `spread`, or None.
       of: The label of the curve whose color this one has, drawn dashed and without points: what theory
         says of it. None for a curve of its own.
@@ -133,7 +134,8 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
         # Bars of several curves at one position stand side by side.
         shift = 1 + 0.03 * (number - (len(own) - 1) / 2) if panel.log_x else 1.0
         axis.errorbar(
-            x * shift, y, yerr=_bars(curve, y, shown), label=curve.label, capsize=3, ms=5, lw=1.6,
+            x * shift, y, yerr=_bars(curve, y, shown, log=panel.log_y),
+            label=curve.label, capsize=3, ms=5, lw=1.6,
             color=_COLORS[style % len(_COLORS)], marker=_MARKERS[style % len(_MARKERS)], zorder=2,
         )  # fmt: skip
     for curve in panel.curves:
@@ -147,7 +149,7 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
         axis.set_yscale("log", nonpositive="clip")
     if panel.log_x:
         axis.set_xscale("log")
-        axis.set_xticks(sorted(ticks), [f"{tick:.3g}" for tick in sorted(ticks)])
+        axis.set_xticks(sorted(ticks), [_tick(tick) for tick in sorted(ticks)])
         axis.xaxis.set_minor_locator(NullLocator())
     if panel.y_range is not None:
         axis.set_ylim(*panel.y_range)
@@ -156,7 +158,11 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
     axis.margins(x=0.1, y=0.1)
 
 
-def _bars(curve: Curve, y: np.ndarray, shown: np.ndarray) -> np.ndarray | None:
+def _tick(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _bars(curve: Curve, y: np.ndarray, shown: np.ndarray, *, log: bool) -> np.ndarray | None:
     """Returns the lengths of the bars below and above each point, shape [2, points], or None."""
     if curve.band is not None:
         low, high = (np.asarray(end, float)[shown] for end in curve.band)
@@ -164,6 +170,8 @@ def _bars(curve: Curve, y: np.ndarray, shown: np.ndarray) -> np.ndarray | None:
     if curve.spread is None:
         return None
     spread = np.nan_to_num(np.asarray(curve.spread, float)[shown])
+    if log:
+        return np.stack([y - y * np.exp(-spread / y), y * np.exp(spread / y) - y])
     return np.stack([spread, spread])
 
 

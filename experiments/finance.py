@@ -100,6 +100,9 @@ def _scored(data: Split, outputs: np.ndarray) -> dict[str, Any]:
 
 def _plot(table: pd.DataFrame, out: pathlib.Path, parts: Sequence[str]) -> pathlib.Path:
     panels = []
+    spread = table["AUC" + _tables.SPREAD].fillna(0.0)
+    # One range for all panels, which are compared.
+    y_range = (table["AUC"] - spread).min() - 0.01, (table["AUC"] + spread).max() + 0.01
     for part in parts:
         mine = table[table["states"] == part]
         curves = []
@@ -122,6 +125,7 @@ def _plot(table: pd.DataFrame, out: pathlib.Path, parts: Sequence[str]) -> pathl
                 y_label="AUC on loans held out",
                 curves=curves,
                 levels=levels,
+                y_range=y_range,
             )
         )
     return _plots.draw(panels, out / "against_epsilon.png")

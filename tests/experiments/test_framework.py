@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -283,8 +284,22 @@ def test_plots_are_pictures(tmp_path):
         title="t", x_label="x", y_label="y", curves=[curve, band],
         levels=[_plots.Level(label="l", y=0.55, spread=0.01)],
     )  # fmt: skip
-    path = _plots.draw([panel] * 4, tmp_path / "plot.png")
+    theory = _plots.Curve(label="a, theory", x=[1, 2], y=[0.5, 0.6], of="a")
+    wide = dataclasses.replace(
+        panel, curves=[curve, theory], log_y=True, verticals=[("here", 1.5)], y_range=(0.01, 1)
+    )
+    path = _plots.draw([panel, wide] * 2, tmp_path / "plot.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bars_on_a_logarithmic_axis_stay_above_zero():
+    curve = _plots.Curve(label="a", x=[1, 2], y=[1.0, 4.0], spread=[2.0, math.nan])
+    y, shown = np.array([1.0, 4.0]), np.array([True, True])
+    below, above = _plots._bars(curve, y, shown, log=True)
+    assert (below < y).all()
+    np.testing.assert_allclose(np.log(y / (y - below)), [2.0, 0.0])
+    np.testing.assert_allclose(np.log((y + above) / y), [2.0, 0.0])
+    assert _plots._bars(curve, y, shown, log=False).tolist() == [[2.0, 0.0], [2.0, 0.0]]
 
 
 def test_the_command_of_results_gives_their_settings():
