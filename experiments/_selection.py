@@ -20,7 +20,7 @@ from dp_accounting import dp_event, rdp
 from scipy import optimize, stats
 
 import tff_dp
-from tff_dp import _checks
+from tff_dp import _checks, _seeds
 from tff_dp.errors import AccountingError
 
 SHAPES = {"logarithmic": 0.0, "geometric": 1.0, "Poisson": math.inf}
@@ -103,7 +103,7 @@ class Stopping:
 
     def draw(self) -> int:
         """Returns a number of runs, from the operating system's randomness."""
-        rng = np.random.default_rng()
+        rng = _seeds.generator(_seeds.root(None), "number of runs")
         if self.law == "Poisson":
             return int(rng.poisson(self.mean))
         if self.law == "geometric":

@@ -68,6 +68,11 @@ class Settings(Config):
             _checks.integer("subjects", subject, "[1, 10]")
         for model in self.models:
             _checks.one_of("models", model, _MODELS)
+        _checks.integer("rounds", self.rounds, "[1, inf)")
+        _checks.integer("epochs", self.epochs, "[1, inf)")
+        _checks.integer("batch_size", self.batch_size, "[1, inf)")
+        _checks.real("learning_rate", self.learning_rate, "(0, inf)")
+        _checks.real("momentum", self.momentum, "[0, 1)")
         _checks.integer("most_windows", self.most_windows, "[0, 10000]")
         _checks.real("earlier", self.earlier, "(0, 0.9]")
         _checks.integer("fine_epochs", self.fine_epochs, "[1, 1000]")

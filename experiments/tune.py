@@ -84,6 +84,15 @@ class Settings(Config):
             _checks.integer("seeds", seed, f"[0, {_LARGEST_SEED}]")
         for runs in self.costs:
             _checks.integer("costs", runs, "[2, 1000]")
+        _checks.integer("epochs", self.epochs, "[1, inf)")
+        _checks.integer("batch_size", self.batch_size, "[1, inf)")
+        _checks.real("momentum", self.momentum, "[0, 1)")
+        for candidate in (*self.candidates, self.default):
+            _checks.real("learning_rates", candidate.learning_rate, "(0, inf)")
+            _checks.real("clip_norms", candidate.clip_norm, "[1e-10, 1e10]")
+        _checks.integer(
+            "candidates", len(self.candidates), "[2, 1000]", "Give more clip_norms or rates."
+        )
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -285,7 +294,7 @@ def _drawn(settings: Settings, stopping: Stopping, folder: pathlib.Path) -> list
     """
     file = folder / "drawn.txt"
     if not file.exists():
-        rng = np.random.default_rng()
+        rng = _seeds.generator(_seeds.root(None), "candidates")
         numbers = rng.integers(len(settings.candidates), size=stopping.draw())
         file.write_text(" ".join(map(str, numbers)), encoding="utf-8")
     return [settings.candidates[int(n)] for n in file.read_text(encoding="utf-8").split()]
