@@ -1,4 +1,4 @@
-"""`python -m experiments NAME [--config FILE] [--set section.key=value] [--out FOLDER]`."""
+"""Lists the experiments, or runs one: `python -m experiments [NAME] [options]`."""
 
 from __future__ import annotations
 
@@ -8,100 +8,25 @@ import importlib
 import pathlib
 import sys
 import tempfile
-import tomllib
-from typing import Any
 
+from experiments import _device, _settings
 from tff_dp.errors import ArgumentError, TffDpError
-
-_HERE = pathlib.Path(__file__).parent
-
-
-def names() -> list[str]:
-    """Returns the experiments: the modules that have a TOML file beside them."""
-    return sorted(path.stem for path in _HERE.glob("*.toml"))
-
-
-def load_settings(name: str, config: str | None, overrides: list[str]) -> dict[str, Any]:
-    """Reads an experiment's settings.
-
-    Args:
-      name: The experiment.
-      config: Path of a TOML file instead of its own, or None.
-      overrides: "section.key=value" texts, the values as TOML.
-
-    Raises:
-      ArgumentError: The experiment or a key is unknown, or a text is malformed.
-    """
-    if name not in names():
-        raise ArgumentError(f"NAME={name!r} is unknown: expected one of {', '.join(names())}.")
-    own = _read(_HERE / f"{name}.toml")
-    settings = own if config is None else _read(pathlib.Path(config))
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        section, dot, field = key.partition(".")
-        if not (equals and dot) or key not in _keys(own):
-            known = ", ".join(_keys(own))
-            raise ArgumentError(
-                f"--set={text!r} names no setting: expected section.key=value with one of {known}."
-            )
-        try:
-            found = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            raise ArgumentError(
-                f"--set={text!r} has no TOML value: expected a number, true, false, [list] or "
-                '"text".'
-            ) from None
-        settings = {**settings, section: {**settings.get(section, {}), field: found}}
-    _check(settings, own)
-    return settings
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ArgumentError(f"--config={str(path)!r} cannot be read as TOML: {error}.") from None
-
-
-def _check(settings: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raises ArgumentError unless settings have the sections, keys and types of an experiment's own."""
-    keys, expected = _keys(settings), _keys(own)
-    missing, unknown = sorted(expected.keys() - keys.keys()), sorted(keys.keys() - expected.keys())
-    if missing or unknown:
-        raise ArgumentError(
-            f"The settings lack {', '.join(missing) or 'nothing'} and have "
-            f"{', '.join(unknown) or 'nothing'} besides: expected exactly {', '.join(expected)}."
-        )
-    for key, value in keys.items():
-        if not _alike(value, expected[key]):
-            raise ArgumentError(
-                f"{key}={value!r} is of another type than the experiment's own value: expected something "
-                f"like {expected[key]!r}."
-            )
-
-
-def _keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values by "section.key"; of what is no section, by its name alone."""
-    found: dict[str, Any] = {}
-    for section, table in settings.items():
-        entries = table.items() if isinstance(table, dict) else [(None, table)]
-        found |= {section if key is None else f"{section}.{key}": v for key, v in entries}
-    return found
-
-
-def _alike(value: Any, own: Any) -> bool:
-    """Returns whether a value can stand for another one in TOML; a whole number does for a real one."""
-    if isinstance(own, list):
-        return isinstance(value, list) and all(_alike(each, own[0]) for each in value)
-    if isinstance(own, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(own)
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     found = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
-    found.add_argument("name", metavar="NAME", help=f"one of: {', '.join(names())}")
+    found.add_argument(
+        "name", metavar="NAME", nargs="?",
+        help=f"one of: {', '.join(_settings.names())}; without it, they are listed",
+    )  # fmt: skip
+    found.add_argument(
+        "--smoke", action="store_true", help="a small size, which shows in seconds that all works"
+    )
+    found.add_argument(
+        "--device", choices=_device.CHOICES, default="auto",
+        help="what TensorFlow runs on; cpu hides GPUs, and gpu is an error if there is none",
+    )  # fmt: skip
     found.add_argument(
         "--config", metavar="FILE", help="a TOML file instead of the experiment's own"
     )
@@ -112,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--out",
         metavar="FOLDER",
-        help="where results go; results/NAME by default. Relative paths are those of this folder",
+        help="where results go; by default results/NAME, or results/NAME-smoke. An experiment that was "
+        "interrupted goes on there. Relative paths are those of this folder",
     )
     return found
 
@@ -138,18 +64,39 @@ def check_out(out: pathlib.Path) -> None:
         ) from None
 
 
+def listing() -> str:
+    """Returns the experiments with their questions, a line each."""
+    names = _settings.names()
+    width = max(map(len, names))
+    return "\n".join(f"{name:{width}}  {_settings.question(name)}" for name in names)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs an experiment; returns the exit code: 0, 1 for a failed self-check, 2 for bad input."""
+    """Runs an experiment; returns the exit code: 0, 1 for a failed self-check, 2 for bad input.
+
+    Args:
+      arguments: Those of the command line; None for this process's own.
+    """
     options = parser().parse_args(arguments)
+    if options.name is None:
+        print(listing())
+        return 0
     try:
-        settings = load_settings(options.name, options.config, options.overrides)
-        out = pathlib.Path(options.out or pathlib.Path("results") / options.name)
+        settings = _settings.load(
+            options.name, options.config, options.overrides, smoke=options.smoke
+        )
+        folder = f"{options.name}-smoke" if options.smoke else options.name
+        out = pathlib.Path(options.out or pathlib.Path("results") / folder)
         check_out(out)
+        _device.choose(options.device)
         experiment = importlib.import_module(f"experiments.{options.name}")
         return int(experiment.main(settings, out))
     except TffDpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"Interrupted. The same command goes on with what is in {out}.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

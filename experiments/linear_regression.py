@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import tff_dp
-from experiments import _hsb82, _plots
+from experiments import _plots
+from experiments.data import Split, hsb82
 from tff_dp import _compat, _seeds, data
 from tff_dp.accounting.report import format_epsilon
 from tff_dp.config import Config
@@ -92,7 +93,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     schools = SchoolSettings.from_dict(settings["schools"])
     # Plans first: whatever is wrong with the settings shows before anything is trained.
     tutorial_plans = _tutorial_plans(tutorial)
-    school_data = _hsb82.load(held_out=schools.held_out, seed=schools.seed)
+    school_data = hsb82.load(held_out=schools.held_out, seed=schools.seed)
     with _step("finding the noise for each target epsilon"):
         school_plans = _school_plans(schools, school_data.train.num_clients)
     with _step("importing TensorFlow Federated"), _compat.quiet.quiet_import():
@@ -117,7 +118,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / "table.txt").write_text(table + "\n", encoding="utf-8")
         (out / "results.json").write_text(_as_json(settings, rows, distances), encoding="utf-8")
-        plot = _plots.error_against_epsilon(
+        plot = _plots.draw(
             [_panel("tutorial", rows), _panel("schools", rows)], out / "error_against_epsilon.png"
         )
     except OSError as error:
@@ -283,7 +284,7 @@ def _run_tutorial(settings: TutorialSettings, plans: list[tff_dp.PrivacyPlan]) -
 
 
 def _run_schools(
-    settings: SchoolSettings, plans: list[tff_dp.PrivacyPlan], schools: _hsb82.Schools
+    settings: SchoolSettings, plans: list[tff_dp.PrivacyPlan], schools: Split
 ) -> list[Row]:
     clients, test = schools.train, (schools.test_x, schools.test_y)
     print(
@@ -348,12 +349,25 @@ def _panel(part: str, rows: list[Row]) -> _plots.Panel:
     }
     mine = [row for row in rows if row.part == part]
     private = [row for row in mine if row.setting.startswith("private")]
+    points = sorted((row.epsilon, row.error) for row in private if row.epsilon is not None)
+    without, nothing = mine[1].error, mine[-1].error
+    levels = [_plots.Level(label="federated, without privacy", y=without)]
+    is_wide = nothing > 5 * without
+    if is_wide:  # on a narrow axis, this level would leave no room for the differences
+        levels.append(_plots.Level(label="predicting the mean", y=nothing))
     return _plots.Panel(
-        title=titles[part],
-        epsilons=[row.epsilon for row in private if row.epsilon is not None],
-        errors=[row.error for row in private],
-        without_privacy=mine[1].error,
-        nothing_learned=mine[-1].error,
+        title=f"{titles[part]}\n(predicting the mean: {nothing:.3g})",
+        x_label="epsilon (smaller: more private)",
+        y_label="mean squared error on test data",
+        curves=[
+            _plots.Curve(
+                label="differentially private",
+                x=[epsilon for epsilon, _ in points],
+                y=[error for _, error in points],
+            )
+        ],
+        levels=levels,
+        log_y=is_wide,
     )
 
 

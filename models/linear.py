@@ -7,11 +7,19 @@ import keras
 import tff_dp
 
 
-def build(*, features: int) -> tff_dp.ModelSpec:
+def build(*, features: int = 10) -> tff_dp.ModelSpec:
     """Returns y = x W + b under the mean squared error, starting from zero weights.
+
+    Parameters: 11.
 
     Args:
       features: Number of features; >= 1.
+
+    Returns:
+      The model for x of shape [n, features] and y of shape [n] or [n, 1].
+
+    Source:
+      Legendre, "Nouvelles méthodes pour la détermination des orbites des comètes" (1805).
     """
     model = keras.Sequential(
         [

