@@ -400,7 +400,8 @@ def _r2_of(outputs: np.ndarray, y: np.ndarray) -> float:
 
 
 def _plot(table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
-    cost, task = (table[table["part"] == part] for part in ("cost", "chem97"))
+    cost, task = (table[table["part"] == part].copy() for part in ("cost", "chem97"))
+    task["epsilon valid"] = np.ceil(100 * task["epsilon valid"]) / 100  # one tick for equal ones
     level = _plots.Level(label="one run", y=float(cost["epsilon reported"].iloc[0]))
 
     def curves(
