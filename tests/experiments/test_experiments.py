@@ -46,7 +46,7 @@ def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(sma
 @pytest.mark.parametrize(
     ("name", "config", "overrides", "message"),
     [
-        ("linear", None, [], r"NAME='linear'.*expected one of linear_regression"),
+        ("linear", None, [], r"NAME='linear'.*expected one of .*linear_regression"),
         ("linear_regression", "missing.toml", [], r"--config='missing.toml' cannot be read"),
         ("linear_regression", None, ["rounds=3"], r"--set='rounds=3'.*section\.key=value"),
         ("linear_regression", None, ["tutorial.round=3"], r"tutorial\.rounds"),
