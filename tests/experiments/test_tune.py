@@ -73,7 +73,7 @@ def test_runs_have_seeds_of_their_own():
         ({"clip_norms": [0.1, -1.0]}, r"clip_norms=-1\.0 .*\[1e-10, 1e10\]"),
         ({"learning_rates": [0.0]}, r"learning_rates=0\.0 .*\(0, inf\)"),
         ({"default_learning_rate": 0.0}, r"learning_rates=0\.0 .*\(0, inf\)"),
-        ({"clip_norms": [0.1]}, r"candidates=1 .*more clip_norms"),
+        ({"learning_rates": [0.1]}, r"candidates=1 .*more clip_norms"),
         ({"momentum": 1.0}, r"momentum=1\.0 .*\[0, 1\)"),
     ],
 )
