@@ -273,7 +273,10 @@ def _tuned(
     best = max(models, key=lambda model: _r2(model, *_pooled(schools.public)), default=None)
     single = plan.epsilon().epsilon
     if stopping is not None:
-        reported = valid = selected_epsilon(plan, stopping)
+        # A run that was killed and resumed has drawn the noise of some rounds twice.
+        repeated = max((result.repeated_rounds for result in results), default=0)
+        costliest = dataclasses.replace(plan, rounds=plan.rounds + repeated)
+        reported = valid = selected_epsilon(costliest, stopping)
     else:
         valid = _of_ledger(plan, results, folder)
         reported = single if method == "not counted" else valid
