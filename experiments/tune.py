@@ -273,7 +273,10 @@ def _tuned(
     best = max(models, key=lambda model: _r2(model, *_pooled(schools.public)), default=None)
     single = plan.epsilon().epsilon
     if stopping is not None:
-        reported = valid = selected_epsilon(plan, stopping)
+        # A run that was killed and resumed has drawn the noise of some rounds twice.
+        repeated = max((result.repeated_rounds for result in results), default=0)
+        costliest = dataclasses.replace(plan, rounds=plan.rounds + repeated)
+        reported = valid = selected_epsilon(costliest, stopping)
     else:
         valid = _of_ledger(plan, results, folder)
         reported = single if method == "not counted" else valid
@@ -400,7 +403,8 @@ def _r2_of(outputs: np.ndarray, y: np.ndarray) -> float:
 
 
 def _plot(table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
-    cost, task = (table[table["part"] == part] for part in ("cost", "chem97"))
+    cost, task = (table[table["part"] == part].copy() for part in ("cost", "chem97"))
+    task["epsilon valid"] = np.ceil(100 * task["epsilon valid"]) / 100  # one tick for equal ones
     level = _plots.Level(label="one run", y=float(cost["epsilon reported"].iloc[0]))
 
     def curves(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 
 from experiments import __main__ as command
 from experiments import _cells, _settings, tune
-from experiments._selection import Stopping
+from experiments._selection import Stopping, selected_epsilon
 from tff_dp.errors import ArgumentError
 
 
@@ -58,6 +60,22 @@ def test_what_was_drawn_is_kept_for_a_cell_that_is_resumed(tmp_path):
     assert tune._drawn(settings(), stopping, tmp_path) == []  # no run at all
 
 
+@pytest.mark.parametrize("repeated", [0, 3])
+def test_rounds_that_were_run_twice_after_a_kill_are_counted(repeated, tmp_path, monkeypatch):
+    mine, method = settings(), "geometric"
+    schools, model = tune.load(mine, 1), SimpleNamespace()
+    plan = tune._plans(mine, schools.private.num_clients)[method]
+    monkeypatch.setattr(tune, "_r2", lambda *_: 0.5)
+    monkeypatch.setattr(
+        tune, "_trained", lambda *_: SimpleNamespace(model=model, repeated_rounds=repeated)
+    )
+    cell = _cells.Cell(setting={"method": method}, seed=1)
+    found = tune._tuned(mine, cell, schools, plan, tmp_path)
+    more = dataclasses.replace(plan, rounds=plan.rounds + repeated)
+    assert found["epsilon valid"] == selected_epsilon(more, Stopping(mean=2, law=method))
+    assert (found["epsilon valid"] > mine.target_epsilon) is (repeated > 0)
+
+
 def test_runs_have_seeds_of_their_own():
     cells = _cells.grid([{"method": "composed"}], [1, 2, 10**6])
     seeds = [tune._seed(cell, number) for cell in cells for number in range(200)]
@@ -73,7 +91,7 @@ def test_runs_have_seeds_of_their_own():
         ({"clip_norms": [0.1, -1.0]}, r"clip_norms=-1\.0 .*\[1e-10, 1e10\]"),
         ({"learning_rates": [0.0]}, r"learning_rates=0\.0 .*\(0, inf\)"),
         ({"default_learning_rate": 0.0}, r"learning_rates=0\.0 .*\(0, inf\)"),
-        ({"clip_norms": [0.1]}, r"candidates=1 .*more clip_norms"),
+        ({"learning_rates": [0.1]}, r"candidates=1 .*more clip_norms"),
         ({"momentum": 1.0}, r"momentum=1\.0 .*\[0, 1\)"),
     ],
 )
