@@ -236,3 +236,22 @@ def test_callbacks_may_come_and_go(data, tmp_path):
             algorithm=algorithm,
             client_learning_rate=lambda number: 0.1,
         )
+
+
+@pytest.mark.filterwarnings("ignore:The callback Own.* begins anew.*only what Keras")
+@pytest.mark.parametrize("of", ["best", "best_weights"])
+def test_what_a_subclass_keeps_under_the_same_names_ends_no_run(data, tmp_path, of):
+    """A checkpoint leaves out what it cannot hold, rather than fail after a round."""
+
+    class Own(keras.callbacks.EarlyStopping):
+        """Keeps a pair, or a dictionary, where Keras has a number and a list of arrays."""
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            setattr(self, of, {"dense": np.zeros(3)} if of == "best_weights" else (1.0, 2.0))
+
+    folder = tmp_path / "run"
+    first = trained(data, keras, [Own("val_loss")], rounds=2, run_dir=folder)
+    assert len(first.history) == 2
+    with pytest.warns(UserWarning, match="Own.*had none like it"):
+        rest = trained(data, keras, [Own("val_loss")], rounds=3, run_dir=folder, resume=True)
+    assert len(rest.history) == 3

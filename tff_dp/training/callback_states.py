@@ -64,19 +64,31 @@ def states_of(callbacks: Sequence[Any]) -> States:
         kind = _kind(callback)
         if kind not in _NUMBERS:
             continue
-        own = getattr(callback, _ARRAYS.get(kind, ""), None) or ()
+        try:
+            counted = {name: _to_plain(getattr(callback, name, None)) for name in _NUMBERS[kind]}
+            own = _numeric(getattr(callback, _ARRAYS.get(kind, ""), None))
+        except (TypeError, ValueError):
+            continue  # a subclass keeps other values under these names, which are its own matter
         numbers.append(
             {
                 "class": kind,
                 "monitor": str(getattr(callback, "monitor", "")),
-                "numbers": {
-                    name: _to_plain(getattr(callback, name, None)) for name in _NUMBERS[kind]
-                },
+                "numbers": counted,
                 "arrays": len(own),
             }
         )
-        arrays += [np.array(array) for array in own]
+        arrays += own
     return States(numbers, arrays)
+
+
+def _numeric(arrays: Any) -> list[np.ndarray]:
+    """Copies a list of arrays, or raises TypeError if they cannot be stored beside a state."""
+    found = [np.array(array) for array in (() if arrays is None else arrays)]
+    if not isinstance(arrays, list | tuple | type(None)) or any(
+        a.dtype.kind in "OSU" for a in found
+    ):
+        raise TypeError("expected a list of arrays of numbers")
+    return found
 
 
 def restore(callbacks: Sequence[Any], states: States) -> None:
