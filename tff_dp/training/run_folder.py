@@ -163,8 +163,8 @@ class RunFolder:
         Raises:
           RunFolderError: The folder cannot be written.
           ArgumentError: The noise of a private validation has a seed.
-          LedgerError: The ledger of a private validation is damaged, or has another plan that cannot be
-            accounted for together with this one.
+          LedgerError: The ledger of a private validation is damaged or has lost charges, or has another
+            plan that cannot be accounted for together with this one.
         """
         done = self.start.round_number
         validation = self._open_validation(observers)
@@ -218,6 +218,9 @@ class RunFolder:
     def _open_validation(self, observers: Sequence[Observer]) -> Charges:
         """Opens the ledger of a private validation, and returns what it has been charged so far."""
         path = self._keeping.layout.validation_ledger
+        # Also where nothing is validated any more, since the result states what was spent.
+        released = sum(record.validation_private for record in self.start.history)
+        charges = charged_in(path, released)
         for each in observers:
             if isinstance(each, ClientValidation) and each.account is not None:
                 if is_seeded():
@@ -228,7 +231,7 @@ class RunFolder:
                     )
                 book = self._books.enter_context(Ledger(path, each.account.plan))
                 each.account.keep(book, resumed=self.standing is not None)
-        return charged_in(path)
+        return charges
 
     def after_end(self, run: Run) -> None:
         """Saves what callbacks have made of a run that they have ended.
