@@ -65,7 +65,28 @@ def _validation(mistakes: Mistakes) -> dict[str, Any]:
             ("validation", "privacy"),
             'is for held-out clients: expected none with kind = "public", whose data are public.',
         )
+    if _are_those_of_training(mistakes):
+        mistakes.add(
+            ("validation", "kind"),
+            'kind="public" (the default), and these are the data of [data], which the plan in [privacy] '
+            "protects: expected other data. Whatever is measured on them is outside of epsilon.",
+        )
     return arguments | {"validation_data": None if data is None else data.pooled()}
+
+
+def _are_those_of_training(mistakes: Mistakes) -> bool:
+    """Says whether [validation] names the data that a plan protects."""
+    tables = [mistakes.source.values.get(name) for name in ("data", "validation", "privacy")]
+    if not all(isinstance(each, Mapping) for each in tables):
+        return False
+    data, validation, privacy = tables
+    if privacy.get("type") == "NoPrivacy":
+        return False
+    if "file" in data and isinstance(validation.get("file"), str):
+        folder = mistakes.source.folder
+        return (folder / validation["file"]).resolve() == (folder / str(data["file"])).resolve()
+    named = [(table.get("load"), table.get("args")) for table in (data, validation)]
+    return named[0][0] is not None and named[0] == named[1]
 
 
 def _callbacks(model: Model | None, mistakes: Mistakes) -> dict[str, Any]:
