@@ -269,7 +269,7 @@ def test_validation_is_outside_of_epsilon_and_private_validation_has_one_of_its_
     assert "without noise" not in said()
 
 
-def test_a_killed_run_reports_the_earlier_training_of_its_model(folder):
+def test_a_killed_run_reports_the_earlier_training_of_its_model_and_all_of_its_parts(folder):
     other = Charges().with_run(plan_of(population=300, delta=1e-3, cohort=30), 5)
     here = report_of(folder.path)["claim"]
     assert here["earlier_training"] == []
@@ -278,6 +278,11 @@ def test_a_killed_run_reports_the_earlier_training_of_its_model(folder):
     # What the ledger has is of the same clients, and within the epsilon of the run.
     folder.found.config["carried"] = [[own.to_dict()], [other.to_dict()]]
     folder.found.result = None
+    # Every part of the run says where its random bits came from.
+    first = folder.found.config["openings"][0]
+    folder.found.config["openings"].append({**first, "random_bits": "another source"})
+    bits = report_of(folder.path)["claim"]["randomness"]["noise"]
+    assert bits == f"{first['random_bits']}; in another part of the run, another source"
     (found,) = report_of(folder.path)["claim"]["earlier_training"]
     assert (found["epsilon"], found["rounds"]) == (other.spent().epsilon, 5)
 

@@ -49,7 +49,9 @@ def report_of(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     known = Circumstances(
         seeded=bool(arguments.get("seeded")),
         noise_seeded=any(opening.get("noise_seeded") for opening in openings),
-        random_bits=str(openings[-1].get("random_bits") or "no noise"),
+        random_bits="; in another part of the run, ".join(
+            dict.fromkeys(str(opening.get("random_bits") or "no noise") for opening in openings)
+        ),
         plain_metrics=any(_is_plain(record) for record in records),
         foreign_algorithm=config.get("foreign_algorithm"),
         completed=found.round_number,
