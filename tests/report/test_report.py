@@ -265,7 +265,7 @@ def test_validation_is_outside_of_epsilon_and_private_validation_has_one_of_its_
     with Ledger(folder.path / "validation.jsonl", held_out) as book:
         book.charge(1, 15)
     spent = held_out.epsilon(15)
-    assert f"epsilon {format_epsilon(spent.epsilon)} at delta 0.001 holds, after 15" in said()
+    assert f"epsilon {format_epsilon(spent.epsilon)} at delta 0.001 holds, for 15 evaluations alone" in said()
     assert "without noise" not in said()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import tff_dp
 from tff_dp.errors import ArgumentError
-from tff_dp.training.callback_states import States, states_of
+from tff_dp.training.callback_states import States, restore, states_of
 
 KERASES = ["keras", "tf_keras"]
 ROUNDS = 30
@@ -170,6 +170,26 @@ def test_two_of_a_class_go_on_as_themselves(data, tmp_path):
     rest = trained(data, keras, both(), run_dir=tmp_path / "run", resume=True)
     assert (len(rest.history), rest.stopped) == (len(whole.history), whole.stopped)
     assert_same(rest, whole)
+
+
+def test_two_of_a_class_and_a_monitor_go_on_as_themselves_in_another_order(data, tmp_path):
+    """The one with less patience goes on in its own patience, and not in that of the other."""
+
+    def both() -> list[Any]:
+        own = {"restore_best_weights": False}
+        return [stopping(keras, patience=5, min_delta=1e9, **own), stopping(keras, patience=100)]
+
+    run_dir = tmp_path / "run"
+    trained(data, keras, both(), rounds=4, run_dir=run_dir)
+    rest = trained(data, keras, both()[::-1], run_dir=run_dir, resume=True)
+    assert len(rest.history) == 6  # the best is that of round 1
+    # Other settings alone do not make another callback: it is found by its class and monitor.
+    one, two = both()
+    one.wait, two.wait = 3, 7
+    states = states_of([one, two])
+    longer, same = stopping(keras, patience=6), both()[1]
+    restore([longer, same], states)
+    assert (longer.wait, same.wait) == (3, 7)
 
 
 class Counting(keras.callbacks.Callback):

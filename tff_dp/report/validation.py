@@ -41,7 +41,7 @@ def lines_of_validation(records: Sequence[Mapping[str, Any]], ledger: pathlib.Pa
         lines.append(
             "Validation metrics of held-out clients that were released with noise. They are an "
             f"account of their own: for these clients, epsilon {format_epsilon(spent.epsilon)} at "
-            f"delta {spent.delta:g} holds, after {spent.rounds} evaluations."
+            f"delta {spent.delta:g} holds, for {spent.rounds} evaluations alone."
         )
     return lines
 
