@@ -264,8 +264,8 @@ def test_validation_is_outside_of_epsilon_and_private_validation_has_one_of_its_
     held_out = plan_of(population=200, delta=1e-3, cohort=20, metrics=metrics)
     with Ledger(folder.path / "validation.jsonl", held_out) as book:
         book.charge(1, 15)
-    spent = held_out.epsilon(15)
-    assert f"epsilon {format_epsilon(spent.epsilon)} at delta 0.001 holds, for 15 evaluations alone" in said()
+    epsilon = format_epsilon(held_out.epsilon(15).epsilon)
+    assert f"epsilon {epsilon} at delta 0.001 holds, for 15 evaluations alone" in said()
     assert "without noise" not in said()
 
 
