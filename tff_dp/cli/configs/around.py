@@ -76,17 +76,20 @@ def _validation(mistakes: Mistakes) -> dict[str, Any]:
 
 def _are_those_of_training(mistakes: Mistakes) -> bool:
     """Says whether [validation] names the data that a plan protects."""
-    tables = [mistakes.source.values.get(name) for name in ("data", "validation", "privacy")]
-    if not all(isinstance(each, Mapping) for each in tables):
+
+    def named(name: str) -> Mapping[str, Any]:
+        found = mistakes.source.values.get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    def source_of(table: Mapping[str, Any]) -> Any:
+        if isinstance(table.get("file"), str):
+            return (mistakes.source.folder / table["file"]).resolve()
+        return None if table.get("load") is None else (table["load"], table.get("args"))
+
+    if named("privacy").get("type") == "NoPrivacy":
         return False
-    data, validation, privacy = tables
-    if privacy.get("type") == "NoPrivacy":
-        return False
-    if "file" in data and isinstance(validation.get("file"), str):
-        folder = mistakes.source.folder
-        return (folder / validation["file"]).resolve() == (folder / str(data["file"])).resolve()
-    named = [(table.get("load"), table.get("args")) for table in (data, validation)]
-    return named[0][0] is not None and named[0] == named[1]
+    source = source_of(named("validation"))
+    return source is not None and bool(source == source_of(named("data")))
 
 
 def _callbacks(model: Model | None, mistakes: Mistakes) -> dict[str, Any]:
