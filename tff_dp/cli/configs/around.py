@@ -58,7 +58,13 @@ def _validation(mistakes: Mistakes) -> dict[str, Any]:
         arguments["validation_freq"] = found.freq
     if found.kind == "clients":
         if found.privacy is not None:
-            arguments["validation_privacy"] = privacy_of(("validation", "privacy"), data, mistakes)
+            plan = privacy_of(("validation", "privacy"), data, mistakes)
+            if isinstance(plan, tff_dp.NoPrivacy):
+                mistakes.add(
+                    ("validation", "privacy"),
+                    'type="NoPrivacy": expected a plan. Leave the table out to validate without one.',
+                )
+            arguments["validation_privacy"] = plan
         return arguments | {"validation_clients": data}
     if found.privacy is not None:
         mistakes.add(
@@ -157,7 +163,11 @@ def _callback(
 def _kind(named: str, path: tuple[str, ...], library: Any, mistakes: Mistakes) -> Any:
     """Returns the class that a name stands for; None if there are mistakes."""
     if ":" in named:
-        return imported(named, path, mistakes)
+        found = imported(named, path, mistakes)
+        if found is None or isinstance(found, type):
+            return found
+        mistakes.add(path, f"name={named!r} is {found!r}: expected a class of callbacks.")
+        return None
     if named == "EndOnNaN":
         return tff_dp.EndOnNaN
     own = library.callbacks
