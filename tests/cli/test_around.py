@@ -180,8 +180,11 @@ def test_all_mistakes_of_both_tables_are_reported_at_once(here, capsys):
         ((CALLBACKS,), (), "callbacks holds EarlyStopping with monitor='val_loss', which no round"),
         ((CLIENTS,), (("freq = 2", "freq = 1"),), "validation_privacy covers 3 evaluations"),
     ],
-    ids=["kind", "freq", "public plan", "not public", "no client", "no plan", "function", "plan", "monitor", "too few"],
-)
+    ids=[
+        "kind", "freq", "public plan", "not public", "no client", "no plan", "function", "plan",
+        "monitor", "too few",
+    ],
+)  # fmt: skip
 def test_a_mistake_is_reported_with_its_place_before_anything_is_charged(
     here, capsys, tables, changes, message
 ):
