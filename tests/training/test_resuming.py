@@ -361,6 +361,13 @@ def test_a_ledger_that_was_lost_before_the_first_save_is_missed(folder, monkeypa
         patch.setattr(Checkpoints, "on_end", lambda *_: None)  # as if the process had been killed
         fit(gaussian(), run_dir=folder, save_every=9)
     assert read_run(folder).round_number == 0
+    other = folder.with_name("other.jsonl")
+    with tff_dp.Ledger(other, gaussian()):
+        pass
+    with pytest.raises(
+        LedgerError, match=r"other.jsonl' is not that of the run.*Leave out ledger="
+    ):
+        resume(folder, ledger=other)
     for name in ("ledger.jsonl", "ledger.jsonl.head"):
         (folder / name).rename(folder / f"{name}.lost")
     with pytest.raises(LedgerError, match=r"ledger.jsonl' does not exist"):
