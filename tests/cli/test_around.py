@@ -160,13 +160,31 @@ def test_all_mistakes_of_both_tables_are_reported_at_once(here, capsys):
             (),
             "validation.privacy: is for held-out clients",
         ),
+        (
+            (PUBLIC.replace("held_out", "../demo/clients"),),
+            (),
+            'validation.kind="public" (the default), and these are the data of [data]',
+        ),
         ((CLIENTS,), (('client = "who"\n', ""),), "validation.client: missing"),
+        (
+            (CLIENTS.partition("rounds = 3")[0] + 'type = "NoPrivacy"\n',),
+            (),
+            'validation.privacy: type="NoPrivacy": expected a plan',
+        ),
+        (
+            (CALLBACKS,),
+            (('"EndOnNaN"', '"example_model:rate"'),),
+            "callbacks.3.name='example_model:rate' is <function rate",
+        ),
         ((CLIENTS,), (("clip_value = 4.0", "clip_value = -4.0"),), "clip_value=-4.0"),
         ((CALLBACKS,), (), "callbacks holds EarlyStopping with monitor='val_loss', which no round"),
         ((CLIENTS,), (("freq = 2", "freq = 1"),), "validation_privacy covers 3 evaluations"),
     ],
-    ids=["kind", "freq", "public plan", "no client", "plan", "monitor", "too few"],
-)
+    ids=[
+        "kind", "freq", "public plan", "not public", "no client", "no plan", "function", "plan",
+        "monitor", "too few",
+    ],
+)  # fmt: skip
 def test_a_mistake_is_reported_with_its_place_before_anything_is_charged(
     here, capsys, tables, changes, message
 ):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.metadata
+import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.support.paths import ROOT
 from tff_dp import _compat, errors
 from tff_dp._compat.tff import placeholders
 
@@ -80,7 +82,6 @@ def test_a_failing_import_reports_the_stack(monkeypatch):
 
 
 def test_quiet_import_shows_what_was_written_only_on_failure(capfd):
-    import os
 
     with _compat.quiet.quiet_import():
         os.write(2, b"noise of a native library\n")
@@ -132,3 +133,36 @@ def test_tff_can_be_imported_after_a_plain_import_has_failed():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["failed"] * 3 + ["works"]
+
+
+TF_KERAS_FIRST = """
+import tf_keras
+import numpy as np
+import tff_dp
+x = np.ones([2, 2], np.float32)
+clients = tff_dp.data.from_arrays({"a": (x, x[:, :1])})
+model = tf_keras.Sequential([tf_keras.layers.Input([2]), tf_keras.layers.Dense(1)])
+result = tff_dp.fit(model, clients, loss="mse", privacy=tff_dp.NoPrivacy(), rounds=1)
+assert isinstance(result.model, tf_keras.Model)
+from tff_dp import _compat
+assert _compat.keras.tf_keras_is_legacy()
+import keras
+assert keras.__version__.startswith("3.")
+print("trained")
+"""
+
+
+@pytest.mark.heavy
+def test_tf_keras_may_be_imported_first():
+    """It imports parts of TensorFlow, which look for another Keras unless they are told."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    done = subprocess.run(
+        [sys.executable, "-c", TF_KERAS_FIRST],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] == "trained"

@@ -25,8 +25,9 @@ from tff_dp import (
     PrivateMetric,
     RecordGaussianMechanism,
 )
+from tff_dp.accounting.report import format_epsilon
 from tff_dp.charges import Charges
-from tff_dp.errors import ArgumentError
+from tff_dp.errors import ArgumentError, LedgerError
 from tff_dp.ledger import Ledger
 from tff_dp.report import page_of, report_of, verify_report, write_report
 from tff_dp.report.charts import chart, ticks
@@ -227,6 +228,63 @@ def test_what_is_covered_depends_on_the_metrics_and_on_other_runs(tmp_path, monk
     assert len(claim["plans"]) == 2
     assert claim["rounds"]["charged"] == 33
     assert any("other runs in the ledger" in each for each in claim["not_covered"])
+
+
+def test_validation_is_outside_of_epsilon_and_private_validation_has_one_of_its_own(
+    tmp_path, monkeypatch
+):
+    metrics = (PrivateMetric(name="loss", clip_value=5.0),)
+    folder = RunFolder(tmp_path / "run", plan_of(metrics=metrics)).install(monkeypatch)
+
+    def said() -> str:
+        return " ".join(report_of(folder.path)["claim"]["not_covered"])
+
+    def validated(source, private):
+        for record in folder.found.records:
+            record |= {
+                "metrics_private": record["metrics"] is not None,
+                "validation_source": source,
+                "validation_private": private,
+            }
+
+    validated("data", False)
+    assert "data of validation_data, which have to be public" in said()
+    assert "held-out" not in said()
+    validated("clients", False)
+    assert "held-out clients that were released without noise" in said()
+    # The curves of validation are warned of, although those of training are covered.
+    assert not report_of(folder.path)["curves"]["metrics_private"]
+    assert "come from validation: epsilon does not cover them" in page_of(report_of(folder.path))
+    for record in folder.found.records:
+        del record["validation"]
+    assert report_of(folder.path)["curves"]["metrics_private"]
+    validated("clients", True)
+    with pytest.raises(LedgerError, match="has 0 evaluations, and the history of the run has 12"):
+        report_of(folder.path)
+    held_out = plan_of(population=200, delta=1e-3, cohort=20, metrics=metrics)
+    with Ledger(folder.path / "validation.jsonl", held_out) as book:
+        book.charge(1, 15)
+    epsilon = format_epsilon(held_out.epsilon(15).epsilon)
+    assert f"epsilon {epsilon} at delta 0.001 holds, for 15 evaluations alone" in said()
+    assert "without noise" not in said()
+
+
+def test_a_killed_run_reports_the_earlier_training_of_its_model_and_all_of_its_parts(folder):
+    other = Charges().with_run(plan_of(population=300, delta=1e-3, cohort=30), 5)
+    here = report_of(folder.path)["claim"]
+    assert here["earlier_training"] == []
+    with Ledger(folder.path / "ledger.jsonl", plan_of()) as book:
+        own = book.all_charges
+    # What the ledger has is of the same clients, and within the epsilon of the run.
+    folder.found.config["carried"] = [[own.to_dict()], [other.to_dict()]]
+    folder.found.result = None
+    # Every part of the run says where its random bits came from.
+    first = folder.found.config["openings"][0]
+    folder.found.config["openings"].append({**first, "random_bits": "another source"})
+    bits = report_of(folder.path)["claim"]["randomness"]["noise"]
+    assert bits == f"{first['random_bits']}; in another part of the run, another source"
+    (found,) = report_of(folder.path)["claim"]["earlier_training"]
+    assert (found["epsilon"], found["rounds"]) == (other.spent().epsilon, 5)
 
 
 def test_the_report_fits_its_schema_and_the_schema_finds_what_does_not(folder):

@@ -613,7 +613,11 @@ def test_tensors_compare_by_value_as_in_keras(k):
     np.testing.assert_allclose(result.model.get_weights()[1], [1 + RATE], rtol=1e-5)
 
 
-def test_several_inputs_in_a_list_are_pointed_to_a_dictionary():
-    for x in ([X[:, :1], X[:, 1:]], [X, X]):
-        with pytest.raises(DataError, match="several inputs or outputs as a dictionary"):
+def test_a_list_of_examples_is_told_from_a_list_of_inputs():
+    """As in Keras, arrays in a list are inputs, each with all examples; one array a row is refused."""
+    inputs = tff_dp.data.from_arrays({"c": ([X[:, :1], X[:, 1:]], LINE)})
+    assert [spec.shape.as_list() for spec in inputs.element_spec()[0]] == [[None, 1], [None, 3]]
+    for x in (list(X), [X[:, :1], X[:9, 1:]]):
+        with pytest.raises(DataError, match=r"list of arrays is several fields, .*np.stack makes"):
             tff_dp.data.from_arrays({"c": (x, LINE)})
+    assert tff_dp.data.from_arrays({"c": (X.tolist(), LINE)}).num_examples == len(X)

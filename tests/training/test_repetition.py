@@ -255,6 +255,24 @@ def test_shared_noise_goes_on_with_its_participations_and_pays_for_a_whole_run(p
     assert "the next one would have spent more" in why
 
 
+def test_a_run_that_was_lost_before_its_first_save_stays_within_its_plan():
+    """Nothing was saved, so that it begins at round 1 again, and pays for two runs."""
+    plan = SHARED[1]
+    setup = Setup(plan)
+    part, known = gone_on(plan, 0, 1, setup)
+    assert (part.first, part.run != "a") == (1, True)
+    whole = plan.epsilon((range(1, 2), range(1, T))).epsilon
+    assert whole > plan.epsilon().epsilon * 1.05
+    with pytest.raises(AccountingError, match="Pass max_epsilon="):
+        affordable(setup, known, standing(0), part)
+    setup.max_epsilon = 100.0
+    assert affordable(setup, known, standing(0), part)[:2] == (T - 1, whole)
+    # A run that had charged nothing yet begins as any other.
+    setup, known = Setup(plan), Charges()
+    part = continued(setup, known, standing(0))
+    assert affordable(setup, known, standing(0), part)[:2] == (T, plan.epsilon().epsilon)
+
+
 @pytest.mark.parametrize("plan", SHARED, ids=lambda plan: type(plan.mechanism).__name__)
 def test_other_coins_would_break_the_separation_across_the_seam(plan):
     """A planted defect: the rounds after the seam are drawn from another root, as for sampled rounds."""

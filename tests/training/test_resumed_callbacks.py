@@ -12,7 +12,7 @@ import pytest
 
 import tff_dp
 from tff_dp.errors import ArgumentError
-from tff_dp.training.callback_states import States, states_of
+from tff_dp.training.callback_states import States, restore, states_of
 
 KERASES = ["keras", "tf_keras"]
 ROUNDS = 30
@@ -172,6 +172,26 @@ def test_two_of_a_class_go_on_as_themselves(data, tmp_path):
     assert_same(rest, whole)
 
 
+def test_two_of_a_class_and_a_monitor_go_on_as_themselves_in_another_order(data, tmp_path):
+    """The one with less patience goes on in its own patience, and not in that of the other."""
+
+    def both() -> list[Any]:
+        own = {"restore_best_weights": False}
+        return [stopping(keras, patience=5, min_delta=1e9, **own), stopping(keras, patience=100)]
+
+    run_dir = tmp_path / "run"
+    trained(data, keras, both(), rounds=4, run_dir=run_dir)
+    rest = trained(data, keras, both()[::-1], run_dir=run_dir, resume=True)
+    assert len(rest.history) == 6  # the best is that of round 1
+    # Other settings alone do not make another callback: it is found by its class and monitor.
+    one, two = both()
+    one.wait, two.wait = 3, 7
+    states = states_of([one, two])
+    longer, same = stopping(keras, patience=6), both()[1]
+    restore([longer, same], states)
+    assert (longer.wait, same.wait) == (3, 7)
+
+
 class Counting(keras.callbacks.Callback):
     """A callback of a user's, whose state nobody knows."""
 
@@ -236,3 +256,22 @@ def test_callbacks_may_come_and_go(data, tmp_path):
             algorithm=algorithm,
             client_learning_rate=lambda number: 0.1,
         )
+
+
+@pytest.mark.filterwarnings("ignore:The callback Own.* begins anew.*only what Keras")
+@pytest.mark.parametrize("of", ["best", "best_weights"])
+def test_what_a_subclass_keeps_under_the_same_names_ends_no_run(data, tmp_path, of):
+    """A checkpoint leaves out what it cannot hold, rather than fail after a round."""
+
+    class Own(keras.callbacks.EarlyStopping):
+        """Keeps a pair, or a dictionary, where Keras has a number and a list of arrays."""
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            setattr(self, of, {"dense": np.zeros(3)} if of == "best_weights" else (1.0, 2.0))
+
+    folder = tmp_path / "run"
+    first = trained(data, keras, [Own("val_loss")], rounds=2, run_dir=folder)
+    assert len(first.history) == 2
+    with pytest.warns(UserWarning, match="Own.*had none like it"):
+        rest = trained(data, keras, [Own("val_loss")], rounds=3, run_dir=folder, resume=True)
+    assert len(rest.history) == 3

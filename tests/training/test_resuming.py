@@ -25,6 +25,7 @@ from tff_dp.runs import checkpoint, codec, read_run
 from tff_dp.runs.layout import Layout
 from tff_dp.training import repetition
 from tff_dp.training import run as run_module
+from tff_dp.training.checkpoints import Checkpoints
 from tff_dp.training.run import Run
 from tff_dp.training.setup import Setup
 
@@ -351,6 +352,30 @@ def test_a_ledger_of_several_runs_goes_on_with_the_right_one(folder, tmp_path, m
         resume(folder)
     assert not book.exists()
     assert resume(folder, ledger=moved).charges == result.charges
+
+
+def test_a_ledger_that_was_lost_before_the_first_save_is_missed(folder, monkeypatch):
+    """Its charges are of rounds of which nothing was saved, and count nevertheless."""
+    with contextlib.suppress(ComputationError), monkeypatch.context() as patch:
+        failing_at(patch, 4)
+        patch.setattr(Checkpoints, "on_end", lambda *_: None)  # as if the process had been killed
+        fit(gaussian(), run_dir=folder, save_every=9)
+    assert read_run(folder).round_number == 0
+    other = folder.with_name("other.jsonl")
+    with tff_dp.Ledger(other, gaussian()):
+        pass
+    with pytest.raises(
+        LedgerError, match=r"other.jsonl' is not that of the run.*Leave out ledger="
+    ):
+        resume(folder, ledger=other)
+    for name in ("ledger.jsonl", "ledger.jsonl.head"):
+        (folder / name).rename(folder / f"{name}.lost")
+    with pytest.raises(LedgerError, match=r"ledger.jsonl' does not exist"):
+        resume(folder)
+    assert not (folder / "ledger.jsonl").exists()
+    for name in ("ledger.jsonl", "ledger.jsonl.head"):
+        (folder / f"{name}.lost").rename(folder / name)
+    assert resume(folder).charges.rounds == 4 + ROUNDS
 
 
 def failing_at(monkeypatch, number, error=None):
@@ -724,10 +749,10 @@ def test_a_full_disk_at_any_call_ends_training_with_the_last_state(
 def test_an_error_of_the_writer_ends_the_run_at_its_next_step(folder, monkeypatch):
     real = checkpoint.write
 
-    def write(path, facts, leaves, parts):
+    def write(path, facts, *content):
         if facts.round_number >= 3:
             raise OSError(errno.EIO, "Input/output error")
-        real(path, facts, leaves, parts)
+        real(path, facts, *content)
 
     monkeypatch.setattr(checkpoint, "write", write)
     with (
@@ -749,11 +774,11 @@ def test_a_slow_disk_does_not_hold_up_rounds_that_cost_nothing(folder, monkeypat
     may_write, written = threading.Event(), []
     real = checkpoint.write
 
-    def write(path, facts, leaves, parts):
+    def write(path, facts, *content):
         if facts.round_number:
             assert may_write.wait(60)
         written.append(facts.round_number)
-        real(path, facts, leaves, parts)
+        real(path, facts, *content)
 
     def draw(setup, number, root, real=Setup.draw):
         if number == (ROUNDS if setup.plan is None else 2):

@@ -202,8 +202,14 @@ def test_a_ledger_that_was_lost_is_refused(data, tmp_path):
     trained(data, folder, rounds=2)
     for name in ("validation.jsonl", "validation.jsonl.head"):
         (folder / name).unlink()
-    with pytest.raises(LedgerError, match="has 0 evaluations, and the history of the run has 2"):
-        trained(data, folder, resume=True)
+    nothing = {"validation_clients": None, "validation_privacy": None}
+    # Whether the run goes on, with validation or without, or is finished: its result states both.
+    for changes in ({}, nothing, {"rounds": 2}, {"rounds": 2} | nothing):
+        with pytest.raises(
+            LedgerError, match="has 0 evaluations, and the history of the run has 2"
+        ):
+            trained(data, folder, resume=True, **changes)
+        assert not (folder / "validation.jsonl").exists()
 
 
 def test_other_clients_than_those_of_the_ledger_are_refused(data, tmp_path):

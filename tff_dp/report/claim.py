@@ -38,6 +38,7 @@ class Circumstances:
       completed: The number of rounds whose results are kept.
       own_runs: The names of the run in the ledger.
       other_data: The charges on other data sets on which the model was trained before.
+      validation: What is said of validation, in whole sentences.
     """
 
     seeded: bool = False
@@ -48,6 +49,7 @@ class Circumstances:
     completed: int = 0
     own_runs: Sequence[str] = ()
     other_data: Sequence[Charges] = ()
+    validation: Sequence[str] = ()
 
 
 def claim_of(
@@ -200,13 +202,14 @@ def _covered(plan: PrivacyPlan | None, charges: Charges) -> list[str]:
 
 def _not_covered(plan: PrivacyPlan | None, charges: Charges, known: Circumstances) -> list[str]:
     if plan is None:
-        return ["Everything: nothing is covered without a privacy plan."]
+        return ["Everything: nothing is covered without a privacy plan.", *known.validation]
     limits = dict.fromkeys(each.mechanism.limits for each in _plans(plan, charges))
     lines = [
         f"{'; '.join(limits)}.".capitalize(),
         "Validation and evaluation on these clients' data, and choices that were made by them.",
         "Statistics of the data that went into the model or its inputs before training, such as "
         "adapted normalization, vocabularies, or weights of classes and examples.",
+        *known.validation,
     ]
     public = "The number of clients" if plan.records is None else "Each client's number of records"
     lines.append(f"{public}, which is public.")

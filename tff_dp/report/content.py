@@ -14,7 +14,9 @@ from tff_dp.ledger.lines import read_head
 from tff_dp.plan import PrivacyPlan
 from tff_dp.report.claim import Circumstances, claim_of
 from tff_dp.report.figures import number
+from tff_dp.report.validation import lines_of_validation
 from tff_dp.runs import read_run
+from tff_dp.runs.layout import Layout
 
 FORMAT = 1
 
@@ -42,18 +44,21 @@ def report_of(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     if arguments["privacy"].get("type") == "PrivacyPlan":
         plan = PrivacyPlan.from_dict(arguments["privacy"])
     records = found.records[: found.round_number]
+    ledger = None if plan is None or found.ledger is None else found.ledger
+    summary = None if ledger is None else summarize(ledger)
     known = Circumstances(
         seeded=bool(arguments.get("seeded")),
         noise_seeded=any(opening.get("noise_seeded") for opening in openings),
-        random_bits=str(openings[-1].get("random_bits") or "no noise"),
+        random_bits="; in another part of the run, ".join(
+            dict.fromkeys(str(opening.get("random_bits") or "no noise") for opening in openings)
+        ),
         plain_metrics=any(_is_plain(record) for record in records),
         foreign_algorithm=config.get("foreign_algorithm"),
         completed=found.round_number,
         own_runs=[opening["run"] for opening in openings if opening.get("run")],
-        other_data=[Charges.from_dict(each) for each in result.get("other_data", ())],
+        other_data=_other_data(config, found.result, summary),
+        validation=lines_of_validation(records, Layout(pathlib.Path(run_dir)).validation_ledger),
     )
-    ledger = None if plan is None or found.ledger is None else found.ledger
-    summary = None if ledger is None else summarize(ledger)
     head = None if ledger is None else read_head(pathlib.Path(ledger))
     return {
         "tff_dp": "report",
@@ -75,6 +80,21 @@ def report_of(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         },
         "curves": curves_of(records),
     }
+
+
+def _other_data(
+    config: Mapping[str, Any], result: Mapping[str, Any] | None, summary: LedgerSummary | None
+) -> list[Charges]:
+    """Returns what the model had spent on other data before the run.
+
+    A run that was killed has no result. What it began with is then in its configuration; the part that
+    was on the same data is in the ledger.
+    """
+    if result is not None:
+        return [Charges.from_dict(each) for each in result.get("other_data", ())]
+    here = Charges() if summary is None else summary.charges
+    carried = [Charges.from_dict(each) for group in config.get("carried", ()) for each in group]
+    return [each for each in dict.fromkeys(carried) if not here.covers(each)]
 
 
 def _claim(
@@ -116,7 +136,9 @@ def curves_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             ]
             for field, key in names
         },
-        "metrics_private": any(record.get("metrics_private") for record in records),
+        # Of all curves together: those of validation are not within the epsilon of the run.
+        "metrics_private": any(record.get("metrics_private") for record in records)
+        and not any(record.get("validation") for record in records),
     }
 
 

@@ -230,7 +230,7 @@ def _curves(curves: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
     plain = bool(curves["metrics"]) and not curves["metrics_private"]
     if plain and claim["setting"]:
         parts.append(
-            '<p class="warn">Metrics of training below are plain sums over private data, or come from '
+            '<p class="warn">Some of the metrics below are plain sums over private data, or come from '
             "validation: epsilon does not cover them.</p>"
         )
     parts += [_curve(name, rounds, values, name) for name, values in curves["metrics"].items()]

@@ -170,7 +170,7 @@ def open_account(setup: Setup, standing: Standing | None = None) -> Iterator[Acc
     with contextlib.ExitStack() as stack:
         book = None
         if setup.ledger is not None and setup.plan is not None:
-            if standing is not None and standing.round_number:
+            if standing is not None:  # also at round 0: rounds after it may have been lost
                 _check_there(setup.ledger)
             book = stack.enter_context(Ledger(setup.ledger, setup.plan))
         yield _account(setup, book, random_bits, standing)

@@ -23,6 +23,8 @@ _NUMBERS = {
     "ReduceLROnPlateau": ("wait", "cooldown_counter", "best"),
 }
 _ARRAYS = {"EarlyStopping": "best_weights"}
+# What tells apart callbacks of one class and one monitor, which may be given in another order.
+_SETTINGS = ("patience", "factor", "cooldown", "filepath", "start_from_epoch", "save_weights_only")
 # Classes without such attributes: of other ones, nobody knows.
 _WITHOUT = {
     "CSVLogger",
@@ -40,8 +42,8 @@ class States:
     """What the callbacks of a run have counted until a round.
 
     Attributes:
-      numbers: An entry for each callback that counts: its "class", its "monitor", its "numbers", and
-        how many "arrays" it has.
+      numbers: An entry for each callback that counts: its "class", its "monitor", its "settings", its
+        "numbers", and how many "arrays" it has.
       arrays: The arrays of all of them, one after another.
     """
 
@@ -64,47 +66,74 @@ def states_of(callbacks: Sequence[Any]) -> States:
         kind = _kind(callback)
         if kind not in _NUMBERS:
             continue
-        own = getattr(callback, _ARRAYS.get(kind, ""), None) or ()
+        try:
+            counted = {name: _to_plain(getattr(callback, name, None)) for name in _NUMBERS[kind]}
+            own = _numeric(getattr(callback, _ARRAYS.get(kind, ""), None))
+        except (TypeError, ValueError):
+            continue  # a subclass keeps other values under these names, which are its own matter
         numbers.append(
             {
                 "class": kind,
                 "monitor": str(getattr(callback, "monitor", "")),
-                "numbers": {
-                    name: _to_plain(getattr(callback, name, None)) for name in _NUMBERS[kind]
-                },
+                "settings": _settings(callback),
+                "numbers": counted,
                 "arrays": len(own),
             }
         )
-        arrays += [np.array(array) for array in own]
+        arrays += own
     return States(numbers, arrays)
+
+
+def _numeric(arrays: Any) -> list[np.ndarray]:
+    """Copies a list of arrays, or raises TypeError if they cannot be stored beside a state."""
+    found = [np.array(array) for array in (() if arrays is None else arrays)]
+    if not isinstance(arrays, list | tuple | type(None)) or any(
+        a.dtype.kind in "OSU" for a in found
+    ):
+        raise TypeError("expected a list of arrays of numbers")
+    return found
 
 
 def restore(callbacks: Sequence[Any], states: States) -> None:
     """Gives callbacks what those of the same class and monitor had counted, or warns.
 
+    Of several, those with the same settings go first, and then those in the same order.
+
     Args:
       callbacks: The callbacks, whose training has just begun.
       states: What was stored.
     """
-    left = _entries(states)
-    for callback in callbacks:
+    matched = _matched(callbacks, _entries(states))
+    for place, callback in enumerate(callbacks):
         kind = _kind(callback)
         what = _named(callback)
-        if kind in _NUMBERS:
-            same = (kind, str(getattr(callback, "monitor", "")))
-            found = next((each for each in left if each[0] == same), None)
-            if found is None:
-                _warn(what, "the run that is resumed had none like it")
-            else:
-                left.remove(found)
-                for name, value in found[1].items():
-                    setattr(callback, name, value)
+        if place in matched:
+            for name, value in matched[place].items():
+                setattr(callback, name, value)
+        elif kind in _NUMBERS:
+            _warn(what, "the run that is resumed had none like it")
         elif kind == "CSVLogger" and not getattr(callback, "append", False):
             _warn(
                 what, "it writes its file anew. Pass append=True to keep the rows of earlier rounds"
             )
         if type(callback).__name__ != kind or kind not in _NUMBERS.keys() | _WITHOUT:
             _warn(what, "only what Keras's own classes count is restored")
+
+
+def _matched(callbacks: Sequence[Any], entries: Sequence[_Entry]) -> dict[int, dict[str, Any]]:
+    """Finds the stored attributes of callbacks, by their place; each entry is used at most once."""
+    left, found = dict(enumerate(entries)), {}
+    for by_settings in (True, False):
+        for place, callback in enumerate(callbacks):
+            if place in found or _kind(callback) not in _NUMBERS:
+                continue
+            for number, entry in left.items():
+                if entry.same == _same(callback) and (
+                    not by_settings or entry.settings == _settings(callback)
+                ):
+                    found[place] = left.pop(number).values
+                    break
+    return found
 
 
 def weights_to_restore(callbacks: Sequence[Any], states: States) -> Sequence[np.ndarray] | None:
@@ -118,17 +147,31 @@ def weights_to_restore(callbacks: Sequence[Any], states: States) -> Sequence[np.
       The weights that `EarlyStopping(restore_best_weights=True)` restores, in the order of the model's
       `get_weights()`; None if none does.
     """
-    kinds = {(_kind(each), str(getattr(each, "monitor", ""))): each for each in callbacks}
     found = None
-    for same, values in _entries(states):
-        given = kinds.get(same)
-        if given is not None and getattr(given, "restore_best_weights", False):
+    for place, values in sorted(_matched(callbacks, _entries(states)).items()):
+        if getattr(callbacks[place], "restore_best_weights", False):
             found = values.get("best_weights") or found
     return found
 
 
-def _entries(states: States) -> list[tuple[tuple[str, str], dict[str, Any]]]:
-    """Returns what was stored as attributes by class and monitor."""
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """What was stored of a callback: class and monitor, settings, and the attributes that change."""
+
+    same: tuple[str, str]
+    settings: Sequence[str]
+    values: dict[str, Any]
+
+
+def _same(callback: Any) -> tuple[str, str]:
+    return _kind(callback), str(getattr(callback, "monitor", ""))
+
+
+def _settings(callback: Any) -> list[str]:
+    return [str(getattr(callback, name, "")) for name in _SETTINGS]
+
+
+def _entries(states: States) -> list[_Entry]:
     entries, start = [], 0
     for entry in states.numbers:
         kind = entry["class"]
@@ -139,7 +182,8 @@ def _entries(states: States) -> list[tuple[tuple[str, str], dict[str, Any]]]:
             own = list(states.arrays[start : start + entry["arrays"]])
             values[_ARRAYS[kind]] = own or None
         start += entry["arrays"]
-        entries.append(((kind, entry["monitor"]), values))
+        same = kind, entry["monitor"]
+        entries.append(_Entry(same, entry.get("settings", ()), values))
     return entries
 
 

@@ -214,7 +214,7 @@ def affordable(
             "rounds, and those that were lost and charged again count."
         )
     most = setup.max_epsilon
-    if most is None and last > done and part.first > 1:
+    if most is None and last > done:  # also where all rounds were lost, and the first one is next
         earlier = known.without(part.run)  # what goes on is counted from its first round, below
         _check_within_plan(plan, earlier, standing, range(part.first, last + 1))
     if most is not None:
@@ -241,6 +241,8 @@ def _check_within_plan(plan: PrivacyPlan, known: Charges, standing: Standing, re
     if not plan.mechanism.noise_multiplier > 0:
         return
     own = [run.rounds for run in known.runs if run.run in standing.runs]
+    if not own:  # nothing but what goes on, which the plan covers
+        return
     whole, limit = plan.epsilon((*own, rest)).epsilon, plan.epsilon().epsilon
     if whole > limit * (1 + 1e-9):
         raise AccountingError(

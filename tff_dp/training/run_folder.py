@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import math
+import os
 import platform
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from tff_dp import _warnings
 from tff_dp.charges import Charges
-from tff_dp.errors import ArgumentError, RunFolderError
+from tff_dp.errors import ArgumentError, LedgerError, RunFolderError
 from tff_dp.execution import is_seeded
 from tff_dp.ledger import Ledger, lines
 from tff_dp.runs import codec
@@ -107,6 +108,8 @@ class RunFolder:
     def _go_on(self, stored: Stored, records: Any) -> None:
         facts, openings = stored.facts, self._config["openings"]
         setup, done = self.setup, stored.facts.round_number
+        if not done:
+            _check_ledger(setup, self._config, self._store.layout)
         if setup.seeded and facts.seed != setup.root:
             raise ArgumentError(
                 "seed differs from that of the run in run_dir: expected the same seed, which determines "
@@ -163,8 +166,8 @@ class RunFolder:
         Raises:
           RunFolderError: The folder cannot be written.
           ArgumentError: The noise of a private validation has a seed.
-          LedgerError: The ledger of a private validation is damaged, or has another plan that cannot be
-            accounted for together with this one.
+          LedgerError: The ledger of a private validation is damaged or has lost charges, or has another
+            plan that cannot be accounted for together with this one.
         """
         done = self.start.round_number
         validation = self._open_validation(observers)
@@ -218,6 +221,9 @@ class RunFolder:
     def _open_validation(self, observers: Sequence[Observer]) -> Charges:
         """Opens the ledger of a private validation, and returns what it has been charged so far."""
         path = self._keeping.layout.validation_ledger
+        # Also where nothing is validated any more, since the result states what was spent.
+        released = sum(record.validation_private for record in self.start.history)
+        charges = charged_in(path, released)
         for each in observers:
             if isinstance(each, ClientValidation) and each.account is not None:
                 if is_seeded():
@@ -228,7 +234,7 @@ class RunFolder:
                     )
                 book = self._books.enter_context(Ledger(path, each.account.plan))
                 each.account.keep(book, resumed=self.standing is not None)
-        return charged_in(path)
+        return charges
 
     def after_end(self, run: Run) -> None:
         """Saves what callbacks have made of a run that they have ended.
@@ -333,6 +339,23 @@ def _as_begun(setup: Setup, config: Mapping[str, Any], where: Layout) -> Setup:
         disjoint_data=bool(config["disjoint_data"]),
         ledger=ledger,
     )
+
+
+def _check_ledger(setup: Setup, config: Mapping[str, Any], where: Layout) -> None:
+    """Refuses another ledger for a run of which no round was saved, since none tells them apart.
+
+    Raises:
+      LedgerError: The ledger in which the run was begun is there, and another one is given.
+    """
+    if setup.ledger is None or config["ledger"] is None:
+        return
+    own = where.folder / config["ledger"]
+    if own.exists() and os.path.exists(setup.ledger) and not os.path.samefile(own, setup.ledger):
+        raise LedgerError(
+            f"ledger={os.fspath(setup.ledger)!r} is not that of the run, {str(own)!r}, which may have "
+            "charges for rounds of which nothing was saved. Leave out ledger=; or move the run's ledger "
+            "and its .head file, and pass their new path."
+        )
 
 
 def _with_all_bits(account: Account, config: Mapping[str, Any]) -> Account:

@@ -76,11 +76,7 @@ class ValidationAccount:
           LedgerError: The ledger has fewer charges than the history has evaluations.
         """
         charged = self._used if self._book is None else self._book.charges
-        if charged < released:
-            raise LedgerError(
-                f"The ledger of the validation has {charged} evaluations, and the history of the run has "
-                f"{released}: it has lost charges. Restore it and its .head file from a backup."
-            )
+        refuse_lost(charged, released)
         lost = charged - released if self._resumed else 0
         used, covered = self._used, self.plan.rounds
         if due + max(used - lost, 0) > covered:
@@ -111,16 +107,36 @@ class ValidationAccount:
         return self._count
 
 
-def charged_in(path: pathlib.Path) -> Charges:
+def charged_in(path: pathlib.Path, released: int) -> Charges:
     """Reads what validation has charged in the ledger of a run folder.
 
     Args:
       path: The path of the ledger.
+      released: How many evaluations the history of the run has.
 
     Returns:
       The charges; none if there is no ledger.
 
     Raises:
-      LedgerError: Lines are missing or edited.
+      LedgerError: Lines are missing or edited, or there are fewer charges than evaluations.
     """
-    return summarize(path).charges if path.exists() else Charges()
+    charges = summarize(path).charges if path.exists() else Charges()
+    refuse_lost(charges.rounds, released)
+    return charges
+
+
+def refuse_lost(charged: int, released: int) -> None:
+    """Refuses a ledger of the validation that has lost charges.
+
+    Args:
+      charged: How many evaluations the ledger has.
+      released: How many evaluations the history of the run has.
+
+    Raises:
+      LedgerError: There are fewer charges than evaluations.
+    """
+    if charged < released:
+        raise LedgerError(
+            f"The ledger of the validation has {charged} evaluations, and the history of the run has "
+            f"{released}: it has lost charges. Restore it and its .head file from a backup."
+        )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.abc
+import importlib.util
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ from typing import Any
 
 TFF = "tensorflow_federated"
 _PACKAGES = (TFF, "tensorflow_privacy")
+_TRUE = ("1", "true", "True")  # values of TF_USE_LEGACY_KERAS, as TensorFlow reads it
 
 
 def register() -> None:
@@ -101,6 +103,7 @@ class _Loader(importlib.abc.Loader):
         module.__loader__ = self._loader
         # TFF's own code, and that of tensorflow-privacy, takes `tf.keras` for Keras 2.
         os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+        _find_legacy_keras()
         try:
             with placeholders(), _uncollected():
                 self._loader.exec_module(module)
@@ -114,6 +117,21 @@ class _Loader(importlib.abc.Loader):
         if module.__name__ == TFF:
             sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, Finder)]
             _mend(module)
+
+
+def _find_legacy_keras() -> None:
+    """Lets `tensorflow.compat.v2.keras` be found, which TensorFlow Probability imports by this name.
+
+    TensorFlow adds its folder to a path when `tensorflow.compat.v2` is imported: that of tf-keras only if
+    the variable is set by then, which it is not if `import tf_keras` comes first.
+    """
+    module, spec = sys.modules.get("tensorflow.compat.v2"), importlib.util.find_spec("tf_keras")
+    if module is None or spec is None or os.environ["TF_USE_LEGACY_KERAS"] not in _TRUE:
+        return
+    for folder in spec.submodule_search_locations or ():
+        where = os.path.join(folder, "api", "_v2")
+        if where not in module.__path__:
+            module.__path__ = [where, *module.__path__]
 
 
 @contextlib.contextmanager

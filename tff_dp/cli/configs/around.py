@@ -58,14 +58,44 @@ def _validation(mistakes: Mistakes) -> dict[str, Any]:
         arguments["validation_freq"] = found.freq
     if found.kind == "clients":
         if found.privacy is not None:
-            arguments["validation_privacy"] = privacy_of(("validation", "privacy"), data, mistakes)
+            plan = privacy_of(("validation", "privacy"), data, mistakes)
+            if isinstance(plan, tff_dp.NoPrivacy):
+                mistakes.add(
+                    ("validation", "privacy"),
+                    'type="NoPrivacy": expected a plan. Leave the table out to validate without one.',
+                )
+            arguments["validation_privacy"] = plan
         return arguments | {"validation_clients": data}
     if found.privacy is not None:
         mistakes.add(
             ("validation", "privacy"),
             'is for held-out clients: expected none with kind = "public", whose data are public.',
         )
+    if _are_those_of_training(mistakes):
+        mistakes.add(
+            ("validation", "kind"),
+            'kind="public" (the default), and these are the data of [data], which the plan in [privacy] '
+            "protects: expected other data. Whatever is measured on them is outside of epsilon.",
+        )
     return arguments | {"validation_data": None if data is None else data.pooled()}
+
+
+def _are_those_of_training(mistakes: Mistakes) -> bool:
+    """Says whether [validation] names the data that a plan protects."""
+
+    def named(name: str) -> Mapping[str, Any]:
+        found = mistakes.source.values.get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    def source_of(table: Mapping[str, Any]) -> Any:
+        if isinstance(table.get("file"), str):
+            return (mistakes.source.folder / table["file"]).resolve()
+        return None if table.get("load") is None else (table["load"], table.get("args"))
+
+    if named("privacy").get("type") == "NoPrivacy":
+        return False
+    source = source_of(named("validation"))
+    return source is not None and bool(source == source_of(named("data")))
 
 
 def _callbacks(model: Model | None, mistakes: Mistakes) -> dict[str, Any]:
@@ -133,7 +163,11 @@ def _callback(
 def _kind(named: str, path: tuple[str, ...], library: Any, mistakes: Mistakes) -> Any:
     """Returns the class that a name stands for; None if there are mistakes."""
     if ":" in named:
-        return imported(named, path, mistakes)
+        found = imported(named, path, mistakes)
+        if found is None or isinstance(found, type):
+            return found
+        mistakes.add(path, f"name={named!r} is {found!r}: expected a class of callbacks.")
+        return None
     if named == "EndOnNaN":
         return tff_dp.EndOnNaN
     own = library.callbacks
