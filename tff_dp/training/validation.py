@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from tff_dp.training.run import Run
 from tff_dp.training.setup import Setup
 from tff_dp.training.validation_account import ValidationAccount
 
+_LISTED = "A list has the rounds after which to validate."
+
 
 def checked_frequency(frequency: Any) -> int | Container[int]:
     """Checks the argument `validation_freq` of `fit`.
@@ -37,13 +39,20 @@ def checked_frequency(frequency: Any) -> int | Container[int]:
       The same.
 
     Raises:
-      ArgumentError: It is neither.
+      ArgumentError: It is neither, has no rounds, or has an entry that is no round.
     """
-    if isinstance(frequency, Container) and not isinstance(frequency, str):
-        return frequency
-    return _checks.integer(
-        "validation_freq", frequency, "[1, inf)", "A list has the rounds after which to validate."
-    )
+    if not isinstance(frequency, Container) or isinstance(frequency, str | bytes):
+        return _checks.integer("validation_freq", frequency, "[1, inf)", _LISTED)
+    if isinstance(frequency, Collection):
+        if not len(frequency):
+            raise ArgumentError(
+                f"validation_freq={frequency!r} has no round: expected one or more, or a number of "
+                "rounds."
+            )
+        entries = frequency[:1] if isinstance(frequency, range) else frequency
+        for each in entries:
+            _checks.integer("validation_freq", each, "[1, inf)", _LISTED)
+    return frequency
 
 
 class Validation(Observer):
