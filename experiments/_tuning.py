@@ -13,7 +13,7 @@ LARGEST_SEED = 10**6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Config):
+class TuneSettings(Config):
     """The [tune] section.
 
     Args:

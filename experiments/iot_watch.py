@@ -34,7 +34,7 @@ _MEASURES = ("accuracy", "fine-tuned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Config):
+class WatchSettings(Config):
     """The [watch] section.
 
     Attributes:
@@ -92,7 +92,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     Raises:
       ArgumentError: A setting is outside its bound, or `out` has other results.
     """
-    mine = Settings.from_dict(settings["watch"])
+    mine = WatchSettings.from_dict(settings["watch"])
     cells = _cells.grid([{"model": model} for model in mine.models], mine.subjects)
 
     def compute(cell: _cells.Cell, folder: pathlib.Path) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _features(x: np.ndarray) -> np.ndarray:
 
 
 def _federated(
-    settings: Settings, cell: _cells.Cell, data: watch.Windows, folder: pathlib.Path
+    settings: WatchSettings, cell: _cells.Cell, data: watch.Windows, folder: pathlib.Path
 ) -> Any:
     from models import cnn1d, lstm  # need Keras, and so TensorFlow
 
@@ -186,7 +186,9 @@ def _first(clients: tff_dp.Clients, most: int) -> tff_dp.Clients:
     return tff_dp.data.from_arrays(cut)
 
 
-def _fine_tune(settings: Settings, model: Any, x: np.ndarray, y: np.ndarray, seed: int) -> None:
+def _fine_tune(
+    settings: WatchSettings, model: Any, x: np.ndarray, y: np.ndarray, seed: int
+) -> None:
     """Trains a model on one subject's own windows, in place."""
     import keras
 

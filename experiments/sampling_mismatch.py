@@ -34,7 +34,7 @@ _MEASURES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Config):
+class MismatchSettings(Config):
     """The [sampling] section.
 
     Args:
@@ -79,7 +79,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     Raises:
       ArgumentError: A setting is outside its bound, or `out` cannot be written.
     """
-    mine = Settings.from_dict(settings["sampling"])
+    mine = MismatchSettings.from_dict(settings["sampling"])
     cells = _cells.grid(
         [{"epochs": e, "noise multiplier": z} for e in mine.epochs for z in mine.noise_multipliers],
         [0],
@@ -110,7 +110,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     return 1 if below or any(each.is_wrong for each in verdicts) else 0
 
 
-def epsilons(settings: Settings, epochs: int, z: float) -> dict[str, float]:
+def epsilons(settings: MismatchSettings, epochs: int, z: float) -> dict[str, float]:
     """Returns the epsilons of one row, by the names of the table.
 
     Args:

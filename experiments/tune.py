@@ -30,7 +30,7 @@ import pandas as pd
 import tff_dp
 from experiments import _cells, _plots, _report, _tables, _training
 from experiments._selection import SHAPES, Stopping, calibrated, composed_epsilon, selected_epsilon
-from experiments._tuning import LARGEST_SEED, Candidate, Settings
+from experiments._tuning import LARGEST_SEED, Candidate, TuneSettings
 from experiments.data import Split, chem97
 from tff_dp import _seeds
 from tff_dp.errors import AccountingError
@@ -66,7 +66,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     Raises:
       ArgumentError: A setting is outside its bound, or `out` has other results.
     """
-    mine = Settings.from_dict(settings["tune"])
+    mine = TuneSettings.from_dict(settings["tune"])
     population = load(mine, mine.seeds[0]).private.num_clients
     plans = _plans(mine, population)  # whatever is wrong with the settings shows before training
     cost = [
@@ -97,7 +97,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     return 0
 
 
-def load(settings: Settings, seed: int) -> Schools:
+def load(settings: TuneSettings, seed: int) -> Schools:
     """Loads the schools of a seed.
 
     Args:
@@ -116,12 +116,12 @@ def load(settings: Settings, seed: int) -> Schools:
     )
 
 
-def _runs(settings: Settings, method: str) -> int:
+def _runs(settings: TuneSettings, method: str) -> int:
     """Returns the number of private runs, or its mean."""
     return 1 if method in ("default", "public data") else len(settings.candidates)
 
 
-def _plans(settings: Settings, population: int) -> dict[str, tff_dp.PrivacyPlan]:
+def _plans(settings: TuneSettings, population: int) -> dict[str, tff_dp.PrivacyPlan]:
     """Returns the plan of one private run of each method."""
     plan, target = settings.plan(population), settings.target_epsilon
     runs = len(settings.candidates)
@@ -151,7 +151,7 @@ def _cost(plan: tff_dp.PrivacyPlan, method: str, runs: int) -> dict[str, Any]:
 
 
 def _tuned(
-    settings: Settings,
+    settings: TuneSettings,
     cell: _cells.Cell,
     schools: Schools,
     plan: tff_dp.PrivacyPlan,
@@ -193,7 +193,7 @@ def _tuned(
     }
 
 
-def _drawn(settings: Settings, stopping: Stopping, folder: pathlib.Path) -> list[Candidate]:
+def _drawn(settings: TuneSettings, stopping: Stopping, folder: pathlib.Path) -> list[Candidate]:
     """Draws how many runs there are, and a candidate for each; kept, for a cell that is resumed.
 
     Whoever protects real data keeps this file as secret as the models that are not released.
@@ -207,7 +207,7 @@ def _drawn(settings: Settings, stopping: Stopping, folder: pathlib.Path) -> list
 
 
 def _best_on_public(
-    settings: Settings,
+    settings: TuneSettings,
     cell: _cells.Cell,
     schools: Schools,
     plan: tff_dp.PrivacyPlan,
@@ -235,7 +235,7 @@ def _best_on_public(
 
 
 def _trained(
-    settings: Settings,
+    settings: TuneSettings,
     candidate: Candidate,
     plan: tff_dp.PrivacyPlan,
     clients: tff_dp.Clients,

@@ -66,4 +66,4 @@ def test_windows_are_cut_down_evenly():
 def test_settings_outside_their_bounds_are_named(change, message):
     settings = _settings.load("iot_watch", smoke=True)["watch"] | change
     with pytest.raises(ArgumentError, match=message):
-        iot_watch.Settings.from_dict(settings)
+        iot_watch.WatchSettings.from_dict(settings)

@@ -16,8 +16,8 @@ from experiments._selection import Stopping, selected_epsilon
 from tff_dp.errors import ArgumentError
 
 
-def settings(**changes) -> tune.Settings:
-    return tune.Settings.from_dict(_settings.load("tune", smoke=True)["tune"] | changes)
+def settings(**changes) -> tune.TuneSettings:
+    return tune.TuneSettings.from_dict(_settings.load("tune", smoke=True)["tune"] | changes)
 
 
 @pytest.mark.heavy
