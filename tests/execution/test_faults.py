@@ -114,7 +114,7 @@ def test_a_secure_sum_refuses_a_value_beyond_its_bound(tff):
 
 
 def test_an_interrupted_round_leaves_nothing_behind(linear, monkeypatch):
-    from tff_dp.execution.cohort import datasets
+    from tff_dp.execution.cohort import slices
 
     bound, process, clients = linear
     started = threading.active_count()
@@ -127,7 +127,7 @@ def test_an_interrupted_round_leaves_nothing_behind(linear, monkeypatch):
         cohort = clients.cohort(range(3), batch_size=4)
         expected = process.next(state, cohort).state.global_model_weights.trainable[0]
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(datasets, "read", interrupting)
+            patch.setattr(slices, "listed", interrupting)
             process.next(state, list(cohort))
         again = process.next(state, cohort).state.global_model_weights.trainable[0]
         np.testing.assert_array_equal(again, expected)
