@@ -27,7 +27,7 @@ class RecordGaussianMechanism(Mechanism):
     computes from it are post-processing. The numbers of records n are public.
 
     The implementation uses integers: each gradient is converted to float32 or float64, clipped to
-    C (1 - 2^-16), and truncated to a grid of 2^-30 C (coarser above z = 2^20). Sums are exact, and
+    C (1 - 2^-15), and truncated to a grid of 2^-38 C (coarser above z = 2^12). Sums are exact, and
     the noise is a whole number of steps. So the bound holds exactly, for weights of any dtype.
 
     Edge cases: a gradient with a NaN or an infinity counts as zero, and so may one with parts above
