@@ -303,6 +303,17 @@ def binary_scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     return {"AUC": float(roc_auc_score(signs, logits)), "log loss": float(losses.mean())}
 
 
+def logistic_model(features: int) -> tff_dp.ModelSpec:
+    """Returns a logistic regression.
+
+    Args:
+      features: Number of features; >= 1.
+    """
+    from models import logistic  # needs Keras, and so TensorFlow
+
+    return logistic.build(features=features)
+
+
 def pooled_logistic(x: np.ndarray, y: np.ndarray, test_x: np.ndarray) -> np.ndarray:
     """Returns the logits of scikit-learn's logistic regression, nearly without regularization.
 

@@ -44,7 +44,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
             name="grade A or B (logistic)",
             settings=logistic,
             load=lambda seed: chem97.load(held_out=logistic.held_out, seed=seed, label="high"),
-            build=_logistic,
+            build=_curve.logistic_model,
             pooled=_curve.pooled_logistic,
             score=_curve.binary_scores,
             measures={"AUC": 4, "log loss": 4},
@@ -58,12 +58,6 @@ def _linear(features: int) -> tff_dp.ModelSpec:
     from models import linear  # needs Keras, and so TensorFlow
 
     return linear.build(features=features)
-
-
-def _logistic(features: int) -> tff_dp.ModelSpec:
-    from models import logistic
-
-    return logistic.build(features=features)
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray, test_x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import tff_dp
 from experiments import _curve
 from experiments.data import flights
 
@@ -30,16 +29,10 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         name="more than 15 minutes late",
         settings=mine,
         load=lambda seed: flights.load(held_out=mine.held_out, seed=seed),
-        build=_model,
+        build=_curve.logistic_model,
         pooled=_curve.pooled_logistic,
         score=_curve.binary_scores,
         measures={"AUC": 4, "log loss": 4},
         better="AUC on aircraft held out",
     )
     return _curve.run([task], name="iot_delays", settings=settings, out=out)
-
-
-def _model(features: int) -> tff_dp.ModelSpec:
-    from models import logistic  # needs Keras, and so TensorFlow
-
-    return logistic.build(features=features)

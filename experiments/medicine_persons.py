@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-import tff_dp
 from experiments import _curve
 from experiments.data import randhie
 
@@ -34,19 +33,13 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         name="medical expenses in a year",
         settings=mine,
         load=lambda seed: randhie.load(held_out=mine.held_out, seed=seed),
-        build=_model,
+        build=_curve.logistic_model,
         pooled=_curve.pooled_logistic,
         score=_curve.binary_scores,
         measures={"AUC": 4, "log loss": 4},
         better="AUC on persons held out",
     )
     return _curve.run([task], name="medicine_persons", settings=settings, out=out, notes=_goal)
-
-
-def _model(features: int) -> tff_dp.ModelSpec:
-    from models import logistic  # needs Keras, and so TensorFlow
-
-    return logistic.build(features=features)
 
 
 def _goal(table: pd.DataFrame) -> dict[str, Any]:
