@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import importlib
 import importlib.metadata
@@ -166,3 +167,28 @@ def test_tf_keras_may_be_imported_first():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1] == "trained"
+
+
+def test_operations_of_a_block_share_its_stack_trace_and_those_of_others_do_not(tff):
+    import tensorflow as tf
+
+    from tff_dp._compat import tensorflow as tf_compat
+
+    def trace_of(name: str) -> list[str]:
+        with tf.Graph().as_default():
+            return [frame.name for frame in tf.constant(1.0, name=name).op.traceback]
+
+    def in_a_thread() -> list[str]:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(trace_of, "other").result()
+
+    with tf_compat.one_stack_trace():
+        assert "trace_of" not in trace_of("shared")
+        with tf_compat.one_stack_trace():
+            assert "trace_of" not in trace_of("nested")
+        assert "trace_of" not in trace_of("third")
+        assert "trace_of" in in_a_thread()
+    assert "trace_of" in trace_of("own")
+    with pytest.raises(ValueError, match="in the block"), tf_compat.one_stack_trace():
+        raise ValueError("in the block")
+    assert "trace_of" in trace_of("fourth")

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import ArgumentError
 from tff_dp.execution import arguments, marked_noise, unplaced, unplaced_runner, values
 from tff_dp.execution.round import account, fused, runner
@@ -91,6 +92,7 @@ def runner_of(comp: Any) -> Any:
     return held[1]
 
 
+@tf_compat.one_stack_trace()
 def _compile(comp: Any) -> Any:
     parameter, result = comp.type_signature.parameter, comp.type_signature.result
     try:

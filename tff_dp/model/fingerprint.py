@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp import _compat
+from tff_dp._compat import tensorflow as tf_compat
 
 tff = _compat.tff.load()
 
@@ -57,7 +58,10 @@ def of_step(model: Any, input_spec: tuple[Any, Any], examples: int | None = None
         lambda s: tf.TensorSpec([examples, *s.shape[1:]], s.dtype), input_spec
     )
     try:
-        with tf.Graph().as_default():  # TFF's converter of tf-keras models refuses to run eagerly
+        with (
+            tf_compat.one_stack_trace(),
+            tf.Graph().as_default(),
+        ):  # TFF's converter of tf-keras models refuses to run eagerly
             traced = tf.function(step, autograph=False).get_concrete_function(*weights, *batch)
     except Exception:  # the error is raised again, with its reason, when the process is built
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tff_dp import _checks, _compat
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.algorithms import Algorithm
 from tff_dp.errors import ArgumentError, ModelError, TffDpError
 from tff_dp.mechanisms import RecordGaussianMechanism
@@ -60,6 +61,7 @@ def build_process(
 
 
 @_compat.keras.usable_tf_keras_models()
+@tf_compat.one_stack_trace()
 def compose(
     model: BoundModel,
     algorithm: Algorithm,

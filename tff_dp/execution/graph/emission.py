@@ -23,6 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import (
     bodies,
     carried,
@@ -270,8 +271,7 @@ class Emission:
         # the node comes from, such as "_class", which names colocated nodes. They do not apply to
         # this graph.
         attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
-        graph = tf.compat.v1.get_default_graph()
-        outputs = list(graph.create_op(node.op, inputs, attrs=attributes).outputs)
+        outputs = tf_compat.outputs_of(node.op, inputs, attributes)
         if from_clock and node.op == "Cast" and outputs[0].dtype.is_integer:
             return [randomness.integers(outputs[0], self.key_at(path))]
         if from_clock or node.op == "Timestamp":

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.errors import StackError
 from tff_dp.execution.graph import emitter, randomness
 
@@ -156,7 +157,7 @@ class Layout:
             )
 
     def _trace(self, name: str, part: Any) -> None:
-        with tf.Graph().as_default():
+        with tf_compat.one_stack_trace(), tf.Graph().as_default():
             arguments = [tf.compat.v1.placeholder(dtype, shape) for shape, dtype in part.arguments]
             emitter.emit(
                 part, arguments, tf.constant([0, 0], tf.uint64), words=_Recorder(self, name)

@@ -45,7 +45,7 @@ def concrete(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> An
       The concrete function.
     """
     traced = tf.function(function, autograph=False)
-    with tf_compat.no_temporary_variables():
+    with tf_compat.no_temporary_variables(), tf_compat.one_stack_trace():
         return traced.get_concrete_function(tf.TensorSpec([2], tf.uint64), *specs)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.graph import bodies, random_sources
 
 RECTIFIERS = frozenset({"Relu", "Relu6"})
@@ -177,8 +178,7 @@ def apart(value: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 def _raw(node: Any, inputs: list[Any]) -> Any:
     """Copies an operation that has one output."""
     attributes = {k: v for k, v in node.attr.items() if not k.startswith("_")}
-    graph = tf.compat.v1.get_default_graph()
-    return graph.create_op(node.op, inputs, attrs=attributes).outputs[0]
+    return tf_compat.outputs_of(node.op, inputs, attributes)[0]
 
 
 def _may_be_nan(value: tf.Tensor) -> bool:
