@@ -18,9 +18,10 @@ import pytest
 from scipy import stats
 
 import tff_dp
-from tests.support.distributed import BETA, CLIP, a_plan, both_kinds, mechanism
+from tests.support.distributed import BETA, CLIP, KINDS, a_plan, both_kinds, mechanism
 from tests.support.helpers import run_rounds, without_secure_sums
 from tests.support.oracles import discrete_gaussian_sum_log_pmf, skellam_log_pmf, variance_p
+from tests.support.tables import covered, slow
 from tff_dp import accounting, data, execution, process
 from tff_dp.aggregation import build_aggregator, distributed
 from tff_dp.errors import ArgumentError, ComputationError
@@ -206,8 +207,19 @@ def test_noise_is_independent_between_rounds_and_coordinates(two_rounds, context
     assert abs(np.corrcoef(first, first + 0.1 * second)[0, 1]) > 5 / math.sqrt(len(first))
 
 
-@both_kinds
-@pytest.mark.parametrize("strategy", ["scan", "call", "vmap"])
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    covered(
+        ["scan", "call", "vmap"],
+        KINDS,
+        by=[
+            ("scan", DistributedGaussianMechanism),
+            ("call", DistributedSkellamMechanism),
+            ("vmap", DistributedGaussianMechanism),
+        ],
+        slow=None,
+    ),
+)
 def test_clients_draw_independent_shares_in_every_strategy(tff, kind, strategy):
     with execution.fast(strategy, strict=True):
         aggregator = Aggregator(small_noise(kind), 4)
@@ -249,8 +261,8 @@ def test_stock_tensorflow_privacy_draws_the_same_share_in_the_same_microsecond(t
 @pytest.mark.parametrize(
     ("kind", "z", "dimension", "clients", "bits", "beta", "modclip_prob"),
     [
-        (DistributedSkellamMechanism, 1.0, 1000, 4, 20, 0.0, 1e-4),
-        (DistributedGaussianMechanism, 0.3, 1, 3, 16, 0.0, 1e-4),
+        slow(DistributedSkellamMechanism, 1.0, 1000, 4, 20, 0.0, 1e-4),
+        slow(DistributedGaussianMechanism, 0.3, 1, 3, 16, 0.0, 1e-4),
         (DistributedSkellamMechanism, 2.0, 513, 10, 12, BETA, 1e-3),
         (DistributedGaussianMechanism, 7.0, 300, 30, 14, 0.9, 1e-7),
         # Where the scale is at its largest.
@@ -291,8 +303,22 @@ HOSTILE = {
 }
 
 
-@both_kinds
-@pytest.mark.parametrize("beta", [0.0, BETA])
+@pytest.mark.parametrize(
+    ("context", "beta", "kind"),
+    covered(
+        ["fast", "stock"],
+        [0.0, BETA],
+        KINDS,
+        by=[
+            ("fast", 0.0, DistributedGaussianMechanism),
+            ("fast", BETA, DistributedSkellamMechanism),
+            ("stock", 0.0, DistributedSkellamMechanism),
+            ("stock", BETA, DistributedGaussianMechanism),
+        ],
+        slow=None,
+    ),
+    indirect=["context"],
+)
 def test_one_hostile_client_moves_the_noiseless_sum_by_at_most_the_sensitivity(
     tff, context, kind, beta
 ):
@@ -388,7 +414,16 @@ def test_sums_of_many_clients_do_not_overflow(tff):
     np.testing.assert_allclose(result, update, atol=2 * CLIP / aggregator.grid.scale)
 
 
-@both_kinds
+@pytest.mark.parametrize(
+    ("context", "kind"),
+    covered(
+        ["fast", "stock"],
+        KINDS,
+        by=[("fast", DistributedGaussianMechanism), ("stock", DistributedSkellamMechanism)],
+        slow=None,
+    ),
+    indirect=["context"],
+)
 def test_a_sum_that_lacks_shares_of_the_noise_is_not_released(tff, context, kind):
     aggregator = Aggregator(mechanism(kind, dimension=8), 4, **context)
     updates = [np.zeros(8)] * 5
@@ -449,7 +484,7 @@ def a_model() -> keras.Model:
     ("kind", "sampler"),
     [
         (DistributedGaussianMechanism, FullParticipation()),
-        (DistributedSkellamMechanism, FixedSizeSampler(size=8)),
+        slow(DistributedSkellamMechanism, FixedSizeSampler(size=8)),
         # Nothing depends on the pair.
         pytest.param(
             DistributedGaussianMechanism, FixedSizeSampler(size=8), marks=pytest.mark.full
@@ -482,7 +517,9 @@ def test_training_learns_and_reports_the_plans_epsilon(kind, sampler, tmp_path):
     assert "float" not in statement.split("Not covered")[1]
 
 
-@pytest.mark.parametrize("algorithm", [tff_dp.FedSGD(), tff_dp.FedProx(proximal_strength=0.1)])
+@pytest.mark.parametrize(
+    "algorithm", [tff_dp.FedSGD(), slow(tff_dp.FedProx(proximal_strength=0.1))]
+)
 def test_noise_is_added_to_what_clients_learn_by_every_algorithm(algorithm):
     clients = some_clients()
     plan = a_plan(z=1e-3, dimension=4, population=8, bits=20)

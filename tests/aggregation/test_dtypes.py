@@ -14,7 +14,7 @@ import pytest
 
 import tff_dp
 from tests.support.helpers import regression_clients
-from tests.support.tables import covered
+from tests.support.tables import covered, slow
 from tff_dp import execution
 from tff_dp.aggregation import build_aggregator
 from tff_dp.errors import ArgumentError, ModelError
@@ -194,14 +194,13 @@ def client_plan() -> tff_dp.PrivacyPlan:
     covered(
         [model_of, legacy_of],
         POLICIES,
-        by=[
-            (model_of, "float16"),
+        by=[(model_of, "float16"), (legacy_of, "mixed_bfloat16")],
+        slow=[
             (legacy_of, "bfloat16"),
             (model_of, "float64"),
             # Only mixed precision is treated in a way of each Keras.
             (model_of, "mixed_float16"),
             (legacy_of, "mixed_float16"),
-            (legacy_of, "mixed_bfloat16"),
         ],
     ),
 )
@@ -285,7 +284,7 @@ def test_updates_of_other_types_than_floating_point_are_refused(tff):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+@pytest.mark.parametrize("policy", ["float16", slow("bfloat16")])
 def test_noise_in_shares_takes_weights_of_16_bits(tff, policy):
     mechanism = DistributedGaussianMechanism(clip_norm=1.0, noise_multiplier=1.0, dimension=25)
     plan = tff_dp.PrivacyPlan(

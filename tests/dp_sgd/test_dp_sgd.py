@@ -27,6 +27,7 @@ from tests.support.silos import (
     regression,
     sum_of,
 )
+from tests.support.tables import slow
 from tff_dp import data, execution, noise
 from tff_dp.dp_sgd import client_work
 from tff_dp.process import initialize_from, model_weights
@@ -96,7 +97,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [slow(k) if k == "recurrent" else k for k in MODELS])
 def test_gradients_of_examples_are_vectorized_and_those_of_keras_one_at_a_time(
     tff, monkeypatch, kind
 ):

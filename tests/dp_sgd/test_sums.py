@@ -13,6 +13,7 @@ import pytest
 
 import tff_dp
 from tests.support.silos import Silos, inside, linear, mechanism, sum_of
+from tests.support.tables import covered, slow
 from tff_dp import data, noise
 from tff_dp.dp_sgd import gradients
 from tff_dp.model import ModelSpec
@@ -292,7 +293,7 @@ def all_at_once(records: int):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("context", ["stock", "scan", "xla"])
+@pytest.mark.parametrize("context", ["stock", "scan", slow("xla")])
 def test_sums_do_not_depend_on_the_order_of_the_records(stock, context):
     assert orders_agree(context)
 
@@ -317,9 +318,17 @@ def model_of(policy: str, dtype_of_input="float32") -> keras.Model:
 
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:The model.*computes in float16")
-@pytest.mark.parametrize("context", ["stock", "scan", "xla"])
-@pytest.mark.parametrize(("policy", "weak"), POLICIES)
-def test_silos_train_models_of_any_type(stock, context, policy, weak):
+@pytest.mark.parametrize(
+    ("policies", "context"),
+    covered(
+        POLICIES,
+        ["stock", "scan", "xla"],
+        by=list(zip(POLICIES, ["scan", "xla", "stock"] * 2, strict=True)),
+        slow=None,
+    ),
+)
+def test_silos_train_models_of_any_type(stock, context, policies):
+    policy, weak = policies
     # More records than float16 has numbers for, which are the silo's weight.
     x = np.zeros([70_000 if context == "scan" else 200, 3], np.float32)
     x[:] = [0.5, -0.25, 0.125]

@@ -11,8 +11,8 @@ each shape of a batch, and so does vectorizing.
 - "vmap" with XLA, and data sets with static shapes, run for `DEAR`: an algorithm for each kind of server
   state, a model for each kind of layer that XLA treats in its own way, each kind of data.
 
-Of the complete table (marked `full`), `QUICK` runs by default: each algorithm, kind of model, layer,
-aggregator, kind of data, strategy and feed at least once.
+Of the complete table (marked `full`), `QUICK` runs by default: each algorithm, kind of model, aggregator,
+kind of data, strategy and feed at least once. `SLOW` has more kinds of layers, and runs with what is slow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support import contract_cases, contract_models
 from tests.support.contract_cases import Row
 from tests.support.helpers import without_secure_sums
 from tests.support.strategies import STRATEGIES
-from tests.support.tables import covered
+from tests.support.tables import covered, slow
 from tff_dp import execution
 from tff_dp.execution.cohort import batches
 
@@ -111,21 +111,21 @@ TWINS = [  # of a row with weights, but for which nothing differs
 ]
 QUICK: dict[Row, list[Column]] = {
     Row("weighted FedAvg"): [
-        *USUAL,
-        ("vmap", "datasets"),
+        ("call", "arrays"),
+        ("scan", "arrays"),
+        ("scan", "datasets"),
+        ("vmap", "arrays"),
+        ("scan-xla", "arrays"),
         ("vmap-xla", "arrays"),
         ("auto", "datasets"),
     ],
-    Row("weighted FedAvg", data="sizes"): [("scan-xla", "datasets")],
-    Row("weighted FedAvg", data="passes"): [*CHEAP, ("scan-xla", "arrays")],
+    Row("weighted FedAvg", data="passes"): [("scan", "arrays"), ("call", "datasets")],
     Row("weighted FedAvg", data="hundred"): [("scan", "arrays")],
-    Row("unweighted FedAvg", aggregator="dp adaptive"): [("vmap", "arrays"), ("auto", "arrays")],
+    Row("unweighted FedAvg", aggregator="dp adaptive"): [("auto", "arrays")],
     Row("unweighted FedAvg", aggregator="dp tree"): [("scan", "datasets")],
     Row("unweighted FedAvg", aggregator="dp tree adaptive"): [("scan", "arrays")],
     Row("unweighted FedAvg", aggregator="ddp secure"): [("scan", "arrays")],
     Row("weighted FedAvg", "keras3 wide", "compression"): [("scan", "datasets")],
-    Row("unweighted FedAvg", "keras3 large", "dp fixed"): [("scan-xla", "arrays")],
-    Row("FedSGD", "tf-keras dense", "dp fixed"): [("vmap", "arrays")],
     Row("FedSGD", "variables lstm"): [("scan", "arrays")],
     Row("FedProx", _DENSE, "secure"): [("scan", "datasets")],
     Row("scheduled FedAvg", _DENSE, "robust"): [("scan", "arrays")],
@@ -145,18 +145,22 @@ QUICK: dict[Row, list[Column]] = {
     **{
         Row("weighted FedAvg", f"keras3 {layers}"): [("scan", feed)]
         for layers, feed in zip(
-            (
-                "convolution",
-                "gru",
-                "embedding",
-                "dropout",
-                "layer normalization",
-                "group normalization",
-            ),
+            ("convolution", "gru", "embedding"),
             itertools.cycle(FEEDS),
             strict=False,
         )
     },
+}
+SLOW: dict[Row, list[Column]] = {
+    Row("weighted FedAvg"): [("call", "datasets"), ("auto", "arrays"), ("vmap", "datasets")],
+    Row("weighted FedAvg", data="sizes"): [("scan-xla", "datasets")],
+    Row("weighted FedAvg", data="passes"): [*CHEAP, ("scan-xla", "arrays")],
+    Row("unweighted FedAvg", aggregator="dp adaptive"): [("vmap", "arrays")],
+    Row("unweighted FedAvg", "keras3 large", "dp fixed"): [("scan-xla", "arrays")],
+    Row("FedSGD", "tf-keras dense", "dp fixed"): [("vmap", "arrays")],
+    Row("weighted FedAvg", "keras3 dropout"): [("scan", "datasets")],
+    Row("weighted FedAvg", "keras3 layer normalization"): [("scan", "arrays")],
+    Row("weighted FedAvg", "keras3 group normalization"): [("scan", "datasets")],
 }
 
 
@@ -173,13 +177,19 @@ def columns_of(row: Row) -> list[Column]:
     return CHEAP if has_twin or row in TWINS else USUAL
 
 
+def marks_of(row: Row, column: Column) -> Any:
+    if column in QUICK.get(row, []):
+        return ()
+    return pytest.mark.slow if column in SLOW.get(row, []) else pytest.mark.full
+
+
 TABLE = [
     pytest.param(
         row,
         strategy,
         feed,
         id=f"{row}-{strategy}-{feed}",
-        marks=() if (strategy, feed) in QUICK.get(row, []) else pytest.mark.full,
+        marks=marks_of(row, (strategy, feed)),
     )
     for row in dict.fromkeys(ROWS)
     for strategy, feed in columns_of(row)
@@ -189,6 +199,8 @@ TABLE = [
 def test_what_runs_by_default_covers_the_table():
     quick = [entry.values for entry in TABLE if not entry.marks]
     assert len(quick) == sum(map(len, QUICK.values()))
+    more = [entry for entry in TABLE if [mark.name for mark in entry.marks] == ["slow"]]
+    assert len(more) >= len(SLOW)
     for part in ("algorithm", "aggregator", "data"):
         every = {getattr(entry.values[0], part) for entry in TABLE}
         assert {getattr(row, part) for row, _, _ in quick} == every
@@ -312,7 +324,8 @@ def assert_rounds_equal(reference: Reference, process: Any, rounds: list[Any]) -
     covered(
         ["mean", "dp tree", "secure"],
         ["scan", "scan-xla"],
-        by=[("mean", "scan"), ("mean", "scan-xla"), ("dp tree", "scan-xla"), ("secure", "scan")],
+        by=[("mean", "scan"), ("dp tree", "scan-xla")],
+        slow=[("mean", "scan-xla"), ("secure", "scan")],
     ),
 )
 def test_rounds_in_one_call_equal_those_of_stock_tff(references, aggregator, strategy):
@@ -352,7 +365,7 @@ def test_a_step_that_is_left_out_is_found(references, monkeypatch, strategy, bat
         assert_rounds_equal(reference, fresh.process, fresh.feeds["arrays"])
 
 
-@pytest.mark.parametrize("strategy", ["call", "auto"])
+@pytest.mark.parametrize("strategy", ["call", slow("auto")])
 def test_personalization_equals_that_of_stock_tff(stock, strategy):
     """It has no state and two sequences a client, and samples clients: a form of its own."""
     evaluate, weights, clients = contract_cases.personalization()

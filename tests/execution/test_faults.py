@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import slow
 from tff_dp import data, execution
 from tff_dp.errors import ComputationError
 from tff_dp.model import ModelSpec
@@ -139,7 +140,7 @@ def resident_mebibytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.parametrize("kind", ["arrays", "data sets"])
+@pytest.mark.parametrize("kind", ["arrays", slow("data sets")])
 def test_memory_does_not_grow_with_rounds(linear, kind):
     # 500 rounds after 100 to warm up; the slope is a line's through all of them.
     bound, process, clients = linear

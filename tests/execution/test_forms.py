@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution import compilation
@@ -66,7 +67,7 @@ def of_clients(tff, function, dtype=np.int32):
 
 
 @pytest.mark.parametrize(
-    "function", [plain, one_branch, several_results, variables, nested, stateful]
+    "function", [slow(plain), slow(one_branch), several_results, variables, nested, stateful]
 )
 def test_a_choice_among_branches_is_that_of_stock_tff(tff, stock, function):
     alone = tff.tensorflow.computation(function, np.int32)

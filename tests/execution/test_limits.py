@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
+from tests.support.tables import slow
 from tff_dp import data, execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution import compilation
@@ -47,7 +48,7 @@ def bound(tff):
     return ModelSpec(model=model, loss=loss).bind(GOOD.element_spec())
 
 
-@pytest.mark.parametrize("strategy", ["scan", "vmap"])
+@pytest.mark.parametrize("strategy", ["scan", slow("vmap")])
 def test_what_is_in_range_is_not_checked_and_what_is_not_is_named(bound, strategy):
     process = build_process(bound, algorithm=tff_dp.FedAvg(), privacy=tff_dp.NoPrivacy())
     checks = compilation.runner_of(process.next).runner.parts.checks

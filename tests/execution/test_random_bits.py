@@ -18,6 +18,7 @@ from tests.support.random_bits import (
     silos,
     summing,
 )
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution import compilation, marked_noise
@@ -44,7 +45,7 @@ OBSTACLES = {"gamma": "RandomGamma", "numpy": "PyFunc"}
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("local", "gamma"), ("local", "numpy"), ("distributed", "gamma"), ("record", "gamma")],
+    [("local", "gamma"), slow("local", "numpy"), ("distributed", "gamma"), ("record", "gamma")],
 )
 def test_noise_of_clients_whose_graphs_run_as_imported_follows_from_the_key_alone(
     processes, name, kind

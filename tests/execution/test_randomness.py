@@ -12,6 +12,7 @@ from scipy import stats
 
 import tff_dp
 from tests.support.rounds import noise_of_round, plan
+from tests.support.tables import slow
 from tff_dp import data, execution
 from tff_dp.execution.graph import randomness
 from tff_dp.model import ModelSpec
@@ -50,7 +51,7 @@ def trained(dropping, strategy, xla, seed, rounds=2):
     return found
 
 
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("xla", [False, slow(True)])
 def test_a_seed_gives_the_same_draws_in_every_strategy(dropping, xla):
     # XLA makes normal numbers of the same bits by another formula: runs with and without it differ.
     expected = trained(dropping, "scan", xla, seed=7)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp import data, execution
 from tff_dp.errors import ArgumentError, ArgumentTypeError
 from tff_dp.execution import unplaced_runner
@@ -246,8 +247,15 @@ LABELS = [
 ]
 
 
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("strategy", ["auto", "vmap", "call"])
+@pytest.mark.parametrize(
+    ("strategy", "named"),
+    covered(
+        ["auto", "vmap", "call"],
+        [True, False],
+        by=[("auto", True), ("vmap", False), ("call", True)],
+        slow=None,
+    ),
+)
 def test_data_sets_and_lists_are_taken_and_refused_as_by_stock_tff(tff, stock, named, strategy):
     vector, column = tff.TensorType(F32, [None]), tff.TensorType(F32, [None, 1])
     element = ordered(y=vector, x=vector) if named else column

@@ -13,6 +13,7 @@ import tree
 
 import tff_dp
 from tests.support.rounds import cohort_of, plan
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import devices
@@ -122,18 +123,18 @@ CASES = {
     "fused": (EQUAL, "plain", {"fused": True}),
 }
 RUNS = [
-    ("equal arrays", "scan", True),
+    slow("equal arrays", "scan", True),
     ("equal arrays", "scan", False),
-    ("equal arrays", "vmap", True),
+    slow("equal arrays", "vmap", True),
     # "private" has the same clients in the same blocks, and noise besides.
     pytest.param("ragged arrays", "scan", True, marks=pytest.mark.full),
     pytest.param("ragged arrays", "vmap", False, marks=pytest.mark.full),
-    ("ragged arrays", "call", None),
+    slow("ragged arrays", "call", None),
     ("private", "scan", True),
     ("private", "vmap", False),
     ("streamed", "scan", True),
-    ("streamed", "scan", False),
-    ("data sets", "scan", True),
+    slow("streamed", "scan", False),
+    slow("data sets", "scan", True),
     ("data sets", "scan", False),
     # Blocks of data sets are cut before the strategy, and "private" has this one.
     pytest.param("data sets", "vmap", False, marks=pytest.mark.full),
@@ -174,7 +175,7 @@ LAYERS = {
     ("layers", "xla"),
     [
         ("recurrent", False),
-        ("large", True),
+        slow("large", True),
         pytest.param("large", False, marks=pytest.mark.full),
         pytest.param("group normalization", False, marks=pytest.mark.full),
     ],

@@ -14,6 +14,7 @@ from experiments.data import watch
 from tff_dp.errors import ArgumentError
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_smoke_size_trains_all_models_and_tunes_those_that_are_federated(tff, tmp_path):
     assert command.main(["iot_watch", "--smoke", "--out", str(tmp_path)]) == 0

@@ -20,6 +20,7 @@ def settings(**changes) -> tune.TuneSettings:
     return tune.TuneSettings.from_dict(_settings.load("tune", smoke=True)["tune"] | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_smoke_size_reports_what_holds_except_where_it_says_so(tff, tmp_path):
     assert command.main(["tune", "--smoke", "--out", str(tmp_path)]) == 0

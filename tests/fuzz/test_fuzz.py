@@ -23,6 +23,7 @@ from tests.fuzz import __main__ as command
 from tests.fuzz import chains, comparing, examining, kinds, known, operations, running, shrinking
 from tests.fuzz.cases import Case
 from tests.fuzz.finding import Finding
+from tests.support.tables import thinned
 from tff_dp import _compat
 
 SEED = 10
@@ -53,7 +54,11 @@ def examiner(stock_of_cases):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("kind", "number"), [(kind, i) for kind, count in SEEDED.items() for i in range(count)]
+    ("kind", "number"),
+    thinned(
+        [(kind, i) for kind, count in SEEDED.items() for i in range(count)],
+        by=[(kind, i) for kind, count in SEEDED.items() for i in range((count + 1) // 2)],
+    ),
 )
 def test_seeded_cases_are_those_of_stock_tff(examiner, kind, number):
     case = kinds.draw(SEED, number, (kind,))

@@ -164,6 +164,7 @@ def checked(plan: tff_dp.PrivacyPlan, *parts: str) -> tff_dp.SelfTestReport:
         return suite.checks_of(plan, algorithms=("FedAvg",), samples=4000, parts=parts)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_it_passes_its_self_test(tff):
     from tff_dp.selftest import suite

@@ -16,6 +16,7 @@ from tests.support.noise import (
     is_normal,
     process_of,
 )
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.accounting import round_of, spend
 from tff_dp.aggregation import build_aggregator
@@ -144,6 +145,7 @@ def test_every_client_adds_noise_of_its_own(aggregator_of, context):
     assert all(np.array_equal(part, np.zeros(DIMENSION)) for part in aggregator([]))
 
 
+@pytest.mark.parametrize("context", ["stock", "scan", slow("vmap"), "call"], indirect=True)
 def test_a_report_has_laplace_noise(aggregator_of, context):
     aggregator = aggregator_of(laplace(2.0), DIMENSION)
     noise = aggregator([np.zeros(DIMENSION)])

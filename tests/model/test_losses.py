@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.tables import slow
 from tff_dp.errors import DataError, ModelError
 from tff_dp.model.labels import to_one_rank
 from tff_dp.model.losses import resolve_loss
@@ -203,7 +204,13 @@ def test_labels_and_predictions_come_to_the_rank_to_which_keras_brings_them(
     assert [t.shape for t in got] == [y.shape, p.shape]
 
 
-KINDS = [(k, kind) for k in KERASES for kind in LOSSES if (k, kind) != ("tf_keras", CTC)]
+# Most losses compare by value: those of tf-keras, which take the longest, run with the slow tests.
+KINDS = [
+    slow(k, kind) if (k, kind) == ("tf_keras", VALUE) else (k, kind)
+    for k in KERASES
+    for kind in LOSSES
+    if (k, kind) != ("tf_keras", CTC)
+]
 
 
 @pytest.mark.parametrize(("k", "kind"), KINDS, indirect=["k"])

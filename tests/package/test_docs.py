@@ -18,6 +18,7 @@ import tff_dp
 from experiments import __main__ as experiments
 from experiments import _settings
 from tests.support.paths import ROOT
+from tests.support.tables import slow
 from tff_dp import cli
 from tff_dp.errors import ArgumentError
 
@@ -101,7 +102,12 @@ WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding=
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+@pytest.mark.parametrize(
+    "page",
+    # This page trains a model for each of its sections.
+    [slow(page) if page.name == "keras.md" else page for page in WITH_PYTHON],
+    ids=name,
+)
 def test_the_python_blocks_of_a_page_run_as_they_stand(page, tff, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_blocks(page.read_text(encoding="utf-8"), name(page)) > 0
@@ -201,7 +207,7 @@ def test_a_command_that_does_not_work_is_found(command, capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_commands_in_the_text_and_their_options_are_known(page):
-    known = {"--version", "--help", "-h", "-m", "--full"}
+    known = {"--version", "--help", "-h", "-m", "--slow", "--full"}
     subcommands = {}
     for action in cli._parser()._actions:
         if isinstance(action, argparse._SubParsersAction):

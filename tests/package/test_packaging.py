@@ -213,16 +213,20 @@ def test_paths_on_the_command_line_are_those_of_the_caller(tmp_path):
     )
     assert where == str(tmp_path)
     assert arguments == (
-        f"[-m][pytest][-m][not full][-x][{here}/test_x.py::test_it][-k][test_x.py]"
+        f"[-m][pytest][-m][not slow and not full][-x][{here}/test_x.py::test_it][-k][test_x.py]"
         f"[--junitxml={here}/a/b.xml][no_file]"
     )
     assert told("test", "--full")[1] == "[-m][pytest][-n][2][--dist][worksteal]"
+    assert told("test", "--slow")[1] == "[-m][pytest][-n][2][--dist][worksteal][-m][not full]"
 
 
 def test_tests_run_in_two_processes_unless_a_single_one_or_another_number_is_asked_for(tmp_path):
     made_environment(tmp_path, python='printf "[%s]" "$@"')
     (tmp_path / "test_x.py").touch()
-    two, path = "[-m][pytest][-n][2][--dist][worksteal][-m][not full]", tmp_path / "test_x.py"
+    two, path = (
+        "[-m][pytest][-n][2][--dist][worksteal][-m][not slow and not full]",
+        tmp_path / "test_x.py",
+    )
 
     def told(*arguments: str) -> str:
         return run_script(tmp_path, "test", *arguments, cwd=tmp_path).stdout
@@ -230,7 +234,10 @@ def test_tests_run_in_two_processes_unless_a_single_one_or_another_number_is_ask
     assert told() == two
     assert told("test_x.py", "-x") == f"{two}[{path}][-x]"
     assert told("-k", "a::b.py") == f"{two}[-k][a::b.py]"
-    assert told("test_x.py::test_it[a::b]") == f"[-m][pytest][-m][not full][{path}::test_it[a::b]]"
+    assert (
+        told("test_x.py::test_it[a::b]")
+        == f"[-m][pytest][-m][not slow and not full][{path}::test_it[a::b]]"
+    )
     # pytest takes the last of several.
     assert told("-n", "0") == f"{two}[-n][0]"
 

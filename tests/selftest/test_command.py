@@ -170,6 +170,7 @@ def test_the_command_refuses_with_its_exit_code(tff, capsys, tmp_path, arguments
     assert reason in err
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_command_is_quiet_and_leaves_no_process_behind():
     before = workers(os.getpid())

@@ -34,6 +34,7 @@ from tests.support.defects import (
 )
 from tests.support.old_queries import gaussian_query, own_format
 from tests.support.self_tests import ADAPTIVE, CLIP, FIXED, M, a_plan
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.aggregation import build as builders
 from tff_dp.errors import ArgumentError
@@ -109,7 +110,7 @@ def parts_of(checks) -> tuple[str, ...]:
         # On stock TFF, FIXED's influence and noise are ADAPTIVE's without the count; the complete
         # table has all of FIXED's there.
         ("stock", FIXED, ("provenance",)),
-        ("stock", ADAPTIVE, HALVES),
+        slow("stock", ADAPTIVE, HALVES),
         ("fast", ADAPTIVE, suite.PARTS),  # and the command's own plan below, which is FIXED's
         # Which compiles for a minute.
         pytest.param("fast with XLA", FIXED, suite.PARTS, marks=pytest.mark.full),
@@ -150,10 +151,10 @@ def test_right_plans_pass_in_every_context(request, context, mechanism, parts):
     ("mechanism", "changes"),
     [
         # A count whose noise leaves [0, m] in most rounds: the share is cut off, the test still right.
-        (dataclasses.replace(ADAPTIVE, clipped_count_stddev=M), {}),
+        slow(dataclasses.replace(ADAPTIVE, clipped_count_stddev=M), {}),
         # A large cohort, where float32 hides one client's bit, and fixed cohorts under replace-one.
         (ADAPTIVE, {"population": 10**6, "cohort": 20_000.0, "delta": 1e-7}),
-        (FIXED, {"cohort": None, "sampler": tff_dp.FixedSizeSampler(size=7)}),
+        slow(FIXED, {"cohort": None, "sampler": tff_dp.FixedSizeSampler(size=7)}),
     ],
     ids=["count beyond its range", "many clients", "fixed size"],
 )
@@ -180,8 +181,13 @@ OTHERS = [
     ("mechanism", "changes"),
     [
         # A tree that starts again is the same aggregator; its covariance is tested with the others'.
-        pytest.param(*each, marks=pytest.mark.full) if each is OTHERS[3] else each
-        for each in OTHERS
+        OTHERS[0],
+        OTHERS[1],
+        slow(*OTHERS[2]),
+        pytest.param(*OTHERS[3], marks=pytest.mark.full),
+        OTHERS[4],
+        slow(*OTHERS[5]),
+        OTHERS[6],
     ],
 )
 def test_other_mechanisms_pass(tff, mechanism, changes):
@@ -407,6 +413,7 @@ def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, one_sum,
     assert failures == {*FORMATS, *MANY[1:]}
 
 
+@pytest.mark.slow
 def test_the_thorough_sizes_see_more(tff, one_sum, monkeypatch):
     monkeypatch.setitem(
         builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 import tff_dp
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.aggregation import build as builders
 from tff_dp.aggregation import distributed as shares
@@ -67,7 +68,7 @@ def of_records(build=build_process, parts=suite.PARTS, **changes) -> SelfTestRep
         return suite.checks_of(plan, build=build, samples=4000, parts=parts)
 
 
-@pytest.mark.parametrize("mechanism", [SKELLAM, GAUSSIAN])
+@pytest.mark.parametrize("mechanism", [SKELLAM, slow(GAUSSIAN)])
 def test_right_distributed_plans_pass(tff, mechanism):
     report = of_shares(mechanism)
     assert report.passed, report.text()

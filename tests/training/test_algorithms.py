@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp import execution
 from tff_dp.algorithms import Algorithm, FedAvg
 from tff_dp.errors import ArgumentError, ComputationError
@@ -160,8 +161,11 @@ def weights_of(result: tff_dp.FitResult) -> np.ndarray:
     return np.concatenate([weight.ravel() for weight in result.model.get_weights()])
 
 
-@pytest.mark.parametrize("private", [False, True])
-@pytest.mark.parametrize("algorithm", OWN, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    ("algorithm", "private"),
+    covered(OWN, [False, True], by=[(OWN[0], True), (OWN[1], False)], slow=None),
+    ids=lambda each: type(each).__name__ if isinstance(each, Algorithm) else str(each),
+)
 def test_an_algorithm_from_outside_trains_as_it_says(fast, clients, algorithm, private):
     result = fit(clients, algorithm, plan() if private else tff_dp.NoPrivacy())
     expected = expected_weights(clients, algorithm, private=private)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import slow
 from tff_dp.errors import ArgumentError, StackError
 from tff_dp.process import build_process, initialize_from, model_weights
 from tff_dp.training.refused_callbacks import REFUSED
@@ -213,7 +214,7 @@ def test_schedules_are_functions_of_the_round(clients):
 @pytest.mark.parametrize(
     "algorithm",
     [
-        tff_dp.FedProx(proximal_strength=0.1, client_optimizer=tff_dp.SGD(learning_rate=0.1)),
+        slow(tff_dp.FedProx(proximal_strength=0.1, client_optimizer=tff_dp.SGD(learning_rate=0.1))),
         tff_dp.FedOpt(
             client_optimizer=tff_dp.Adam(learning_rate=0.1),
             server_optimizer=tff_dp.Adam(learning_rate=0.1),
@@ -410,7 +411,7 @@ class Boring:
         self.special = {"CallbackList", "TensorBoard", "experimental"}
 
 
-@pytest.mark.parametrize("name", ["keras", "tf_keras"])
+@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
 def test_every_callback_that_keras_exports_is_served_or_refused_by_name(
     clients, name, tmp_path, monkeypatch
 ):

@@ -70,8 +70,15 @@ def assert_same(one: Any, two: Any) -> None:
 # --- Initial weights -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["keras", "tf_keras"])
-@pytest.mark.parametrize("kind", ["model", "list"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    covered(
+        ["model", "list"],
+        ["keras", "tf_keras"],
+        by=[("model", "keras"), ("list", "tf_keras")],
+        slow=None,
+    ),
+)
 def test_training_starts_from_the_initial_weights_and_leaves_the_model_as_it_was(
     clients, name, kind
 ):
@@ -150,7 +157,8 @@ def test_initial_weights_that_are_not_finite_are_refused(clients):
     covered(
         ["keras", "tf_keras"],
         ["numbers", "one-hot", "column"],
-        by=[("keras", "numbers"), ("tf_keras", "one-hot"), ("keras", "column")],
+        by=[("keras", "numbers"), ("tf_keras", "one-hot")],
+        slow=[("keras", "column")],
     ),
 )
 def test_class_weights_are_those_of_keras(tff, name, labels):

@@ -51,6 +51,7 @@ def checkpoints_of(files):
 AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.full)]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("kills", AMOUNTS)
 def test_a_run_without_noise_ends_with_the_same_bits_however_often_it_is_killed(killed, kills):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import covered, slow
 from tff_dp.errors import ArgumentError
 from tff_dp.training.callback_states import States, restore, states_of
 
@@ -79,8 +80,15 @@ def assert_same(one: Any, two: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", KERASES)
-@pytest.mark.parametrize("after", [1, "best", "best + 2"])
+@pytest.mark.parametrize(
+    ("after", "name"),
+    covered(
+        [1, "best", "best + 2"],
+        KERASES,
+        by=[(1, "keras"), ("best", "tf_keras"), ("best + 2", "keras")],
+        slow=None,
+    ),
+)
 def test_early_stopping_stops_and_restores_as_without_the_interruption(data, tmp_path, name, after):
     library = importlib.import_module(name)
     own = stopping(library)
@@ -104,7 +112,7 @@ def test_early_stopping_stops_and_restores_as_without_the_interruption(data, tmp
 
 
 @pytest.mark.filterwarnings("ignore:The callback Rates begins anew")
-@pytest.mark.parametrize("name", KERASES)
+@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
 def test_reduce_lr_on_plateau_reduces_as_without_the_interruption(data, tmp_path, name):
     library = importlib.import_module(name)
     expected: list[float] = []

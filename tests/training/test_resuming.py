@@ -18,6 +18,7 @@ import tree
 
 import tff_dp
 from tests.support.crashes import Crashes
+from tests.support.tables import slow
 from tests.support.training import legacy_model, linear_model, make_clients, plan
 from tff_dp import execution
 from tff_dp.errors import ArgumentError, ComputationError, LedgerError, RunFolderError
@@ -101,8 +102,8 @@ YOGI = tff_dp.FedOpt(server_optimizer=tff_dp.Yogi(learning_rate=0.1))
         (FEW, {"seed": None}),
         pytest.param(FEW, {"algorithm": ADAM}, marks=pytest.mark.full),
         (FEW, {"algorithm": YOGI, "save_every": 3}),
-        (tff_dp.NoPrivacy(), {"model": legacy_model, "save_every": 4}),
-        (gaussian(0.0), {"save_every": 2}),
+        slow(tff_dp.NoPrivacy(), {"model": legacy_model, "save_every": 4}),
+        slow(gaussian(0.0), {"save_every": 2}),
         (tree_plan(0.0, rounds=20), {}),
     ],
     ids=["few", "entropy", "adam", "yogi", "legacy", "plan", "tree"],
@@ -697,7 +698,7 @@ def where(argument):
 @pytest.mark.parametrize(
     ("name", "privacy"),
     [
-        ("write", FEW),
+        slow("write", FEW),
         *(
             pytest.param(name, privacy, marks=pytest.mark.full)
             for name in ("open", "write", "fsync", "replace")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp import execution
 from tff_dp.errors import AccountingError, ArgumentError, ComputationError, LedgerError
 from tff_dp.ledger import Ledger, replay
@@ -97,13 +98,21 @@ def fuse_by_twos(monkeypatch) -> None:
 
 FEW = tff_dp.NoPrivacy(sampler=tff_dp.FixedSizeSampler(size=3))
 FULL = tff_dp.NoPrivacy()  # whose rounds can be fused
+NOISELESS, NOISY = plan(), plan(1.0)
 
 
 # --- Steps by hand -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("privacy", [FEW, FULL, plan(), plan(1.0)], ids=["few", "full", "0", "1"])
+@pytest.mark.parametrize(
+    ("privacy", "fused"),
+    covered(
+        [FEW, FULL, NOISELESS, NOISY],
+        [False, True],
+        by=[(FEW, False), (FULL, True), (NOISELESS, False), (NOISY, True)],
+        slow=None,
+    ),
+)
 def test_steps_by_hand_give_the_bits_of_fit(clients, monkeypatch, privacy, fused):
     if fused:
         fuse_by_twos(monkeypatch)

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp.errors import DataError, ModelError
 
 RATE = 0.1
@@ -65,8 +66,10 @@ def assert_close(one: Any, two: Any) -> None:
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", KERASES)
-@pytest.mark.parametrize("container", [list, tuple])
+@pytest.mark.parametrize(
+    ("container", "name"),
+    covered([list, tuple], KERASES, by=[(list, "tf_keras"), (tuple, "keras")], slow=None),
+)
 def test_lists_and_tuples_of_fields_train_as_in_keras(tff, name, container):
     library = importlib.import_module(name)
     x, y = arrays()
@@ -165,8 +168,15 @@ def test_lists_of_numbers_are_one_array(tff):
 # --- Weights of outputs --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KERASES)
-@pytest.mark.parametrize("form", ["list", "dictionary", "dictionary of outputs"])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    covered(
+        ["list", "dictionary", "dictionary of outputs"],
+        KERASES,
+        by=[("list", "keras"), ("dictionary", "tf_keras"), ("dictionary of outputs", "keras")],
+        slow=None,
+    ),
+)
 def test_loss_weights_of_a_compiled_model_are_those_of_keras(tff, name, form):
     library = importlib.import_module(name)
     x, y = arrays()

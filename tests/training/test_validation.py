@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
+from tests.support.tables import covered
 from tff_dp.errors import AccountingError, ArgumentError, DataError
 from tff_dp.training.federated_evaluation import Evaluation
 
@@ -187,8 +188,15 @@ def test_clients_and_infinite_data_sets_are_no_validation_data(clients, held_out
 # --- Over clients --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["keras", "tf_keras"])
-@pytest.mark.parametrize("regularizer", [None, "l2"])
+@pytest.mark.parametrize(
+    ("regularizer", "name"),
+    covered(
+        [None, "l2"],
+        ["keras", "tf_keras"],
+        by=[(None, "tf_keras"), ("l2", "keras")],
+        slow=None,
+    ),
+)
 def test_validation_over_clients_is_evaluation_of_their_pooled_data(
     clients, held_out, name, regularizer
 ):
