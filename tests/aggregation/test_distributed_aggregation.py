@@ -390,6 +390,7 @@ def test_the_server_learns_nothing_from_the_count_of_clipped_clients(tff, ours):
             assert measurements(large)["clipped_count"] == len(large)
 
 
+@pytest.mark.parametrize("context", ["fast", slow("stock")], indirect=True)
 def test_the_denominator_is_the_expected_number_of_clients(tff, context):
     rng = np.random.default_rng(0)
     updates = rng.normal(size=[6, 300]) * np.array([[0.001, 0.1, 0.02, 1.0, 0.0, 0.03]]).T

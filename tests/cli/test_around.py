@@ -85,6 +85,7 @@ def with_tables(*tables: str, changes: tuple[tuple[str, str], ...] = ()) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_a_run_is_validated_and_its_callbacks_go_on_when_it_is_resumed(here, capsys):
     with_tables(PUBLIC, CALLBACKS)
     code, _, err = run(capsys, "train", "demo/train.toml", "--set", "train.rounds=2")

@@ -186,6 +186,7 @@ def test_a_training_that_fails_is_an_error(monkeypatch, capsys):
     assert "no tensorflow" in out
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_training_check_trains():
     done = subprocess.run(

@@ -12,7 +12,7 @@ each shape of a batch, and so does vectorizing.
   state, a model for each kind of layer that XLA treats in its own way, each kind of data.
 
 Of the complete table (marked `full`), `QUICK` runs by default: each algorithm, kind of model, aggregator,
-kind of data, strategy and feed at least once. `SLOW` has more kinds of layers, and runs with what is slow.
+kind of data, strategy and feed at least once. `SLOW` has more kinds of layers, and is marked so.
 """
 
 from __future__ import annotations
@@ -142,14 +142,7 @@ QUICK: dict[Row, list[Column]] = {
     Row("tff_dp.FedOpt", "tf-keras dense", "dp fixed"): [("scan", "arrays")],
     Row("evaluation", "variables batch normalization"): [("scan", "arrays")],
     Row("k-means", "", data="sizes"): [("call", "datasets")],
-    **{
-        Row("weighted FedAvg", f"keras3 {layers}"): [("scan", feed)]
-        for layers, feed in zip(
-            ("convolution", "gru", "embedding"),
-            itertools.cycle(FEEDS),
-            strict=False,
-        )
-    },
+    Row("weighted FedAvg", "keras3 embedding"): [("scan", "arrays")],
 }
 SLOW: dict[Row, list[Column]] = {
     Row("weighted FedAvg"): [("call", "datasets"), ("auto", "arrays"), ("vmap", "datasets")],
@@ -158,9 +151,14 @@ SLOW: dict[Row, list[Column]] = {
     Row("unweighted FedAvg", aggregator="dp adaptive"): [("vmap", "arrays")],
     Row("unweighted FedAvg", "keras3 large", "dp fixed"): [("scan-xla", "arrays")],
     Row("FedSGD", "tf-keras dense", "dp fixed"): [("vmap", "arrays")],
-    Row("weighted FedAvg", "keras3 dropout"): [("scan", "datasets")],
-    Row("weighted FedAvg", "keras3 layer normalization"): [("scan", "arrays")],
-    Row("weighted FedAvg", "keras3 group normalization"): [("scan", "datasets")],
+    **{
+        Row("weighted FedAvg", f"keras3 {layers}"): [("scan", feed)]
+        for layers, feed in zip(
+            ("convolution", "gru", "dropout", "layer normalization", "group normalization"),
+            itertools.cycle(FEEDS),
+            strict=False,
+        )
+    },
 }
 
 

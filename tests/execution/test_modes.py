@@ -236,6 +236,7 @@ def in_process(code: str, *arguments: str, **environment: str) -> list[str]:
     return found.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_several_devices_share_a_cohort_and_give_the_same(tmp_path):
     in_process(DEVICES, str(ROOT), str(tmp_path))
     one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in "12")

@@ -61,10 +61,10 @@ def test_whatever_the_emitter_writes_in_a_way_of_its_own_is_known():
 # kernel's numbers for them, and TensorFlow's vectorization for any, changes with TensorFlow alone.
 REWRITTEN = frozenset({*xla_numerics._WRITERS, *xla_numerics.RECTIFIERS, *xla_numerics.PRODUCTS})
 # Those of which most models, losses, optimizers and aggregators are made.
-USUAL = """AddV2 All BiasAdd BiasAddGrad Cast ConcatV2 Conv2D Cumsum Div Equal Exp GatherV2 IsFinite Log
-    LogicalAnd MatMul MaxPool Mean Minimum Mul Neg OneHot Pack Prod RealDiv Relu Reshape Round Rsqrt Select
-    SelectV2 Sigmoid Slice Softmax SparseSoftmaxCrossEntropyWithLogits Sqrt Square Sub Sum Tanh Tile
-    StatelessRandomUniformV2 StridedSlice Transpose UnsortedSegmentSum"""
+USUAL = """AddV2 All BiasAdd BiasAddGrad Cast ConcatV2 Conv2D Cumsum Div Equal Exp GatherV2 IsFinite
+    Log LogicalAnd MatMul MaxPool Mean Minimum Mul Neg OneHot Pack Prod RealDiv Relu Reshape Round Rsqrt
+    Select SelectV2 Sigmoid Slice Softmax SparseSoftmaxCrossEntropyWithLogits Sqrt Square Sub Sum Tanh
+    Tile StatelessRandomUniformV2 StridedSlice Transpose UnsortedSegmentSum"""
 EVERYDAY = frozenset(USUAL.split())
 
 

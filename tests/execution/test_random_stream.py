@@ -16,6 +16,7 @@ from tests.support.random_bits import (
     silos,
     summing,
 )
+from tests.support.tables import slow
 from tff_dp import data, execution
 from tff_dp.aggregation import build_aggregator
 from tff_dp.errors import ArgumentError, ComputationError, StackError
@@ -147,7 +148,7 @@ def test_the_noise_of_a_server_is_made_of_these_words_bit_by_bit(tff, made, stra
     assert len(made) == 4  # Philox has asked for none
 
 
-@pytest.mark.parametrize(("rounds_at_once", "xla"), [(4, True), (3, False), (1, False)])
+@pytest.mark.parametrize(("rounds_at_once", "xla"), [slow(4, True), (3, False), (1, False)])
 def test_fused_rounds_have_words_of_their_own(tff, made, monkeypatch, rounds_at_once, xla):
     clients = data.Clients(np.zeros([4, 3], np.float32), np.zeros([4, 1], np.float32), range(5))
     bound = ModelSpec(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests.support.operation_cases import raw
 from tests.support.rewriting import constants, rewritten, run, run_for_xla
 from tests.support.strategies import STRATEGIES
-from tests.support.tables import thinned
+from tests.support.tables import covered, thinned
 from tff_dp import execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution.graph import bodies, xla_numerics
@@ -46,8 +46,19 @@ REFUSED = {
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("strategy", _IN_ONE_GRAPH)
-@pytest.mark.parametrize("op", sorted(REFUSED))
+@pytest.mark.parametrize(
+    ("op", "strategy"),
+    covered(
+        sorted(REFUSED),
+        _IN_ONE_GRAPH,
+        by=[
+            *((op, "scan-xla") for op in sorted(REFUSED)),
+            ("GatherV2", "vmap"),
+            ("UnsortedSegmentSum", "vmap-xla"),
+        ],
+        slow=None,
+    ),
+)
 def test_the_client_with_an_index_out_of_range_is_named(tff, op, strategy):
     function, bad = REFUSED[op]
     total = _sum_of(tff, function, np.int32, [2])

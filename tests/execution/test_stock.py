@@ -135,6 +135,7 @@ def test_no_worker_outlives_a_parent_that_is_killed_nor_leaves_a_pipe_open():
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_an_exception_and_nothing_is_said_of_it_at_exit():
     process, started = start("raise ValueError('the only one')", stderr=subprocess.PIPE)
     said = read_to_the_end(process.stderr)
@@ -148,6 +149,7 @@ def test_no_worker_outlives_an_exception_and_nothing_is_said_of_it_at_exit():
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_parent_that_leaves_without_a_word_whoever_imported_tff():
     process, started = start("os._exit(4)", imported_before=True)
     assert process.wait() == 4

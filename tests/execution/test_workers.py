@@ -131,7 +131,7 @@ RUNS = [
     pytest.param("ragged arrays", "vmap", False, marks=pytest.mark.full),
     slow("ragged arrays", "call", None),
     ("private", "scan", True),
-    ("private", "vmap", False),
+    slow("private", "vmap", False),
     ("streamed", "scan", True),
     slow("streamed", "scan", False),
     slow("data sets", "scan", True),
@@ -445,7 +445,9 @@ def test_the_first_client_that_fails_is_named_whatever_block_it_is_in(tff, strat
             summed(clients)
 
 
-@pytest.mark.parametrize(("strategy", "xla"), MODES)
+@pytest.mark.parametrize(
+    ("strategy", "xla"), [slow(*mode) if mode == ("vmap", False) else mode for mode in MODES]
+)
 def test_no_two_joins_share_random_numbers(tff, strategy, xla):
     """A sum whose merges draw, and tell the smallest and the largest of what they drew."""
     state = tff.StructType([np.float32, np.float32])

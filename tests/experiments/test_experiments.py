@@ -131,6 +131,7 @@ def test_bad_settings_end_the_command_with_one_line_and_code_2(
     check_refusal(code, capfd.readouterr().err, message, out)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_process_of_its_own_says_no_more_though_it_imports_tensorflow(tmp_path):
     override, message = BAD[-1]  # which is found last, in the data

@@ -127,6 +127,7 @@ def aggregator_of(tff):
     return lambda own, *wide: Aggregator(None, *wide, process=process(own, *wide))
 
 
+@pytest.mark.parametrize("context", ["stock", "scan", slow("vmap"), "call"], indirect=True)
 def test_every_client_adds_noise_of_its_own(aggregator_of, context):
     aggregator = aggregator_of(gaussian(2.0), DIMENSION, DIMENSION)
     sigma = 2.0 * CLIP / M

@@ -296,8 +296,15 @@ def distinct(pairs):
         pairs = rest
 
 
-@pytest.mark.parametrize("kind", METRICS)
-@pytest.mark.parametrize("k", KERASES, indirect=True)
+@pytest.mark.parametrize(
+    ("k", "kind"),
+    [
+        slow(k, kind) if (k, kind) == ("tf_keras", VALUE) else (k, kind)
+        for k in KERASES
+        for kind in METRICS
+    ],
+    indirect=["k"],
+)
 def test_every_metric_is_that_of_keras(k, kind):
     arrays, shape = labels_of(kind)
     model, x = model_of(k, shape)

@@ -16,6 +16,7 @@ from tests.support.helpers import (
     values,
 )
 from tests.support.models import FEDAVG, RATE, X4, Y1, Gate, mse, sequential
+from tests.support.tables import thinned
 from tff_dp import data
 from tff_dp.errors import ModelError
 from tff_dp.model import ModelSpec
@@ -121,7 +122,21 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind",
+    thinned(
+        list(MODELS),
+        by=[
+            "functional",
+            "two-inputs",
+            "sequential",
+            "frozen-layer",
+            "subclassed",
+            "integers",
+            "two-outputs",
+        ],
+    ),
+)
 def test_training_equals_a_plain_loop(stock, kind):
     builder, make, loss, make_clients, copied = MODELS[kind]
     clients = (make_clients or regression_clients)()

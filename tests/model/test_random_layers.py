@@ -22,6 +22,7 @@ from tests.support.helpers import (
     run_rounds,
 )
 from tests.support.models import X4, Y1, sequential
+from tests.support.tables import slow
 from tff_dp.errors import ModelError
 from tff_dp.model import ModelSpec, ModelWeights
 
@@ -102,7 +103,7 @@ class GlobalGenerator(keras.layers.Layer):
         lambda: keras.Sequential([keras.layers.Dropout(0.5, seed=7)]),
     ],
 )
-@pytest.mark.parametrize("seeded", [False, True], ids=["", "seeded"])
+@pytest.mark.parametrize("seeded", [False, slow(True)], ids=["", "seeded"])
 def test_random_layers_draw_anew_in_training_only(tff, layer, seeded, request):
     x = keras.layers.Input([8, 8])
     random = layer()

@@ -15,6 +15,7 @@ from tests.support.helpers import (
     values,
 )
 from tests.support.models import FEDAVG, RATE, X4, Y1, legacy_linear, tf_keras
+from tests.support.tables import thinned
 from tff_dp.errors import ModelError
 from tff_dp.model import ModelSpec, ModelWeights
 
@@ -67,7 +68,9 @@ LEGACY = {
 }
 
 
-@pytest.mark.parametrize("kind", LEGACY)
+@pytest.mark.parametrize(
+    "kind", thinned(list(LEGACY), by=["dense", "frozen", "regularized", "nested-builder"])
+)
 def test_tf_keras_training_equals_a_plain_loop(stock, kind):
     make, as_builder, is_functional = LEGACY[kind]
     clients = regression_clients()

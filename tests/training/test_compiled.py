@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
+from tests.support.tables import slow
 from tff_dp import data, execution
 from tff_dp.errors import ArgumentError, ModelError
 from tff_dp.model.compiled import compiled_of, loss_of, metrics_of, refuse_overrides
@@ -40,6 +41,10 @@ def library(name: str):
 @pytest.fixture(params=["keras", "tf_keras"])
 def kind(request, tff):
     return library(request.param)
+
+
+# What is read of a model is read in one way of both.
+first_of_keras = pytest.mark.parametrize("kind", ["keras", slow("tf_keras")], indirect=True)
 
 
 def linear(kind, **compiled):
@@ -120,6 +125,7 @@ def bound_of(model, **arguments):
     return tff_dp.ModelSpec(model=model, **arguments).bind(ONE.element_spec())
 
 
+@first_of_keras
 def test_the_loss_of_a_compiled_model_is_used(kind):
     huber = kind.losses.Huber(0.5)
     for given, loss in (("mae", "mae"), (huber, huber), (pinball, pinball), (["mae"], "mae")):
@@ -174,6 +180,7 @@ def test_a_function_that_makes_a_compiled_model_of_tf_keras_with_dropout(tff):
     assert set(trained.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss", "mae"}
 
 
+@first_of_keras
 def test_the_metrics_of_a_compiled_model_are_used(kind):
     metrics = [
         kind.metrics.MeanAbsoluteError(name="gap"),
@@ -187,6 +194,7 @@ def test_the_metrics_of_a_compiled_model_are_used(kind):
     assert found["e"] == pytest.approx(np.square(residual).mean(), rel=1e-5)
 
 
+@first_of_keras
 def test_an_argument_takes_the_place_of_what_the_model_was_compiled_with(kind):
     unwanted = {"loss_weights": [3.0], "weighted_metrics": ["mse"]}
     model = linear(kind, optimizer="rmsprop", loss="mae", **unwanted)

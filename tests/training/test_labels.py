@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
-from tests.support.tables import covered
+from tests.support.tables import covered, slow
 from tff_dp.errors import DataError, ModelError
 from tff_dp.model import ModelSpec
 
@@ -199,7 +199,7 @@ def test_losses_by_output_train_as_fit_does(k, outputs_and_losses):
     np.testing.assert_allclose(result.history[0].metrics["loss"], logs["loss"][0], rtol=1e-5)
 
 
-@by_keras
+@pytest.mark.parametrize("k", ["keras", slow("tf_keras")], indirect=True)
 def test_one_loss_is_for_each_output_and_a_function_of_ones_own_for_all(k):
     y = {"left": LINE, "right": np.eye(3, dtype=np.float32)[TWO["right"]]}
     result = run(outputs(k, "dictionary"), X, y, loss="mse")

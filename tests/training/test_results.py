@@ -100,6 +100,7 @@ def test_a_result_is_pickled_with_its_model_and_with_what_that_has_cost(tff, mak
         result_of(again.model)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_result_of_tf_keras_is_unpickled_by_another_process(tff, tmp_path):
     result = result_of(legacy_model())
