@@ -154,7 +154,7 @@ def test_a_ctc_loss_and_its_gradient_run_here(tff, stock):
             np.testing.assert_allclose(total([1, 2, 3]), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [[8, 8, 8], [8, 7, 3]], ids=["whole", "ragged"])
+@pytest.mark.parametrize("sizes", [slow([8, 8, 8]), [8, 7, 3]], ids=["whole", "ragged"])
 def test_training_by_an_iterator_is_that_of_stock_tff_in_every_strategy(tff, stock, sizes):
     import tf_keras
     from tensorflow_federated.python.learning import loop_builder

@@ -269,16 +269,18 @@ with execution.fast("scan", xla=True):
 """
 
 
+def compile_in(folder: str) -> list[dict[str, int]]:
+    """Returns the files of what XLA has compiled, after each cohort, in a process of its own."""
+    lines = in_process(COHORTS, TFF_DP_CACHE=folder, TF_XLA_FLAGS="", PYTHONPATH=str(ROOT))
+    told = [line.split(" ", 1) for line in lines]
+    return [json.loads(rest) for first, rest in told if first == "compiled"]
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The files of what XLA has compiled, after each cohort, in two processes one after another."""
+    """A folder, and what a first process has compiled in it."""
     folder = str(tmp_path_factory.mktemp("compiled"))
-    found = []
-    for _ in range(2):
-        lines = in_process(COHORTS, TFF_DP_CACHE=folder, TF_XLA_FLAGS="", PYTHONPATH=str(ROOT))
-        told = [line.split(" ", 1) for line in lines]
-        found.append([json.loads(rest) for first, rest in told if first == "compiled"])
-    return found
+    return folder, compile_in(folder)
 
 
 def test_another_cohort_needs_no_compilation(compiled):
@@ -287,12 +289,14 @@ def test_another_cohort_needs_no_compilation(compiled):
     TensorFlow's own slices ask for a constant start: rounds under Poisson sampling, each with another
     cohort, took 800 times as long as those of one and the same.
     """
-    assert [len(files) for files in compiled[0]] == [1] * 4
+    _, first = compiled
+    assert [len(files) for files in first] == [1] * 4
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_compiled(compiled):
-    first, second = compiled
-    assert second == first  # nothing was compiled and written anew
+    folder, first = compiled
+    assert compile_in(folder) == first  # nothing was compiled and written anew
 
 
 def test_the_cache_of_compiled_code_is_bounded_private_and_can_be_refused(tmp_path, monkeypatch):
@@ -398,6 +402,7 @@ print(json.dumps([int(double(4)), tff.framework.get_context_stack().current is c
 """
 
 
+@pytest.mark.slow
 def test_install_serves_the_whole_process():
     assert json.loads(in_process(INSTALLED)[-1]) == [8, True]
 

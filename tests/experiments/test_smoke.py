@@ -23,7 +23,7 @@ NAMES = [
 ]
 
 # By default one of them runs, which the tests of an interruption need as well.
-by_name = pytest.mark.parametrize("name", thinned(NAMES, by=["medicine_persons"]))
+by_name = pytest.mark.parametrize("name", thinned(NAMES, by=["medicine_silos"]))
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +77,18 @@ def test_private_rows_stay_within_their_target_and_others_have_none(outputs, nam
 
 
 def test_a_finished_experiment_is_read_and_not_trained_again(outputs, monkeypatch, capsys):
-    out = outputs("medicine_persons")
+    out = outputs("medicine_silos")
     before = (out / "table.csv").read_text()
 
     def train(*arguments, **options):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(_curve._training, "train", train)
-    arguments = ["medicine_persons", "--smoke", "--out", str(out)]
+    arguments = ["medicine_silos", "--smoke", "--out", str(out)]
     assert command.main(arguments) == 0
     assert (out / "table.csv").read_text() == before
-    assert command.main([*arguments, "--set", "training.rounds=4"]) == 2
-    assert "training.rounds was 3 there and is 4 here" in capsys.readouterr().err
+    assert command.main([*arguments, "--set", "federated.rounds=4"]) == 2
+    assert "federated.rounds was 2 there and is 4 here" in capsys.readouterr().err
 
 
 def test_a_training_that_ctrl_c_ends_early_is_no_result(tff, tmp_path, monkeypatch):

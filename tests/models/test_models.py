@@ -11,7 +11,7 @@ import pytest
 
 import tff_dp
 from tests.support.paths import ROOT
-from tests.support.tables import thinned
+from tests.support.tables import slow, thinned
 
 NAMES = sorted(
     path.stem for path in (ROOT / "models").glob("*.py") if not path.stem.startswith("_")
@@ -156,7 +156,7 @@ def loss_of_spec(spec, clients):
     return loss_of(spec.model, clients)
 
 
-@pytest.mark.parametrize("name", ["logistic", "resnet"])
+@pytest.mark.parametrize("name", ["logistic", slow("resnet")])
 def test_gradients_of_single_records_can_be_clipped(tff, name):
     spec, clients = small(name)
     mechanism = tff_dp.RecordGaussianMechanism(
@@ -172,6 +172,7 @@ def test_gradients_of_single_records_can_be_clipped(tff, name):
     assert np.isfinite(result.epsilon)
 
 
+@pytest.mark.slow
 def test_a_transformer_classifies_texts(tff):
     spec, clients = small("transformer", classes=2)
     with tff_dp.execution.fast():

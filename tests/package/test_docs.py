@@ -104,8 +104,11 @@ WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding=
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "page",
-    # This page trains a model for each of its sections.
-    [slow(page) if page.name == "keras.md" else page for page in WITH_PYTHON],
+    # These train a model for most of their sections.
+    [
+        slow(page) if page.name in ("keras.md", "execution.md", "privacy.md") else page
+        for page in WITH_PYTHON
+    ],
     ids=name,
 )
 def test_the_python_blocks_of_a_page_run_as_they_stand(page, tff, tmp_path, monkeypatch):

@@ -181,7 +181,7 @@ OTHERS = [
     ("mechanism", "changes"),
     [
         # A tree that starts again is the same aggregator; its covariance is tested with the others'.
-        OTHERS[0],
+        slow(*OTHERS[0]),
         OTHERS[1],
         slow(*OTHERS[2]),
         pytest.param(*OTHERS[3], marks=pytest.mark.full),

@@ -211,10 +211,11 @@ def test_schedules_are_functions_of_the_round(clients):
     assert_weights(result.model, plain_loop(clients, zip(client, server, strict=True))[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm",
     [
-        slow(tff_dp.FedProx(proximal_strength=0.1, client_optimizer=tff_dp.SGD(learning_rate=0.1))),
+        tff_dp.FedProx(proximal_strength=0.1, client_optimizer=tff_dp.SGD(learning_rate=0.1)),
         tff_dp.FedOpt(
             client_optimizer=tff_dp.Adam(learning_rate=0.1),
             server_optimizer=tff_dp.Adam(learning_rate=0.1),

@@ -102,6 +102,7 @@ def test_the_clients_optimizer_takes_the_steps_of_the_model_s(kind, name):
         np.testing.assert_allclose(weights, variable, atol=1e-5)
 
 
+@first_of_keras
 def test_a_round_of_one_client_is_keras_s_own_fit(kind):
     """With the model's optimizer and loss, and with the order of examples kept."""
 
@@ -378,6 +379,7 @@ def test_keras_s_own_classes_and_other_methods_override_nothing_that_counts(kind
 # --- What comes back ----------------------------------------------------------------------------
 
 
+@first_of_keras
 def test_the_trained_model_is_compiled_with_what_it_was_trained_with(kind):
     gap = kind.metrics.MeanAbsoluteError(name="gap")
     adam = kind.optimizers.Adam(learning_rate=0.02, epsilon=0.1)

@@ -557,7 +557,7 @@ def test_what_tf_keras_alone_cannot_do_is_refused(tff):
             ModelSpec(model=model, loss=loss, metrics=metrics).bind(clients_of(x, y).element_spec())
 
 
-@by_keras
+@pytest.mark.parametrize("k", ["keras", slow("tf_keras")], indirect=True)
 def test_what_differs_on_purpose_still_trains(k):
     cases = {
         "quantiles": (

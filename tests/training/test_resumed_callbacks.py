@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tff_dp
-from tests.support.tables import covered, slow
+from tests.support.tables import covered
 from tff_dp.errors import ArgumentError
 from tff_dp.training.callback_states import States, restore, states_of
 
@@ -111,8 +111,9 @@ def test_early_stopping_stops_and_restores_as_without_the_interruption(data, tmp
     assert_same(again, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The callback Rates begins anew")
-@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
+@pytest.mark.parametrize("name", KERASES)
 def test_reduce_lr_on_plateau_reduces_as_without_the_interruption(data, tmp_path, name):
     library = importlib.import_module(name)
     expected: list[float] = []

@@ -144,10 +144,12 @@ OTHERS = [
     gaussian(metrics=(tff_dp.PrivateMetric(name="loss", clip_value=4.0, budget_fraction=0.1),)),
 ]
 MECHANISMS = [
-    gaussian(),
-    plan(
-        mechanism=tff_dp.AdaptiveGaussianMechanism(initial_clip_norm=1.0, noise_multiplier=0.3),
-        rounds=20,
+    slow(gaussian()),
+    slow(
+        plan(
+            mechanism=tff_dp.AdaptiveGaussianMechanism(initial_clip_norm=1.0, noise_multiplier=0.3),
+            rounds=20,
+        )
     ),
     tree_plan(),
     tff_dp.PrivacyPlan(
