@@ -169,6 +169,21 @@ def small_noise(kind, dimension=2**14, **changes) -> DistributedMechanism:
     return mechanism(kind, z=2.0, dimension=dimension, bits=6, modclip_prob=1e-9, **changes)
 
 
+by_kind_and_context = pytest.mark.parametrize(
+    ("kind", "context"),
+    covered(
+        KINDS,
+        ["fast", "stock"],
+        by=[
+            *((kind, "fast") for kind in KINDS),
+            (DistributedSkellamMechanism, "stock"),
+        ],
+        slow=None,
+    ),
+    indirect=["context"],
+)
+
+
 @pytest.fixture(scope="module")
 def two_rounds(tff):
     """A function to the grid of the noise, and the noise of two rounds, drawn once for two tests."""
@@ -188,7 +203,7 @@ def two_rounds(tff):
     return rounds
 
 
-@both_kinds
+@by_kind_and_context
 def test_the_sum_of_the_shares_has_the_law_that_is_accounted_for(two_rounds, context, kind):
     # 16,384 integers show a standard deviation that is off by 6 %.
     grid, sample, _ = two_rounds(kind, context)
@@ -198,7 +213,7 @@ def test_the_sum_of_the_shares_has_the_law_that_is_accounted_for(two_rounds, con
         assert not has_law(sample, log_pmf(kind, grid, factor))
 
 
-@both_kinds
+@by_kind_and_context
 def test_noise_is_independent_between_rounds_and_coordinates(two_rounds, context, kind):
     _, first, second = two_rounds(kind, context)
     # Correlations of n independent pairs are about N(0, 1/n); 5 deviations have probability 6e-7.
@@ -554,7 +569,7 @@ def test_a_round_of_training_is_stock_tffs_but_for_the_rounding(tff, stock):
         assert np.abs(a).max() > 0.01
 
 
-@both_kinds
+@pytest.mark.parametrize("kind", [DistributedGaussianMechanism, slow(DistributedSkellamMechanism)])
 def test_rounds_in_one_graph_call_draw_noise_of_their_own(kind):
     width, rounds = 1023, 4
     clients = data.Clients(

@@ -105,6 +105,7 @@ def test_a_run_is_validated_and_its_callbacks_go_on_when_it_is_resumed(here, cap
     assert [float(row["val_loss"]) for row in rows] == pytest.approx(found)
 
 
+@pytest.mark.slow
 def test_held_out_clients_are_validated_under_a_plan_of_their_own(here, capsys):
     with_tables(CLIENTS)
     code, out, err = run(capsys, "train", "demo/train.toml", "--set", "train.rounds=3")

@@ -283,6 +283,7 @@ def compiled(tmp_path_factory):
     return folder, compile_in(folder)
 
 
+@pytest.mark.slow
 def test_another_cohort_needs_no_compilation(compiled):
     """XLA keeps a file of what it has compiled; a table taken for a constant would add one a round.
 

@@ -161,6 +161,7 @@ def test_the_rule_of_static_shapes_needs_no_table(tff, monkeypatch):
             assert "a tensor has a shape that depends on values: that of" in told
 
 
+@pytest.mark.slow
 def test_what_is_known_beforehand_stays_compiled(tff):
     """Numbers that follow from shapes alone are no values, also inside of loops and gradients."""
 

@@ -99,6 +99,7 @@ def test_a_script_of_tff_runs_with_one_line_added():
     assert done.stdout.splitlines()[-2:] == ["80", "[]"], done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_tensorflow_privacy_can_be_imported_by_itself_too():
     program = (

@@ -153,8 +153,8 @@ def test_right_plans_pass_in_every_context(request, context, mechanism, parts):
         # A count whose noise leaves [0, m] in most rounds: the share is cut off, the test still right.
         slow(dataclasses.replace(ADAPTIVE, clipped_count_stddev=M), {}),
         # A large cohort, where float32 hides one client's bit, and fixed cohorts under replace-one.
-        (ADAPTIVE, {"population": 10**6, "cohort": 20_000.0, "delta": 1e-7}),
-        slow(FIXED, {"cohort": None, "sampler": tff_dp.FixedSizeSampler(size=7)}),
+        slow(ADAPTIVE, {"population": 10**6, "cohort": 20_000.0, "delta": 1e-7}),
+        (FIXED, {"cohort": None, "sampler": tff_dp.FixedSizeSampler(size=7)}),
     ],
     ids=["count beyond its range", "many clients", "fixed size"],
 )

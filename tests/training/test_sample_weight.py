@@ -78,7 +78,6 @@ def norm_of_move(result: tff_dp.FitResult, start: Any) -> float:
         by=[
             ("numbers", "FedAvg", "keras"),
             ("column", "FedAvg", "tf_keras"),
-            ("numbers", "FedSGD", "tf_keras"),
             ("column", "FedSGD", "keras"),
         ],
         slow=None,
