@@ -413,7 +413,6 @@ def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, one_sum,
     assert failures == {*FORMATS, *MANY[1:]}
 
 
-@pytest.mark.slow
 def test_the_thorough_sizes_see_more(tff, one_sum, monkeypatch):
     monkeypatch.setitem(
         builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)
