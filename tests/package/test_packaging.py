@@ -311,7 +311,7 @@ def test_ci_tests_every_interpreter_and_says_what_it_has_left_out(tmp_path, main
     else:
         assert "ci: Python 3.11: SKIPPED, no interpreter was found" in said
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[:2] == [" lint", " test"]
+    assert calls[:2] == [" lint", " test --slow"]
     (again,) = [call for call in calls if "-3.13 test" in call]
     assert "tests/accounting/test_privacy_loss.py" in again
 
