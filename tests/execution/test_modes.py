@@ -17,6 +17,7 @@ import tree
 import tff_dp
 from tests.support.paths import ROOT
 from tests.support.rounds import assert_close, cohort_of
+from tests.support.tables import slow
 from tests.support.workers import workers
 from tff_dp import _caching, data, execution
 from tff_dp.errors import ArgumentError, ComputationError
@@ -28,7 +29,7 @@ from tff_dp.process import build_process, initialize_from, model_weights
 pytestmark = pytest.mark.heavy
 
 
-@pytest.mark.parametrize(("strategy", "xla"), [("scan", True), ("scan", False), ("call", None)])
+@pytest.mark.parametrize(("strategy", "xla"), [slow("scan", True), ("scan", False), ("call", None)])
 @pytest.mark.parametrize("cohort", [[0, 1, 6], [0, 5, 7]], ids=["equal", "ragged"])
 def test_iterated_rounds_are_the_rounds_one_by_one(linear, strategy, xla, cohort):
     bound, process, clients = linear

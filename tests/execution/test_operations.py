@@ -79,7 +79,7 @@ def test_the_operations_that_run_by_default_are_known():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("op", by_default(operations.FOR_XLA, REWRITTEN | EVERYDAY))
+@pytest.mark.parametrize("op", by_default(operations.FOR_XLA, REWRITTEN))
 def test_xla_gives_the_numbers_of_the_kernel(op):
     for case in operation_cases.BY_OPERATION[op]:
         _compare_under_xla(case)

@@ -57,8 +57,7 @@ def examiner(stock_of_cases):
     ("kind", "number"),
     thinned(
         [(kind, i) for kind, count in SEEDED.items() for i in range(count)],
-        by=[(kind, i) for kind, count in SEEDED.items() for i in range(count // 2)]
-        + [("learning", 0)],
+        by=[(kind, i) for kind, count in SEEDED.items() for i in range(count // 2)],
     ),
 )
 def test_seeded_cases_are_those_of_stock_tff(examiner, kind, number):

@@ -10,6 +10,7 @@ from scipy import stats
 
 from tests.support import oracles
 from tests.support.noise import Aggregator, is_laplace
+from tests.support.tables import slow
 from tff_dp.accounting import laplace, round_of, spend
 from tff_dp.accounting.accountants import rdp_epsilon
 from tff_dp.accounting.laplace import LaplaceRound, pld_epsilon, pure_epsilon
@@ -83,7 +84,7 @@ def one_round_delta(z: float, rate: float, shift: float, epsilon: float) -> floa
 
 @pytest.mark.parametrize(
     ("z", "rate", "adjacency"),
-    [(1.0, 1.0, AOR), (2.0, 1.0, REPLACE), (1.0, 0.25, AOR), (0.7, 0.05, ZERO_OUT)],
+    [slow(1.0, 1.0, AOR), (2.0, 1.0, REPLACE), slow(1.0, 0.25, AOR), (0.7, 0.05, ZERO_OUT)],
 )
 def test_pld_of_one_round_bounds_the_quadrature_tightly(z, rate, adjacency):
     sampler = FullParticipation() if rate == 1 else PoissonSampler(rate=rate)

@@ -467,7 +467,7 @@ def test_callbacks_that_need_batches_or_are_none_are_refused(clients, make, mess
         trained(clients, callbacks)
 
 
-@pytest.mark.parametrize("name", ["keras", "tf_keras"])
+@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
 def test_a_monitor_that_no_round_reports_is_refused_before_a_round(clients, name):
     library = importlib.import_module(name)
     c = library.callbacks

@@ -16,6 +16,7 @@ from tff_dp.model import ModelSpec
 
 KERASES = ["keras", "tf_keras"]
 by_keras = pytest.mark.parametrize("k", KERASES, indirect=True)
+first_of_keras = pytest.mark.parametrize("k", ["keras", slow("tf_keras")], indirect=True)
 rng = np.random.default_rng(0)
 X = rng.normal(size=(40, 4)).astype(np.float32)
 LINE = (2 * X[:, 0] - X[:, 1]).astype(np.float32)  # y = 2a - b
@@ -120,7 +121,7 @@ def test_labels_of_one_dimension_train_as_fit_does(k, form):
     assert abs(broadcast.get_weights()[0][0, 0] - 2) > 1
 
 
-@by_keras
+@first_of_keras
 def test_class_numbers_of_one_dimension_train_as_fit_does(k):
     labels = rng.integers(0, 3, len(X))
     loss = "sparse_categorical_crossentropy"
@@ -199,7 +200,7 @@ def test_losses_by_output_train_as_fit_does(k, outputs_and_losses):
     np.testing.assert_allclose(result.history[0].metrics["loss"], logs["loss"][0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("k", ["keras", slow("tf_keras")], indirect=True)
+@first_of_keras
 def test_one_loss_is_for_each_output_and_a_function_of_ones_own_for_all(k):
     y = {"left": LINE, "right": np.eye(3, dtype=np.float32)[TWO["right"]]}
     result = run(outputs(k, "dictionary"), X, y, loss="mse")
@@ -557,7 +558,7 @@ def test_what_tf_keras_alone_cannot_do_is_refused(tff):
             ModelSpec(model=model, loss=loss, metrics=metrics).bind(clients_of(x, y).element_spec())
 
 
-@pytest.mark.parametrize("k", ["keras", slow("tf_keras")], indirect=True)
+@first_of_keras
 def test_what_differs_on_purpose_still_trains(k):
     cases = {
         "quantiles": (
@@ -590,7 +591,7 @@ def hashed(k):
     )
 
 
-@by_keras
+@first_of_keras
 def test_tensors_compare_by_value_as_in_keras(k):
     class Positive(k.layers.Layer):
         def call(self, x):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import slow
 from tests.support.training import fit, legacy_model, linear_model, make_clients, plan
 from tff_dp import execution, provenance
 from tff_dp.accounting.report import ReadOnlyDict
@@ -85,7 +86,7 @@ def result_of(model, rounds=2, **changes):
         return fit(make_clients(), plan(), model=model, rounds=rounds, **changes)
 
 
-@pytest.mark.parametrize("make", [linear_model, legacy_model], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("make", [linear_model, slow(legacy_model)], ids=["keras", "tf_keras"])
 def test_a_result_is_pickled_with_its_model_and_with_what_that_has_cost(tff, make):
     result = result_of(make())
     for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):

@@ -101,7 +101,7 @@ YOGI = tff_dp.FedOpt(server_optimizer=tff_dp.Yogi(learning_rate=0.1))
         (FEW, {}),
         (FEW, {"seed": None}),
         pytest.param(FEW, {"algorithm": ADAM}, marks=pytest.mark.full),
-        (FEW, {"algorithm": YOGI, "save_every": 3}),
+        slow(FEW, {"algorithm": YOGI, "save_every": 3}),
         slow(tff_dp.NoPrivacy(), {"model": legacy_model, "save_every": 4}),
         slow(gaussian(0.0), {"save_every": 2}),
         (tree_plan(0.0, rounds=20), {}),

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tff_dp
-from tests.support.tables import covered
+from tests.support.tables import covered, slow
 from tff_dp.errors import DataError, ModelError
 
 RATE = 0.1
@@ -96,6 +96,7 @@ def test_many_fields_keep_their_order(tff):
     )
 
 
+@pytest.mark.slow
 def test_tuples_train_on_stock_tff_as_well(tff):
     x, y = arrays()
     start = two_by_two(keras)
@@ -205,7 +206,7 @@ def test_loss_weights_of_a_compiled_model_are_those_of_keras(tff, name, form):
     assert_close(again.model, own)
 
 
-@pytest.mark.parametrize("name", KERASES)
+@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
 def test_a_weight_of_a_single_loss_is_that_of_keras(tff, name):
     library = importlib.import_module(name)
     (x, _), (y, _) = arrays()

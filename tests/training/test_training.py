@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import slow
 from tests.support.training import FEATURES, fit, linear_model, make_clients, plan
 from tff_dp import data, execution
 
@@ -360,6 +361,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_signals_at_any_moment_lose_neither_model_nor_charge(tmp_path):
     done = subprocess.run(
@@ -553,11 +555,11 @@ TRAINED = [
         tff_dp.PerLayerGaussianMechanism(clip_norms=(0.4, 0.3), noise_multiplier=4.0),
         tff_dp.FixedSizeSampler(size=3),
     ),
-    (tff_dp.LaplaceMechanism(**NOISE), tff_dp.PoissonSampler(rate=0.5)),
+    slow(tff_dp.LaplaceMechanism(**NOISE), tff_dp.PoissonSampler(rate=0.5)),
     (tff_dp.TreeMechanism(**NOISE, restart_every=4), APART),
-    (tff_dp.BandedMechanism(**NOISE, bands=4), APART),
+    slow(tff_dp.BandedMechanism(**NOISE, bands=4), APART),
     (tff_dp.BandedMechanism(**NOISE, bands=2), tff_dp.CyclicPoissonSampler(rate=0.8, cycle=3)),
-    (tff_dp.LocalGaussianMechanism(**NOISE), tff_dp.PoissonSampler(rate=0.5)),
+    slow(tff_dp.LocalGaussianMechanism(**NOISE), tff_dp.PoissonSampler(rate=0.5)),
     (tff_dp.LocalLaplaceMechanism(**NOISE), tff_dp.FullParticipation()),
 ]
 
