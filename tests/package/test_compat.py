@@ -153,6 +153,7 @@ print("trained")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_tf_keras_may_be_imported_first():
     """It imports parts of TensorFlow, which look for another Keras unless they are told."""

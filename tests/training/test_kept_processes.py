@@ -226,6 +226,7 @@ def test_models_alike_on_inputs_of_other_names_are_of_another_kind(tff):
     assert len(kept_processes._kept) == 2
 
 
+@pytest.mark.slow
 def test_tf_keras_models_stay_usable_when_a_run_on_a_kept_process_is_refused(clients):
     import tf_keras
 
@@ -331,6 +332,7 @@ def test_whoever_asks_for_xla_has_it_at_once():
     assert trained.due(None) is None
 
 
+@pytest.mark.slow
 def test_rounds_are_the_same_however_long_compiling_takes(tff, monkeypatch):
     """Which graph runs a round is a matter of counts, and XLA's graph gives what its rounds need."""
     monkeypatch.setattr(compile_policy, "USED_FROM", 60)
