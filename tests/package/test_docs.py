@@ -25,7 +25,16 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LANGUAGES = {"python", "sh", "text", "toml", "json", "mermaid"}
 NOT_RUN = "# Not run in the tests: "
 FOREIGN = {"git", "pip", "uv", "cd"}  # commands of others, in the pages' shell blocks
-OWN = {"quickstart", "test", "fuzz", "lint", "lock", "interpreters", "help"}  # words of ./run
+OWN = {
+    "quickstart",
+    "test",
+    "fuzz",
+    "lint",
+    "docs",
+    "lock",
+    "interpreters",
+    "help",
+}  # words of ./run
 INSIDE = {
     "python",
     "tff-dp",
