@@ -1,8 +1,8 @@
 """What a process needs: `./run python benchmarks/memory.py`.
 
 Peak resident memory, in MiB, of processes that do one thing each: importing, accounting, and `fit` of W3
-(`benchmarks/_workloads.py`) under a plan, with more rounds, more clients a round, and clients' data in a file
-of 800 MB that is memory-mapped. What is not private (pages of the file) counts while it is resident.
+(`benchmarks/_workloads.py`) under a plan, with more rounds, more clients a round, and clients' data in a
+file of 800 MB that is memory-mapped. What is not private (pages of the file) counts while it is resident.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -37,7 +38,7 @@ tff_dp.fit(W3.keras_model(), tff_dp.Clients(x, y, offsets), loss=W3.keras_loss()
 )
 _IN_MEMORY = "rng.standard_normal((offsets[-1], 100), dtype=np.float32)"
 _MAPPED = "np.lib.format.open_memmap({path!r}, mode='r')"
-_CASES = {
+_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "python": ("pass", {}),
     "import tff_dp": ("import tff_dp", {}),
     "the epsilon of a plan": (_PLAN + "plan(10_000, 1000).epsilon()", {"cohort": 100}),

@@ -21,7 +21,13 @@ from tests.support.paths import ROOT
 from tff_dp import cli
 from tff_dp.errors import ArgumentError
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "experiments" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LANGUAGES = {"python", "sh", "text", "toml", "json", "mermaid"}
 NOT_RUN = "# Not run in the tests: "
 FOREIGN = {"git", "pip", "uv", "cd"}  # commands of others, in the pages' shell blocks
@@ -230,8 +236,8 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_accounting_commands_of_the_readme_run(capsys):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_accounting_commands_of_the_first_page_run(capsys):
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
     ours = [shlex.split(c)[2:] for c in commands(text) if c.startswith("./run tff-dp")]
     cheap = [words for words in ours if words[0] in ("epsilon", "calibrate")]
     assert len(cheap) >= 2
