@@ -28,7 +28,7 @@ PAGES = [
     ROOT / "experiments" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-LANGUAGES = {"python", "sh", "text", "toml", "json", "mermaid"}
+LANGUAGES = {"python", "sh", "text", "toml", "json"}
 NOT_RUN = "# Not run in the tests: "
 FOREIGN = {"git", "pip", "uv", "cd"}  # commands of others, in the pages' shell blocks
 OWN = {
