@@ -91,11 +91,17 @@ Rows = dict[str, dict[str, Outcome | None]]
 
 
 def apart(weights: Sequence[Array], expected: Sequence[Array], initial: Sequence[Array]) -> float:
-    """Returns the largest difference of two weights, over the largest change from the initial ones."""
+    """Returns the largest difference of two weights, over the largest change from the initial ones.
+
+    Weights are float32, and a framework that averages them, in place of updates, rounds each to that: a
+    difference of one unit of the largest weight's last digits counts as none.
+    """
     if [w.shape for w in weights] != [w.shape for w in expected]:
         return float("inf")
     change = max(float(np.abs(a - b).max()) for a, b in zip(expected, initial, strict=True))
-    return max(float(np.abs(a - b).max()) for a, b in zip(weights, expected, strict=True)) / change
+    unit = float(np.finfo(np.float32).eps) * max(float(np.abs(w).max()) for w in initial)
+    most = max(float(np.abs(a - b).max()) for a, b in zip(weights, expected, strict=True))
+    return max(most - unit, 0.0) / change
 
 
 def measure(names: Sequence[str], workload: Workload, privacy: Privacy | None) -> dict[str, Any]:

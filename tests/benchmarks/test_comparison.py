@@ -107,6 +107,16 @@ def test_what_differs_or_fails_is_found_and_no_table_hides_it(frameworks):
     assert "failed" in comparison.details_table(rows)
 
 
+def test_a_difference_of_the_last_digit_counts_as_none_and_a_larger_one_does():
+    initial = [np.float32([0.25, 0.0])]
+    expected = [np.float32([0.25 + 1e-5, 0.0])]
+    last = [np.nextafter(expected[0], np.float32(1))]
+    assert comparison.apart(last, expected, initial) == 0
+    (wrong,) = (w * np.float32(1 + 1e-6) for w in expected)
+    assert comparison.apart([wrong], expected, initial) > W1.tolerance
+    assert comparison.apart([wrong[:1]], expected, initial) == np.inf
+
+
 def test_a_table_has_medians_and_how_many_times_the_reference_they_are():
     reference, other = (Outcome(s, 1.0, 1 << 20, 0.0) for s in ([1.0, 2.0, 9.0], [5.0, 5.0, 6.0]))
     assert comparison.cell(reference, reference) == "2 s"
