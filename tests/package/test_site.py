@@ -28,6 +28,9 @@ PLANTED = {
         ("With `run_dir=`", "[gone](privacy.md#nothing) `run_dir=`", r"'privacy\.md#nothing'"),
         ("the last one", "[gone](../nothing.py)", r"'\.\./nothing\.py', but"),
     ],
+    "api/extending.md": [
+        ("noise.laplace.laplace\n", "noise.laplace\n", r"tff_dp\.noise\.laplace is a module"),
+    ],
     "api/training.md": [("::: tff_dp.fit\n", "", r"tff_dp\.fit is public, and the API reference")],
 }
 
