@@ -34,6 +34,9 @@ from benchmarks.peers.task import load_outcome, save_task
 ROOT = _environments.ROOT
 WORKLOADS = {workload.name: workload for workload in (W1, W2, W3)}
 CHECKED_ROUNDS = 2
+# How far apart the weights may be, over the largest change of one. In a network with maxima and rectifiers,
+# a near tie goes one way here and the other way there; a client that is left out moves it further.
+TOLERANCES = {"W1": 1e-3, "W2": 1e-2, "W3": 1e-3}
 # Every update is longer than this bound, so that the check sees clipping.
 CLIPPED = Privacy(clip_norm=0.01, noise_multiplier=0.0)
 _MIB = 1 << 20
@@ -218,7 +221,7 @@ def different(rows: Rows) -> list[str]:
     """Returns a line for each framework that failed or did not compute what the reference did."""
     lines = []
     for label, row in rows.items():
-        tolerance = WORKLOADS[label.split(",")[0]].tolerance
+        tolerance = TOLERANCES[label.split(",")[0]]
         for name, outcome in row.items():
             if outcome is None:
                 lines.append(f"{label}: {FRAMEWORKS[name].title} failed")

@@ -16,6 +16,7 @@ from benchmarks.peers import __main__ as worker
 from benchmarks.peers import task as tasks
 
 SMALL = dataclasses.replace(W1, clients=3)
+TOLERANCE = comparison.TOLERANCES["W1"]
 
 
 def by_numpy(task, clock, leave_out=()):
@@ -96,7 +97,7 @@ def test_what_differs_or_fails_is_found_and_no_table_hides_it(frameworks):
     assert len(right.seconds) == 4
     assert right.peak_bytes > 1 << 20
     assert right.apart == 0
-    assert wrong.apart > W1.tolerance
+    assert wrong.apart > TOLERANCE
     assert failed is None
     lines = comparison.different(rows)
     assert len(lines) == 2
@@ -113,7 +114,7 @@ def test_a_difference_of_the_last_digit_counts_as_none_and_a_larger_one_does():
     last = [np.nextafter(expected[0], np.float32(1))]
     assert comparison.apart(last, expected, initial) == 0
     (wrong,) = (w * np.float32(1 + 1e-6) for w in expected)
-    assert comparison.apart([wrong], expected, initial) > W1.tolerance
+    assert comparison.apart([wrong], expected, initial) > TOLERANCE
     assert comparison.apart([wrong[:1]], expected, initial) == np.inf
 
 
@@ -157,5 +158,5 @@ def test_our_side_computes_what_numpy_does(tff, tmp_path, privacy):
     clock = tasks.Clock(2)
     found = in_tff_dp.run(task, clock)
     expected = by_numpy(task, tasks.Clock(2))
-    assert comparison.apart(found, expected, task.initial) < W1.tolerance
+    assert comparison.apart(found, expected, task.initial) < TOLERANCE
     assert len(clock.seconds) == 2
