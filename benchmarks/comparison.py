@@ -34,8 +34,8 @@ from benchmarks.peers.task import load_outcome, save_task
 ROOT = _environments.ROOT
 WORKLOADS = {workload.name: workload for workload in (W1, W2, W3)}
 CHECKED_ROUNDS = 2
-# How far apart the weights may be, over the largest change of one. In a network with maxima and rectifiers,
-# a near tie goes one way here and the other way there; a client that is left out moves it further.
+# How far apart the weights may be, over the largest change of one. In a network with maxima and
+# rectifiers, a near tie goes one way here and the other way there; a missing client moves it further.
 TOLERANCES = {"W1": 1e-3, "W2": 1e-2, "W3": 1e-3}
 # Every update is longer than this bound, so that the check sees clipping.
 CLIPPED = Privacy(clip_norm=0.01, noise_multiplier=0.0)
