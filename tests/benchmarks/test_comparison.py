@@ -140,6 +140,15 @@ def test_a_part_of_a_page_is_replaced_and_a_page_without_it_refused():
         comparison.replaced("a\n", "comparison", "new")
 
 
+def test_both_pages_have_the_figures_of_one_run():
+    parts = []
+    for page in ("README.md", "benchmarks/README.md"):
+        text = (comparison.ROOT / page).read_text(encoding="utf-8")
+        assert comparison.replaced(text, "comparison", "x") != text
+        parts.append(text.partition("<!-- comparison -->")[2].partition("<!-- end of")[0].strip())
+    assert parts[1].startswith(parts[0])
+
+
 def test_options_name_what_there_is(capsys):
     options = comparison._parser().parse_args(["--workloads", "W3,W1", "--frameworks", "pfl"])
     assert options.workloads == ["W1", "W3"]
