@@ -247,7 +247,13 @@ def replaced(text: str, mark: str, part: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 1 if a framework failed or computed something else, otherwise 0."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.write and (options.workloads, options.frameworks) != (
+        list(WORKLOADS),
+        list(FRAMEWORKS),
+    ):
+        parser.error("--write needs all workloads and frameworks, which the pages have")
     names = [REFERENCE, *(name for name in options.frameworks if name != REFERENCE)]
     for name in names:
         _environments.python(FRAMEWORKS[name].environment)  # made before anything is measured

@@ -156,6 +156,9 @@ def test_options_name_what_there_is(capsys):
     with pytest.raises(SystemExit):
         comparison._parser().parse_args(["--workloads", "W9"])
     assert "expected some of W1,W2,W3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        comparison.main(["--workloads", "W1", "--write"])
+    assert "--write needs all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("privacy", [None, CLIPPED], ids=["plain", "clipped"])
