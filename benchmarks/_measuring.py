@@ -215,14 +215,14 @@ def work(task: str) -> None:
         for _ in sys.stdin:
             loss = _take_turn(system, seconds)
             print(file=answers, flush=True)
-        peak_bytes = _peak_bytes()
+        peak = peak_bytes()
     measurement = Measurement(
         job=job,
         imports=imported - started,
         setup=set_up - generated,
         first_round=first_round,
         seconds=[second / kind.rounds_a_call(workload) for second in seconds],
-        peak_bytes=peak_bytes,
+        peak_bytes=peak,
         data_bytes=x.nbytes + y.nbytes,
         dataset_seconds=system.dataset_seconds,
         loss=loss,
@@ -242,7 +242,7 @@ def _take_turn(system: System, seconds: list[float]) -> float:
     return loss
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Returns the sum of the peaks of resident memory of this process and its descendants.
 
     Linux keeps each process's peak, so that looking once, at the end, misses none. The peaks may have

@@ -75,7 +75,7 @@ class Characters(nn.Module):
         return logits
 
 
-_MODULES: dict[Any, Callable[[tuple[int, ...], int], nn.Module]] = {
+MODULES: dict[Any, Callable[[tuple[int, ...], int], nn.Module]] = {
     Dense: lambda shape, outputs: nn.Linear(shape[0], outputs),
     Wide: lambda shape, outputs: nn.Sequential(
         nn.Linear(shape[0], 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(),
@@ -87,7 +87,7 @@ _MODULES: dict[Any, Callable[[tuple[int, ...], int], nn.Module]] = {
 }  # fmt: skip
 
 
-def _to_torch(workload: Workload, weights: list[Array]) -> list[torch.Tensor]:
+def to_torch(workload: Workload, weights: list[Array]) -> list[torch.Tensor]:
     """Returns weights in the layout of PyTorch, whose images have their channels first."""
     found = []
     for number, weight in enumerate(weights):
@@ -103,7 +103,7 @@ def _to_torch(workload: Workload, weights: list[Array]) -> list[torch.Tensor]:
     return found
 
 
-def _from_torch(workload: Workload, weights: list[torch.Tensor]) -> list[Array]:
+def from_torch(workload: Workload, weights: list[torch.Tensor]) -> list[Array]:
     """Returns weights in Keras's layout."""
     found = []
     for number, tensor in enumerate(weights):
@@ -158,12 +158,12 @@ class Rounds(abc.ABC):
                 inputs = inputs.clone(memory_format=torch.contiguous_format)
         self._x = inputs
         self._y = torch.from_numpy(y.astype(np.int64) if workload.classes else y)
-        self._module = _MODULES[workload.kind](workload.shape, workload.classes or 1)
+        self._module = MODULES[workload.kind](workload.shape, workload.classes or 1)
         if workload.convolves and self.channels_last:
             self._module = self._module.to(memory_format=torch.channels_last)
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         with torch.no_grad():
-            initial = _to_torch(workload, workload.initial_weights())
+            initial = to_torch(workload, workload.initial_weights())
             self._load(initial)
             # Of the parameters' own memory format.
             self._weights = [p.detach().clone() for p in self._parameters]
@@ -190,7 +190,7 @@ class Rounds(abc.ABC):
 
     def weights(self) -> list[Array]:
         """Returns the global weights, in Keras's layout."""
-        return _from_torch(self._workload, self._weights)
+        return from_torch(self._workload, self._weights)
 
     def _load(self, weights: list[torch.Tensor]) -> None:
         with torch.no_grad():

@@ -22,11 +22,26 @@ from tests.support.tables import slow
 from tff_dp import cli
 from tff_dp.errors import ArgumentError
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"python", "sh", "text", "toml", "json", "mermaid"}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "experiments" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+LANGUAGES = {"python", "sh", "text", "toml", "json"}
 NOT_RUN = "# Not run in the tests: "
 FOREIGN = {"git", "pip", "uv", "cd"}  # commands of others, in the pages' shell blocks
-OWN = {"quickstart", "test", "fuzz", "lint", "lock", "interpreters", "help"}  # words of ./run
+OWN = {
+    "quickstart",
+    "test",
+    "fuzz",
+    "lint",
+    "docs",
+    "lock",
+    "interpreters",
+    "help",
+}  # words of ./run
 INSIDE = {
     "python",
     "tff-dp",
@@ -230,8 +245,8 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_accounting_commands_of_the_readme_run(capsys):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_accounting_commands_of_the_first_page_run(capsys):
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
     ours = [shlex.split(c)[2:] for c in commands(text) if c.startswith("./run tff-dp")]
     cheap = [words for words in ours if words[0] in ("epsilon", "calibrate")]
     assert len(cheap) >= 2

@@ -145,16 +145,21 @@ def test_run_names_the_package_that_a_python_without_venv_needs(tmp_path):
     assert "python3.12-venv" in done.stderr
 
 
-def made_environment(tmp_path: pathlib.Path, **tools: str) -> None:
+def made_environment(
+    tmp_path: pathlib.Path,
+    folder: str = ".venv",
+    lock: str = "requirements-dev.lock",
+    **tools: str,
+) -> None:
     """Makes what ./run takes for an environment that fits the lock, with fake tools in it."""
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    shutil.copy(ROOT / "requirements-dev.lock", tmp_path)
+    (tmp_path / folder / "bin").mkdir(parents=True)
+    shutil.copy(ROOT / lock, tmp_path)
     stamp = subprocess.run(
-        "cksum < requirements-dev.lock", shell=True, cwd=tmp_path, capture_output=True, check=True
+        f"cksum < {lock}", shell=True, cwd=tmp_path, capture_output=True, check=True
     )
-    (tmp_path / ".venv" / ".lock-stamp").write_bytes(stamp.stdout)
+    (tmp_path / folder / ".lock-stamp").write_bytes(stamp.stdout)
     for name, body in tools.items():
-        fake_python(tmp_path, f".venv/bin/{name}", body)
+        fake_python(tmp_path, f"{folder}/bin/{name}", body)
 
 
 def test_run_starts_at_once_where_the_environment_fits_the_lock(tmp_path):
@@ -164,11 +169,27 @@ def test_run_starts_at_once_where_the_environment_fits_the_lock(tmp_path):
     assert (done.stdout, done.stderr) == ("tool a b\n", "")
 
 
+def test_the_site_has_an_environment_of_its_own_and_its_warnings_are_not_silenced(tmp_path):
+    made_environment(
+        tmp_path,
+        ".venv-docs",
+        "requirements-docs.lock",
+        mkdocs='echo "[$*] $PWD"; mkdir -p build; echo links > build/external-links.txt',
+    )
+    done = run_script(tmp_path, "docs", cwd="/")
+    assert done.stdout.splitlines()[0] == f"[build --strict] {tmp_path}"
+    assert done.stdout.splitlines()[-1] == "links"
+    assert not (tmp_path / ".venv").exists()
+    assert run_script(tmp_path, "docs", "--quiet").returncode == 2
+    fake_python(tmp_path, ".venv-docs/bin/mkdocs", "exit 1")
+    assert run_script(tmp_path, "docs").returncode == 1
+
+
 @pytest.mark.parametrize("word", ["help", "--help", "-h"])
 def test_run_tells_its_commands_without_an_environment(tmp_path, word):
     done = run_script(tmp_path, word)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("quickstart", "test", "fuzz", "lint", "lock", "interpreters", "CMD"):
+    for command in ("quickstart", "test", "fuzz", "lint", "docs", "lock", "interpreters", "CMD"):
         assert f"./run {command}" in done.stdout
     assert not (tmp_path / ".venv").exists()
 
@@ -311,7 +332,7 @@ def test_ci_tests_every_interpreter_and_says_what_it_has_left_out(tmp_path, main
     else:
         assert "ci: Python 3.11: SKIPPED, no interpreter was found" in said
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[:2] == [" lint", " test --slow"]
+    assert calls[:3] == [" lint", " docs", " test --slow"]
     (again,) = [call for call in calls if "-3.13 test" in call]
     assert "tests/accounting/test_privacy_loss.py" in again
 
