@@ -116,7 +116,9 @@ def test_the_lock_for_gpus_is_that_of_development_and_the_packages_of_nvidia():
     assert all(name.startswith("nvidia-") for name in more)
     # What TensorFlow itself asks for, and what tells how busy a card is.
     asked = [Requirement(text) for text in importlib.metadata.requires("tensorflow")]
-    of_cuda = [each for each in asked if each.marker and each.marker.evaluate({"extra": "and-cuda"})]
+    of_cuda = [
+        each for each in asked if each.marker and each.marker.evaluate({"extra": "and-cuda"})
+    ]
     of_cuda = [each for each in of_cuda if not each.marker.evaluate({"extra": ""})]
     assert len(of_cuda) > 5
     assert more == {each.name for each in of_cuda} | {"nvidia-ml-py"}
