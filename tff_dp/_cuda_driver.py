@@ -18,11 +18,14 @@ class Card(NamedTuple):
       name: Such as "NVIDIA A100-SXM4-40GB".
       memory: All of its memory, in bytes.
       capability: Its compute capability, such as (8, 0).
+      bus: Where it is plugged in, such as "0000:01:00.0": by this, NVML and nvidia-smi know the card,
+        whose order of cards is another one.
     """
 
     name: str
     memory: int
     capability: tuple[int, int]
+    bus: str
 
 
 class Driver:
@@ -68,12 +71,14 @@ class Driver:
 
     def _card(self, number: int) -> Card:
         device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-        memory = ctypes.c_size_t(0)
+        memory, bus = ctypes.c_size_t(0), ctypes.create_string_buffer(32)
         self._library.cuDeviceGet(ctypes.byref(device), ctypes.c_int(number))
         self._library.cuDeviceGetName(name, ctypes.c_int(len(name)), device)
         self._library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        self._library.cuDeviceGetPCIBusId(bus, ctypes.c_int(len(bus)), device)
         major, minor = (self._attribute(which, device) for which in (_MAJOR, _MINOR))
-        return Card(name.value.decode(errors="replace"), memory.value, (major, minor))
+        texts = (text.value.decode(errors="replace") for text in (name, bus))
+        return Card(next(texts), memory.value, (major, minor), next(texts))
 
     def _attribute(self, which: int, device: ctypes.c_int) -> int:
         found = ctypes.c_int(0)

@@ -107,7 +107,7 @@ def test_an_older_driver_of_the_same_cuda_is_enough_for_machine_code_alone(root)
 
 
 def test_a_card_for_which_tensorflow_has_no_code(root):
-    old = _cuda_driver.Card("Tesla M40", 12 * 2**30, (5, 2))
+    old = _cuda_driver.Card("Tesla M40", 12 * 2**30, (5, 2), "0000:03:00.0")
     found = why(root, load=loads(FakeDriver(old), "all"))
     assert "no code for Tesla M40 (5.2), only for sm_60" in found.text
     assert "code" not in why(root, BUILD._replace(code=()), loads(FakeDriver(old), "all")).text

@@ -7,9 +7,9 @@ import ctypes
 from tff_dp import _cuda_driver
 
 _INT = ctypes.POINTER(ctypes.c_int)
-A100 = _cuda_driver.Card("NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0))
-H200 = _cuda_driver.Card("NVIDIA H200", 141 * 2**30, (9, 0))
-P100 = _cuda_driver.Card("Tesla P100", 16 * 2**30, (6, 0))
+A100 = _cuda_driver.Card("NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), "0000:01:00.0")
+H200 = _cuda_driver.Card("NVIDIA H200", 141 * 2**30, (9, 0), "0000:41:00.0")
+P100 = _cuda_driver.Card("Tesla P100", 16 * 2**30, (6, 0), "0000:02:00.0")
 
 
 def function(*kinds):
@@ -33,11 +33,14 @@ class FakeDriver:
 
             return write
 
-        def put_name(where, size, number):
-            name = cards[number].name.encode() + b"\0"
-            assert len(name) <= size
-            ctypes.memmove(where, name, len(name))
-            return 0
+        def put_text(attribute):
+            def write(where, size, number):
+                text = getattr(cards[number], attribute).encode() + b"\0"
+                assert len(text) <= size
+                ctypes.memmove(where, text, len(text))
+                return 0
+
+            return write
 
         def put_memory(where, number):
             where[0] = cards[number].memory
@@ -56,7 +59,9 @@ class FakeDriver:
         self.cuInit = function(ctypes.c_uint)(lambda _: code)
         self.cuDeviceGetCount = function(_INT)(put(len(cards)))
         self.cuDeviceGet = function(_INT, integer)(put_device)
-        self.cuDeviceGetName = function(ctypes.c_void_p, integer, integer)(put_name)
+        of_text = function(ctypes.c_void_p, integer, integer)
+        self.cuDeviceGetName = of_text(put_text("name"))
+        self.cuDeviceGetPCIBusId = of_text(put_text("bus"))
         size = ctypes.POINTER(ctypes.c_size_t)
         self.cuDeviceTotalMem_v2 = function(size, integer)(put_memory)
         self.cuDeviceGetAttribute = function(_INT, integer, integer)(put_attribute)
