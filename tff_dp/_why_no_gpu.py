@@ -101,25 +101,25 @@ def why_no_gpu(
     return Reason(PREFIX + text, remedy)
 
 
-def another_tensorflow(build: Build) -> Reason | None:
+def another_tensorflow(folder: str) -> Reason | None:
     """Looks for a TensorFlow that hides the installed one.
 
     Args:
-      build: The TensorFlow that has been imported.
+      folder: The folder of the package that Python imports.
 
     Returns:
-      Which one it is, and what to do about it; None if it is the installed one.
+      Which one it is, and what to do about it; None if it is the installed one, or if none is installed
+      under this name.
     """
     try:
         installed = importlib.metadata.distribution("tensorflow").locate_file("tensorflow")
     except importlib.metadata.PackageNotFoundError:
         return None
-    expected, found = (pathlib.Path(str(each)).resolve() for each in (installed, build.folder))
+    expected, found = (pathlib.Path(str(each)).resolve() for each in (installed, folder))
     if expected == found:
         return None
     return Reason(
-        f"the TensorFlow that is imported is {build.version} in {found}, and not the installed one in "
-        f"{expected}.",
+        f"the TensorFlow that is imported is that in {found}, and not the installed one in {expected}.",
         f"Take the folder {found.parent} off Python's path (PYTHONPATH, or the working directory).",
     )
 
@@ -140,7 +140,7 @@ def _reasons(
         return
     yield from _hidden(environment)
     yield from _driver(build, driver, environment)
-    other = another_tensorflow(build)
+    other = another_tensorflow(build.folder)
     if other is not None:
         yield other
     if not build.cuda:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -176,12 +177,33 @@ def test_without_a_gpu_the_reason_and_the_remedy_are_said(monkeypatch, tmp_path)
     assert "tensorflow" not in result
 
 
-def test_another_tensorflow_on_the_path_is_a_warning_with_and_without_a_gpu(tmp_path):
-    for gpus in (0, 1):
-        found = of_devices(gpus=gpus, build=BUILD | {"folder": str(tmp_path / "tensorflow")})
+def test_another_tensorflow_on_the_path_is_a_warning_whatever_comes_of_it():
+    other = {"located": "/elsewhere/tensorflow"}
+    for stages in (other, other | {"devices": DEVICES}, other | {"devices": DEVICES | {"gpus": 1}}):
+        found = by_name(examinations.of_stages(stages, "no attribute 'config'", True, 9))
         assert found["tensorflow"].state == "warning"
-        assert str(tmp_path / "tensorflow") in found["tensorflow"].text
+        assert "/elsewhere/tensorflow" in found["tensorflow"].text
         assert "off Python's path" in found["tensorflow"].remedy
+    installed = {"located": BUILD["folder"]}
+    assert "tensorflow" not in by_name(examinations.of_stages(installed, "", True, 9))
+
+
+def test_a_folder_that_is_called_tensorflow_is_found_before_it_is_imported(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "tff_dp.cli.training_check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    stages = json.loads(done.stdout)
+    result = by_name(examinations.of_stages(stages, done.stderr, True, 9.3))
+    assert str(tmp_path / "tensorflow") in result["tensorflow"].text
+    assert result["training"].state == "error"
+    assert "while TensorFlow was imported" in result["training"].text
 
 
 def replaced_child(monkeypatch, program: str) -> None:

@@ -121,14 +121,14 @@ def test_a_driver_that_does_not_start(root):
 
 def test_a_tensorflow_that_hides_the_installed_one(root, tmp_path):
     other = BUILD._replace(folder=str(tmp_path / "tensorflow"), cuda="", version="2.99")
-    for found in (why(root, other), another_tensorflow(other)):
-        assert f"is 2.99 in {tmp_path / 'tensorflow'}" in found.text
+    for found in (why(root, other), another_tensorflow(other.folder)):
+        assert f"imported is that in {tmp_path / 'tensorflow'}, " in found.text
         assert f"the installed one in {pathlib.Path(FOLDER).resolve()}" in found.text
         assert f"Take the folder {tmp_path} off Python's path" in found.remedy
-    assert another_tensorflow(BUILD) is None
+    assert another_tensorflow(FOLDER) is None
     link = tmp_path / "link"
     link.symlink_to(FOLDER)
-    assert another_tensorflow(BUILD._replace(folder=str(link))) is None
+    assert another_tensorflow(str(link)) is None
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_where_no_package_is_called_tensorflow_nothing_is_hidden(root, monkeypat
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-    assert another_tensorflow(BUILD) is None
+    assert another_tensorflow("/elsewhere/tensorflow") is None
     assert "built without CUDA" in why(root, BUILD._replace(cuda="")).text
 
 
@@ -246,7 +246,7 @@ def test_the_installed_tensorflow_is_the_one_that_is_looked_at(tff):
 
     build = _why_no_gpu.build_of(tf)
     assert build.version == importlib.metadata.version("tensorflow")
-    assert another_tensorflow(build) is None
+    assert another_tensorflow(build.folder) is None
     assert build.cuda.startswith("12.")
     for name in build.code:
         assert re.fullmatch(r"(sm|compute)_\d+", name)

@@ -76,6 +76,9 @@ def of_stages(stages: Mapping[str, Any], errors: str, ended: bool, seconds: floa
       What it has found.
     """
     findings: list[Finding] = []
+    other = _why_no_gpu.another_tensorflow(stages["located"]) if "located" in stages else None
+    if other is not None:
+        findings.append(Finding("tensorflow", "warning", *other))
     if "devices" in stages:
         findings += _devices(stages["devices"], stages.get("imported", {}))
     if "training" in stages:
@@ -217,9 +220,6 @@ def _devices(found: Mapping[str, Any], imported: Mapping[str, Any]) -> Iterator[
     text = f"seen: {seen}; used for clients: {imported.get('used') or 'not known yet'}."
     yield Finding("devices", "ok", text)
     build = _why_no_gpu.Build(**{**found["build"], "code": tuple(found["build"]["code"])})
-    other = _why_no_gpu.another_tensorflow(build)
-    if other is not None:
-        yield Finding("tensorflow", "warning", *other)
     if found["gpus"]:
         yield _gpus(found["gpus"], imported)
     else:

@@ -5,6 +5,7 @@ Each stage that is completed is reported as a line of JSON.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import time
@@ -17,6 +18,9 @@ _CLIENTS, _EXAMPLES, _ROUNDS = 50, 8, 2
 def main() -> None:
     """Runs the stages."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    places = getattr(importlib.util.find_spec("tensorflow"), "submodule_search_locations", None)
+    if places:  # before the import, which fails if it is something else of this name
+        print(json.dumps({"located": next(iter(places))}), flush=True)
     import tensorflow as tf
 
     from tff_dp import _why_no_gpu
