@@ -24,8 +24,9 @@ class Busy:
     """What was measured.
 
     Attributes:
-      share: In percent: of the cores' time that this process has used; or of the time in which a GPU ran
-        something, the mean over samples and over the GPUs in use. None if it was not measured.
+      share: In percent: of the cores' time, what this process has used; of a GPU's time, that in which it
+        ran something, the mean over samples. Of several GPUs, that of the busiest one: a small cohort
+        leaves the others idle. None if it was not measured.
       by: What has measured it, or "not measured: " and the reason.
       samples: The number of samples of GPUs.
     """
@@ -69,7 +70,7 @@ def _gpus() -> Iterator[Busy]:
         found.by = f"{_NOT}{error}"
         yield found
         return
-    ended, samples = threading.Event(), list[float]()
+    ended, samples = threading.Event(), list[list[float]]()
 
     def sample() -> None:
         while not ended.wait(_EVERY):
@@ -85,20 +86,20 @@ def _gpus() -> Iterator[Busy]:
         ended.set()
         thread.join()
     if samples:
-        found.share = sum(samples) / len(samples)
+        found.share = max(sum(card) / len(card) for card in zip(*samples, strict=True))
     else:
         found.by = f"{_NOT}it took less than {_EVERY:g} s"
 
 
-def meter(buses: Sequence[str]) -> tuple[str, Callable[[], float]]:
+def meter(buses: Sequence[str]) -> tuple[str, Callable[[], list[float]]]:
     """Finds something that measures GPUs: NVML by the package nvidia-ml-py, or else nvidia-smi.
 
     Args:
       buses: Where the GPUs in use are plugged in.
 
     Returns:
-      What measures, and a function that returns the percentage of the time in which the GPUs ran
-      something, their mean. The function raises RuntimeError, OSError or ValueError if it cannot.
+      What measures, and a function that returns for each GPU the percentage of the time in which it ran
+      something. The function raises RuntimeError, OSError or ValueError if it cannot.
 
     Raises:
       RuntimeError: There is nothing that measures, or no GPU.
@@ -117,22 +118,20 @@ def meter(buses: Sequence[str]) -> tuple[str, Callable[[], float]]:
     return "nvidia-smi", lambda: _by_command(command, buses)
 
 
-def _by_nvml(nvml: Any, buses: Sequence[str]) -> float:
+def _by_nvml(nvml: Any, buses: Sequence[str]) -> list[float]:
     try:
         nvml.nvmlInit()  # counts how often it was called
         handles = [nvml.nvmlDeviceGetHandleByPciBusId(bus.encode()) for bus in buses]
-        shares = [nvml.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles]
+        return [float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) for handle in handles]
     except nvml.NVMLError as error:
         raise RuntimeError(f"NVML: {error}") from None
-    return float(sum(shares)) / len(shares)
 
 
-def _by_command(command: str, buses: Sequence[str]) -> float:
+def _by_command(command: str, buses: Sequence[str]) -> list[float]:
     options = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     done = subprocess.run(
         [command, f"--id={','.join(buses)}", *options], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"nvidia-smi: {(done.stdout or done.stderr).strip()}")
-    shares = [float(line) for line in done.stdout.split()]
-    return sum(shares) / len(shares)
+    return [float(line) for line in done.stdout.split()]

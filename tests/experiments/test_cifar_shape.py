@@ -171,7 +171,7 @@ def test_gpus_are_sampled_by_nvml(cards, monkeypatch):
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     found = while_busy()
-    assert (found.share, found.by) == (60, "NVML")
+    assert (found.share, found.by) == (80, "NVML")
     assert nvml.asked == 2 * (found.samples + 1)  # once before, to see whether it works
     monkeypatch.setattr(_busy, "_EVERY", 3600.0)
     with _busy.measured(on_gpu=True) as found:
@@ -189,7 +189,7 @@ def test_without_the_package_it_is_nvidia_smi_and_without_that_it_is_said(
     script.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(script))
     found = while_busy()
-    assert (found.share, found.by) == (60, "nvidia-smi")
+    assert (found.share, found.by) == (80, "nvidia-smi")
     asked = (tmp_path / "asked").read_text()
     assert f"--id={A100.bus},{H200.bus} --query-gpu=utilization.gpu" in asked
     script.write_text("#!/bin/sh\necho 'no devices were found'\nexit 6\n")
