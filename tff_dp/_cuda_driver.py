@@ -37,16 +37,19 @@ class Driver:
       load: Loads a shared library by its name.
 
     Raises:
-      OSError: The driver's library cannot be loaded.
+      OSError: The driver's library cannot be loaded, or is something else of its name.
     """
 
     def __init__(self, load: Callable[[str], Any] = ctypes.CDLL) -> None:
         self._library = load(LIBRARY)
+        if not hasattr(self._library, "cuDriverGetVersion"):
+            raise OSError(f"{LIBRARY}: it is not the library of NVIDIA's driver")
 
     def version(self) -> tuple[int, int]:
-        """Returns the newest version of CUDA that the driver knows, such as (12, 8)."""
+        """Returns the newest version of CUDA that the driver knows, such as (12, 8), or (0, 0)."""
         number = ctypes.c_int(0)
-        self._library.cuDriverGetVersion(ctypes.byref(number))
+        if self._library.cuDriverGetVersion(ctypes.byref(number)):
+            return 0, 0
         return number.value // 1000, number.value % 1000 // 10
 
     def start(self) -> int:
@@ -97,5 +100,5 @@ def cards(load: Callable[[str], Any] = ctypes.CDLL) -> list[Card]:
     """
     try:
         return Driver(load).cards()
-    except (OSError, AttributeError):  # no library, or one that is no driver
+    except OSError:
         return []

@@ -204,7 +204,7 @@ def _driver(
     """Yields a reason if the driver is too old for TensorFlow's CUDA, or does not start."""
     known, needed = driver.version(), _version(build.cuda)
     update = "Update the driver (docs/gpu.md has the versions)."
-    if needed and known < (needed[0], 0):
+    if needed and (0, 0) < known < (needed[0], 0):
         version = MINIMUM_DRIVERS.get(needed[0])
         yield (
             f"the driver is too old: it knows CUDA {_dotted(known)}, and TensorFlow {build.version} "

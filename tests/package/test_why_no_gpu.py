@@ -114,9 +114,16 @@ def test_a_card_for_which_tensorflow_has_no_code(root):
 
 
 def test_a_driver_that_does_not_start(root):
-    found = why(root, load=loads(FakeDriver(A100, code=803), "all"))
-    assert "error 803 of cuInit" in found.text
-    assert "nvidia-smi" in found.remedy
+    # 34 is that of the library for linking, which a toolkit of CUDA has in place of a driver.
+    for driver in (FakeDriver(A100, code=803), FakeDriver(version=None, code=34)):
+        found = why(root, load=loads(driver, "all"))
+        assert re.search(r"error (803|34) of cuInit", found.text)
+        assert "nvidia-smi" in found.remedy
+
+
+def test_a_library_that_is_no_driver_is_not_asked(root):
+    found = why(root, load=lambda name: types.SimpleNamespace())
+    assert "libcuda.so.1: it is not the library of NVIDIA's driver" in found.text
 
 
 def test_a_tensorflow_that_hides_the_installed_one(root, tmp_path):

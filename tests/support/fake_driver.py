@@ -20,12 +20,14 @@ class FakeDriver:
     """A library with the functions of the driver that are called.
 
     Args:
-      version: The number that the driver has for the newest CUDA that it knows.
+      version: The number that the driver has for the newest CUDA that it knows; None for an error.
       code: What its start returns.
       cards: What it offers.
     """
 
-    def __init__(self, *cards: _cuda_driver.Card, version: int = 12080, code: int = 0) -> None:
+    def __init__(
+        self, *cards: _cuda_driver.Card, version: int | None = 12080, code: int = 0
+    ) -> None:
         def put(value):
             def write(where, *_):
                 where[0] = value
@@ -55,7 +57,8 @@ class FakeDriver:
             return 0
 
         integer = ctypes.c_int
-        self.cuDriverGetVersion = function(_INT)(put(version))
+        told = put(version) if version is not None else lambda _: code
+        self.cuDriverGetVersion = function(_INT)(told)
         self.cuInit = function(ctypes.c_uint)(lambda _: code)
         self.cuDeviceGetCount = function(_INT)(put(len(cards)))
         self.cuDeviceGet = function(_INT, integer)(put_device)
