@@ -29,11 +29,13 @@ class Busy:
         leaves the others idle. None if it was not measured.
       by: What has measured it, or "not measured: " and the reason.
       samples: The number of samples of GPUs.
+      core_seconds: The cores' time that this process has used, in seconds; None on GPUs.
     """
 
     share: float | None = None
     by: str = f"{_NOT}it has not ended"
     samples: int = 0
+    core_seconds: float | None = None
 
 
 @contextlib.contextmanager
@@ -56,7 +58,8 @@ def _cpu() -> Iterator[Busy]:
     yield found
     cores = len(os.sched_getaffinity(0))
     found.by = "process time"
-    found.share = 100 * (time.process_time() - used) / ((time.monotonic() - begun) * cores)
+    found.core_seconds = time.process_time() - used
+    found.share = 100 * found.core_seconds / ((time.monotonic() - begun) * cores)
 
 
 @contextlib.contextmanager

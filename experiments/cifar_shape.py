@@ -186,8 +186,8 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         name="cifar_shape",
         settings=settings,
         by=["device", "strategy", "privacy"],
-        measures=["rounds/s", "clients/s", "busy %", "first rounds s", "epsilon"],
-        decimals={"clients/s": 1, "busy %": 0, "first rounds s": 1},
+        measures=["rounds/s", "clients/s", "busy %", "core s/round", "first rounds s", "epsilon"],
+        decimals={"clients/s": 1, "busy %": 0, "core s/round": 2, "first rounds s": 1},
         notes={"not_run": left_out},
     )
     for by in sorted({f"{row['device']}: {row['busy by']}" for row in finished.rows}):
@@ -251,6 +251,10 @@ def _measured(
         "clients/s": measurement.rounds * shape.cohort / seconds,
         "busy %": busy.share,
         "busy by": busy.by,
+        # On a machine that is shared, this says more of a round than the time that it took.
+        "core s/round": None
+        if busy.core_seconds is None
+        else busy.core_seconds / measurement.rounds,
         "first rounds s": first,
         "epsilon": None if plan is None else plan.epsilon().epsilon,
     }

@@ -69,6 +69,7 @@ def test_the_small_size_runs_and_goes_on(tff, tmp_path, capsys, monkeypatch):
     assert (rows["rounds/s"] > 0).all()
     assert rows["busy %"].between(0, 100 * 1.05).all()
     assert rows["first rounds s"].gt(0).all()
+    assert rows["core s/round"].gt(0).all()
     assert pd.isna(rows["epsilon"][0])
     assert 7.7 < rows["epsilon"][1] <= 8
     assert json.loads((tmp_path / "results.json").read_text())["not_run"]
@@ -130,6 +131,7 @@ def test_a_process_that_computes_is_busy_and_one_that_sleeps_is_not(monkeypatch)
             clock["process"] += process
             clock["wall"] += 10.0
         assert (found.share, found.by) == (share, "process time")
+        assert found.core_seconds == process
 
 
 class FakeNvml(types.SimpleNamespace):
