@@ -77,6 +77,26 @@ def build_of(tensorflow: Any) -> Build:
     )
 
 
+def obstacle(tensorflow: Any, environment: Mapping[str, str]) -> Reason | None:
+    """Finds what keeps a TensorFlow from using a GPU.
+
+    Args:
+      tensorflow: The module.
+      environment: The variables of the environment.
+
+    Returns:
+      The reason; None if it uses one.
+    """
+    if tensorflow.config.get_visible_devices("GPU"):
+        return None
+    if tensorflow.config.list_physical_devices("GPU"):
+        return Reason(
+            f"{PREFIX}tf.config.set_visible_devices hides all cards in this process.",
+            "Leave that call out, or start another process.",
+        )
+    return why_no_gpu(build_of(tensorflow), environment)
+
+
 def why_no_gpu(
     build: Build,
     environment: Mapping[str, str],

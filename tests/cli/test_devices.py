@@ -81,12 +81,19 @@ def test_hiding_them_later_is_done_by_tensorflow_or_is_too_late(tff, monkeypatch
 def test_a_gpu_that_is_seen_is_no_obstacle_and_one_that_is_not_is_explained(tff, monkeypatch):
     import tensorflow as tf
 
-    seen = []
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: seen)
+    seen, present = [], []
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: seen)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: present)
     with pytest.raises(ArgumentError, match=r"--device='gpu' needs a GPU; no GPU: .*tff-dp doctor"):
         devices.choose("gpu")
     with pytest.raises(ArgumentError, match=r"^device='gpu', but TensorFlow sees no GPU: .*doctor"):
         execution.fast(device="gpu").__enter__()
+    present.append(object())
+    with pytest.raises(ArgumentError, match=r"set_visible_devices hides all cards in this process"):
+        devices.choose("gpu")
+    with execution.fast() as context:  # on the CPU, although there is a card
+        assert not context.settings.places.on_gpu
+        assert context.settings.places.names
     seen.append(object())
     assert devices.obstacle() is None
     devices.choose("gpu")

@@ -60,6 +60,16 @@ def test_a_card_in_several_parts_has_no_total(tff, cards):
     assert gpu_memory.described() == "GPU memory 1.0 GiB, at most 1.0"
 
 
+def test_a_card_whose_allocator_keeps_no_account_is_left_out(tff, cards, monkeypatch):
+    cards((GIB, GIB), known=[A100])
+
+    def refuse(name):
+        raise ValueError(f"Memory stats not available for device '{name}'")
+
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", refuse)
+    assert gpu_memory.described() == ""
+
+
 def test_only_a_context_on_gpus_has_gpu_memory(tff, cards):
     cards((GIB, GIB), known=[A100])
     assert gpu_memory.of_context() == ""  # the context that TFF installs

@@ -76,10 +76,11 @@ def obstacle() -> str | None:
     with _compat.quiet.quiet_import():
         import tensorflow as tf
 
-        if tf.config.list_physical_devices("GPU"):
-            return None
-    reason, remedy = _why_no_gpu.why_no_gpu(_why_no_gpu.build_of(tf), os.environ)
-    return f"{reason} {remedy} Or use the device cpu or auto; tff-dp doctor says more."
+        found = _why_no_gpu.obstacle(tf, os.environ)
+    return (
+        found
+        and f"{found.text} {found.remedy} Or use the device cpu or auto; tff-dp doctor says more."
+    )
 
 
 @contextlib.contextmanager

@@ -65,10 +65,11 @@ def choose(device: str, workers: int | None = None) -> Places:
       ArgumentError: A GPU is asked for, and TensorFlow sees none; or `workers` exceeds the number of
         devices.
     """
-    present = tf.config.list_physical_devices("GPU")
+    present = tf.config.get_visible_devices("GPU")
     gpus = present if device != "cpu" else []
-    if device == "gpu" and not gpus:
-        reason, remedy = _why_no_gpu.why_no_gpu(_why_no_gpu.build_of(tf), os.environ)
+    obstacle = _why_no_gpu.obstacle(tf, os.environ) if device == "gpu" else None
+    if obstacle is not None:
+        reason, remedy = obstacle
         raise ArgumentError(
             f"device='gpu', but TensorFlow sees no GPU: {reason.removeprefix(_why_no_gpu.PREFIX)} "
             f"{remedy} Or use 'cpu' or 'auto'; tff-dp doctor says more."

@@ -38,7 +38,10 @@ def usages() -> list[Usage]:
     found = []
     for number, place in enumerate(places):
         name = place.name.removeprefix("/device:")
-        memory = tf.config.experimental.get_memory_info(name)
+        try:
+            memory = tf.config.experimental.get_memory_info(name)
+        except ValueError:  # an allocator that keeps no account
+            continue
         # A card that is divided into several logical devices has no total for each of them.
         total = cards[number].memory if len(cards) == len(places) else 0
         found.append(Usage(memory["current"], memory["peak"], total))
