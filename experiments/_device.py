@@ -8,46 +8,9 @@ import platform
 import sys
 from typing import Any
 
-from tff_dp import _compat
-from tff_dp.errors import ArgumentError
+from tff_dp.cli.devices import CHOICES, choose
 
-CHOICES = ("auto", "cpu", "gpu")
-
-
-def choose(device: str) -> None:
-    """Makes TensorFlow use a kind of device, in this process and from now on.
-
-    Args:
-      device: "auto" for TensorFlow's choice, "cpu" to hide GPUs, or "gpu".
-
-    Raises:
-      ArgumentError: device="gpu", and TensorFlow sees no GPU; the message has the reason. Or "cpu" in a
-        process in which TensorFlow uses a GPU already.
-    """
-    if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-        if "tensorflow" in sys.modules:  # which has read the variable already
-            import tensorflow as tf
-
-            try:
-                tf.config.set_visible_devices([], "GPU")
-            except RuntimeError:  # on a machine with a GPU, of which this process has made use
-                raise ArgumentError(
-                    "--device='cpu' comes too late: TensorFlow has run in this process. Start another."
-                ) from None
-    elif device == "gpu":
-        with _compat.quiet.quiet_import():
-            import tensorflow as tf
-
-            from tff_dp.cli.examinations import why_no_gpu
-
-            present = tf.config.list_physical_devices("GPU")
-        if not present:
-            cuda = tf.test.is_built_with_cuda()
-            reason, remedy = why_no_gpu(cuda, os.environ, pathlib.Path("/"))
-            raise ArgumentError(
-                f"--device='gpu' needs a GPU; {reason} Use --device cpu or auto. {remedy}".rstrip()
-            )
+__all__ = ["CHOICES", "choose", "facts"]
 
 
 def facts() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tff_dp import _caching
+from tff_dp import _caching, _memory_growth
 from tff_dp._compat.tff import finder
 
 __version__ = "0.1.0"
@@ -219,7 +219,8 @@ def __dir__() -> list[str]:
 
 
 # What importing tff_dp does beside defining names. XLA reads its flags, an environment variable, once, at
-# TensorFlow's first operation: later would often be too late. The finder lets a plain
-# `import tensorflow_federated` work, and is gone after that.
+# TensorFlow's first operation: later would often be too late; so it is with GPU memory. The finder
+# lets a plain `import tensorflow_federated` work, and is gone after that.
 _caching.tell_xla()
+_memory_growth.take_as_needed()
 finder.register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,13 +13,21 @@ import tomllib
 import pytest
 
 from tests.support.command_line import found, run
+from tests.support.fake_driver import H200
 from tests.support.paths import ROOT
+from tff_dp import _cuda_driver, _why_no_gpu
 from tff_dp._compat import stack
 from tff_dp.cli import doctor, examinations
 from tff_dp.cli.findings import Finding
 
-DEVICES = {"seen": ["/physical_device:CPU:0"], "gpus": "", "cuda": True}
-IMPORTED = {"used": "2 threads of the CPU", "seconds": 4.0}
+BUILD = {
+    "folder": str(importlib.metadata.distribution("tensorflow").locate_file("tensorflow")),
+    "version": "2.21.0",
+    "cuda": "12.5.1",
+    "code": ["sm_80"],
+}
+DEVICES = {"seen": ["/physical_device:CPU:0"], "gpus": 0, "build": BUILD}
+IMPORTED = {"used": "2 threads of the CPU", "on_gpu": False, "seconds": 4.0}
 TRAINING = {"rounds": 2, "clients": 50, "epsilon": 0.5, "seconds": 1.0}
 
 
@@ -106,21 +115,6 @@ def test_missing_optional_packages_come_with_the_command_that_installs_them(monk
         assert (found[name].state, found[name].remedy) == ("note", remedy)
 
 
-def test_why_there_is_no_gpu(tmp_path):
-    reason, remedy = examinations.why_no_gpu(True, {}, tmp_path)
-    assert "no NVIDIA driver" in reason
-    driver = tmp_path / "proc/driver/nvidia/version"
-    driver.parent.mkdir(parents=True)
-    driver.write_text("NVRM version")
-    for hidden in ("", "-1"):
-        reason, _ = examinations.why_no_gpu(True, {"CUDA_VISIBLE_DEVICES": hidden}, tmp_path)
-        assert f"CUDA_VISIBLE_DEVICES={hidden!r} hides" in reason
-    for cuda, part in ((False, "built without CUDA"), (True, "finds no CUDA libraries")):
-        reason, remedy = examinations.why_no_gpu(cuda, {"CUDA_VISIBLE_DEVICES": "0"}, tmp_path)
-        assert part in reason
-        assert "tensorflow[and-cuda]" in remedy
-
-
 @pytest.mark.parametrize(
     ("stages", "ended", "errors", "state", "part"),
     [
@@ -150,13 +144,66 @@ def test_the_training_check_says_how_far_it_came(stages, ended, errors, state, p
     assert bool(training.remedy) == (state != "ok")
 
 
-def test_devices_that_were_seen_and_used_are_named():
-    gpu = {**DEVICES, "gpus": "/physical_device:GPU:0"}
-    result = by_name(examinations.of_stages({"devices": gpu, "imported": IMPORTED}, "", False, 9))
-    assert "used for clients: 2 threads of the CPU" in result["devices"].text
-    assert result["gpu"].state == "ok"
-    result = by_name(examinations.of_stages({"devices": DEVICES}, "", False, 9))
-    assert "no GPU" in result["gpu"].text
+def of_devices(*, imported=None, **devices):
+    stages = {"devices": DEVICES | devices} | ({"imported": imported} if imported else {})
+    return by_name(examinations.of_stages(stages, "", False, 9))
+
+
+def test_devices_that_were_seen_and_used_are_named(monkeypatch):
+    monkeypatch.setattr(_cuda_driver, "cards", lambda: [H200])
+    on_gpu = IMPORTED | {"used": "1 GPUs", "on_gpu": True}
+    result = of_devices(gpus=1, imported=on_gpu)
+    assert "used for clients: 1 GPUs" in result["devices"].text
+    card = "NVIDIA H200, 141.0 GiB, compute capability 9.0."
+    assert result["gpu"][1:3] == ("ok", f"seen and used: {card}")
+    assert of_devices(gpus=1)["gpu"][1:3] == ("ok", f"seen: {card}")
+    result = of_devices(gpus=1, imported=IMPORTED)
+    assert result["gpu"][1:3] == ("warning", f"seen and not used: {card}")
+    monkeypatch.setattr(_cuda_driver, "cards", list)
+    assert of_devices(gpus=2)["gpu"].text == "seen: 2."
+
+
+def test_without_a_gpu_the_reason_and_the_remedy_are_said(monkeypatch, tmp_path):
+    asked = []
+
+    def why(build, environment):
+        asked.append(build)
+        return _why_no_gpu.Reason("no GPU: a reason.", "a remedy")
+
+    monkeypatch.setattr(_why_no_gpu, "why_no_gpu", why)
+    result = of_devices(imported=IMPORTED)
+    assert result["gpu"] == ("gpu", "note", "no GPU: a reason.", "a remedy")
+    assert asked == [_why_no_gpu.Build(**BUILD | {"code": ("sm_80",)})]
+    assert "tensorflow" not in result
+
+
+def test_another_tensorflow_on_the_path_is_a_warning_whatever_comes_of_it():
+    other = {"located": "/elsewhere/tensorflow"}
+    for stages in (other, other | {"devices": DEVICES}, other | {"devices": DEVICES | {"gpus": 1}}):
+        found = by_name(examinations.of_stages(stages, "no attribute 'config'", True, 9))
+        assert found["tensorflow"].state == "warning"
+        assert "/elsewhere/tensorflow" in found["tensorflow"].text
+        assert "off Python's path" in found["tensorflow"].remedy
+    installed = {"located": BUILD["folder"]}
+    assert "tensorflow" not in by_name(examinations.of_stages(installed, "", True, 9))
+
+
+def test_a_folder_that_is_called_tensorflow_is_found_before_it_is_imported(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "tff_dp.cli.training_check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    stages = json.loads(done.stdout)
+    result = by_name(examinations.of_stages(stages, done.stderr, True, 9.3))
+    assert str(tmp_path / "tensorflow") in result["tensorflow"].text
+    assert result["training"].state == "error"
+    assert "while TensorFlow was imported" in result["training"].text
 
 
 def replaced_child(monkeypatch, program: str) -> None:
@@ -203,3 +250,6 @@ def test_the_training_check_trains():
     assert result["training"].state == "ok"
     assert 0 < stages["training"]["epsilon"] < 10
     assert "not known" not in result["devices"].text
+    assert "tensorflow" not in result  # the installed one
+    assert result["gpu"].state in ("ok", "note")
+    assert result["gpu"].state == "ok" or result["gpu"].remedy

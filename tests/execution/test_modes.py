@@ -189,6 +189,20 @@ import keras, numpy as np, tff_dp
 from tff_dp import execution
 sys.path.insert(0, sys.argv[1])
 from tests.support.rounds import cohort_of
+from tff_dp.execution.graph import traced
+
+made = []
+keep = traced.Graphs._keep
+traced.Graphs._keep = lambda self, key, graph: (made.append(graph), keep(self, key, graph))[1]
+
+def calls_by_device():
+    # How many calls of functions the graphs since the last time have on each device.
+    found = {}
+    while made:
+        for operation in made.pop().graph.get_operations():
+            if operation.type == "PartitionedCall":
+                found[operation.device] = found.get(operation.device, 0) + 1
+    return found
 
 def results(devices):
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -207,6 +221,7 @@ def results(devices):
                                 rounds=2, seed=1, batch_size=4)
             found[f"{strategy} {xla}"] = [w.tolist() for w in result.model.get_weights()]
             found["places"] = context.settings.places.names
+            found[f"calls {strategy} {xla}"] = calls_by_device()
     return found
 
 for devices in (1, 2):
@@ -246,6 +261,11 @@ def test_several_devices_share_a_cohort_and_give_the_same(tmp_path):
     for how in ("scan False", "scan True", "vmap False"):
         for a, b in zip(two[how], one[how], strict=True):
             np.testing.assert_array_equal(a, b)
+        # Each device has half of the parts; the rest of the calls join their sums.
+        calls = two[f"calls {how}"]
+        assert calls["/device:CPU:0"] == calls["/device:CPU:1"] > 0
+        assert set(calls) <= {"/device:CPU:0", "/device:CPU:1", ""}
+        assert set(one[f"calls {how}"]) <= {""}
 
 
 COHORTS = """

@@ -35,6 +35,8 @@ IN_FUNCTIONS = {
     # It says how far it came: what takes seconds to import is imported between what it says.
     # Callbacks are made after the model, whose Keras is imported by then.
     "tff_dp.cli.configs.around": {"tff_dp.training.refused_callbacks"},
+    # They make a model first, from what a configuration says, or look for a GPU.
+    "tff_dp.cli.devices": {"tensorflow", "tff_dp.execution"},
     "tff_dp.cli.training_check": {"tensorflow", "keras", "tff_dp.execution.devices"},
 }
 # What works without TensorFlow: plans, data, accounting, and the command.
@@ -203,7 +205,7 @@ print(json.dumps([changed, found]))
 
 
 @pytest.mark.parametrize("present", [False, True])
-def test_importing_the_package_sets_one_variable_and_touches_no_file(tmp_path, present):
+def test_importing_the_package_sets_two_variables_and_touches_no_file(tmp_path, present):
     cache = tmp_path / "cache"
     if present:  # with more in it than is kept
         cache.mkdir()
@@ -214,7 +216,8 @@ def test_importing_the_package_sets_one_variable_and_touches_no_file(tmp_path, p
             old.truncate((1 << 29) + 1)  # it takes no room
     before = sorted(os.walk(tmp_path))
     changed, found = run_side_effects(cache)
-    assert list(changed) == ["TF_XLA_FLAGS"]
+    assert list(changed) == ["TF_XLA_FLAGS", "TF_FORCE_GPU_ALLOW_GROWTH"]
+    assert changed["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
     flag, _, named = changed["TF_XLA_FLAGS"].partition("=")
     assert flag == "--tf_xla_persistent_cache_directory"
     assert pathlib.Path(named).parent == cache
@@ -224,7 +227,8 @@ def test_importing_the_package_sets_one_variable_and_touches_no_file(tmp_path, p
 
 def run_side_effects(cache: pathlib.Path):
     """Returns the variables that importing tff_dp has set, and the finders that it has added."""
-    environment = {k: v for k, v in os.environ.items() if k != "TF_XLA_FLAGS"}
+    ours = ("TF_XLA_FLAGS", "TF_FORCE_GPU_ALLOW_GROWTH")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     done = subprocess.run(
         [sys.executable, "-B", "-c", SIDE_EFFECTS],
         env={**environment, "TFF_DP_CACHE": str(cache), "HOME": str(cache.parent / "home")},

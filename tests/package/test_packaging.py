@@ -13,12 +13,13 @@ import tomllib
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.support.paths import ROOT
 from tff_dp import _compat
 from tff_dp._compat.tff import placeholders
 
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-cuda.lock")
 # Scripts that are tested must not touch the environment in which the tests run.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("TFF_DP_")}
 
@@ -97,6 +98,48 @@ def test_the_locks_hold_the_tested_versions_and_agree_with_each_other():
     assert pinned[0].items() <= pinned[1].items()
 
 
+def blocks_of(lock: str) -> dict[str, str]:
+    """Returns what a lock has of each package: version, markers and hashes, without who needs it."""
+    text = re.sub(r"^ *#.*\n", "", (ROOT / lock).read_text(), flags=re.MULTILINE)
+    blocks = re.split(r"\n(?=[A-Za-z0-9])", text.strip())
+    named: dict[str, str] = {}
+    for block in blocks:  # a package may have a version for each Python
+        name = block.partition("==")[0]
+        named[name] = named.get(name, "") + block.strip() + "\n"
+    return named
+
+
+def test_the_lock_for_gpus_is_that_of_development_and_the_packages_of_nvidia():
+    development, cuda = blocks_of("requirements-dev.lock"), blocks_of("requirements-cuda.lock")
+    more = set(cuda) - set(development)
+    assert {name: block for name, block in cuda.items() if name not in more} == development
+    assert all(name.startswith("nvidia-") for name in more)
+    # What TensorFlow itself asks for, and what tells how busy a card is.
+    asked = [Requirement(text) for text in importlib.metadata.requires("tensorflow")]
+    of_cuda = [
+        each for each in asked if each.marker and each.marker.evaluate({"extra": "and-cuda"})
+    ]
+    of_cuda = [each for each in of_cuda if not each.marker.evaluate({"extra": ""})]
+    assert len(of_cuda) > 5
+    assert more == {each.name for each in of_cuda} | {"nvidia-ml-py"}
+    for each in of_cuda:
+        version = re.match(r"\S+==(\S+)", cuda[each.name])[1]
+        assert each.specifier.contains(version), (each.name, version)
+
+
+def test_the_overrides_keep_the_libraries_of_cuda_in_the_lock_for_gpus_alone():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    of_tensorflow = [
+        Requirement(text)
+        for text in settings["tool"]["uv"]["override-dependencies"]
+        if Requirement(text).name == "tensorflow"
+    ]
+    for extra, extras in (("", set()), ("cuda", {"and-cuda"})):
+        (override,) = [each for each in of_tensorflow if each.marker.evaluate({"extra": extra})]
+        assert override.extras == extras
+        assert str(override.specifier) == "==2.21.*"
+
+
 def test_the_docs_explain_every_override_and_placeholder():
     text = (ROOT / "docs" / "stack.md").read_text()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -111,7 +154,7 @@ def run_script(
     tmp_path: pathlib.Path, *arguments: str, cwd: pathlib.Path | None = None, **environment: str
 ):
     """Runs a copy of ./run in a folder of its own, so that no environment of the checkout is touched."""
-    for name in ("run", "requirements-dev.lock"):
+    for name in ("run", "requirements-dev.lock", "requirements-cuda.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     return subprocess.run(
         [str(tmp_path / "run"), *arguments], cwd=cwd,
@@ -183,6 +226,48 @@ def test_the_site_has_an_environment_of_its_own_and_its_warnings_are_not_silence
     assert run_script(tmp_path, "docs", "--quiet").returncode == 2
     fake_python(tmp_path, ".venv-docs/bin/mkdocs", "exit 1")
     assert run_script(tmp_path, "docs").returncode == 1
+
+
+def test_run_takes_the_environment_for_gpus_where_it_is_asked_for(tmp_path):
+    never = fake_python(tmp_path, "python-never", "exit 1")
+    made_environment(tmp_path, tool="echo development")
+    made_environment(tmp_path, ".venv-cuda", "requirements-cuda.lock", tool="echo cuda")
+    made_environment(tmp_path, "mine", "requirements-cuda.lock", tool="echo mine")
+
+    def told(**variables: str) -> str:
+        done = run_script(tmp_path, "tool", TFF_DP_PYTHON=never, **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert told() == told(TFF_DP_CUDA="0") == told(TFF_DP_CUDA="") == "development"
+    assert told(TFF_DP_CUDA="1") == "cuda"
+    assert told(TFF_DP_CUDA="1", TFF_DP_VENV=str(tmp_path / "mine")) == "mine"
+    done = run_script(tmp_path, "tool", TFF_DP_CUDA="yes")
+    assert done.returncode == 2
+    assert "TFF_DP_CUDA=yes is neither 0 nor 1" in done.stderr.splitlines()[0]
+
+
+def test_run_makes_an_environment_anew_that_is_that_of_the_other_lock(tmp_path):
+    """An environment is for the lock that it was made of, whatever its folder is called."""
+    made_environment(tmp_path, tool="echo development")
+    broken = fake_python(tmp_path, "python-broken", "exit 1")
+    venv = str(tmp_path / ".venv")
+    done = run_script(tmp_path, "tool", TFF_DP_CUDA="1", TFF_DP_VENV=venv, TFF_DP_PYTHON=broken)
+    assert done.returncode == 2
+    assert "needs Python 3.11, 3.12 or 3.13" in done.stderr  # it looked for one, to make it
+
+
+def test_the_command_that_makes_locks_makes_all_of_them(tmp_path):
+    uv = 'echo "$*" >> "$ROOT/calls"'
+    made_environment(tmp_path, uv=uv)
+    done = run_script(tmp_path, "lock", ROOT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0].startswith("lock ")
+    written = {call.rpartition(" ")[2]: call for call in calls[1:]}
+    assert set(written) >= {*LOCKS}
+    assert all(written[lock].startswith("export ") for lock in LOCKS)
+    assert [lock for lock, call in written.items() if "--extra cuda" in call] == [LOCKS[2]]
 
 
 @pytest.mark.parametrize("word", ["help", "--help", "-h"])

@@ -15,6 +15,7 @@ import pytest
 import tff_dp
 from tests.support.tables import covered
 from tff_dp.errors import ArgumentError, DataError, ModelError, StackError
+from tff_dp.execution import gpu_memory
 
 ALGORITHM = tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1))
 
@@ -297,6 +298,21 @@ def test_lines_are_one_a_round(clients, capsys):
     assert "val_loss" not in lines[0]
     assert f"val_loss {result.history[1].validation['val_loss']:.4g}" in lines[1]
     assert "epsilon" not in "".join(lines)  # there is no plan
+    assert not any("GPU" in line for line in lines)  # nor a GPU
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_progress_says_how_full_the_gpus_are(clients, capsys, monkeypatch, verbose):
+    texts = [f"GPU memory {used}.0 of 40.0 GiB, at most 9.0" for used in (1, 2)]
+    following = iter(texts)
+    monkeypatch.setattr(gpu_memory, "of_context", lambda: next(following))
+    trained(clients, verbose=verbose)
+    out, err = capsys.readouterr()
+    if verbose == 2:
+        for line, text in zip(out.splitlines(), texts, strict=True):
+            assert line.endswith(f"clients/s, {text}")
+    else:
+        assert texts[1] in err.strip().splitlines()[-1].split("\r")[-1]
 
 
 @pytest.mark.parametrize(

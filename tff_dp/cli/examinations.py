@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tff_dp
+from tff_dp import _cuda_driver, _memory_growth, _why_no_gpu
 from tff_dp._compat import stack
 from tff_dp.cli.findings import Finding
 
@@ -35,6 +36,7 @@ _OPTIONAL = {  # what each is for, and how to install it
 }
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
+    _memory_growth.VARIABLE,
     "TF_USE_LEGACY_KERAS",
     "TF_XLA_FLAGS",
     "XLA_FLAGS",
@@ -74,8 +76,11 @@ def of_stages(stages: Mapping[str, Any], errors: str, ended: bool, seconds: floa
       What it has found.
     """
     findings: list[Finding] = []
+    other = _why_no_gpu.another_tensorflow(stages["located"]) if "located" in stages else None
+    if other is not None:
+        findings.append(Finding("tensorflow", "warning", *other))
     if "devices" in stages:
-        findings += _devices(stages["devices"], stages.get("imported", {}).get("used"))
+        findings += _devices(stages["devices"], stages.get("imported", {}))
     if "training" in stages:
         found = stages["training"]
         text = (
@@ -210,42 +215,30 @@ def _environment() -> Finding:
     return Finding("environment", "ok", f"{', '.join(found) or 'no variable of interest is set'}.")
 
 
-def _devices(found: Mapping[str, Any], used: str | None) -> Iterator[Finding]:
+def _devices(found: Mapping[str, Any], imported: Mapping[str, Any]) -> Iterator[Finding]:
     seen = ", ".join(found["seen"]) or "none"
-    text = f"seen: {seen}; used for clients: {used or 'not known yet'}."
+    text = f"seen: {seen}; used for clients: {imported.get('used') or 'not known yet'}."
     yield Finding("devices", "ok", text)
+    build = _why_no_gpu.Build(**{**found["build"], "code": tuple(found["build"]["code"])})
     if found["gpus"]:
-        yield Finding("gpu", "ok", f"{found['gpus']} used.")
+        yield _gpus(found["gpus"], imported)
     else:
-        text, remedy = why_no_gpu(found["cuda"], os.environ, pathlib.Path("/"))
-        yield Finding("gpu", "note", text, remedy)
+        yield Finding("gpu", "note", *_why_no_gpu.why_no_gpu(build, os.environ))
 
 
-def why_no_gpu(cuda: bool, environment: Mapping[str, str], root: pathlib.Path) -> tuple[str, str]:
-    """Finds why TensorFlow sees no GPU.
-
-    Args:
-      cuda: Whether TensorFlow was built for CUDA.
-      environment: The variables of the environment.
-      root: The root of the file system.
-
-    Returns:
-      The reason, and the remedy.
-    """
-    hidden = environment.get("CUDA_VISIBLE_DEVICES")
-    if not (root / "proc/driver/nvidia/version").exists():
-        return "no GPU: there is no NVIDIA driver, or no card.", ""
-    if hidden is not None and (not hidden.strip() or hidden.strip().startswith("-1")):
-        return (
-            f"no GPU: CUDA_VISIBLE_DEVICES={hidden!r} hides all cards.",
-            "Unset it, or name a card in it.",
-        )
-    if not cuda:
-        return "no GPU: this TensorFlow was built without CUDA.", "pip install tensorflow[and-cuda]"
-    return (
-        "no GPU: there is a driver, and TensorFlow finds no CUDA libraries that fit.",
-        "pip install tensorflow[and-cuda] (docs/execution.md)",
-    )
+def _gpus(count: int, imported: Mapping[str, Any]) -> Finding:
+    """Says which cards there are, and whether they are used."""
+    cards = [
+        f"{card.name}, {card.memory / 2**30:.1f} GiB, compute capability {card.capability[0]}."
+        f"{card.capability[1]}"
+        for card in _cuda_driver.cards()
+    ]
+    which = "; ".join(cards) or f"{count}"
+    if not imported:
+        return Finding("gpu", "ok", f"seen: {which}.")
+    if imported["on_gpu"]:
+        return Finding("gpu", "ok", f"seen and used: {which}.")
+    return Finding("gpu", "warning", f"seen and not used: {which}.", "Run tff-dp doctor again.")
 
 
 def _installed(name: str) -> str | None:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tff_dp.cli import example
+from tff_dp.cli import devices, example
 from tff_dp.errors import ArgumentError
 
 CONFIG = "train.json"  # in the folder of a run: the configuration, for resume and evaluate
@@ -50,6 +50,7 @@ def add_train(command: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="write a configuration, a model and data that can be trained into a new folder",
     )
+    devices.add_device(command, None, "; in place of train.device")
 
 
 def add_resume(command: argparse.ArgumentParser) -> None:
@@ -65,6 +66,7 @@ def add_resume(command: argparse.ArgumentParser) -> None:
         metavar="T",
         help="the number of rounds that the run is to have in all; by default as many as before",
     )
+    devices.add_device(command, None, "; by default the one on which the run began")
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:
@@ -112,7 +114,7 @@ def train(options: argparse.Namespace) -> int:
         )
     from tff_dp.cli.configs import prepare, read_source
 
-    source = read_source(options.config, options.overrides)
+    source = _on_device(read_source(options.config, options.overrides), options.device)
     prepared = prepare(source)
     if options.check:
         print(_cost(prepared))
@@ -125,7 +127,7 @@ def train(options: argparse.Namespace) -> int:
     if prepared.algorithm is not None:
         arguments["algorithm"] = prepared.algorithm
     try:
-        with _plain_warnings():
+        with _plain_warnings(), devices.used(prepared.train.device):
             result = tff_dp.fit(
                 prepared.model.model,
                 prepared.clients,
@@ -162,11 +164,21 @@ def resume(options: argparse.Namespace) -> int:
       ComputationError: A client's computation fails.
     """
     run_dir = pathlib.Path(options.run_dir)
-    from tff_dp.cli.configs import Mistakes, around_of, clients_of, import_classes, model_of
+    from tff_dp.cli.configs import (
+        Mistakes,
+        around_of,
+        check_device,
+        clients_of,
+        device_of,
+        import_classes,
+        model_of,
+    )
 
-    mistakes = Mistakes(_stored(run_dir))
+    source = _on_device(_stored(run_dir), options.device)
+    mistakes = Mistakes(source)
     import_classes(mistakes)
     clients, model = clients_of("data", mistakes), model_of(mistakes)
+    check_device(mistakes)
     around = around_of(model, mistakes)
     mistakes.raise_all()
     if model is None:
@@ -176,7 +188,7 @@ def resume(options: argparse.Namespace) -> int:
     more = {} if options.rounds is None else {"rounds": options.rounds}
     table = mistakes.source.values.get("train", {})
     try:
-        with _plain_warnings():
+        with _plain_warnings(), devices.used(device_of(source)):
             result = tff_dp.resume(
                 run_dir,
                 model.model,
@@ -191,6 +203,17 @@ def resume(options: argparse.Namespace) -> int:
         print("tff-dp: interrupted; the run is as it was before.", file=sys.stderr)
         return 1
     return _finish(result, run_dir)
+
+
+def _on_device(source: Any, device: str | None) -> Any:
+    """Returns a configuration with the device of the option; hides GPUs if it is the CPU."""
+    from tff_dp.cli.configs import device_of
+
+    if device is not None:
+        source = source.replaced(("train", "device"), device, f"--device {device}")
+    if device_of(source) == "cpu":
+        devices.hide_gpus()  # before the model is made, which has TensorFlow use them
+    return source
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ Each stage that is completed is reported as a line of JSON.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import time
@@ -17,20 +18,25 @@ _CLIENTS, _EXAMPLES, _ROUNDS = 50, 8, 2
 def main() -> None:
     """Runs the stages."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    places = getattr(importlib.util.find_spec("tensorflow"), "submodule_search_locations", None)
+    if places:  # before the import, which fails if it is something else of this name
+        print(json.dumps({"located": next(iter(places))}), flush=True)
     import tensorflow as tf
+
+    from tff_dp import _why_no_gpu
 
     seen = tf.config.list_physical_devices()
     _say(
         "devices",
         seen=[device.name for device in seen],
-        gpus=", ".join(device.name for device in seen if device.device_type == "GPU"),
-        cuda=tf.test.is_built_with_cuda(),
+        gpus=sum(device.device_type == "GPU" for device in seen),
+        build=_why_no_gpu.build_of(tf)._asdict(),
     )
     from tff_dp.execution.devices import choose  # imports TFF
 
     places = choose("auto")
     used = f"{len(places.names)} {'GPUs' if places.on_gpu else 'threads of the CPU'}"
-    _say("imported", used=used, seconds=time.monotonic() - _BEGUN)
+    _say("imported", used=used, on_gpu=places.on_gpu, seconds=time.monotonic() - _BEGUN)
     started = time.monotonic()
     found = _trained()
     _say("training", **found, seconds=time.monotonic() - started)

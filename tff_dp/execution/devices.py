@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp import _why_no_gpu
 from tff_dp.errors import ArgumentError
 
 
@@ -48,8 +49,9 @@ class Places:
 def choose(device: str, workers: int | None = None) -> Places:
     """Chooses where graphs run.
 
-    GPU memory is allocated as it is needed, not all at once: memory growth is switched on, unless
-    TensorFlow has already been initialized, which fixes this setting.
+    GPU memory is allocated as it is needed, not all at once: memory growth is switched on. Where
+    TensorFlow has been initialized already, as by a model that was built, the setting is fixed, and is
+    that of the environment variable that importing tff_dp has set (`_memory_growth`).
 
     Args:
       device: "auto", "cpu" or "gpu".
@@ -60,14 +62,17 @@ def choose(device: str, workers: int | None = None) -> Places:
       The devices.
 
     Raises:
-      ArgumentError: There is no GPU, or `workers` exceeds the number of devices.
+      ArgumentError: A GPU is asked for, and TensorFlow sees none; or `workers` exceeds the number of
+        devices.
     """
-    present = tf.config.list_physical_devices("GPU")
+    present = tf.config.get_visible_devices("GPU")
     gpus = present if device != "cpu" else []
-    if device == "gpu" and not gpus:
+    obstacle = _why_no_gpu.obstacle(tf, os.environ) if device == "gpu" else None
+    if obstacle is not None:
+        reason, remedy = obstacle
         raise ArgumentError(
-            "device='gpu', but TensorFlow sees no GPU: expected 'cpu' or 'auto' on this machine. "
-            "tensorflow[and-cuda] brings what TensorFlow needs to see one (docs/execution.md)."
+            f"device='gpu', but TensorFlow sees no GPU: {reason.removeprefix(_why_no_gpu.PREFIX)} "
+            f"{remedy} Or use 'cpu' or 'auto'; tff-dp doctor says more."
         )
     for gpu in present:
         with contextlib.suppress(RuntimeError):  # TensorFlow is initialized already

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from tff_dp.accounting.report import format_epsilon
+from tff_dp.execution import gpu_memory
 from tff_dp.training.observers import Observer
 from tff_dp.training.results import RoundRecord
 from tff_dp.training.run import Run
@@ -49,6 +50,12 @@ class _Speed:
         return f"{rounds * self._expected / max(elapsed, 1e-9):.3g} clients/s"
 
 
+def _standing(run: Run, record: RoundRecord, speed: str) -> str:
+    """Returns a line about a round: what it has brought, the speed, and how full the GPUs are."""
+    parts = [*described(run, record), speed, gpu_memory.of_context()]
+    return ", ".join(part for part in parts if part)
+
+
 class ProgressBar(Observer):
     """Shows a progress bar, which stays visible after the run; in a notebook, the notebook's bar."""
 
@@ -72,8 +79,8 @@ class ProgressBar(Observer):
           run: The run.
           records: The records of the step's rounds.
         """
-        parts = [*described(run, records[-1]), self._speed.after(len(records))]
-        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        text = _standing(run, records[-1], self._speed.after(len(records)))
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(len(records))
 
     def on_end(self, run: Run) -> None:
@@ -109,5 +116,5 @@ class ProgressLines(Observer):
         speed = self._speed.after(len(records))
         width = len(str(run.account.rounds))
         for record in records:
-            parts = ", ".join([*described(run, record), speed])
-            print(f"round {record.round_number:{width}}/{run.account.rounds}: {parts}", flush=True)
+            text = _standing(run, record, speed)
+            print(f"round {record.round_number:{width}}/{run.account.rounds}: {text}", flush=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import tff_dp
 from tff_dp.algorithms import Algorithm
+from tff_dp.cli import devices
 from tff_dp.cli.configs.around import around_of
 from tff_dp.cli.configs.inputs import Model, clients_of, find_modules, imported, model_of
 from tff_dp.cli.configs.mistakes import Mistakes
@@ -82,6 +83,7 @@ def prepare(source: Source) -> Prepared:
     if run_dir is not None:
         _check_folder(run_dir, mistakes)
     model = model_of(mistakes)  # late, since it imports TensorFlow
+    check_device(mistakes)
     around = around_of(model, mistakes)
     mistakes.raise_all()
     if model is None or clients is None or privacy is None or train is None or run_dir is None:
@@ -95,6 +97,36 @@ def prepare(source: Source) -> Prepared:
         run_dir=run_dir,
         around=around,
     )
+
+
+def device_of(source: Source) -> str:
+    """Looks up the device that a configuration names.
+
+    Args:
+      source: The configuration, which may have mistakes.
+
+    Returns:
+      The device; "auto" if it names none.
+    """
+    values = source.values.get("train")
+    found = values.get("device", "auto") if isinstance(values, Mapping) else "auto"
+    return found if isinstance(found, str) else "auto"
+
+
+def check_device(mistakes: Mistakes) -> None:
+    """Checks that the device that a configuration names is one, and is there.
+
+    Args:
+      mistakes: The configuration, and where to add what is wrong with it.
+    """
+    path, device = ("train", "device"), device_of(mistakes.source)
+    if device not in devices.CHOICES:
+        mistakes.add(
+            path, f'device={device!r} is outside its bound: expected "auto", "cpu" or "gpu".'
+        )
+    obstacle = devices.obstacle() if device == "gpu" else None
+    if obstacle is not None:
+        mistakes.add(path, f"device='gpu' needs a GPU; {obstacle}")
 
 
 def import_classes(mistakes: Mistakes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pathlib
 import tomllib
@@ -28,6 +29,26 @@ class Source:
     origins: Mapping[Path, str]
     name: str
     folder: pathlib.Path
+
+    def replaced(self, path: Path, value: Any, origin: str) -> Source:
+        """Replaces a value.
+
+        Args:
+          path: The keys that lead to the value. Tables that are missing are made.
+          value: The new value.
+          origin: Where it stands, such as an option.
+
+        Returns:
+          A new configuration; the same one if something on the path is no table.
+        """
+        values: Any = copy.deepcopy(self.values)
+        table = values
+        for name in path[:-1]:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                return self
+        table[path[-1]] = value
+        return dataclasses.replace(self, values=values, origins={**self.origins, path: origin})
 
     def where(self, path: Sequence[str]) -> str:
         """Says where a value stands.

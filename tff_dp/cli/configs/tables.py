@@ -104,6 +104,7 @@ class TrainTable:
       save_every: The number of rounds between two checkpoints.
       keep: The number of checkpoints to keep.
       progress: Whether to show a progress bar; by default, if the output is a terminal.
+      device: What TensorFlow runs on: "auto", "cpu" or "gpu".
     """
 
     run_dir: str
@@ -118,10 +119,12 @@ class TrainTable:
     save_every: int | None = _in("[1, inf)")
     keep: int | None = _in("[1, inf)")
     progress: bool | None = None
+    device: str = "auto"
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the arguments of `fit` that were given, without the folder and the progress bar."""
-        names = [f.name for f in dataclasses.fields(self) if f.name not in ("run_dir", "progress")]
+        """Returns the arguments of `fit` that were given, without folder, progress bar and device."""
+        others = ("run_dir", "progress", "device")
+        names = [f.name for f in dataclasses.fields(self) if f.name not in others]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

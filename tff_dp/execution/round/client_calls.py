@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_dp.errors import ComputationError
-from tff_dp.execution import values
+from tff_dp.execution import gpu_memory, values
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.graph import imported_graph, traced
 from tff_dp.execution.round import failures, programs
@@ -78,7 +78,9 @@ class Calls:
                 raise
             except Exception as error:  # raised by TensorFlow or by the data set
                 whose = failures.client_name(position, len(block.cohort))
-                raise ComputationError(f"The computation of {whose} failed: {error}") from error
+                raise ComputationError(
+                    f"The computation of {whose} failed: {error}{gpu_memory.advice(error)}"
+                ) from error
         return carry
 
     def _import(

@@ -32,7 +32,14 @@ def summary(message: str) -> str:
       none; at most 300 characters.
     """
     lines = [line.strip() for line in message.splitlines()]
-    dull = ("Graph execution error", "Detected at node", "<stack traces", "[[{{", "Stack trace")
+    dull = (
+        "Graph execution error",
+        "Detected at node",
+        "<stack traces",
+        "[[{{",
+        "Stack trace",
+        'File "',
+    )
     return next((line for line in lines if line and not line.startswith(dull)), message)[:300]
 
 

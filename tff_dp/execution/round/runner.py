@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from tff_dp._arrays import arrays_of
 from tff_dp.errors import ComputationError
-from tff_dp.execution import marked_noise, values
+from tff_dp.execution import gpu_memory, marked_noise, values
 from tff_dp.execution.cohort import datasets
 from tff_dp.execution.graph import traced
 from tff_dp.execution.round import (
@@ -162,6 +163,7 @@ class RoundRunner:
         """
         tried = self.chooser.tried
         obstacle = strategies.data_obstacle(self.parts, call.data)
+        out_of_memory: dict[strategies.Way, str] = {}
         while True:
             way = self.chooser.choose(call.settings, obstacle, tried).way
             try:
@@ -170,13 +172,17 @@ class RoundRunner:
                 obstacle = _NOT_ROWS
             except (traced.CannotTraceError, tf.errors.OpError) as error:
                 if way.imported:
-                    raise ComputationError(f"A round failed: {error}") from error
+                    raise ComputationError(
+                        f"A round failed: {error}{gpu_memory.advice(error)}"
+                    ) from error
+                out_of_memory.setdefault(way, gpu_memory.advice(error))
                 if isinstance(error.__cause__, ServerShapeError) and tried.server_xla is None:
                     tried = tried.with_server_xla(str(error))
                 else:
                     tried = tried.with_failed(way, failures.summary(str(error)))
             else:
                 self.chooser.tried = tried
+                _warn_of_memory(out_of_memory, way)
                 self._begin_due(call, way)
                 return found
 
@@ -267,3 +273,20 @@ class RoundRunner:
             return trained.uses(kind, batches, of, rounds) if rounds else trained.used(kind)
 
         return block_work.cut(self.parts, data, way, settings.resident, is_regular)
+
+
+def _warn_of_memory(given_up: Mapping[strategies.Way, str], way: strategies.Way) -> None:
+    """Says that rounds run in a slower way from now on, since there was no memory for a faster one.
+
+    Args:
+      given_up: The ways that were given up, each with what to do if it was for lack of memory, or "".
+      way: The way in which rounds run.
+    """
+    for other, advice in given_up.items():
+        if advice:
+            warnings.warn(
+                f"Rounds run by {way} from now on, and not by {other}, for which there was no memory."
+                f"{advice}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
