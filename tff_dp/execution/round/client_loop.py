@@ -203,7 +203,13 @@ def _contribution(
 ) -> Contribution:
     """Returns the function that writes a client's contribution, given its place in the table."""
     by_itself = shape.xla and not shape.side_by_side
-    examples = batches.Examples(fields, table.rows, xla=by_itself, limits=shape.limits)
+    examples = batches.Examples(
+        fields,
+        table.rows,
+        xla=by_itself,
+        side_by_side=bool(shape.side_by_side),
+        limits=shape.limits,
+    )
     batching = shape.batching
 
     def data(i: tf.Tensor) -> list[Any]:
