@@ -44,6 +44,8 @@ class Shape:
       parts: The number of parts of the block that are summed separately.
       limits: For each field, the smallest and the largest of its numbers, or None if they are not
         known; see `Block`.
+      masked: Whether the last row of clients side by side may extend past the last client. The table
+        is then as long as the rows, and what it says beyond its count is computed and not counted.
     """
 
     form: Form
@@ -52,6 +54,7 @@ class Shape:
     xla: bool = False
     parts: int = 1
     limits: tuple[Limits, ...] = ()
+    masked: bool = False
 
     @property
     def style(self) -> Style:
@@ -146,7 +149,7 @@ def clients(
     fields, table = tensors[:width], ClientTable.read(shape.form, tensors[width:])
     contribution = _contribution(parts, shape, fields, table, common, root)
     step = _rows if shape.side_by_side else _one_by_one
-    body = step(parts, shape, contribution, table.positions, root)
+    body = step(parts, shape, contribution, table, root)
 
     def span(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
         start = parts.nobody(root, shape.style)
@@ -237,14 +240,15 @@ def _one_by_one(
     parts: RoundPrograms,
     shape: Shape,
     contribution: Contribution,
-    positions: tf.Tensor,
+    table: ClientTable,
     root: tf.Tensor,
 ) -> Body:
     """Returns the body of a loop over clients."""
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        added = parts.add(list(carry), results, status, positions[i], root, shape.style)
+        position = table.positions[i]
+        added = parts.add(list(carry), results, status, position, root, shape.style)
         return [i + 1, *added]
 
     return body
@@ -254,18 +258,24 @@ def _rows(
     parts: RoundPrograms,
     shape: Shape,
     contribution: Contribution,
-    positions: tf.Tensor,
+    table: ClientTable,
     root: tf.Tensor,
 ) -> Body:
     """Returns the body of a loop over rows of clients side by side.
 
     The sums of a row are joined as a tree.
     """
-    width, style = shape.side_by_side, shape.style
+    width, style, positions = shape.side_by_side, shape.style, table.positions
 
     def one(i: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        return parts.add(parts.nobody(root, style), results, status, positions[i], root, style)
+        nobody = parts.nobody(root, style)
+        own = parts.add(nobody, results, status, positions[i], root, style)
+        if not shape.masked:
+            return own
+        return [
+            tf.where(i < table.count, sum_, zero) for sum_, zero in zip(own, nobody, strict=True)
+        ]
 
     def join(pair: Sequence[Any]) -> list[tf.Tensor]:
         left, right, i = pair
@@ -285,7 +295,7 @@ def _rows(
             count -= half
         return [i + width, *join([list(carry), [t[0] for t in each], i])]
 
-    # `shape_of` ensures that rows are full: none extends past the last client.
+    # Rows are full, which `shape_of` ensures, or masked: nothing is counted past the last client.
     return body
 
 
