@@ -28,7 +28,7 @@ LAYERS = [
         "_html",
         "_warnings",
     },
-    {"config", "noise", "_registry"},
+    {"config", "noise", "_registry", "exported"},
     {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},

@@ -11,17 +11,23 @@ from tff_dp.execution.iteration import iterate
 from tff_dp.execution.marked_noise import NoiseBits, noise_bits
 from tff_dp.execution.program_context import federated_context
 from tff_dp.execution.stock import stock
+from tff_dp.exported import CohortShape, ExportedRound, load_exported
 
 __all__ = [
+    "CohortShape",
+    "ExportedRound",
     "NoiseBits",
     "current_or_fast",
     "expecting",
+    "export",
     "explain",
     "fast",
     "federated_context",
     "install",
     "is_seeded",
     "iterate",
+    "load_exported",
     "noise_bits",
+    "restored_state",
     "stock",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import tensorflow as tf_compat
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.cohort.grouping import WIDEST
 from tff_dp.execution.cohort.tables import (
@@ -302,6 +303,7 @@ def _rows(
 def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
     """Returns the results of a function for each element, computed side by side."""
     raised: list[Exception] = []
+    tf_compat.vectorize_bitcast()
 
     def run(element: Any) -> Any:
         try:
