@@ -1,4 +1,4 @@
-"""Measures exported rounds, and PyTorch's, on the device that is there. Needs neither TensorFlow nor TFF."""
+"""Measures exported rounds, and PyTorch's, on the device that is there, without TensorFlow or TFF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks._exports import NAMED, Case, fields_of, projections
 from benchmarks._workloads import Privacy, Workload
 
 _SAMPLING_SECONDS = 0.05
-# Of a result, relative to what a round changes: XLA's products of matrices on a GPU keep 10 bits of a factor.
+# Of a result, relative to what a round changes: on a GPU, factors of matrix products keep 10 bits.
 TOLERANCE = 2e-2
 
 
@@ -59,7 +59,7 @@ class Utilization:
 
 def _reader() -> tuple[Callable[[], int] | None, str]:
     try:
-        import pynvml
+        import pynvml  # type: ignore[import-not-found]
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
@@ -83,7 +83,7 @@ def _timed(
     step: Callable[[], None], rounds: int, seconds: float, busy: Utilization
 ) -> dict[str, Any]:
     """Calls a function, which waits for its result, until `rounds` calls or `seconds` are over."""
-    times = []
+    times: list[float] = []
     begin = time.perf_counter()
     with busy.sampling():
         while len(times) < rounds and (len(times) < 3 or time.perf_counter() - begin < seconds):
@@ -93,7 +93,9 @@ def _timed(
     return {"seconds": statistics.median(times), "rounds": len(times), "busy": busy.percent()}
 
 
-def measure_exported(case: Case, folder: pathlib.Path, rounds: int, seconds: float) -> dict[str, Any]:
+def measure_exported(
+    case: Case, folder: pathlib.Path, rounds: int, seconds: float
+) -> dict[str, Any]:
     """Measures an exported round on JAX's default device, and checks its first result.
 
     Args:
@@ -145,16 +147,15 @@ def _difference(found: Any, expected: Any, before: Any) -> float:
     """Returns the largest difference of projections, relative to the largest change of a round."""
     pairs = zip(found, expected, before, strict=True)
     differences, changes = zip(
-        *(
-            (np.abs(np.subtract(a, b)).max(), np.abs(np.subtract(b, c)).max())
-            for a, b, c in pairs
-        ),
+        *((np.abs(np.subtract(a, b)).max(), np.abs(np.subtract(b, c)).max()) for a, b, c in pairs),
         strict=True,
     )
     return float(max(differences) / max(changes))
 
 
-def measure_pytorch(workload: Workload, private: bool, rounds: int, seconds: float) -> dict[str, Any]:
+def measure_pytorch(
+    workload: Workload, private: bool, rounds: int, seconds: float
+) -> dict[str, Any]:
     """Measures the loop over clients in PyTorch, on its GPU if there is one.
 
     Args:

@@ -314,9 +314,7 @@ class ExportedRound:
         fields, count = self._fields(data)
         given = [_as(state[each.name], each, "state ") for each in manifest.state]
         if self._call is None:
-            self._call = jax_compat.callable_of(
-                self._module, manifest.inputs(), manifest.outputs()
-            )
+            self._call = jax_compat.callable_of(self._module, manifest.inputs(), manifest.outputs())
         table = manifest.cohort.table(count)
         who, check, *results = self._call(_key(key), *given, *fields, table)
         if int(check):
@@ -403,4 +401,3 @@ def _check_module(module: bytes) -> None:
         raise ArgumentError(
             "The module calls code outside of it (custom_call), which an exported round must not."
         )
-

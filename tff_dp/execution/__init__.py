@@ -5,8 +5,8 @@ TFF users as well.
 """
 
 from tff_dp.execution.context import current_or_fast, expecting, fast, install, is_seeded
-from tff_dp.execution.exporting import export, restored_state
 from tff_dp.execution.explanation import explain
+from tff_dp.execution.exporting import export, restored_state
 from tff_dp.execution.iteration import iterate
 from tff_dp.execution.marked_noise import NoiseBits, noise_bits
 from tff_dp.execution.program_context import federated_context
@@ -19,8 +19,8 @@ __all__ = [
     "NoiseBits",
     "current_or_fast",
     "expecting",
-    "export",
     "explain",
+    "export",
     "fast",
     "federated_context",
     "install",

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import tff_dp
 from tff_dp import _compat, exported
 from tff_dp.errors import ArgumentError, ComputationError
 from tff_dp.execution import compilation, context, lock, values
@@ -23,6 +22,7 @@ from tff_dp.execution.settings import Settings
 
 tff = _compat.tff.load()
 
+_PACKAGES = ("tff_dp", "tensorflow", "tensorflow-federated")
 # The bits of an exported round's noise are drawn in the graph, from the round's key.
 _SETTINGS = {"random_bits": "philox"}
 
@@ -83,7 +83,8 @@ def restored_state(process: Any, manifest: exported.Manifest, state: Mapping[str
       ArgumentError: The process is another one.
     """
     kind = process.next.type_signature.parameter[0].member
-    given = {**{name: np.asarray(value) for name, value in state.items()}, **manifest.texts}
+    given: dict[str, Any] = {name: np.asarray(value) for name, value in state.items()}
+    given.update({name: text.encode() for name, text in manifest.texts.items()})
     if set(_paths(kind)) != set(given):
         raise ArgumentError(
             "state is not one of this process: expected the tensors "
@@ -149,20 +150,13 @@ class _Round:
             data=self._data(),
             metrics=self._metrics(len(names)),
             texts=self._texts(names, prepared),
-            left_out=tuple(
-                name for name, dtype in self._results(len(names)) if dtype == tf.string
-            ),
+            left_out=tuple(name for name, dtype in self._results(len(names)) if dtype == tf.string),
             checks=(),
-            made_by={
-                "tff_dp": tff_dp.__version__,
-                **{name: importlib.metadata.version(name) for name in ("tensorflow",)},
-            },
+            made_by={name: importlib.metadata.version(name) for name in _PACKAGES},
         )
         module = self._module(manifest)
         # The messages are complete once the graph is written.
-        complete = exported.Manifest(
-            **{**vars(manifest), "checks": tuple(self._parts.checks)}
-        )
+        complete = exported.Manifest(**{**vars(manifest), "checks": tuple(self._parts.checks)})
         return module, complete, {name: tensor.numpy() for name, tensor in numbers.items()}
 
     def _data(self) -> tuple[exported.Tensor, ...]:
