@@ -313,10 +313,11 @@ class ExportedRound:
             )
         fields, count = self._fields(data)
         given = [_as(state[each.name], each, "state ") for each in manifest.state]
+        root = _key(key)
         if self._call is None:
             self._call = jax_compat.callable_of(self._module, manifest.inputs(), manifest.outputs())
         table = manifest.cohort.table(count)
-        who, check, *results = self._call(_key(key), *given, *fields, table)
+        who, check, *results = self._call(root, *given, *fields, table)
         if int(check):
             self._raise(int(who), int(check), count)
         after = len(manifest.state)
@@ -393,7 +394,8 @@ def _as(value: Any, wanted: Tensor, of: str = "") -> Any:
 def _key(key: Any) -> np.ndarray:
     if key is None:
         return np.frombuffer(secrets.token_bytes(16), np.uint64)
-    return _as(key, Tensor("key", (2,), "uint64"))
+    given: np.ndarray = _as(key, Tensor("key", (2,), "uint64"))
+    return given
 
 
 def _check_module(module: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Exported rounds: JAX alone gives what `fast` gives, noise included; what cannot be exported is refused."""
+"""Exported rounds: JAX alone gives what `fast` gives, noise included; others are refused."""
 
 from __future__ import annotations
 

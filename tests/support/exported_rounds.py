@@ -1,7 +1,7 @@
 """A program for an environment that has JAX and neither TensorFlow nor TFF: it runs exported rounds.
 
-Called as `python exported_rounds.py FOLDER`: of each FOLDER/NAME.round, it runs the rounds whose cohorts and
-keys are in FOLDER/NAME.npz, and writes the states and metrics to FOLDER/NAME.found.npz.
+Called as `python exported_rounds.py FOLDER`: of each FOLDER/NAME.round, it runs the rounds whose cohorts
+and keys are in FOLDER/NAME.npz, and writes the states and metrics to FOLDER/NAME.found.npz.
 """
 
 import pathlib
