@@ -189,3 +189,52 @@ def measure_pytorch(
         "clients_a_second": workload.clients / measured["seconds"],
         "difference": None,
     }
+
+
+def has_tensorflow_gpu() -> bool:
+    """Returns whether TensorFlow and TFF are here, and TensorFlow sees a GPU."""
+    try:
+        import tensorflow as tf
+
+        import tff_dp
+    except ImportError:
+        return False
+    return bool(tf.config.list_physical_devices("GPU")) and tff_dp.tff is not None
+
+
+def measure_tensorflow(
+    workload: Workload, private: bool, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """Measures the rounds of the fast context on TensorFlow's GPU.
+
+    Args:
+      workload: The workload.
+      private: Whether with differential privacy.
+      rounds: Rounds to time, at most.
+      seconds: How long to time them, at most.
+
+    Returns:
+      As `measure_exported` does, without a difference.
+    """
+    import tensorflow as tf
+
+    from benchmarks._systems import Arrays, Task
+
+    x, y = workload.data()
+    task = Task(workload, Privacy() if private else None, x, y, calls=rounds + 1)
+    with contextlib.ExitStack() as stack:
+        system = Arrays(task, stack)
+        begin = time.perf_counter()
+        system.run()
+        first = time.perf_counter() - begin
+        measured = _timed(lambda: (system.run(), None)[1], rounds, seconds, Utilization())
+    device = tf.config.list_physical_devices("GPU")[0]
+    return {
+        **measured,
+        "system": "fast context, arrays",
+        "device": tf.config.experimental.get_device_details(device).get("device_name", "GPU"),
+        "first_seconds": first,
+        "memory_bytes": tf.config.experimental.get_memory_info("GPU:0")["peak"],
+        "clients_a_second": workload.clients / measured["seconds"],
+        "difference": None,
+    }

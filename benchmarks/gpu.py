@@ -2,11 +2,11 @@
 
 `./run python -m benchmarks.gpu prepare FOLDER` exports the rounds of W1 to W7 (but W5) and of
 cifar_shape, on a machine without a GPU, and keeps what the first round of each has to give. `python -m
-benchmarks.gpu run FOLDER` measures them on a machine that has JAX, and PyTorch where it is installed, and
-needs neither TensorFlow nor TFF: seconds a round, clients a second, how busy the device was, memory, the
-seconds of the first round (XLA compiles it), and how far its result is from the expected one. It begins
-with what matters most, starts nothing new once `--limit` seconds are over, and writes what it has after
-each measurement.
+benchmarks.gpu run FOLDER` measures them on a machine that has JAX, and beside them the same rounds in
+PyTorch, and in the fast context, where PyTorch, or TensorFlow with a GPU, is installed: seconds a round,
+clients a second, how busy the device was, memory, the seconds of the first round (XLA compiles it), and
+how far its result is from the expected one. It begins with what matters most, starts nothing new once
+`--limit` seconds are over, and writes what it has after each measurement.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def _run(chosen: list[_exports.Case], options: argparse.Namespace) -> list[dict[
     measured: list[dict[str, Any]] = []
     beside: set[tuple[str, bool]] = set()
     timing = options.rounds, options.seconds
+    in_tensorflow = _device.has_tensorflow_gpu()
 
     def measure(case: _exports.Case, what: Any, *given: Any) -> None:
         if time.perf_counter() - begin > options.limit:
@@ -102,10 +103,14 @@ def _run(chosen: list[_exports.Case], options: argparse.Namespace) -> list[dict[
 
     for case in chosen:
         measure(case, _device.measure_exported, case, options.folder)
-        task = case.workload, case.private
-        if not options.no_pytorch and task not in beside:
-            beside.add(task)
-            measure(case, _device.measure_pytorch, _exports.NAMED[case.workload], case.private)
+        if (case.workload, case.private) in beside:
+            continue
+        beside.add((case.workload, case.private))
+        task = _exports.NAMED[case.workload], case.private
+        if not options.no_pytorch:
+            measure(case, _device.measure_pytorch, *task)
+        if in_tensorflow:
+            measure(case, _device.measure_tensorflow, *task)
     return measured
 
 
