@@ -12,6 +12,7 @@ how far its result is from the expected one. It begins with what matters most, s
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
@@ -85,6 +86,7 @@ def _run(chosen: list[_exports.Case], options: argparse.Namespace) -> list[dict[
     measured: list[dict[str, Any]] = []
     beside: set[tuple[str, bool]] = set()
     timing = options.rounds, options.seconds
+    in_pytorch = not options.no_pytorch and importlib.util.find_spec("torch") is not None
     in_tensorflow = _device.has_tensorflow_gpu()
 
     def measure(case: _exports.Case, what: Any, *given: Any) -> None:
@@ -107,7 +109,7 @@ def _run(chosen: list[_exports.Case], options: argparse.Namespace) -> list[dict[
             continue
         beside.add((case.workload, case.private))
         task = _exports.NAMED[case.workload], case.private
-        if not options.no_pytorch:
+        if in_pytorch:
             measure(case, _device.measure_pytorch, *task)
         if in_tensorflow:
             measure(case, _device.measure_tensorflow, *task)

@@ -77,7 +77,9 @@ def callable_of(
             mlir_module_serialized=module,
             module_kept_var_idx=tuple(range(len(inputs))),
         )
-        compiled = jax.jit(exchanged.call)
+        # Compiled here, and once: a call would compile again for numpy's arrays, JAX's, and each
+        # device that these have been placed on.
+        compiled = jax.jit(exchanged.call).lower(*given).compile()
 
     def call(*arrays: Any) -> Any:
         with _x64(jax):
