@@ -13,7 +13,6 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.data.ops import batch_op, from_tensor_slices_op, prefetch_op, repeat_op
 from tensorflow.python.eager import context
 from tensorflow.python.framework import op_def_registry
-from tensorflow.python.ops.parallel_for import pfor
 
 
 def op_def(op: str) -> Any:
@@ -216,18 +215,3 @@ def constants_for_eager_tensors() -> Iterator[None]:
         yield
     finally:
         graph.capture = original
-
-
-@functools.cache
-def vectorize_bitcast() -> None:
-    """Teaches `tf.vectorized_map` the operation Bitcast, if TensorFlow does not know it.
-
-    Without this, it is vectorized as a loop over the elements. Bitcast changes the last dimension at
-    most, so that a bitcast of all elements together is that of each.
-    """
-    if "Bitcast" in pfor._pfor_converter_registry:
-        return
-
-    @pfor.RegisterPFor("Bitcast")
-    def convert(given: Any) -> Any:
-        return pfor.wrap(tf.bitcast(given.stacked_input(0), given.get_attr("type")), True)

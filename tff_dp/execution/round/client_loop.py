@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp._compat import tensorflow as tf_compat
+from tff_dp._compat import vectorizing
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.cohort.grouping import WIDEST
 from tff_dp.execution.cohort.tables import (
@@ -283,12 +283,12 @@ def _rows(
         return parts.join(left, right, parts.merge_key(positions[i], root), style)
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
-        each = _vectorized(one, i + tf.range(width))
+        each = _vectorized(one, i + tf.range(width), xla=style.xla)
         count = width
         while count > 1:
             half = count // 2
             halves = [[t[:half] for t in each], [t[half : 2 * half] for t in each]]
-            joined = _vectorized(join, [*halves, i + tf.range(half, 2 * half)])
+            joined = _vectorized(join, [*halves, i + tf.range(half, 2 * half)], xla=style.xla)
             rest = [t[2 * half :] for t in each]
             each = [
                 tf.concat([a, b], 0) if count % 2 else a for a, b in zip(joined, rest, strict=True)
@@ -300,10 +300,9 @@ def _rows(
     return body
 
 
-def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
+def _vectorized(function: Callable[[Any], Any], elements: Any, *, xla: bool) -> Any:
     """Returns the results of a function for each element, computed side by side."""
     raised: list[Exception] = []
-    tf_compat.vectorize_bitcast()
 
     def run(element: Any) -> Any:
         try:
@@ -313,7 +312,8 @@ def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
             raise
 
     try:
-        return tf.vectorized_map(run, elements)
+        with vectorizing.without_loops(xla=xla):
+            return tf.vectorized_map(run, elements)
     except Exception:
         if raised:  # TensorFlow wraps the original error in one of its own
             raise raised[0] from None
