@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.parallel_for import pfor
 
@@ -73,16 +72,14 @@ def _grouped(otherwise: Callable[[Any], Any], given: Any) -> Any:
         return otherwise(given)
     given.stack_inputs([deciding, other])
     operands = {place: given.stacked_input(place) for place in (deciding, other)}
-    size = None if sizes is None else tf.get_static_value(given.unstacked_input(sizes))
-    known = all(operand.shape.is_fully_defined() for operand in operands.values())
-    if not known or (sizes is not None and size is None) or not _is_whole(op, operands, size):
+    result = given.outputs[0].shape
+    shapes = [*(operand.shape for operand in operands.values()), result]
+    if not all(shape.is_fully_defined() for shape in shapes) or not _is_whole(op, operands, result):
         return otherwise(given)
     count = operands[deciding].shape[0]
     inputs: list[Any] = [_side_by_side(operands[p]) if p in operands else None for p in range(3)]
     if sizes is not None:
-        # The sizes of the filters, or of the images: their last dimension is that of all groups.
-        first, second, third, last = np.asarray(size)
-        inputs[sizes] = tf.constant([first, second, third, count * last], tf.int32)
+        inputs[sizes] = tf.constant([*result[:3], count * result[3]], tf.int32)
     attributes = {name: given.get_attr(name) for name in _ATTRIBUTES}
     names = _NAMES[op]
     found = getattr(tf.raw_ops, op)(
@@ -107,13 +104,13 @@ _NAMES = {
 }
 
 
-def _is_whole(op: str, operands: dict[int, tf.Tensor], size: Any) -> bool:
+def _is_whole(op: str, operands: dict[int, tf.Tensor], result: tf.TensorShape) -> bool:
     """Tells whether a convolution has a single group of channels."""
     if op == "Conv2D":
         return bool(operands[0].shape[-1] == operands[1].shape[-2])
     if op == "Conv2DBackpropInput":
-        return bool(size[-1] == operands[1].shape[-2])
-    return bool(operands[0].shape[-1] == size[-2])
+        return bool(result[-1] == operands[1].shape[-2])
+    return bool(operands[0].shape[-1] == result[-2])
 
 
 def _side_by_side(tensor: tf.Tensor) -> tf.Tensor:
