@@ -107,7 +107,7 @@ def from_torch(workload: Workload, weights: list[torch.Tensor]) -> list[Array]:
     """Returns weights in Keras's layout."""
     found = []
     for number, tensor in enumerate(weights):
-        weight = tensor.detach().numpy()
+        weight = tensor.detach().cpu().numpy()
         if weight.ndim == 4:
             weight = weight.transpose(2, 3, 1, 0)
         elif weight.ndim == 2 and not (workload.is_text and number == 0):
@@ -140,6 +140,7 @@ class Rounds(abc.ABC):
       privacy: How updates are clipped and noised; None for neither.
       x: Inputs, client after client.
       y: Targets, likewise.
+      device: Where everything is, as PyTorch names it.
 
     Attributes:
       channels_last: Whether images are in the memory format that a CPU's convolutions like best.
@@ -147,7 +148,14 @@ class Rounds(abc.ABC):
 
     channels_last: ClassVar[bool] = True
 
-    def __init__(self, workload: Workload, privacy: Privacy | None, x: Array, y: Array) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        privacy: Privacy | None,
+        x: Array,
+        y: Array,
+        device: str = "cpu",
+    ) -> None:
         self._workload, self._privacy = workload, privacy
         self._offsets = workload.offsets()
         inputs = torch.from_numpy(x.astype(np.int64) if workload.is_text else x)
@@ -156,9 +164,9 @@ class Rounds(abc.ABC):
             if not self.channels_last:
                 # `contiguous` keeps the strides of images with one channel, which could be either's.
                 inputs = inputs.clone(memory_format=torch.contiguous_format)
-        self._x = inputs
-        self._y = torch.from_numpy(y.astype(np.int64) if workload.classes else y)
-        self._module = MODULES[workload.kind](workload.shape, workload.classes or 1)
+        self._x = inputs.to(device)
+        self._y = torch.from_numpy(y.astype(np.int64) if workload.classes else y).to(device)
+        self._module = MODULES[workload.kind](workload.shape, workload.classes or 1).to(device)
         if workload.convolves and self.channels_last:
             self._module = self._module.to(memory_format=torch.channels_last)
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
@@ -242,14 +250,21 @@ class _RecordLevel(Rounds):
 
     def _batch(self, low: int, high: int) -> torch.Tensor:
         rate = self._workload.batch_size / (high - low)
-        return torch.nonzero(torch.rand(high - low) < rate).flatten() + low
+        return torch.nonzero(torch.rand(high - low, device=self._y.device) < rate).flatten() + low
 
 
 class Vectorized(_RecordLevel):
     """Gradients of all examples by `torch.func.vmap`."""
 
-    def __init__(self, workload: Workload, privacy: Privacy | None, x: Array, y: Array) -> None:
-        super().__init__(workload, privacy, x, y)
+    def __init__(
+        self,
+        workload: Workload,
+        privacy: Privacy | None,
+        x: Array,
+        y: Array,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(workload, privacy, x, y, device)
         names = [name for name, _ in self._module.named_parameters()]
 
         def loss(weights: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -102,14 +102,8 @@ class _Federated(System):
         workload = self._workload = task.workload
         self._process_module = process
         self._clients = tff_dp.Clients(task.x, task.y, workload.offsets())
-        spec = tff_dp.ModelSpec(model=workload.keras_model(), loss=workload.keras_loss())
-        bound = spec.bind(self._clients.element_spec())
-        algorithm = tff_dp.FedAvg(
-            client_optimizer=tff_dp.SGD(learning_rate=LEARNING_RATE), weighting="uniform"
-        )
         rounds = task.calls * self.rounds_a_call(workload)
-        plan = _plan(workload, task.privacy, rounds) if task.privacy else tff_dp.NoPrivacy()
-        self._process = tff_dp.build_process(bound, algorithm=algorithm, privacy=plan)
+        bound, self._process = process_of(workload, task.privacy, self._clients, rounds)
         stack.enter_context(self._context())
         self._state = process.initialize_from(self._process, bound.initial_weights)
 
@@ -139,6 +133,19 @@ class _Federated(System):
     def _cohort(self, order: Sequence[int] | None = None) -> Any:
         everyone = range(self._workload.clients) if order is None else order
         return self._clients.cohort(everyone, batch_size=self._workload.batch_size)
+
+
+def process_of(workload: Workload, privacy: Privacy | None, clients: Any, rounds: int) -> Any:
+    """Returns the model of a workload, bound to the data of its clients, and its learning process."""
+    import tff_dp
+
+    spec = tff_dp.ModelSpec(model=workload.keras_model(), loss=workload.keras_loss())
+    bound = spec.bind(clients.element_spec())
+    algorithm = tff_dp.FedAvg(
+        client_optimizer=tff_dp.SGD(learning_rate=LEARNING_RATE), weighting="uniform"
+    )
+    plan = _plan(workload, privacy, rounds) if privacy else tff_dp.NoPrivacy()
+    return bound, tff_dp.build_process(bound, algorithm=algorithm, privacy=plan)
 
 
 def _plan(workload: Workload, privacy: Privacy, rounds: int) -> tff_dp.PrivacyPlan:

@@ -37,3 +37,14 @@ def processes(tff):
         return made[name, kind]
 
     return process
+
+
+@pytest.fixture(scope="session")
+def jax_python():
+    """The interpreter of an environment that has JAX and no TensorFlow."""
+    from benchmarks import _environments
+
+    try:
+        return _environments.python("jax")
+    except SystemExit as error:
+        pytest.skip(f"JAX cannot be installed into an environment of its own: {error}")

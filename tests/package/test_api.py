@@ -30,7 +30,7 @@ LAYERS = [
         "_memory_growth",
         "_warnings",
     },
-    {"config", "noise", "_registry", "_why_no_gpu"},
+    {"config", "noise", "_registry", "_why_no_gpu", "exported"},
     {"data", "model", "execution", "optimizers"},
     {"sampling", "mechanisms", "algorithms"},
     {"aggregation", "accounting", "dp_sgd"},

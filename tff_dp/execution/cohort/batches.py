@@ -25,12 +25,14 @@ class Examples:
       fields: A tensor [rows, ...] for each field.
       rows: The row of the example at each position, int32 [positions]; None if position p is row p.
       xla: Whether XLA compiles the graph and the graph is not vectorized.
+      side_by_side: Whether the graph is vectorized over clients.
       limits: The smallest and the largest value of each field, None where not known; may be empty.
     """
 
     fields: Sequence[tf.Tensor]
     rows: tf.Tensor | None
     xla: bool = False
+    side_by_side: bool = False
     limits: Sequence[tuple[int, int] | None] = ()
 
     def take(self, start: tf.Tensor, count: tf.Tensor | int) -> list[tf.Tensor]:
@@ -49,6 +51,10 @@ class Examples:
         return [self._slice(field, start, count) for field in self.fields]
 
     def _slice(self, tensor: tf.Tensor, start: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+        if self.side_by_side and not tf.is_tensor(count):
+            # A vectorized slice would require the starts of all clients to be constant under XLA,
+            # which would compile again for each table. A vectorized gather does not.
+            return tf.gather(tensor, start + tf.range(count))
         if self.xla and not tf.is_tensor(count):
             return _dynamic_slice(tensor, start, count)
         return _slice(tensor, start, count)

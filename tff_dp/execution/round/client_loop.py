@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_dp._compat import vectorizing
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.cohort.grouping import WIDEST
 from tff_dp.execution.cohort.tables import (
@@ -44,6 +45,8 @@ class Shape:
       parts: The number of parts of the block that are summed separately.
       limits: For each field, the smallest and the largest of its numbers, or None if they are not
         known; see `Block`.
+      masked: Whether the last row of clients side by side may extend past the last client. The table
+        is then as long as the rows, and what it says beyond its count is computed and not counted.
     """
 
     form: Form
@@ -52,6 +55,7 @@ class Shape:
     xla: bool = False
     parts: int = 1
     limits: tuple[Limits, ...] = ()
+    masked: bool = False
 
     @property
     def style(self) -> Style:
@@ -146,7 +150,7 @@ def clients(
     fields, table = tensors[:width], ClientTable.read(shape.form, tensors[width:])
     contribution = _contribution(parts, shape, fields, table, common, root)
     step = _rows if shape.side_by_side else _one_by_one
-    body = step(parts, shape, contribution, table.positions, root)
+    body = step(parts, shape, contribution, table, root)
 
     def span(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
         start = parts.nobody(root, shape.style)
@@ -203,7 +207,13 @@ def _contribution(
 ) -> Contribution:
     """Returns the function that writes a client's contribution, given its place in the table."""
     by_itself = shape.xla and not shape.side_by_side
-    examples = batches.Examples(fields, table.rows, xla=by_itself, limits=shape.limits)
+    examples = batches.Examples(
+        fields,
+        table.rows,
+        xla=by_itself,
+        side_by_side=bool(shape.side_by_side),
+        limits=shape.limits,
+    )
     batching = shape.batching
 
     def data(i: tf.Tensor) -> list[Any]:
@@ -231,14 +241,15 @@ def _one_by_one(
     parts: RoundPrograms,
     shape: Shape,
     contribution: Contribution,
-    positions: tf.Tensor,
+    table: ClientTable,
     root: tf.Tensor,
 ) -> Body:
     """Returns the body of a loop over clients."""
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        added = parts.add(list(carry), results, status, positions[i], root, shape.style)
+        position = table.positions[i]
+        added = parts.add(list(carry), results, status, position, root, shape.style)
         return [i + 1, *added]
 
     return body
@@ -248,30 +259,36 @@ def _rows(
     parts: RoundPrograms,
     shape: Shape,
     contribution: Contribution,
-    positions: tf.Tensor,
+    table: ClientTable,
     root: tf.Tensor,
 ) -> Body:
     """Returns the body of a loop over rows of clients side by side.
 
     The sums of a row are joined as a tree.
     """
-    width, style = shape.side_by_side, shape.style
+    width, style, positions = shape.side_by_side, shape.style, table.positions
 
     def one(i: tf.Tensor) -> list[tf.Tensor]:
         results, status = contribution(i)
-        return parts.add(parts.nobody(root, style), results, status, positions[i], root, style)
+        nobody = parts.nobody(root, style)
+        own = parts.add(nobody, results, status, positions[i], root, style)
+        if not shape.masked:
+            return own
+        return [
+            tf.where(i < table.count, sum_, zero) for sum_, zero in zip(own, nobody, strict=True)
+        ]
 
     def join(pair: Sequence[Any]) -> list[tf.Tensor]:
         left, right, i = pair
         return parts.join(left, right, parts.merge_key(positions[i], root), style)
 
     def body(i: tf.Tensor, *carry: tf.Tensor) -> list[tf.Tensor]:
-        each = _vectorized(one, i + tf.range(width))
+        each = _vectorized(one, i + tf.range(width), xla=style.xla)
         count = width
         while count > 1:
             half = count // 2
             halves = [[t[:half] for t in each], [t[half : 2 * half] for t in each]]
-            joined = _vectorized(join, [*halves, i + tf.range(half, 2 * half)])
+            joined = _vectorized(join, [*halves, i + tf.range(half, 2 * half)], xla=style.xla)
             rest = [t[2 * half :] for t in each]
             each = [
                 tf.concat([a, b], 0) if count % 2 else a for a, b in zip(joined, rest, strict=True)
@@ -279,11 +296,11 @@ def _rows(
             count -= half
         return [i + width, *join([list(carry), [t[0] for t in each], i])]
 
-    # `shape_of` ensures that rows are full: none extends past the last client.
+    # Rows are full, which `shape_of` ensures, or masked: nothing is counted past the last client.
     return body
 
 
-def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
+def _vectorized(function: Callable[[Any], Any], elements: Any, *, xla: bool) -> Any:
     """Returns the results of a function for each element, computed side by side."""
     raised: list[Exception] = []
 
@@ -295,7 +312,8 @@ def _vectorized(function: Callable[[Any], Any], elements: Any) -> Any:
             raise
 
     try:
-        return tf.vectorized_map(run, elements)
+        with vectorizing.without_loops(xla=xla):
+            return tf.vectorized_map(run, elements)
     except Exception:
         if raised:  # TensorFlow wraps the original error in one of its own
             raise raised[0] from None

@@ -47,7 +47,7 @@ def whole(
         return parts.finish(state, sums, root, before, words=words)
 
     def run(given: list[tf.Tensor], tensors: Sequence[tf.Tensor]) -> Any:
-        return _numbers(parts, shape, tensors, given, root, words)
+        return numbers_of(parts, shape, tensors, given, root, words)
 
     numbers, status = jitted(run)(_without_strings(state), tensors)
     return _with_texts(parts, numbers, state, root), status
@@ -99,7 +99,7 @@ def several(
         def one(number: tf.Tensor, given: Sequence[tf.Tensor]) -> Any:
             tensors = [*fields, *(column[number] for column in tables)]
             drawn = None if words is None else words[number]
-            return _numbers(parts, shape, tensors, list(given), roots[number], drawn)
+            return numbers_of(parts, shape, tensors, list(given), roots[number], drawn)
 
         arrays = [
             tf.TensorArray(dtype, rounds, element_shape=shape)
@@ -125,7 +125,7 @@ def several(
     return final, others, status
 
 
-def _numbers(
+def numbers_of(
     parts: RoundPrograms,
     shape: Shape,
     tensors: Sequence[tf.Tensor],
@@ -133,7 +133,19 @@ def _numbers(
     root: tf.Tensor,
     words: tf.Tensor | None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Writes a round without its strings: from the numbers in the state to those in the results."""
+    """Writes a round without its strings: from the numbers in the state to those in the results.
+
+    Args:
+      parts: The programs of the round.
+      shape: What the graph over the clients is specialized for.
+      tensors: The fields of the examples, then the table, as for `client_loop.clients`.
+      given: The numbers in the server's argument before the round.
+      root: The root key of the call, uint64 [2].
+      words: The random words of the noise; see `RoundPrograms.finish`.
+
+    Returns:
+      The numbers in the results of the computation, in the order of their type, and the status.
+    """
     numbers = iter(given)
     known = [
         None if dtype == tf.string else next(numbers)

@@ -1,0 +1,308 @@
+"""Exported rounds: JAX alone gives what `fast` gives, noise included; others are refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tree
+
+import tff_dp
+from tests.support.contract_models import FEATURES, LAYERS
+from tests.support.paths import ROOT
+from tff_dp import data, execution, exported, ledger
+from tff_dp.errors import ArgumentError, ComputationError, DataError
+from tff_dp.execution.cohort import batches
+from tff_dp.execution.graph import randomness
+from tff_dp.model import ModelSpec
+from tff_dp.process import build_process
+
+pytestmark = pytest.mark.heavy
+
+CLIENTS, EXAMPLES, BATCH, ROUNDS, SEED = 9, 8, 3, 3, 11
+SIZES = (9, 4, 7)  # clients in the rounds: all, fewer than are side by side, and neither
+APART = tff_dp.MinSeparationSampler(size=3, min_separation=3)
+CYCLIC = tff_dp.CyclicPoissonSampler(rate=0.8, cycle=3)
+SIZE = {"clip_norm": 0.1, "noise_multiplier": 0.5}
+
+
+def clients_of(features: int = FEATURES) -> data.Clients:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=[CLIENTS * EXAMPLES, features]).astype(np.float32)
+    y = np.tanh(x.sum(1, keepdims=True)).astype(np.float32)
+    return data.Clients(x, y, np.arange(CLIENTS + 1) * EXAMPLES)
+
+
+def plan(mechanism, sampler=None) -> tff_dp.PrivacyPlan:
+    return tff_dp.PrivacyPlan(
+        mechanism=mechanism,
+        population=CLIENTS,
+        sampler=sampler or tff_dp.FullParticipation(),
+        rounds=ROUNDS,
+        delta=1e-3,
+    )
+
+
+def central(layers="dense", algorithm=None, privacy=None):
+    made = [keras.layers.Input([FEATURES]), *LAYERS[layers](keras)]
+    bound = ModelSpec(model=keras.Sequential(made), loss="mse").bind(clients_of().element_spec())
+    return build_process(
+        bound,
+        algorithm=algorithm or tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1)),
+        privacy=privacy or tff_dp.NoPrivacy(),
+    )
+
+
+def of_records():
+    mechanism = tff_dp.RecordGaussianMechanism(**SIZE, batch_size=2, local_steps=2)
+    return tff_dp.PrivacyPlan(
+        unit="record", mechanism=mechanism, records=(EXAMPLES,) * CLIENTS, rounds=ROUNDS, delta=1e-3
+    )
+
+
+PROCESSES = {
+    "fedavg": central,
+    "fedprox": lambda: central(algorithm=tff_dp.FedProx(proximal_strength=0.5)),
+    "fedadam": lambda: central(
+        algorithm=tff_dp.FedOpt(server_optimizer=tff_dp.Adam(learning_rate=0.01))
+    ),
+    "gaussian": lambda: central(privacy=plan(tff_dp.GaussianMechanism(**SIZE))),
+    "laplace": lambda: central(
+        privacy=plan(tff_dp.LaplaceMechanism(clip_norm=1.0, noise_multiplier=0.5))
+    ),
+    "adaptive": lambda: central(
+        privacy=plan(tff_dp.AdaptiveGaussianMechanism(initial_clip_norm=0.1, noise_multiplier=0.5))
+    ),
+    "banded": lambda: central(privacy=plan(tff_dp.BandedMechanism(**SIZE, bands=2), CYCLIC)),
+    "tree": lambda: central(privacy=plan(tff_dp.TreeMechanism(**SIZE), APART)),
+    "convolution": lambda: central("convolution"),
+    "normalization": lambda: central("group normalization"),
+}
+# How many clients run at once.
+WIDTHS = {"gaussian": (1, 4), "convolution": (1, 4), "tree": (1,), "normalization": (1,)}
+CASES = [(name, width) for name in PROCESSES for width in WIDTHS.get(name, (4,))]
+
+
+@pytest.fixture(scope="module")
+def found(tff, tmp_path_factory, jax_python):
+    """Two dictionaries by name and number side by side: what `fast` gives, and what JAX gives."""
+    folder = tmp_path_factory.mktemp("exported")
+    expected = {}
+    clients = clients_of()
+    for name, make in PROCESSES.items():
+        process = make()
+        keys = [randomness.root(SEED, call + 2) for call in range(ROUNDS)]  # 1: `initialize`
+        cohorts = [range(count) for count in SIZES]
+        with execution.fast("scan", xla=True, seed=SEED, random_bits="philox", strict=True):
+            state, results = process.initialize(), []
+            for cohort in cohorts:
+                output = process.next(state, clients.cohort(cohort, batch_size=BATCH))
+                state = output.state
+                results.append(output)
+        for width in WIDTHS.get(name, (4,)):
+            path = folder / f"{name}-{width}.round"
+            shape = exported.CohortShape(
+                clients=CLIENTS, examples=EXAMPLES, batch_size=BATCH, side_by_side=width
+            )
+            execution.export(process, shape, path)
+            given = {"keys": np.stack(keys)}
+            for number, cohort in enumerate(cohorts):
+                arrays = clients.cohort(cohort, batch_size=BATCH).arrays()
+                names = [each.name for each in exported.load_exported(path).manifest.data]
+                for each, field in zip(names, arrays.fields, strict=True):
+                    rows = np.asarray(field)[: len(cohort) * EXAMPLES]
+                    given[f"{number}.{each}"] = rows.reshape(len(cohort), EXAMPLES, -1)
+            np.savez(path.with_suffix(".npz"), **given)
+            expected[name, width] = process, results, path
+    program = ROOT / "tests" / "support" / "exported_rounds.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [jax_python, str(program), str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return expected
+
+
+@pytest.mark.parametrize(("name", "width"), CASES)
+def test_jax_gives_what_the_fast_context_gives(found, name, width):
+    process, results, path = found[name, width]
+    manifest = exported.load_exported(path).manifest
+    arrays = np.load(path.with_suffix(".found.npz"))
+    for number, output in enumerate(results):
+        own = {each.name: arrays[f"{number}.{each.name}"] for each in manifest.state}
+        state = execution.restored_state(process, manifest, own)
+        for actual, expected in zip(tree.flatten(state), tree.flatten(output.state), strict=True):
+            _assert_close(actual, expected)
+        loss = arrays[f"{number}.metrics.client_work.train.loss"]
+        _assert_close(loss, output.metrics["client_work"]["train"]["loss"])
+
+
+def _assert_close(actual, expected):
+    expected = np.asarray(expected)
+    if expected.dtype.kind != "f":
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_is_drawn_and_differs_by_key(found):
+    """A negative control for the equality above: the noise is far larger than its tolerance."""
+    _, results, _ = found["gaussian", 4]
+    _, quiet, _ = found["fedavg", 4]
+    weights = results[0].state.global_model_weights.trainable[0]
+    assert np.abs(weights - quiet[0].state.global_model_weights.trainable[0]).max() > 1e-3
+
+
+def test_the_page_runs_where_there_is_no_tensorflow(tff, jax_python, tmp_path, monkeypatch):
+    """Both blocks of docs/exported.md, the second one in the environment of JAX."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "exported.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(first, "exported.md", "exec", dont_inherit=True), {"__name__": "__main__"})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [jax_python, "-c", f"{second}\nprint('tensorflow' in __import__('sys').modules)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.rstrip().endswith("False")
+    path = tmp_path / "logistic.jsonl"
+    (plan,) = ledger.summarize(path).plans
+    with ledger.Ledger(path, plan) as book:
+        assert book.charges == 3
+
+
+def read(path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rewrite(path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+
+
+@pytest.fixture
+def one(found, tmp_path):
+    """A copy of an exported round."""
+    path = tmp_path / "one.round"
+    path.write_bytes(found["gaussian", 1][2].read_bytes())
+    return path
+
+
+def test_the_file_holds_no_code(one):
+    members = read(one)
+    assert sorted(members) == ["manifest.json", "round.stablehlo", "state.npz"]
+    assert members["round.stablehlo"].startswith(b"ML\xefR")  # MLIR's bytecode
+    with np.load(one.parent / "one.round", allow_pickle=False) as outer:
+        assert len(outer.files) == 3
+    exported.load_exported(one)
+
+
+@pytest.mark.parametrize("name", ["round.stablehlo", "state.npz"])
+def test_a_changed_member_is_refused(one, name):
+    members = read(one)
+    changed = bytearray(members[name])
+    changed[len(changed) // 2] ^= 1
+    rewrite(one, {**members, name: bytes(changed)})
+    with pytest.raises(ArgumentError, match="SHA-256"):
+        exported.load_exported(one)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda members: {},
+        lambda members: {**members, "manifest.json": b"{"},
+        lambda members: {**members, "manifest.json": b"[]"},
+        lambda members: {k: v for k, v in members.items() if k != "state.npz"},
+        lambda members: {
+            **members,
+            "manifest.json": members["manifest.json"].replace(b'"format": 1', b'"format": 2'),
+        },
+        lambda members: {
+            **members,
+            "manifest.json": members["manifest.json"].replace(b'"clients": 9', b'"clients": 0'),
+        },
+    ],
+    ids=["empty", "no JSON", "no object", "no state", "another format", "no clients"],
+)
+def test_a_damaged_file_is_refused(one, damage):
+    rewrite(one, damage(read(one)))
+    with pytest.raises(ArgumentError):
+        exported.load_exported(one)
+
+
+def test_a_module_that_calls_code_outside_is_refused(one, tmp_path):
+    whole = exported.load_exported(one)
+    with pytest.raises(ArgumentError, match="custom_call"):
+        exported.write(
+            tmp_path / "x.round", whole.manifest, b"...vhlo.custom_call_v1...", whole.initial_state
+        )
+    assert list(tmp_path.iterdir()) == [one]
+
+
+def test_wrong_inputs_are_refused_before_anything_runs(one):
+    whole = exported.load_exported(one)
+    x, y = (np.zeros([CLIENTS, EXAMPLES, *each.shape], np.float32) for each in whole.manifest.data)
+    state = whole.initial_state
+    with pytest.raises(ArgumentError, match="state lacks"):
+        whole.step({}, [x, y])
+    with pytest.raises(DataError, match="1 fields: expected 2"):
+        whole.step(state, [x])
+    with pytest.raises(DataError, match="at most 9"):
+        whole.step(state, [np.zeros([10, *x.shape[1:]], np.float32)] * 2)
+    with pytest.raises(ArgumentError, match=r"float64 \[9, 8, 4\]: expected float32"):
+        whole.step(state, [x.astype(np.float64), y])
+    with pytest.raises(ArgumentError, match=r"expected float32 \[9, 8, 1\]"):
+        whole.step(state, [x, y[:, :-1]])
+    with pytest.raises(ArgumentError, match="key is int64"):
+        whole.step(state, [x, y], key=np.zeros([2], np.int64))
+    clients = clients_of()
+    for wrong in (
+        clients.cohort([0], batch_size=2),
+        clients.cohort([0], batch_size=BATCH, epochs=2),
+    ):
+        with pytest.raises(DataError, match="expected batch_size=3 and epochs=1"):
+            whole.step(state, wrong)
+    uneven = data.Clients(*clients.cohort([0], batch_size=1).arrays().fields, [0, 8, 15])
+    with pytest.raises(DataError, match="client 1 of the cohort has 7 examples: expected 8"):
+        whole.step(state, uneven.cohort([0, 1], batch_size=BATCH))
+
+
+def test_what_cannot_be_one_module_is_refused(tff, tmp_path):
+    shape = exported.CohortShape(clients=CLIENTS, examples=EXAMPLES, batch_size=BATCH)
+    with pytest.raises(ComputationError, match="TopKV2"):
+        execution.export(central(privacy=of_records()), shape, tmp_path / "x.round")
+    with pytest.raises(ArgumentError, match="has no next"):
+        execution.export(object(), shape, tmp_path / "x.round")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_becomes_a_constant_is_found(monkeypatch, tmp_path):
+    """Planted: a slice for each client, whose starts XLA needs as constants."""
+
+    class Slicing(batches.Examples):
+        def __init__(self, *args, side_by_side=False, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(batches, "Examples", Slicing)
+    shape = exported.CohortShape(
+        clients=CLIENTS, examples=EXAMPLES, batch_size=BATCH, side_by_side=4
+    )
+    with pytest.raises(ComputationError, match="a constant to XLA"):
+        execution.export(central(), shape, tmp_path / "x.round")
+
+
+@pytest.mark.parametrize("name", ["clients", "examples", "batch_size", "epochs", "side_by_side"])
+def test_shapes_of_cohorts_are_checked(name):
+    with pytest.raises(ArgumentError, match=f"{name}=0"):
+        exported.CohortShape(**{"clients": 1, "examples": 1, "batch_size": 1, name: 0})

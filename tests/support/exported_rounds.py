@@ -1,0 +1,30 @@
+"""A program for an environment that has JAX and neither TensorFlow nor TFF: it runs exported rounds.
+
+Called as `python exported_rounds.py FOLDER`: of each FOLDER/NAME.round, it runs the rounds whose cohorts
+and keys are in FOLDER/NAME.npz, and writes the states and metrics to FOLDER/NAME.found.npz.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+from tff_dp import exported
+
+
+def run(path: pathlib.Path) -> None:
+    given = np.load(path.with_suffix(".npz"))
+    rounds = exported.load_exported(path)
+    state, found = rounds.initial_state, {}
+    for number in range(len(given["keys"])):
+        fields = [given[f"{number}.{each.name}"] for each in rounds.manifest.data]
+        state, metrics = rounds.step(state, fields, key=given["keys"][number])
+        for name, value in {**state, **metrics}.items():
+            found[f"{number}.{name}"] = np.asarray(value)
+    np.savez(path.with_suffix(".found.npz"), **found)
+
+
+if __name__ == "__main__":
+    assert not {"tensorflow", "tensorflow_federated"} & set(sys.modules)
+    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.round")):
+        run(path)
