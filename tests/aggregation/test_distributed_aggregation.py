@@ -533,9 +533,8 @@ def test_training_learns_and_reports_the_plans_epsilon(kind, sampler, tmp_path):
     assert "float" not in statement.split("Not covered")[1]
 
 
-@pytest.mark.parametrize(
-    "algorithm", [tff_dp.FedSGD(), slow(tff_dp.FedProx(proximal_strength=0.1))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [tff_dp.FedSGD(), tff_dp.FedProx(proximal_strength=0.1)])
 def test_noise_is_added_to_what_clients_learn_by_every_algorithm(algorithm):
     clients = some_clients()
     plan = a_plan(z=1e-3, dimension=4, population=8, bits=20)

@@ -29,7 +29,7 @@ def drawn(rng, dtype, shape):
     return batches
 
 
-@pytest.mark.parametrize("dtype", [tf.int32, tf.string, slow(tf.bool), slow(tf.float64)])
+@pytest.mark.parametrize("dtype", [tf.int32, slow(tf.string), slow(tf.bool), slow(tf.float64)])
 def test_what_is_read_is_what_the_data_sets_hold(tff, dtype):
     """Batches of any sizes, without rows, at the end, or none at all; 25 cohorts for each type."""
     rng, shape = np.random.default_rng(7), (2,)

@@ -121,6 +121,7 @@ def test_runs_that_share_noise_are_counted_by_the_run_and_by_the_plan(tmp_path):
 # --- Faults -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ledger .* dropped:RuntimeWarning")
 def test_no_truncation_ever_counts_less_than_was_acknowledged(written, tmp_path):
     path, heads = written

@@ -121,7 +121,7 @@ WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding=
     "page",
     # These train a model for most of their sections.
     [
-        slow(page) if page.name in ("keras.md", "execution.md", "privacy.md") else page
+        slow(page) if page.name in ("keras.md", "execution.md", "privacy.md", "runs.md") else page
         for page in WITH_PYTHON
     ],
     ids=name,

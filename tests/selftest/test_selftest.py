@@ -182,7 +182,7 @@ OTHERS = [
     [
         # A tree that starts again is the same aggregator; its covariance is tested with the others'.
         slow(*OTHERS[0]),
-        OTHERS[1],
+        slow(*OTHERS[1]),
         slow(*OTHERS[2]),
         pytest.param(*OTHERS[3], marks=pytest.mark.full),
         OTHERS[4],

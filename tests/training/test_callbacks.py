@@ -508,6 +508,7 @@ def test_tensorboard_without_its_package_is_refused_with_the_remedy(clients, mon
         trained(clients, [keras.callbacks.TensorBoard()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["keras", "tf_keras"])
 def test_tensorboard_has_the_losses_and_the_rate_of_each_round(clients, name, tmp_path):
     import tensorflow as tf

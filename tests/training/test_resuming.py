@@ -99,7 +99,7 @@ YOGI = tff_dp.FedOpt(server_optimizer=tff_dp.Yogi(learning_rate=0.1))
     ("privacy", "changes"),
     [
         (FEW, {}),
-        (FEW, {"seed": None}),
+        slow(FEW, {"seed": None}),
         pytest.param(FEW, {"algorithm": ADAM}, marks=pytest.mark.full),
         slow(FEW, {"algorithm": YOGI, "save_every": 3}),
         slow(tff_dp.NoPrivacy(), {"model": legacy_model, "save_every": 4}),

@@ -124,6 +124,7 @@ def test_the_noise_is_never_seeded():
     assert np.all(first[0] != second[0])
 
 
+@pytest.mark.slow
 def test_adaptive_clipping_and_the_other_algorithms_train_under_a_plan():
     mechanism = tff_dp.AdaptiveGaussianMechanism(noise_multiplier=0.3, clipped_count_stddev=0.5)
     for algorithm in (
@@ -584,6 +585,7 @@ def test_every_mechanism_trains_and_states_what_it_spent(tff, tmp_path, mechanis
     assert np.isfinite(np.concatenate([w.ravel() for w in result.model.get_weights()])).all()
 
 
+@pytest.mark.slow
 def test_correlated_noise_leaves_less_in_the_model_than_independent_noise(tff):
     """Without learning, the weights are minus the sum of the rounds' noise.
 

@@ -105,6 +105,7 @@ def test_layers_and_parts_carry_the_record_into_other_models(tmp_path):
     assert carried_by(keras.models.clone_model(model)) == ()  # it has other weights
 
 
+@pytest.mark.slow
 def test_a_model_with_assets_of_its_own_keeps_them_and_models_are_not_kept_alive(tmp_path):
     @keras.saving.register_keras_serializable("test_warm_start")
     class WithAssets(keras.Sequential):
