@@ -30,6 +30,7 @@ from tff_dp.execution.graph import (
     random_sources,
     randomness,
     range_checks,
+    tensor_lists,
     xla_numerics,
     xla_reductions,
 )
@@ -124,8 +125,8 @@ class Emission:
         Args:
           body: The body.
           bound: The value of each argument, by name, in a list of one: tensors, or
-            `program.Batches`, `carried.Variable`, `carried.Iterator` or `carried.Optional` in place
-            of a resource or variant.
+            `program.Batches`, `carried.Variable`, `carried.Iterator`, `carried.Optional` or
+            `tensor_lists.TensorList` in place of a resource or variant.
           targets: The outputs that are wanted.
           path: The names of the nodes that called the body, the outermost first.
 
@@ -253,6 +254,8 @@ class Emission:
           NotImplementedError: The operation needs a correction that does not exist for these
             inputs.
         """
+        if any(isinstance(value, tensor_lists.TensorList) for value in inputs):
+            raise NotImplementedError(f"a list of tensors goes into {node.op} ({node.name})")
         folded = constant_folding.fold(node, inputs) if self.style.is_static else None
         if folded is not None:
             return folded
@@ -278,23 +281,35 @@ class Emission:
             self._clock |= {output.ref() for output in outputs}
         return outputs
 
-    def call(self, function: str, arguments: list[Any], path: tuple[str, ...]) -> list[Any]:
+    def call(
+        self,
+        function: str,
+        arguments: list[Any],
+        path: tuple[str, ...],
+        targets: Sequence[bodies.Reference] | None = None,
+    ) -> list[Any]:
         """Writes the body of a function in place of a call.
 
         Args:
           function: The name of the function in the program's library.
           arguments: The values of its arguments, in the order of its signature.
           path: The names of the nodes that lead to the call, that of the calling node last.
+          targets: The tensors of the body that are wanted; None for its results.
 
         Returns:
-          The values of its results, in the order of its signature.
+          The values of its results, in the order of its signature, or of `targets`.
         """
         body = self.program.body_of(function)
         bound = {n: [a] for n, a in zip(body.arguments, arguments, strict=True)}
-        return self.run(body, bound, list(body.results), path)
+        return self.run(body, bound, list(body.results if targets is None else targets), path)
 
     def call_in_step(
-        self, number: tf.Tensor, function: str, arguments: list[Any], path: tuple[str, ...]
+        self,
+        number: tf.Tensor,
+        function: str,
+        arguments: list[Any],
+        path: tuple[str, ...],
+        targets: Sequence[bodies.Reference] | None = None,
     ) -> list[Any]:
         """Writes the body of a function that a loop calls in each iteration.
 
@@ -304,13 +319,14 @@ class Emission:
           function: The name of the function in the program's library.
           arguments: The values of its arguments, in the order of its signature.
           path: The names of the nodes that lead to the call, that of the loop last.
+          targets: The tensors of the body that are wanted; None for its results.
 
         Returns:
-          The values of its results, in the order of its signature.
+          The values of its results, in the order of its signature, or of `targets`.
         """
         self._steps.append(number)
         try:
-            return self.call(function, arguments, path)
+            return self.call(function, arguments, path, targets)
         finally:
             self._steps.pop()
 

@@ -11,7 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution.graph import branches, loops, program, range_checks, resource_values
+from tff_dp.execution.graph import (
+    branches,
+    list_operations,
+    loops,
+    program,
+    range_checks,
+    resource_values,
+)
 from tff_dp.execution.graph.emission import Emission, Handler
 from tff_dp.execution.graph.style import PLAIN, Style
 
@@ -108,6 +115,7 @@ HANDLERS: dict[str, Handler] = {
     "CheckNumerics": _check,
     "L2Loss": _l2_loss,
     "PlaceholderWithDefault": _skip,
+    **list_operations.HANDLERS,
     **dict.fromkeys(("NoOp", "Print", "PrintV2"), _skip),
     **dict.fromkeys(program.ITERATION, resource_values.write_iterator),
     **dict.fromkeys(program.VARIABLES, resource_values.write_variable),
