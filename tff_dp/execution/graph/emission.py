@@ -18,7 +18,8 @@ which `emitter` supplies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -382,6 +383,23 @@ class Emission:
         for name, value in zip(names, tensors, strict=True):
             value.set_shape(carried.shape_of(name))
             self.carried[name] = value
+
+    @contextlib.contextmanager
+    def styled(self, style: Style) -> Iterator[None]:
+        """Returns a context in which nodes are written for a graph that is compiled in another way.
+
+        Args:
+          style: How it is compiled.
+
+        Yields:
+          None.
+        """
+        kept = self.style, self.is_unchecked
+        self.style, self.is_unchecked = style, style.is_static or range_checks.has_gpu()
+        try:
+            yield
+        finally:
+            self.style, self.is_unchecked = kept
 
     def is_taken(self) -> tf.Tensor | None:
         """Returns whether all enclosing branches are taken, bool []; None outside of branches.

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tff_dp.execution.graph import (
     branches,
+    compiled_calls,
     list_operations,
     loops,
     program,
@@ -67,6 +68,9 @@ def emit(
 
 
 def _call(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
+    compiled = compiled_calls.write(emission, node, inputs, path)
+    if compiled is not None:
+        return compiled
     return emission.call(node.attr["f"].func.name, inputs, path)
 
 
