@@ -81,6 +81,7 @@ class Emission:
       conditions: The conditions of the enclosing branches that are written as selects, bool []
         each.
       limits: The known ranges of integer tensors.
+      transposed: The transposed matrices that loops use, by the references of the matrices.
       is_unchecked: Whether kernels may accept an index that is out of range, so that the graph
         itself has to check it (`range_checks`).
     """
@@ -99,6 +100,7 @@ class Emission:
         self.variables: dict[str, carried.Variable] = {}
         self.conditions: list[tf.Tensor] = []
         self.limits = range_checks.Limits()
+        self.transposed: dict[Any, tf.Tensor] = {}
         self.is_unchecked = style.is_static or range_checks.has_gpu()
         self._key = key
         self._words = words

@@ -114,6 +114,7 @@ HANDLERS: dict[str, Handler] = {
     "StatelessCase": branches.write_case,
     "While": loops.write_while,
     "StatelessWhile": loops.write_while,
+    "MatMul": loops.write_product,
     "ReduceDataset": loops.write_reduction,
     "Assert": _check,
     "CheckNumerics": _check,

@@ -33,20 +33,25 @@ class Layout:
       shape: The shape of an element, as far as it is known.
       same: The known value of all elements that the loop writes; None if they differ.
       has_rows: Whether the elements are in one tensor.
+      has_cleared: Whether there is a tensor that says which elements are cleared.
       moves_rows: Whether that tensor is a loop variable. Otherwise the loop does not write it.
+      moves_cleared: The same for what is cleared.
       moves_length: Whether the length is a loop variable. Otherwise the loop does not change it.
     """
 
     shape: tf.TensorShape
     same: np.ndarray | None
     has_rows: bool
+    has_cleared: bool
     moves_rows: bool = False
+    moves_cleared: bool = False
     moves_length: bool = False
 
     @classmethod
     def of(cls, start: TensorList) -> Layout:
         """Returns the layout of a list that a loop does not change."""
-        return cls(start.shape, start.same, start.rows is not None or start.only is not None)
+        has_rows = start.rows is not None or start.only is not None
+        return cls(start.shape, start.same, has_rows, start.cleared is not None)
 
     def extended(self, start: TensorList, before: TensorList, after: TensorList) -> Layout:
         """Returns the layout for what an iteration does to a list.
@@ -62,11 +67,14 @@ class Layout:
         same = after.same if after.rows is None and after.only is None else None
         fits = same is None or np.array_equal(same, start.same) or _is_empty(start)
         has_rows = self.has_rows or after.rows is not None or after.only is not None or not fits
+        has_cleared = self.has_cleared or after.cleared is not None
         found = Layout(
             before.of_shape(after.shape).shape,
             None if has_rows else same,
             has_rows,
+            has_cleared,
             self.moves_rows or (has_rows and after.rows is not before.rows),
+            self.moves_cleared or (has_cleared and after.cleared is not before.cleared),
             self.moves_length or not _is_equal(before.length, after.length),
         )
         return self if found.key == self.key else found
@@ -75,11 +83,14 @@ class Layout:
     def key(self) -> Any:
         """What distinguishes this layout from others."""
         same = None if self.same is None else (self.same.dtype.name, self.same.tolist())
-        return str(self.shape), same, self.has_rows, self.moves_rows, self.moves_length
+        moves = self.moves_rows, self.moves_cleared, self.moves_length
+        return str(self.shape), same, self.has_rows, self.has_cleared, *moves
 
     def started(self, start: TensorList) -> TensorList:
         """Returns the list before the loop in this layout."""
         start = start.of_shape(self.shape)
+        if self.has_cleared:
+            start = start.with_cleared()
         if self.has_rows:
             return start.with_rows()
         return start if self.same is None else dataclasses.replace(start, same=self.same)
@@ -87,13 +98,17 @@ class Layout:
     def tensors(self, listed: TensorList) -> list[tf.Tensor]:
         """Returns the loop variables of a list, before the loop or after an iteration."""
         found = [listed.with_rows().rows] if self.moves_rows else []
+        if self.moves_cleared:
+            found.append(listed.with_cleared().cleared)
         length = tf.convert_to_tensor(listed.length, tf.int32)
         return [*found, length] if self.moves_length else found
 
     def shapes(self, start: TensorList) -> list[tf.TensorShape]:
         """Returns the shapes of the loop variables of a list."""
-        rows = [tf.TensorShape([start.capacity, *self.shape])] if self.moves_rows else []
-        return [*rows, tf.TensorShape([])] if self.moves_length else rows
+        found = [tf.TensorShape([start.capacity, *self.shape])] if self.moves_rows else []
+        if self.moves_cleared:
+            found.append(tf.TensorShape([start.capacity]))
+        return [*found, tf.TensorShape([])] if self.moves_length else found
 
     def read(self, started: TensorList, tensors: list[tf.Tensor]) -> TensorList:
         """Returns a list of given loop variables, which are removed from the front of `tensors`.
@@ -108,6 +123,8 @@ class Layout:
         found = started
         if self.moves_rows:
             found = dataclasses.replace(found, rows=tensors.pop(0))
+        if self.moves_cleared:
+            found = dataclasses.replace(found, cleared=tensors.pop(0))
         if self.moves_length:
             found = dataclasses.replace(found, length=tensors.pop(0))
         return found
@@ -146,7 +163,7 @@ class Sum:
           The sum, [k, n].
         """
         # Rows of iterations that there have not been are zeros in both factors.
-        left, right = (tf.reshape(f.with_rows().rows, [-1, f.shape[-1]]) for f in rows)
+        left, right = (tf.reshape(f.resolved(), [-1, f.shape[-1]]) for f in rows)
         return start + tf.matmul(left, right, transpose_a=True)
 
 

@@ -79,7 +79,7 @@ def _stack(emission: Emission, node: Any, inputs: list[Any]) -> list[Any]:
     wanted = node.attr["num_elements"].i
     if wanted >= 0 and wanted != listed.length:
         raise NotImplementedError(f"{node.op} ({node.name}) of {listed.length} elements")
-    return [listed.of_shape(_shape(shape)).with_rows().rows]
+    return [listed.of_shape(_shape(shape)).resolved()]
 
 
 def _length(emission: Emission, node: Any, inputs: list[Any]) -> list[Any]:
@@ -110,7 +110,7 @@ def _pop(emission: Emission, node: Any, inputs: list[Any]) -> list[Any]:
 
 def _zeros_like(emission: Emission, node: Any, inputs: list[Any]) -> list[Any]:
     del emission, node
-    return [dataclasses.replace(inputs[0], rows=None, same=None, only=None)]
+    return [dataclasses.replace(inputs[0], rows=None, cleared=None, same=None, only=None)]
 
 
 def _sum(emission: Emission, node: Any, inputs: list[Any]) -> list[Any]:
@@ -141,8 +141,9 @@ def _added(total: TensorList, other: TensorList) -> TensorList:
         index, value = other.only
         known = total.of_shape(value.shape).with_rows()
         return known.put(index, known.at(index) + value)
-    total, other = total.of_shape(other.shape).with_rows(), other.with_rows()
-    return dataclasses.replace(total, rows=total.rows + other.rows)
+    known = total.of_shape(other.shape)
+    rows = known.resolved() + other.of_shape(known.shape).resolved()
+    return dataclasses.replace(known, rows=rows, cleared=None, same=None, only=None)
 
 
 _WRITERS = {

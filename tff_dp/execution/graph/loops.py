@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tff_dp.execution.graph import carried, list_loops
 from tff_dp.execution.graph.emission import Emission
-from tff_dp.execution.graph.style import ShapeVariesError
+from tff_dp.execution.graph.style import ShapeVariesError, Style
 from tff_dp.execution.graph.tensor_lists import TensorList
 
 
@@ -199,6 +199,35 @@ class _While:
         if self._changed != self._layouts:  # written for inspection; what it returns is not used
             return [number + 1]
         return [number + 1, *moved, *moved_out, *self._flat(after)]
+
+
+def write_product(
+    emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]
+) -> list[Any]:
+    """Writes `MatMul`. A matrix that a loop takes transposed is transposed before the loop.
+
+    XLA would transpose it in each iteration.
+
+    Args:
+      emission: The emission that writes the node.
+      node: The `NodeDef`.
+      inputs: The values of the node's inputs, control edges left out.
+      path: The names of the nodes that lead to the node, its own name last.
+
+    Returns:
+      The product, in a list of one.
+    """
+    left, right = inputs
+    here = tf.compat.v1.get_default_graph()
+    if emission.style != Style(xla=True) or not node.attr["transpose_b"].b or right.graph is here:
+        return emission.copy(node, inputs, path)
+    if right.ref() not in emission.transposed:
+        with right.graph.as_default():
+            emission.transposed[right.ref()] = tf.transpose(right)
+    plain = type(node)()
+    plain.CopyFrom(node)
+    plain.attr["transpose_b"].b = False
+    return emission.copy(plain, [left, emission.transposed[right.ref()]], path)
 
 
 def write_reduction(

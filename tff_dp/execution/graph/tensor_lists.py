@@ -33,8 +33,11 @@ class TensorList:
       shape: The shape of an element, as far as it is known; fully defined if there are `rows`.
       capacity: The largest number of elements.
       length: The number of elements: an int if it is known, otherwise int32 [].
-      rows: The elements, [capacity, *shape], zeros from `length` on; None if no element has been
-        written yet, or all are `same`. Elements that have not been written are zeros.
+      rows: The elements, [capacity, *shape], zeros where none has been written; None if there are
+        none or all are `same`.
+      cleared: Which of the rows stand for zeros, whatever they hold, bool [capacity]; None for none.
+        A gradient sets each element to zeros that it has read. Writing them would have XLA copy all
+        rows in each step, since the same step still reads them.
       same: The value that all elements have, if it is known and whole numbers; otherwise None.
       only: The index, int32 [], and the value of the only element that has been written, in place
         of `rows`; None otherwise.
@@ -45,6 +48,7 @@ class TensorList:
     capacity: int
     length: int | tf.Tensor
     rows: tf.Tensor | None = None
+    cleared: tf.Tensor | None = None
     same: np.ndarray | None = None
     only: tuple[tf.Tensor, tf.Tensor] | None = None
 
@@ -92,6 +96,24 @@ class TensorList:
         found = dataclasses.replace(self, rows=rows, same=None, only=None)
         return found if self.only is None else found.put(*self.only)
 
+    def resolved(self) -> tf.Tensor:
+        """Returns all elements, [capacity, *shape].
+
+        Raises:
+          ShapeVariesError: The shape of the elements is not known.
+        """
+        solid = self.with_rows()
+        if solid.cleared is None:
+            return solid.rows
+        cleared = tf.reshape(solid.cleared, [-1, *[1] * solid.shape.rank])
+        return tf.where(cleared, tf.zeros([], self.dtype), solid.rows)
+
+    def with_cleared(self) -> TensorList:
+        """Returns the list with a tensor `cleared`."""
+        if self.cleared is not None:
+            return self
+        return dataclasses.replace(self, cleared=tf.zeros([self.capacity], tf.bool))
+
     def put(self, index: Any, value: tf.Tensor) -> TensorList:
         """Returns the list with another element at an index.
 
@@ -106,11 +128,29 @@ class TensorList:
         if self.is_blank:
             return dataclasses.replace(known, only=(tf.convert_to_tensor(index, tf.int32), value))
         solid = known.with_rows()
+        if self.rows is not None and _is_zeros(value):
+            return solid.with_cleared().marked(index, True)
         rows = tf_compat.xla_dynamic_update_slice(
             solid.rows, value[tf.newaxis], _begin(index, solid.shape.rank)
         )
         rows.set_shape([self.capacity, *solid.shape])
-        return dataclasses.replace(solid, rows=rows)
+        found = dataclasses.replace(solid, rows=rows)
+        return found if found.cleared is None else found.marked(index, False)
+
+    def marked(self, index: Any, is_cleared: bool) -> TensorList:
+        """Returns the list, which must have `cleared`, with another value of it at an index.
+
+        Args:
+          index: The index, an int or int32 [], within the capacity.
+          is_cleared: The value.
+
+        Returns:
+          The list.
+        """
+        update = tf.constant([is_cleared])
+        cleared = tf_compat.xla_dynamic_update_slice(self.cleared, update, _begin(index, 0))
+        cleared.set_shape([self.capacity])
+        return dataclasses.replace(self, cleared=cleared)
 
     def at(self, index: Any) -> tf.Tensor:
         """Returns the element at an index.
@@ -126,7 +166,12 @@ class TensorList:
         solid = self.with_rows()
         sizes = tf.constant([1, *solid.shape.as_list()], tf.int32)
         row = tf_compat.xla_dynamic_slice(solid.rows, _begin(index, solid.shape.rank), sizes)
-        return tf.reshape(row, solid.shape)
+        row = tf.reshape(row, solid.shape)
+        if solid.cleared is None:
+            return row
+        one = tf.constant([1], tf.int32)
+        cleared = tf_compat.xla_dynamic_slice(solid.cleared, _begin(index, 0), one)
+        return tf.where(tf.reshape(cleared, []), tf.zeros([], self.dtype), row)
 
     def pushed(self, value: tf.Tensor) -> TensorList:
         """Returns the list with one more element at its end.
@@ -146,6 +191,10 @@ class TensorList:
             return dataclasses.replace(known, length=longer, same=number)
         solid = self.of_shape(value.shape).with_rows()
         return dataclasses.replace(solid.put(self.length, value), length=longer)
+
+
+def _is_zeros(value: tf.Tensor) -> bool:
+    return value.op.type == "ZerosLike"
 
 
 def _begin(index: Any, rank: int) -> tf.Tensor:
