@@ -190,7 +190,10 @@ class _While:
         moved, after = results[:width], results[width : width + listed]
         for tensor, shape in zip(moved, self._shapes, strict=True):
             if not shape.is_compatible_with(tensor.shape):
-                raise ShapeVariesError(f"a loop changes a tensor's shape: {self._path[-1]}")
+                raise ShapeVariesError(
+                    "a tensor has a shape that depends on values: that of a variable of the loop "
+                    f"{self._path[-1]}"
+                )
             tensor.set_shape(shape)
         factors = zip(before[listed:], results[width + listed :], strict=True)
         after += [rows.pushed(factor) for rows, factor in factors]
