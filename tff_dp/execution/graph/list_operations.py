@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tff_dp.execution.graph import range_checks
 from tff_dp.execution.graph.emission import Emission, Handler
-from tff_dp.execution.graph.style import ShapeVariesError
+from tff_dp.execution.graph.style import ShapeVariesError, Style
 from tff_dp.execution.graph.tensor_lists import TensorList
 
 
@@ -179,10 +179,10 @@ def write(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...
       ShapeVariesError: The shape of a list's elements, or its largest length, depends on values.
       NotImplementedError: XLA has no such operation on lists.
     """
-    if emission.style.xla and not emission.style.vmap:
-        if node.op in _MAKERS or any(isinstance(value, TensorList) for value in inputs):
-            return {**_WRITERS, **_OF_EITHER}[node.op](emission, node, inputs)
-    return emission.copy(node, inputs, path)
+    is_list = node.op in _MAKERS or any(isinstance(value, TensorList) for value in inputs)
+    if emission.style != Style(xla=True) or not is_list:
+        return emission.copy(node, inputs, path)
+    return {**_WRITERS, **_OF_EITHER}[node.op](emission, node, inputs)
 
 
 HANDLERS: dict[str, Handler] = dict.fromkeys((*_WRITERS, *_OF_EITHER), write)

@@ -58,9 +58,7 @@ class _While:
         ]
         self._sums, most = list_loops.sums_of(emission.program, node, inputs)
         summed = {each.place for each in self._sums}
-        self._places = [
-            p for p in moved if isinstance(inputs[p], tf.Tensor) and p not in summed
-        ]
+        self._places = [p for p in moved if isinstance(inputs[p], tf.Tensor) and p not in summed]
         self._list_places = [p for p in moved if isinstance(inputs[p], TensorList)]
         # The lists of the loop, and those of the factors of sums, each of which occurs once.
         factors = {ref: inputs[s.place].dtype for s in self._sums for ref in s.factors}
@@ -181,9 +179,7 @@ class _While:
             self._emission.carried.update(zip(self._names, out, strict=True))
             arguments = self._arguments(tensors, before)
             path = (*self._path, "body")
-            return self._emission.call_in_step(
-                number, self._step, arguments, path, self._targets
-            )
+            return self._emission.call_in_step(number, self._step, arguments, path, self._targets)
 
         results, moved_out = self._emission.apart(step_it)
         width, listed = len(self._places), len(self._list_places)
