@@ -20,7 +20,7 @@ from tff_dp.execution.graph import carried, range_checks
 from tff_dp.execution.graph.emission import Emission
 from tff_dp.execution.graph.style import PLAIN, Style
 
-# A test checks that it equals `tff_dp.noise.compiled.NAME`, which cannot be imported here: this
+# A test checks that it equals `tff_dp.noise.compiling.NAME`, which cannot be imported here: this
 # package imports nothing of tff_dp above the lowest layer.
 NAME = "tff_dp_compiled"
 _BYTES = 1 << 20  # of inputs or outputs: what is smaller stays in a core's cache
