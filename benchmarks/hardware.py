@@ -1,13 +1,14 @@
 """What the machine can do: `./run python benchmarks/hardware.py`, for limits to measure rounds against.
 
-Products of large matrices in float32 (floating-point operations a second, of one thread and of all), and
-bytes read and written a second in a sum of two arrays that no cache holds. Best of several runs each: other
-work on the machine can only make it slower.
+Products of large matrices in float32, in floating-point operations a second, and bytes read and written
+a second in a sum of two arrays that no cache holds. Best of several runs each: other work on the machine
+can only make it slower.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import threading
 import time
@@ -48,7 +49,7 @@ def moved_bytes(threads: int) -> float:
     def run() -> None:
         parts = [
             threading.Thread(target=np.add, args=(a[i:j], b[i:j], c[i:j]))
-            for i, j in zip(bounds[:-1], bounds[1:], strict=True)
+            for i, j in itertools.pairwise(bounds)
         ]
         for part in parts:
             part.start()

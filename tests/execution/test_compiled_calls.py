@@ -63,7 +63,10 @@ def run(work, clients=CLIENTS, seed=5, **options):
 
 def test_the_mark_is_the_one_that_is_looked_for(tff):
     assert compiled_calls.NAME == compiling.NAME
-    assert compiling.NAME in noise.compiled(lambda x: x).get_concrete_function(tf.zeros([])).name.decode()
+    assert (
+        compiling.NAME
+        in noise.compiled(lambda x: x).get_concrete_function(tf.zeros([])).name.decode()
+    )
 
 
 def draws(x):

@@ -60,6 +60,7 @@ def write(
         return None
     if max(_bytes(inputs), _bytes(traced.outputs)) < _BYTES:
         return None
+    results: list[Any]
     *results, failed = compiled(*inputs)
     emission.resume([carried.FAILED], [failed])
     return results

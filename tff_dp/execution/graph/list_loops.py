@@ -65,7 +65,8 @@ class Layout:
           This layout if it is sufficient; otherwise one that carries more.
         """
         same = after.same if after.rows is None and after.only is None else None
-        fits = same is None or np.array_equal(same, start.same) or _is_empty(start)
+        fits = same is None or _is_empty(start)
+        fits = fits or (start.same is not None and bool(np.array_equal(same, start.same)))
         has_rows = self.has_rows or after.rows is not None or after.only is not None or not fits
         has_cleared = self.has_cleared or after.cleared is not None
         found = Layout(

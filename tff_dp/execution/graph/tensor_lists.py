@@ -194,7 +194,7 @@ class TensorList:
 
 
 def _is_zeros(value: tf.Tensor) -> bool:
-    return value.op.type == "ZerosLike"
+    return bool(value.op.type == "ZerosLike")
 
 
 def _begin(index: Any, rank: int) -> tf.Tensor:
