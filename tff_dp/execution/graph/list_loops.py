@@ -66,7 +66,8 @@ class Layout:
         """
         same = after.same if after.rows is None and after.only is None else None
         fits = same is None or _is_empty(start)
-        fits = fits or (start.same is not None and bool(np.array_equal(same, start.same)))
+        if same is not None and start.same is not None:
+            fits = bool(np.array_equal(same, start.same))
         has_rows = self.has_rows or after.rows is not None or after.only is not None or not fits
         has_cleared = self.has_cleared or after.cleared is not None
         found = Layout(
