@@ -213,7 +213,7 @@ def mean_clipped(parts, clip_norm, grid, counted):
     size = tf.reduce_sum(tf.cast(counted, tf.float32))
     means = [tf.reduce_sum(g, 0, keepdims=True) / size for g in kept]
     clipped, _ = tf.clip_by_global_norm(means, clip_norm)
-    alike = [tf.repeat(c, len(k), axis=0) for k, c in zip(kept, clipped, strict=True)]
+    alike = [tf.repeat(c, k.shape[0], axis=0) for k, c in zip(kept, clipped, strict=True)]
     return on_grid(alike, clip_norm, grid)
 
 

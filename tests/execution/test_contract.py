@@ -309,8 +309,8 @@ def gives_way(row: Row, strategy: str) -> bool:
         return True
     if row.algorithm in ("FedProx", "evaluation") and strategy.startswith("vmap"):
         return True  # an iterator whose batches have two shapes: it cannot be vectorized
-    if layers in ("lstm", "gru") and strategy != "scan":
-        return True  # loops in loops, which neither XLA nor vectorizing takes
+    if layers in ("lstm", "gru") and strategy.startswith("vmap"):
+        return True  # loops in loops, which vectorizing does not take
     if kind == "variables" and layers in ("lstm", "gru"):
         return True  # tf-keras asks for a variable's shape
     return row.aggregator == "ddp secure" and strategy.endswith("xla")  # reads the clock

@@ -48,7 +48,7 @@ def test_each_client_of_tensors_counts_once_on_several_places(total, monkeypatch
     several = devices.Places(False, ("/CPU:0", "/CPU:0", "/CPU:0"), 1 << 28, None)
     monkeypatch.setattr(devices, "choose", lambda device, workers: several)
     monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 32)
-    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PLAIN_PART", 32)
+    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_LONG_PART", 32)
     used = []
     shape_of = block_work.shape_of
     monkeypatch.setattr(

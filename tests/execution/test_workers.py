@@ -34,7 +34,7 @@ RAGGED = ([8] * 4 + [5] * 3 + [12, 7, 0, 3]) * 8  # last batches of 0, 1, 3 and 
 def small_blocks(monkeypatch):
     """Has few clients make several blocks of several parts."""
     monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PART", 32)
-    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_PLAIN_PART", 32)
+    monkeypatch.setattr(client_loop, "_ENTRIES_OF_A_LONG_PART", 32)
     monkeypatch.setattr(datasets, "_AT_ONCE", 24)
     monkeypatch.setattr(block_work, "CALLS_AT_ONCE", 20)
     monkeypatch.setattr(client_loop, "WIDEST", 16)
@@ -176,6 +176,7 @@ LAYERS = {
     [
         ("recurrent", False),
         slow("large", True),
+        ("recurrent", True),
         pytest.param("large", False, marks=pytest.mark.full),
         pytest.param("group normalization", False, marks=pytest.mark.full),
     ],

@@ -385,7 +385,7 @@ def test_noise_that_rounds_share_passes_by_a_law_that_says_so_alone(tff, monkeyp
 def one_sum(monkeypatch):
     """A runtime that sums clients one after another; in a tree of sums, roundoff grows more slowly."""
     monkeypatch.setattr(client_loop, "_MOST_PARTS", 1)
-    monkeypatch.setattr(client_loop, "_MOST_PLAIN_PARTS", 1)
+    monkeypatch.setattr(client_loop, "_MOST_LONG_PARTS", 1)
 
 
 @pytest.mark.heavy

@@ -158,6 +158,20 @@ def xla_dynamic_slice(tensor: tf.Tensor, begin: tf.Tensor, sizes: tf.Tensor) -> 
     return xla.dynamic_slice(tensor, begin, sizes)
 
 
+def xla_dynamic_update_slice(tensor: tf.Tensor, update: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
+    """Replaces a slice of a tensor, at a start that need not be known when XLA compiles.
+
+    Args:
+      tensor: The tensor.
+      update: The slice, of the rank and the dtype of `tensor`.
+      begin: The start of the slice in each dimension, int32 [rank].
+
+    Returns:
+      The tensor with the slice, of the shape and the dtype of `tensor`.
+    """
+    return xla.dynamic_update_slice(tensor, update, begin)
+
+
 def call_flat(function: Any, tensors: Sequence[Any]) -> Any:
     """Calls a concrete function with the flat list of its inputs.
 

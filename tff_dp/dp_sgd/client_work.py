@@ -24,7 +24,7 @@ from tff_dp import _checks, _compat
 from tff_dp.algorithms.adjustable import ClientHparams, types_of
 from tff_dp.dp_sgd.gradients import sum_of_clipped
 from tff_dp.mechanisms import RecordGaussianMechanism
-from tff_dp.noise import Grid, gaussian
+from tff_dp.noise import Grid, compiled, gaussian
 from tff_dp.noise.words import SCOPE
 
 tff = _compat.tff.load()
@@ -147,9 +147,9 @@ def _take_steps(
     grid = Grid.of(mechanism.noise_multiplier)
     stddev = mechanism.noise_multiplier * grid.steps
 
-    def step(number: Any, weights: tuple[Any, ...], state: Any) -> Any:
-        sums = sum_of_clipped(model, mechanism, grid, weights, kept, records, *draw())
-        gradients = tuple(
+    @compiled
+    def noised(sums: Any) -> Any:
+        return tuple(
             grid.restored(
                 total + gaussian(spec.shape.as_list(), stddev),
                 mechanism.clip_norm,
@@ -158,7 +158,10 @@ def _take_steps(
             )
             for total, spec in zip(sums, specs, strict=True)
         )
-        state, weights = optimizer.next(state, weights, gradients)
+
+    def step(number: Any, weights: tuple[Any, ...], state: Any) -> Any:
+        sums = sum_of_clipped(model, mechanism, grid, weights, kept, records, *draw())
+        state, weights = optimizer.next(state, weights, noised(sums))
         return number + 1, weights, state
 
     state = tf.nest.map_structure(tf.convert_to_tensor, optimizer.initialize(specs))

@@ -3,9 +3,11 @@
 - Each example's gradient, whatever the type of the weights, is widened, clipped, and truncated to the
   grid (`tff_dp.noise.clipping`). The sum over the batch is in 64-bit integers: it is exact, it does not
   depend on the order of the records, and one record changes it by at most the clip norm.
-- Gradients are vectorized over `_AT_ONCE` examples, which bounds the memory that they take; a batch
-  needs as many passes as its size demands. Shapes therefore do not depend on which records are
-  drawn.
+- Gradients are vectorized over up to 32 examples, fewer for a large model: what they take should
+  stay in the cache of the processor until it has been summed. A batch needs as many passes as its
+  size demands. Shapes therefore do not depend on which records are drawn.
+- What follows the gradients of some examples (their norms, clipping, the grid and the sum) is one
+  function for XLA, which reads them twice and writes nothing but the sum (`noise.compiled`).
 - A model cannot break the bound on the influence of one record: an example's gradient is computed
   on a batch of this one example, whatever the model does across a batch.
 - Losses that layers add (regularizers) are part of each example's loss and are clipped with it.
@@ -25,7 +27,8 @@ from tff_dp._compat.tff import internals
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.noise import Grid
 
-_AT_ONCE = 32  # examples whose gradients are in memory together
+_MOST_AT_ONCE, _FEWEST_AT_ONCE = 32, 4  # examples whose gradients are in memory together
+_ELEMENTS_AT_ONCE = 10_000_000  # of these gradients: 40 MB, about the cache that cores share
 
 
 def sum_of_clipped(
@@ -56,11 +59,18 @@ def sum_of_clipped(
       One tensor for each trainable weight, of its shape, int64, in grid steps.
     """
     usual = mechanism.batch_size + 2 * math.sqrt(mechanism.batch_size)
-    at_once = min(_AT_ONCE, math.ceil(usual))
+    size = sum(weight.shape.num_elements() for weight in weights)
+    most = max(_FEWEST_AT_ONCE, min(_MOST_AT_ONCE, _ELEMENTS_AT_ONCE // max(size, 1)))
+    at_once = min(most, math.ceil(usual))
 
     def own(example: Any) -> tuple[Any, ...]:
         alone = tf.nest.map_structure(lambda field: field[tf.newaxis], example)
         return gradient_of(model, weights, kept, alone)
+
+    @noise.compiled
+    def add_clipped(sums: Any, gradients: Any, counted: Any) -> Any:
+        clipped = noise.clip_l2_each(gradients, mechanism.clip_norm, grid, counted)
+        return list(map(_added, sums, clipped.parts))
 
     def add(first: Any, *sums: Any) -> Any:
         places = first + tf.range(at_once, dtype=tf.int64)
@@ -70,8 +80,7 @@ def sum_of_clipped(
             tf.ensure_shape(part, [at_once, *weight.shape])
             for part, weight in zip(_of_each(own, examples, weights), weights, strict=True)
         ]
-        clipped = noise.clip_l2_each(gradients, mechanism.clip_norm, grid, places < drawn)
-        return first + at_once, *map(_added, sums, clipped.parts)
+        return first + at_once, *add_clipped(list(sums), gradients, places < drawn)
 
     sums: list[Any]
     _, *sums = tf.while_loop(

@@ -10,6 +10,7 @@ over the reals, and costs no privacy.
 """
 
 from tff_dp.noise.clipping import Clipped, clip_l1, clip_l2, clip_l2_each
+from tff_dp.noise.compiling import compiled
 from tff_dp.noise.gaussian import Scale, gaussian, scaled_gaussian, uniforms_in_word
 from tff_dp.noise.grid import Grid
 from tff_dp.noise.laplace import laplace
@@ -21,6 +22,7 @@ __all__ = [
     "clip_l1",
     "clip_l2",
     "clip_l2_each",
+    "compiled",
     "gaussian",
     "laplace",
     "scaled_gaussian",

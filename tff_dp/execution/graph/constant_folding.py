@@ -18,6 +18,7 @@ from tff_dp._compat import tensorflow as tf_compat
 
 _FEW = 64  # elements
 _WHOLE = (tf.int32, tf.int64, tf.bool)
+_RENAMED = {"reduction_indices": "axis"}  # inputs whose names differ in `tf.raw_ops`
 _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 
 
@@ -96,14 +97,15 @@ def _named(node: Any, definition: Any, inputs: list[tf.Tensor]) -> dict[str, Any
     """Returns the inputs of an operation by name, with a list of tensors for a list input."""
     named: dict[str, Any] = {}
     for argument in definition.input_arg:
+        name = _RENAMED.get(argument.name, argument.name)
         if argument.number_attr:
             count = node.attr[argument.number_attr].i
-            named[argument.name] = [inputs.pop(0) for _ in range(count)]
+            named[name] = [inputs.pop(0) for _ in range(count)]
         elif argument.type_list_attr:
             count = len(node.attr[argument.type_list_attr].list.type)
-            named[argument.name] = [inputs.pop(0) for _ in range(count)]
+            named[name] = [inputs.pop(0) for _ in range(count)]
         else:
-            named[argument.name] = inputs.pop(0)
+            named[name] = inputs.pop(0)
     return named
 
 

@@ -18,7 +18,8 @@ which `emitter` supplies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -31,6 +32,7 @@ from tff_dp.execution.graph import (
     random_sources,
     randomness,
     range_checks,
+    tensor_lists,
     xla_numerics,
     xla_reductions,
 )
@@ -80,6 +82,7 @@ class Emission:
       conditions: The conditions of the enclosing branches that are written as selects, bool []
         each.
       limits: The known ranges of integer tensors.
+      transposed: The transposed matrices that loops use, by the references of the matrices.
       is_unchecked: Whether kernels may accept an index that is out of range, so that the graph
         itself has to check it (`range_checks`).
     """
@@ -98,6 +101,7 @@ class Emission:
         self.variables: dict[str, carried.Variable] = {}
         self.conditions: list[tf.Tensor] = []
         self.limits = range_checks.Limits()
+        self.transposed: dict[Any, tf.Tensor] = {}
         self.is_unchecked = style.is_static or range_checks.has_gpu()
         self._key = key
         self._words = words
@@ -125,8 +129,8 @@ class Emission:
         Args:
           body: The body.
           bound: The value of each argument, by name, in a list of one: tensors, or
-            `program.Batches`, `carried.Variable`, `carried.Iterator` or `carried.Optional` in place
-            of a resource or variant.
+            `program.Batches`, `carried.Variable`, `carried.Iterator`, `carried.Optional` or
+            `tensor_lists.TensorList` in place of a resource or variant.
           targets: The outputs that are wanted.
           path: The names of the nodes that called the body, the outermost first.
 
@@ -254,6 +258,8 @@ class Emission:
           NotImplementedError: The operation needs a correction that does not exist for these
             inputs.
         """
+        if any(isinstance(value, tensor_lists.TensorList) for value in inputs):
+            raise NotImplementedError(f"a list of tensors goes into {node.op} ({node.name})")
         folded = constant_folding.fold(node, inputs) if self.style.is_static else None
         if folded is not None:
             return folded
@@ -278,23 +284,35 @@ class Emission:
             self._clock |= {output.ref() for output in outputs}
         return outputs
 
-    def call(self, function: str, arguments: list[Any], path: tuple[str, ...]) -> list[Any]:
+    def call(
+        self,
+        function: str,
+        arguments: list[Any],
+        path: tuple[str, ...],
+        targets: Sequence[bodies.Reference] | None = None,
+    ) -> list[Any]:
         """Writes the body of a function in place of a call.
 
         Args:
           function: The name of the function in the program's library.
           arguments: The values of its arguments, in the order of its signature.
           path: The names of the nodes that lead to the call, that of the calling node last.
+          targets: The tensors of the body that are wanted; None for its results.
 
         Returns:
-          The values of its results, in the order of its signature.
+          The values of its results, in the order of its signature, or of `targets`.
         """
         body = self.program.body_of(function)
         bound = {n: [a] for n, a in zip(body.arguments, arguments, strict=True)}
-        return self.run(body, bound, list(body.results), path)
+        return self.run(body, bound, list(body.results if targets is None else targets), path)
 
     def call_in_step(
-        self, number: tf.Tensor, function: str, arguments: list[Any], path: tuple[str, ...]
+        self,
+        number: tf.Tensor,
+        function: str,
+        arguments: list[Any],
+        path: tuple[str, ...],
+        targets: Sequence[bodies.Reference] | None = None,
     ) -> list[Any]:
         """Writes the body of a function that a loop calls in each iteration.
 
@@ -304,13 +322,14 @@ class Emission:
           function: The name of the function in the program's library.
           arguments: The values of its arguments, in the order of its signature.
           path: The names of the nodes that lead to the call, that of the loop last.
+          targets: The tensors of the body that are wanted; None for its results.
 
         Returns:
-          The values of its results, in the order of its signature.
+          The values of its results, in the order of its signature, or of `targets`.
         """
         self._steps.append(number)
         try:
-            return self.call(function, arguments, path)
+            return self.call(function, arguments, path, targets)
         finally:
             self._steps.pop()
 
@@ -366,6 +385,23 @@ class Emission:
         for name, value in zip(names, tensors, strict=True):
             value.set_shape(carried.shape_of(name))
             self.carried[name] = value
+
+    @contextlib.contextmanager
+    def styled(self, style: Style) -> Iterator[None]:
+        """Returns a context in which nodes are written for a graph that is compiled in another way.
+
+        Args:
+          style: How it is compiled.
+
+        Yields:
+          None.
+        """
+        kept = self.style, self.is_unchecked
+        self.style, self.is_unchecked = style, style.is_static or range_checks.has_gpu()
+        try:
+            yield
+        finally:
+            self.style, self.is_unchecked = kept
 
     def is_taken(self) -> tf.Tensor | None:
         """Returns whether all enclosing branches are taken, bool []; None outside of branches.

@@ -11,7 +11,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_dp.execution.graph import branches, loops, program, range_checks, resource_values
+from tff_dp.execution.graph import (
+    branches,
+    compiled_calls,
+    list_operations,
+    loops,
+    program,
+    range_checks,
+    resource_values,
+)
 from tff_dp.execution.graph.emission import Emission, Handler
 from tff_dp.execution.graph.style import PLAIN, Style
 
@@ -60,6 +68,9 @@ def emit(
 
 
 def _call(emission: Emission, node: Any, inputs: list[Any], path: tuple[str, ...]) -> list[Any]:
+    compiled = compiled_calls.write(emission, node, inputs, path)
+    if compiled is not None:
+        return compiled
     return emission.call(node.attr["f"].func.name, inputs, path)
 
 
@@ -103,11 +114,13 @@ HANDLERS: dict[str, Handler] = {
     "StatelessCase": branches.write_case,
     "While": loops.write_while,
     "StatelessWhile": loops.write_while,
+    "MatMul": loops.write_product,
     "ReduceDataset": loops.write_reduction,
     "Assert": _check,
     "CheckNumerics": _check,
     "L2Loss": _l2_loss,
     "PlaceholderWithDefault": _skip,
+    **list_operations.HANDLERS,
     **dict.fromkeys(("NoOp", "Print", "PrintV2"), _skip),
     **dict.fromkeys(program.ITERATION, resource_values.write_iterator),
     **dict.fromkeys(program.VARIABLES, resource_values.write_variable),

@@ -283,6 +283,11 @@ class Program:
         return "IteratorGetNextAsOptional" in self.operations
 
     @property
+    def loops(self) -> bool:
+        """Whether it has loops besides that over batches, such as those of recurrent layers."""
+        return bool(self.operations & _LOOPS)
+
+    @property
     def convolves(self) -> bool:
         """Whether it has convolutions, for which XLA generates slow code on CPUs."""
         return bool(self.operations & _SLOW_IN_XLA_ON_CPU)

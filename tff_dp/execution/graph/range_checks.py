@@ -386,8 +386,21 @@ def _element(node: Any, inputs: list[Any]) -> Check | None:
     handle, index = inputs[:2]
     if node.op == "TensorListSetItem" and node.attr["resize_if_index_out_of_bounds"].b:
         raise NotImplementedError(f"{_name(node)} makes its list longer where that is needed")
-    length = tf.raw_ops.TensorListLength(input_handle=handle)
-    return _within(_name(node), "elements", index, 0, length)
+    return element(node, index, tf.raw_ops.TensorListLength(input_handle=handle))
+
+
+def element(node: Any, index: Any, length: Any) -> Check | None:
+    """Returns the check that the index of a list's element is within the list.
+
+    Args:
+      node: The `NodeDef` of the operation on the list.
+      index: The index, an int or int32 [].
+      length: The length of the list, an int or int32 [].
+
+    Returns:
+      The check; None if it is known to hold.
+    """
+    return _within(_name(node), "elements", tf.convert_to_tensor(index, tf.int32), 0, length)
 
 
 _Finder = Callable[[Any, list[Any]], "Check | None"]

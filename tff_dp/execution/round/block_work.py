@@ -99,7 +99,11 @@ def cut(
     )
     for number, block in enumerate(blocks):
         shape = shape_of(
-            block, side_by_side=side_by_side, xla=way.xla, carry_bytes=parts.carry_bytes
+            block,
+            side_by_side=side_by_side,
+            xla=way.xla,
+            carry_bytes=parts.carry_bytes,
+            loops=parts.work.loops,
         )
         yield BlockWork(number, shape, block.fields, block.table.arrays())
 

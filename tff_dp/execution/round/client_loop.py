@@ -24,12 +24,13 @@ from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
 _MOST_PARTS = 8  # each is a separate call and holds its own sums
-_MOST_PLAIN_PARTS = 16  # of graphs that XLA does not compile, in which a part has more to do
+_MOST_LONG_PARTS = 16  # of graphs in which a part has more to do
 # The fewest entries of a block's table per part. A part takes a call and a join, about 0.1 ms. A client
-# takes a few microseconds in XLA's code, and 0.3 ms or more in a graph that TensorFlow runs one
-# operation at a time, which leaves most cores idle: operations of one client are too small to share.
+# of a small model takes a few microseconds in XLA's code. It takes 0.3 ms or more in a graph that
+# TensorFlow runs one operation at a time, or if it runs a loop in each step, as recurrent layers do.
+# That leaves most cores idle: operations of one client are too small to share.
 _ENTRIES_OF_A_PART = 128
-_ENTRIES_OF_A_PLAIN_PART = 16
+_ENTRIES_OF_A_LONG_PART = 16
 _BYTES_OF_PARTS = 1 << 27  # the most memory that the sums of all parts may take
 
 
@@ -63,7 +64,9 @@ class Shape:
         return Style(xla=self.xla, vmap=bool(self.side_by_side))
 
 
-def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | None) -> Shape:
+def shape_of(
+    block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | None, loops: bool = False
+) -> Shape:
     """Determines what the graph over a block's clients is specialized for.
 
     Args:
@@ -71,6 +74,7 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
       side_by_side: Whether its clients run side by side.
       xla: Whether XLA compiles graphs of static shapes.
       carry_bytes: The size of the sums over clients, in bytes; None if it is not known.
+      loops: Whether a client's part has loops besides that over its batches.
 
     Returns:
       The shape. Blocks whose batches are listed one by one run one after another and without XLA.
@@ -85,7 +89,7 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
         if count % width:
             raise ValueError(f"{count} clients do not fill rows of {width} side by side")
     xla = xla and form.kind != "listed"
-    parts = part_count(count, width, carry_bytes, xla)
+    parts = part_count(count, width, carry_bytes, xla and not loops)
     return _shape(form, block.batching, width, xla, parts, block.limits)
 
 
@@ -94,7 +98,7 @@ def shape_of(block: Block, *, side_by_side: bool, xla: bool, carry_bytes: int | 
 _shape = functools.lru_cache(1 << 8)(Shape)
 
 
-def part_count(count: int, width: int, carry_bytes: int | None, xla: bool) -> int:
+def part_count(count: int, width: int, carry_bytes: int | None, quick: bool) -> int:
     """Computes the number of parts that the clients of a block are summed in.
 
     The number must not depend on what runs the parts, since the result of a floating-point sum
@@ -106,15 +110,16 @@ def part_count(count: int, width: int, carry_bytes: int | None, xla: bool) -> in
       count: The number of clients.
       width: The number of clients side by side, or 0 for one after another.
       carry_bytes: The size of the sums over clients, in bytes; None if it is not known.
-      xla: Whether XLA compiles the graph over the clients.
+      quick: Whether a client takes microseconds rather than milliseconds: XLA compiles the graph
+        over the clients, and their part has no loops besides that over batches.
 
     Returns:
       The number of parts, a power of two; 1 if the size of the sums is not known.
     """
     if carry_bytes is None:
         return 1
-    entries = _ENTRIES_OF_A_PART if xla else _ENTRIES_OF_A_PLAIN_PART
-    most = _MOST_PARTS if xla else _MOST_PLAIN_PARTS
+    entries = _ENTRIES_OF_A_PART if quick else _ENTRIES_OF_A_LONG_PART
+    most = _MOST_PARTS if quick else _MOST_LONG_PARTS
     most = min(most, roomy_length(count, count) // entries)
     most = min(most, _BYTES_OF_PARTS // max(carry_bytes, 1))
     if width:
