@@ -50,8 +50,8 @@ class Case:
 def cases() -> list[Case]:
     """Returns what is measured, the most important first.
 
-    W8 is left out, since clients of different sizes cannot be exported. Those of W5 draw random numbers, which
-    do not run side by side.
+    W8 is left out, since clients of different sizes cannot be exported. Those of W5 draw random numbers,
+    which do not run side by side.
     """
     found = []
     for workload in ("cifar_shape", "W2", "W3", "W1", "W6", "W7", "W4"):

@@ -1,7 +1,8 @@
 """What a round costs on a GPU: exported rounds by JAX, and the same rounds by a loop in PyTorch.
 
-`./run python -m benchmarks.gpu prepare FOLDER` exports the rounds of W1 to W7 and of cifar_shape, on a machine without a GPU, and keeps what the first round of each has to give. `python -m
-benchmarks.gpu run FOLDER` measures them on a machine that has JAX, and beside them the same rounds in
+`./run python -m benchmarks.gpu prepare FOLDER` exports the rounds of W1 to W7 and of cifar_shape, on a
+machine without a GPU, and keeps what the first round of each has to give. `python -m benchmarks.gpu run
+FOLDER` measures them on a machine that has JAX, and beside them the same rounds in
 PyTorch, and in the fast context, where PyTorch, or TensorFlow with a GPU, is installed: seconds a round,
 clients a second, how busy the device was, memory, the seconds of the first round (XLA compiles it), and
 how far its result is from the expected one. It begins with what matters most, starts nothing new once
