@@ -1,20 +1,20 @@
-"""Plans for the same rounds, cohort and clients: with independent noise, and with noise over rounds.
+"""Plans for the same rounds, cohorts and clients: noise of each round by itself, or shared by rounds.
 
 Four ways to spend an epsilon on T rounds of about m of N clients, all under zero-out:
 
-- "DP-FedAvg": independent Gaussian noise; each client takes part by chance (Poisson sampling), and nobody
-  may know in which rounds. The epsilon holds because of that.
-- "DP-FTRL tree": noise on the nodes of binary trees over the rounds, Honaker's estimator.
-- "banded": the banded matrix mechanism, with as many bands as there are rounds between two participations.
-- "banded, sampled": the same, with clients in parts that take turns and are sampled (`CyclicPoissonSampler`).
+- "DP-FedAvg": independent Gaussian noise. Clients take part by chance (Poisson sampling), and the epsilon
+  holds only as long as nobody knows in which rounds.
+- "DP-FTRL tree": noise at the nodes of binary trees over the rounds, with Honaker's estimator.
+- "banded": the banded matrix mechanism, with as many bands as a client waits for rounds.
+- "banded, sampled": the same with `CyclicPoissonSampler`: parts of the clients take turns, each sampled.
 
-For the tree and the banded mechanism, cohorts are those of a server that makes a client wait: at least
-floor(N / m) rounds from one participation to the next, and ceil(T m / N) participations at most. Their
-epsilon holds whoever knows who takes part, and however a server chooses among those who may.
+For the tree and the banded mechanism, a server makes clients wait: at least floor(N / m) rounds from one
+participation to the next, and at most ceil(T m / N) participations. Their epsilon holds whoever knows who
+takes part, and however the server chooses among those who may.
 
-How often trees restart, and how long the cycle of the sampled banded mechanism is, is chosen without
-data: whatever has the least noise on the running sums of the updates, at the same epsilon. The model
-after t rounds of server SGD is a running sum.
+After how many rounds a new tree begins, and how long the cycle of the sampled banded mechanism is, is
+chosen by formula, without any data: whatever has the least noise on the running sums of updates, at
+the same epsilon. After t rounds of server SGD, the model is such a sum.
 """
 
 from __future__ import annotations
@@ -117,17 +117,17 @@ class Rounds:
         return min(plans, key=noise_of_sums)
 
     def known_epsilon(self, plan: tff_dp.PrivacyPlan) -> float:
-        """Returns the epsilon of a plan's noise for somebody who knows who takes part.
+        """Returns the epsilon of a plan's noise if it is known who takes part.
 
-        It is that of a client with ceil(T m / N) participations. Of sampled clients, this is the expected
-        number, rounded up; some take part more often, and nothing bounds how often.
+        It is that of a client with ceil(T m / N) participations. Under sampling, this is the expected
+        number, rounded up; some clients take part more often, and theirs is larger.
 
         Args:
           plan: A plan of `best`.
         """
         if not _is_sampled(plan):
             return float(plan.epsilon().epsilon)
-        # Bands as long as the cycle: a client's participations share no noise. One band has the same cost.
+        # A client's participations are a cycle apart, and share no noise: one band has the same cost.
         mechanism = tff_dp.BandedMechanism(
             clip_norm=1.0, noise_multiplier=plan.mechanism.noise_multiplier, bands=1
         )
@@ -137,9 +137,7 @@ class Rounds:
         return float(self._plan(mechanism, sampler).epsilon().epsilon)
 
     def _in_turns(self, cycle: int) -> tff_dp.CyclicPoissonSampler:
-        return tff_dp.CyclicPoissonSampler(
-            rate=cycle * self.cohort / self.population, cycle=cycle
-        )
+        return tff_dp.CyclicPoissonSampler(rate=cycle * self.cohort / self.population, cycle=cycle)
 
     def _plan(self, mechanism: tff_dp.Mechanism, sampler: tff_dp.Sampler) -> tff_dp.PrivacyPlan:
         return tff_dp.PrivacyPlan(
@@ -189,8 +187,8 @@ def noise_of_sums(plan: tff_dp.PrivacyPlan) -> float:
 def tree_error(rounds: int, period: int) -> float:
     """Returns the root mean square error of the running sums from noisy binary trees.
 
-    A complete node over 2^h rounds is estimated from all nodes below it with variance 1 / (2 - 2^-h), and a
-    running sum from the nodes that are the bits of the number of rounds.
+    A complete node over 2^h rounds is estimated from all nodes below it, with variance 1 / (2 - 2^-h); a
+    running sum is that of the nodes at the bits of the number of rounds.
 
     Source: Honaker, "Efficient use of differentially private binary trees" (2015), section 3.
 

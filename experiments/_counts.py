@@ -55,8 +55,10 @@ class Table:
         found = np.full([*x.shape, vocabulary], 1 / vocabulary)
         for known, counts in enumerate(self.counts):
             start = max(known - 1, 0)  # the first position with so many characters
-            rows = counts[tuple(_context(x, known))] if known else np.broadcast_to(
-                counts, found[:, start:].shape
+            rows = (
+                counts[tuple(_context(x, known))]
+                if known
+                else np.broadcast_to(counts, found[:, start:].shape)
             )
             total = rows.sum(axis=-1, keepdims=True)
             found[:, start:] = (rows + _PRIOR * found[:, start:]) / (total + _PRIOR)

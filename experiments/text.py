@@ -25,7 +25,7 @@ import pandas as pd
 
 import tff_dp
 from experiments import _cells, _plots, _report, _tables, _training
-from experiments._correlated import METHODS, Rounds, details, noise_of_sums
+from experiments._correlated import METHODS, details, noise_of_sums
 from experiments._counts import Table
 from experiments._text_settings import Candidate, TextSettings, TuningSettings
 from experiments.data import Split, shakespeare
@@ -94,9 +94,7 @@ class _Experiment:
         return 0
 
     def _cells(self, grid: list[dict[str, Any]], seeds: Any, compute: Any) -> _cells.Finished:
-        return _cells.run(
-            _cells.grid(grid, seeds), compute, settings=self._all, out=self._out
-        )
+        return _cells.run(_cells.grid(grid, seeds), compute, settings=self._all, out=self._out)
 
     def _noise_grid(self) -> list[dict[str, Any]]:
         wanted = sorted({*self._text.curve, *self._text.target_epsilons})
