@@ -151,8 +151,9 @@ class Candidate:
         Args:
           plan: With any clip norm.
         """
-        mechanism = dataclasses.replace(plan.mechanism, clip_norm=self.clip_norm)
-        return dataclasses.replace(plan, mechanism=mechanism)
+        mechanism: Any = plan.mechanism  # of a class with this field
+        clipped = dataclasses.replace(mechanism, clip_norm=self.clip_norm)
+        return dataclasses.replace(plan, mechanism=clipped)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -71,11 +71,11 @@ class _Experiment:
             candidate.algorithm()
 
     def run(self) -> int:
-        noise = self._cells(self._noise_grid(), [0], self._noise)
+        noise = self._finished(self._noise_grid(), [0], self._noise)
         with _training.session():
-            tuning = self._cells(self._tuning_grid(), [self._tuning.seed], self._tuned)
+            tuning = self._finished(self._tuning_grid(), [self._tuning.seed], self._tuned)
             chosen = best_of(tuning.rows)
-            results = self._cells(
+            results = self._finished(
                 self._result_grid(), self._text.seeds, functools.partial(self._result, chosen)
             )
         rows = with_differences(results.rows)
@@ -93,7 +93,7 @@ class _Experiment:
         )
         return 0
 
-    def _cells(self, grid: list[dict[str, Any]], seeds: Any, compute: Any) -> _cells.Finished:
+    def _finished(self, grid: list[dict[str, Any]], seeds: Any, compute: Any) -> _cells.Finished:
         return _cells.run(_cells.grid(grid, seeds), compute, settings=self._all, out=self._out)
 
     def _noise_grid(self) -> list[dict[str, Any]]:

@@ -45,9 +45,9 @@ def test_the_file_is_what_the_definitions_give(definition):
         assert (before is None) == (now is None)
         assert before is None or now == pytest.approx(before, rel=1e-4)
     assert again.inputs == case.inputs
-    assert [getattr(again, name) for name in ("question", "mistake", "proof", "source", "seen")] == [
-        getattr(case, name) for name in ("question", "mistake", "proof", "source", "seen")
-    ]
+    assert [
+        getattr(again, name) for name in ("question", "mistake", "proof", "source", "seen")
+    ] == [getattr(case, name) for name in ("question", "mistake", "proof", "source", "seen")]
     assert len(make.CASES) == len(CASES)
 
 
