@@ -1,4 +1,7 @@
-"""Predictions of the next character from counts: what a table knows without any training."""
+"""Predictions of the next character from counts: what a table knows without any training.
+
+A table of pairs can be released privately as well, all at once: `private_pairs`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+
+import tff_dp
 
 _PRIOR = 5.0  # as many characters as the shorter context's prediction counts for
 
@@ -37,6 +42,17 @@ class Table:
             flat = np.bincount(cells.ravel(), minlength=vocabulary ** (known + 1))
             counts.append(flat.reshape([vocabulary] * (known + 1)))
         return cls(counts)
+
+    @classmethod
+    def of_pairs(cls, pairs: np.ndarray) -> Table:
+        """Returns the table of a context of one character, from counts of pairs, which may be noisy.
+
+        Args:
+          pairs: How often a character follows another one, shape [vocabulary, vocabulary]; what is
+            negative counts as zero.
+        """
+        pairs = np.maximum(pairs, 0.0)
+        return cls([pairs.sum(axis=0), pairs])
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Predicts from the longest context that a sequence has, smoothed by the shorter ones.
@@ -77,3 +93,56 @@ def _cells(x: np.ndarray, y: np.ndarray, known: int, vocabulary: int) -> np.ndar
     for part in parts:
         cells = cells * vocabulary + part
     return cells
+
+
+def plan_of_pairs(population: int, delta: float, epsilon: float) -> tff_dp.PrivacyPlan:
+    """Returns the plan for `private_pairs`: one release, to which every client contributes.
+
+    Args:
+      population: The number of clients.
+      delta: Of epsilon.
+      epsilon: The target.
+    """
+    plan = tff_dp.PrivacyPlan(
+        mechanism=tff_dp.GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0),
+        sampler=tff_dp.FullParticipation(),
+        population=population,
+        rounds=1,
+        delta=delta,
+        adjacency=tff_dp.Adjacency.ZERO_OUT,
+    )
+    return plan.calibrated(epsilon)
+
+
+def private_pairs(
+    clients: tff_dp.Clients, *, vocabulary: int, plan: tff_dp.PrivacyPlan
+) -> np.ndarray:
+    """Releases how often a character follows another one, summed over clients, under a plan.
+
+    Each client's counts are scaled to an L2 norm of 1 (which any count exceeds or has), so that all
+    clients count alike, whatever they say. Clipping and noise are those of tff_dp's own aggregators.
+
+    Args:
+      clients: x and y, whole numbers in [0, vocabulary), shape [sequences, length].
+      vocabulary: Number of characters.
+      plan: From `plan_of_pairs`.
+
+    Returns:
+      The noisy sums, shape [vocabulary, vocabulary], the following character last.
+    """
+    import tensorflow as tf
+
+    from tff_dp import noise
+
+    counts = np.stack(
+        [
+            Table.of(*clients.client(number), context=1, vocabulary=vocabulary).counts[1]
+            for number in range(clients.num_clients)
+        ]
+    )
+    z = plan.mechanism.noise_multiplier
+    grid = noise.Grid.of(z)
+    everybody = tf.ones([len(counts)], tf.bool)
+    clipped = noise.clip_l2_each([tf.constant(counts, tf.float64)], 1.0, grid, everybody).parts[0]
+    total = tf.reduce_sum(clipped, axis=0) + noise.gaussian(counts.shape[1:], z * grid.steps)
+    return np.asarray(grid.restored(total, 1.0, 1.0, tf.float64))

@@ -2,8 +2,9 @@
 
 The data are those of `experiments.data.shakespeare`: a role is a client, and a fifth of the roles is
 held out. All methods train the same model for the same number of rounds, with as many clients in each:
-`experiments._correlated` has their plans. Beside them are federated averaging without privacy, and
-tables of counts from all training text at one place, without privacy either.
+`experiments._correlated` has their plans. Beside them are federated averaging without privacy; tables of
+counts from all training text at one place, without privacy either; and a table of pairs that is
+released under a plan, all at once and without any training.
 
 Each private method is tuned at each epsilon by itself: the clip norm and the server's momentum, over one
 grid, on another split than those of the results. Federated averaging is tuned over as many candidates.
@@ -26,12 +27,12 @@ import pandas as pd
 import tff_dp
 from experiments import _cells, _plots, _report, _tables, _training
 from experiments._correlated import METHODS, details, noise_of_sums
-from experiments._counts import Table
+from experiments._counts import Table, plan_of_pairs, private_pairs
 from experiments._text_settings import Candidate, TextSettings, TuningSettings
 from experiments.data import Split, shakespeare
 
 _TABLES = {"most frequent character": 0, "bigram table": 1, "trigram table": 2}
-_FEDERATED = "federated"
+_FEDERATED, _PAIRS = "federated", "private bigram table"
 _MEASURES = {
     "accuracy": 4, "bits": 3, "difference": 4, "noise": 1, "noise multiplier": 2, "clip norm": 2,
     "momentum": 1, "epsilon spent": 3, "epsilon if known": 2,
@@ -112,12 +113,18 @@ class _Experiment:
         ]
 
     def _result_grid(self) -> list[dict[str, Any]]:
-        return [{"method": name, "epsilon": None} for name in _TABLES] + self._keys()
+        tables = [{"method": name, "epsilon": None} for name in _TABLES]
+        pairs = [{"method": _PAIRS, "epsilon": epsilon} for epsilon in self._targets()]
+        return tables + self._keys() + pairs
+
+    def _targets(self) -> list[float]:
+        return sorted(map(float, self._text.target_epsilons), reverse=True)
 
     def _keys(self) -> list[dict[str, Any]]:
         """Returns what is trained: a method and an epsilon, which is None without privacy."""
-        targets = sorted(map(float, self._text.target_epsilons), reverse=True)
-        private = [{"method": m, "epsilon": epsilon} for epsilon in targets for m in METHODS]
+        private = [
+            {"method": m, "epsilon": epsilon} for epsilon in self._targets() for m in METHODS
+        ]
         return [{"method": _FEDERATED, "epsilon": None}, *private]
 
     def _calibrated(self, method: str, epsilon: float) -> tff_dp.PrivacyPlan:
@@ -143,6 +150,8 @@ class _Experiment:
         method, epsilon = cell.setting["method"], cell.setting["epsilon"]
         if method in _TABLES:
             return self._counted(self._split(cell.seed), _TABLES[method])
+        if method == _PAIRS:
+            return self._released(self._split(cell.seed), epsilon)
         candidate = chosen[method, epsilon]
         found = self._trained(cell, candidate, folder) | candidate.setting
         return found if epsilon is None else self._noise(cell, folder) | found
@@ -152,6 +161,17 @@ class _Experiment:
         table = Table.of(x, y, context=context, vocabulary=shakespeare.CHARACTERS)
         logits = np.log(table.predict(data.test_x))
         return scores(data.test_y, logits) | {"epsilon spent": math.inf}
+
+    def _released(self, data: Split, epsilon: float) -> dict[str, Any]:
+        plan = plan_of_pairs(data.train.num_clients, self._text.delta, epsilon)
+        pairs = private_pairs(data.train, vocabulary=shakespeare.CHARACTERS, plan=plan)
+        logits = np.log(Table.of_pairs(pairs).predict(data.test_x))
+        spent = plan.epsilon().epsilon
+        return scores(data.test_y, logits) | {
+            "noise multiplier": plan.mechanism.noise_multiplier,
+            "epsilon spent": spent,
+            "epsilon if known": spent,
+        }
 
     def _trained(
         self, cell: _cells.Cell, candidate: Candidate, folder: pathlib.Path
@@ -241,6 +261,7 @@ def _plot(noise: pd.DataFrame, table: pd.DataFrame, out: pathlib.Path) -> pathli
         by_formula.append(
             _plots.Curve(label=method, x=mine["epsilon"].tolist(), y=mine["noise"].tolist())
         )
+    for method in (*METHODS, _PAIRS):
         rows = table[table["method"] == method].sort_values("epsilon")
         measured.append(
             _plots.Curve(

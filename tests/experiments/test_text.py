@@ -22,7 +22,7 @@ from experiments._correlated import (
     noise_of_sums,
     tree_error,
 )
-from experiments._counts import Table
+from experiments._counts import Table, plan_of_pairs, private_pairs
 from experiments._text_settings import Candidate, TextSettings, TuningSettings
 from tff_dp.errors import ArgumentError
 
@@ -42,11 +42,12 @@ def test_the_small_size_trains_every_method_within_its_target(smoke_run):
     assert results["command"] == "python -m experiments text --smoke"
     assert (smoke_run / "against_epsilon.png").read_bytes().startswith(b"\x89PNG")
     private = rows[rows["epsilon"].notna()].set_index("method")
-    assert sorted(private.index) == sorted(METHODS)
+    assert sorted(private.index) == sorted([*METHODS, "private bigram table"])
     assert (private["epsilon spent"] <= private["epsilon"]).all()
     assert (private["epsilon spent"] > 0.97 * private["epsilon"]).all()
     assert (rows[rows["epsilon"].isna()]["epsilon spent"] == math.inf).all()
     assert (rows["rounds"].dropna() == 4).all()
+    assert rows["rounds"].notna().sum() == 1 + len(METHODS)
     # What holds for everybody who knows the cohorts is no news where no sampling is assumed.
     known = private["epsilon if known"]
     np.testing.assert_array_equal(known[[TREE, BANDED]], private["epsilon spent"][[TREE, BANDED]])
@@ -303,6 +304,36 @@ def test_a_table_knows_what_always_follows_and_the_most_frequent_character():
     assert (Table.of(x, y, context=1, vocabulary=4).predict(x).argmax(axis=-1) == y).all()
     often = Table.of(x, np.full_like(y, 3), context=0, vocabulary=4)
     assert (often.predict(x).argmax(axis=-1) == 3).all()
+
+
+@pytest.mark.heavy
+def test_private_pairs_are_sums_in_which_all_clients_count_alike_with_the_plans_noise(tff):
+    x = np.array([[0, 1, 0, 1], [0, 1, 0, 1]])
+    speakers = {f"{number}": (x, np.roll(x, -1, axis=1)) for number in range(300)}
+    speakers["other"] = (np.full([1, 4], 2), np.full([1, 4], 3))  # says half as much
+    clients = tff_dp.data.from_arrays(speakers)
+    plan = plan_of_pairs(301, 1e-4, 4.0)
+    assert 0.97 * 4.0 < plan.epsilon().epsilon <= 4.0
+    found = private_pairs(clients, vocabulary=70, plan=plan)
+    z = plan.mechanism.noise_multiplier
+    exact = np.zeros([70, 70])
+    exact[0, 1] = exact[1, 0] = 300 / math.sqrt(2)
+    exact[2, 3] = 1
+    noise = (found - exact).ravel() / z
+    # The relative deviation of the mean square is sqrt(2 / 4900) = 2 %: five of them, as 6e-7.
+    assert np.mean(noise**2) == pytest.approx(1, rel=0.1)
+    assert np.abs(noise).max() < 6.5
+    assert Table.of_pairs(found).predict(x)[0].argmax(axis=-1).tolist() == [1, 0, 1, 0]
+    again = private_pairs(clients, vocabulary=70, plan=plan)
+    assert (again != found).any()
+
+
+def test_negative_counts_are_none():
+    pairs = np.array([[-3.0, 2.0], [1.0, -1.0]])
+    table = Table.of_pairs(pairs)
+    assert table.counts[0].tolist() == [1, 2]
+    assert table.counts[1].tolist() == [[0, 2], [1, 0]]
+    assert (table.predict(np.array([[0, 1]])) > 0).all()
 
 
 @pytest.mark.heavy
