@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,11 @@ class Table:
         return found
 
 
+def _pairs_of(client: Any, vocabulary: int) -> np.ndarray:
+    x, y = (np.asarray(part) for part in client)
+    return Table.of(x, y, context=1, vocabulary=vocabulary).counts[1]
+
+
 def _context(x: np.ndarray, known: int) -> list[np.ndarray]:
     """Returns the last `known` characters at each position that has them, the oldest first."""
     places = x.shape[1] - known + 1
@@ -135,10 +141,7 @@ def private_pairs(
     from tff_dp import noise
 
     counts = np.stack(
-        [
-            Table.of(*clients.client(number), context=1, vocabulary=vocabulary).counts[1]
-            for number in range(clients.num_clients)
-        ]
+        [_pairs_of(clients.client(number), vocabulary) for number in range(clients.num_clients)]
     )
     z = plan.mechanism.noise_multiplier
     grid = noise.Grid.of(z)
