@@ -36,6 +36,7 @@ def smoke_run(tff, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_small_size_trains_every_method_within_its_target(smoke_run):
     rows = pd.read_csv(smoke_run / "cells.csv")
     results = json.loads((smoke_run / "results.json").read_text())
@@ -54,6 +55,7 @@ def test_the_small_size_trains_every_method_within_its_target(smoke_run):
     assert known[FEDAVG] > 1.5 * private["epsilon spent"][FEDAVG]
 
 
+@pytest.mark.slow
 def test_noise_and_tuning_are_cells_of_the_results(smoke_run):
     noise, tuning = (pd.read_csv(smoke_run / f"{name}.csv") for name in ("noise", "tuning"))
     assert noise["method"].tolist() == list(METHODS)
@@ -69,6 +71,7 @@ def test_noise_and_tuning_are_cells_of_the_results(smoke_run):
     assert (private["clip norm"] == private["clip norm used"]).all()
 
 
+@pytest.mark.slow
 def test_a_finished_experiment_is_read_and_a_killed_cell_is_trained_from_its_first_round(
     smoke_run, monkeypatch
 ):
