@@ -70,6 +70,7 @@ def _explain(name: str, cases: tuple[suite.Case, ...]) -> int:
             print(f"At least: {suite.shown(case.lower_bound, math.floor)}. {case.proof}")
             print(f"Valid:    {suite.shown(case.valid, math.ceil)}. {case.refusal or ''}".rstrip())
             print(f"Source:   {case.source}.")
+            print(f"Seen:     {case.seen}.")
             return 0
     known = ", ".join(case.name for case in cases)
     print(f"error: --explain={name!r} is no case: expected one of {known}.", file=sys.stderr)

@@ -27,7 +27,9 @@ class Definition:
       question: What is run, and which epsilon is asked for.
       mistake: How the wrong epsilon comes about, with its formula.
       proof: The two data sets and the event or statistic of the lower bound.
-      source: Where it is explained, or known from.
+      source: Where it is explained.
+      seen: Where somebody made or nearly made the mistake, as repository, file and commit, or issue;
+        or that no public instance is known.
       inputs: What is run.
       wrong: The wrong epsilon.
       lower_bound: A proven lower bound on epsilon.
@@ -38,6 +40,7 @@ class Definition:
     mistake: str
     proof: str
     source: str
+    seen: str
     inputs: Mapping[str, Any]
     wrong: Callable[[], float]
     lower_bound: Callable[[], float]

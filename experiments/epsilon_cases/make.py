@@ -26,6 +26,7 @@ def made(definition: Definition) -> suite.Case:
         mistake=definition.mistake,
         proof=definition.proof,
         source=definition.source,
+        seen=definition.seen,
         inputs=definition.inputs,
         wrong=_rounded(definition.wrong(), 9),
         # Down and up, so that both still hold.

@@ -20,7 +20,10 @@ CASES = (
         mistake="The accountant of Poisson sampling is asked, at rate cohort / N, for a client "
         "that is added.",
         proof=OTHERS_AGREE,
-        source="Lebeda et al., arXiv:2411.04205; the samplers of most simulators draw like this",
+        source="Lebeda et al., arXiv:2405.20769 (abstract: epsilon about 1 for Poisson sampling and "
+        "above 10 without replacement)",
+        seen='meta-pytorch/opacus issue 80 ("a shortcut, which assumes Poisson sampling"); '
+        "yuxiangw/autodp issue 3 says why not",
         inputs=FIXED,
         wrong=lambda: wrong.poisson(0.01, 1.0, 1000, 1e-5),
         lower_bound=lambda: _fixed_size(1.0, 1000),
@@ -31,8 +34,10 @@ CASES = (
         mistake="The accountant of sampling without replacement is given z; a replaced client "
         "moves the sum by 2 C, so that it must be given z / 2.",
         proof=OTHERS_AGREE,
-        source="Wang et al., arXiv:1808.00087; dp-accounting's RdpAccountant with REPLACE_ONE "
-        "takes the sensitivity of an event as it is given",
+        source="Wang et al., arXiv:1808.00087",
+        seen="dp-accounting 0.6.0, dp_event.py and rdp/rdp_privacy_accountant.py: the noise "
+        "multiplier of a GaussianDpEvent is over the norm of one value, and is taken as it is "
+        "under REPLACE_ONE; for SampledWithoutReplacementDpEvent as well",
         inputs=FIXED,
         wrong=lambda: wrong.without_replacement(1000, 10, 1.0, 1000, 1e-5),
         lower_bound=lambda: _fixed_size(1.0, 1000),
@@ -44,7 +49,13 @@ CASES = (
         "rounds.",
         proof="All others send -C; the client +C, or 0 in the other data set. The statistic is "
         "the highest of the batches.",
-        source="Chua et al., arXiv:2403.17673",
+        source="Chua et al., arXiv:2403.17673, and arXiv:2411.04205 for several epochs; audited by "
+        "Annamalai et al., arXiv:2411.10614",
+        seen="pytorch/opacus, opacus/privacy_engine.py (013a071): poisson_sampling=False leaves "
+        "the loader as it is, and the accountant has Poisson sampling at rate 1 / "
+        "len(data_loader); the docstring says so. lxuechen/private-transformers issue 7 says "
+        "the same of its batches. tensorflow-privacy has deprecated compute_dp_sgd_privacy "
+        "for it",
         inputs={
             "noise": "gaussian",
             "noise_multiplier": 0.7,
@@ -66,6 +77,7 @@ CASES = (
         proof="Exact: the client moves the sums of 10 known rounds by C each.",
         source="Choquette-Choo et al., arXiv:2306.08153 (several participations without "
         "amplification)",
+        seen="The same option of Opacus, with a loader that does not shuffle",
         inputs={
             "noise": "gaussian",
             "noise_multiplier": 1.0,
@@ -86,7 +98,9 @@ CASES = (
         "0.1.",
         mistake="Rate 10 / 1000: the server samples, but from fewer clients than there are.",
         proof=KNOWN_SUM,
-        source="Balle et al., arXiv:2007.06605; Kairouz et al., arXiv:2103.00039",
+        source="Balle et al., arXiv:2007.06605, section 1; Kairouz et al., arXiv:2103.00039",
+        seen="No public instance is known; Balle et al. say that works on federated learning "
+        "assume sampling that their systems do not have",
         inputs=BASE | {"population": 100, "rate": 0.1},
         wrong=lambda: wrong.poisson(0.01, 1.0, 1000, 1e-5),
         lower_bound=lambda: bounds.sampled_gaussian(0.1, 1.0, 1000, 1e-5),

@@ -56,6 +56,10 @@ CASES = (
         mistake="Sensitivity C; that of a weighted sum is C times the largest weight.",
         proof=KNOWN_SUM + " By 2 C, if its weight is the largest.",
         source="McMahan et al., arXiv:1710.06963, which caps the weights",
+        seen="adap/flower, src/py/flwr/server/strategy/dp_fixed_clipping.py (006e1f5): noise of z "
+        "C / num_sampled_clients on the average of FedAvg, which aggregate.py (00cd859) "
+        "weights by examples. With an accountant, flwrlabs/flower (341eb03) requires equal "
+        "weights",
         inputs=BASE | {"largest_weight": 2.0},
         wrong=lambda: wrong.poisson(0.01, 1.0, 1000, 1e-5),
         lower_bound=lambda: bounds.sampled_gaussian(0.01, 0.5, 1000, 1e-5),
@@ -69,7 +73,9 @@ CASES = (
         "it what all others contribute to the average.",
         proof="All others send +C, the client -C or nothing. Both averages are mixtures over how "
         "many came.",
-        source="arXiv:2605.15648; McMahan et al., arXiv:1710.06963 (the fixed denominator)",
+        source="McMahan et al., arXiv:1710.06963 (the fixed denominator)",
+        seen="meta-pytorch/opacus issue 571: a denominator that depends on the number of records, "
+        "1.2 reported and 2.5 measured. Issue 420 asks for the actual size as denominator",
         inputs=BASE
         | {"population": 100, "rate": 0.1, "rounds": 100, "divided_by": "realized cohort"},
         wrong=lambda: wrong.poisson(0.1, 1.0, 100, 1e-5),
@@ -80,8 +86,10 @@ CASES = (
         question="All clients in each of 100 rounds, z = 10; a neighbor replaces a client.",
         mistake="An accountant is set to replace-one and given z: 2 C is accounted for as C.",
         proof="Exact: the client's update is C in one data set and -C in the other.",
-        source="dp-accounting's RdpAccountant with REPLACE_ONE; Ponomareva et al., "
-        "arXiv:2303.00654",
+        source="Ponomareva et al., arXiv:2303.00654",
+        seen="dp-accounting 0.6.0, dp_event.py and rdp/rdp_privacy_accountant.py: the noise "
+        "multiplier of a GaussianDpEvent is over the norm of one value, and is taken as it is "
+        "under REPLACE_ONE",
         inputs=FULL | {"noise_multiplier": 10.0, "rounds": 100, "adjacency": "replace_one"},
         wrong=lambda: wrong.replace_one(10.0, 100, 1e-5),
         lower_bound=lambda: bounds.gaussian(2.0, 1e-5),
@@ -96,6 +104,10 @@ CASES = (
         "1/2.",
         proof=KNOWN_SUM + " It moves the count by 1 as well: both together are one Gaussian.",
         source="Andrew et al., arXiv:1905.03871",
+        seen="flwrlabs/flower, framework/py/flwr/serverapp/strategy/dp_adaptive_clipping.py "
+        "(3d7dfd4): bits of 0 and 1, with this formula and bit_noise = num_sampled_clients / "
+        "20 (supercore/differential_privacy.py, 712c510). tensorflow-privacy and pfl-research "
+        "shift theirs",
         inputs=BASE | {"rate": 0.02, "rounds": 100, "bit_noise": 1.0, "bit_change": 1.0},
         wrong=lambda: wrong.poisson(0.02, 1.0, 100, 1e-5),
         lower_bound=lambda: bounds.sampled_gaussian(
@@ -110,6 +122,8 @@ CASES = (
         proof=KNOWN_SUM
         + " It moves the metric as well: both together are a Gaussian of z / sqrt(2).",
         source="Dwork and Roth (2014), section 3.5 (composition)",
+        seen="adap/flower, src/py/flwr/server/strategy/dp_fixed_clipping.py (006e1f5): the "
+        "aggregated metrics are returned beside the noisy parameters, even without noise",
         inputs=BASE | {"releases": 2},
         wrong=lambda: wrong.poisson(0.01, 1.0, 1000, 1e-5),
         lower_bound=lambda: bounds.sampled_gaussian(0.01, 0.5**0.5, 1000, 1e-5),
@@ -121,8 +135,10 @@ CASES = (
         mistake="Only the noisy sum is accounted for.",
         proof="The client is above the norm, or is not there: the counts differ, and so does "
         "whatever is computed from them.",
-        source="TFF's tff.learning.dp_aggregator with zeroing=True, its default, which estimates the "
-        "quantile behind the zeroing without noise",
+        source="the definition: whatever depends on a client and is released exactly has no epsilon",
+        seen="TFF 0.87.0, learning/model_update_aggregator.py: dp_aggregator(zeroing=True), the "
+        "default, estimates the quantile behind the zeroing by "
+        "PrivateQuantileEstimationProcess.no_noise",
         inputs=FULL | {"unnoised_count": True},
         wrong=lambda: wrong.full(1.0, 1, 1e-5),
         lower_bound=lambda: bounds.event(1.0, 0.0, 1e-5),
@@ -135,6 +151,8 @@ CASES = (
         proof="The sum of the others is known; the client's records all move it in one direction, "
         "as many as are drawn.",
         source="Dwork and Roth (2014), theorem 2.2 (groups); Levy et al., arXiv:2102.11845",
+        seen="No public instance is known. tensorflow-privacy's compute_dp_sgd_privacy_statement "
+        "names both epsilons, and refuses the second one without a bound on a user's examples",
         inputs={key: value for key, value in BASE.items() if key != "rounds"}
         | {"unit": "client", "records_of_a_client": 10, "steps": 1000, "noise_multiplier": 5.0},
         wrong=lambda: wrong.poisson(0.01, 5.0, 1000, 1e-5),
@@ -148,6 +166,8 @@ CASES = (
         "are: each share has to have z C / sqrt(16).",
         proof=EXACT,
         source="Kairouz, Liu and Steinke, arXiv:2102.06387",
+        seen="No public instance is known; flwrlabs/flower issue 1892 asks for it, of code that is "
+        "right",
         inputs=FULL
         | {
             "noise_multiplier": 4.0,
@@ -165,7 +185,10 @@ CASES = (
         mistake="The noise of the clients that were drawn is accounted for, not of those who "
         "reported.",
         proof=EXACT,
-        source="Kairouz, Liu and Steinke, arXiv:2102.06387",
+        source="Kairouz, Liu and Steinke, arXiv:2102.06387; Jiang et al. (Dordis), arXiv:2209.12528",
+        seen="adap/flower, src/py/flwr/server/strategy/dp_fixed_clipping.py (006e1f5): if fewer "
+        "clients reply than the server's noise is meant for, a warning is logged and the "
+        "round goes on",
         inputs=FULL
         | {
             "noise_multiplier": 4.0,
@@ -182,7 +205,10 @@ CASES = (
         "/ 100, as if 100 had come. On the sum of the 20 it is 20 times as much: z = 1.",
         mistake="Epsilon with z = 5, as for a cohort and a population 5 times as large.",
         proof=KNOWN_SUM,
-        source="benchmark set-ups with a noise cohort, such as pfl-research's, arXiv:2404.06430",
+        source="Granqvist et al. (pfl-research), arXiv:2404.06430",
+        seen="apple/pfl-research, benchmarks/utils/argument_parsing.py (06651ed): "
+        "--noise_cohort_size scales the noise; its help says that results hold only for a "
+        "cohort of that size",
         inputs=BASE | {"rate": 0.02, "rounds": 100},
         wrong=lambda: wrong.poisson(0.02, 5.0, 100, 1e-5),
         lower_bound=lambda: bounds.sampled_gaussian(0.02, 1.0, 100, 1e-5),
@@ -195,6 +221,8 @@ CASES = (
         proof="A sum beyond the noise's end proves that the client is in it; that happens in some "
         "round with probability 1.4e-5, which is above delta.",
         source="Mironov (2012), On Significance of the Least Significant Bits",
+        seen="TensorFlow 2.21, xla/tsl/lib/random/random_distributions_utils.h: BoxMullerFloat, "
+        "behind tf.random.normal",
         inputs=BASE | {"largest_noise": 5.6777},
         wrong=lambda: wrong.poisson(0.01, 1.0, 1000, 1e-5),
         lower_bound=lambda: _largest_noise(0.01, 1.0, 1000, 5.6777, 1e-5),

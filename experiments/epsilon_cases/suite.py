@@ -24,7 +24,8 @@ class Case:
       question: What is run, and which epsilon is asked for.
       mistake: How the wrong epsilon comes about.
       proof: Of the lower bound.
-      source: Where it is explained, or known from.
+      source: Where it is explained.
+      seen: Where somebody made or nearly made the mistake, or that no public instance is known.
       inputs: What is run, as plain values.
       wrong: The wrong epsilon.
       lower_bound: A proven lower bound on epsilon; may be infinite.
@@ -37,6 +38,7 @@ class Case:
     mistake: str
     proof: str
     source: str
+    seen: str
     inputs: Mapping[str, Any]
     wrong: float
     lower_bound: float
@@ -151,20 +153,22 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def page(cases: Sequence[Case]) -> str:
-    """Returns the cases as a table in Markdown, with how each wrong epsilon comes about.
+    """Returns the cases as two tables in Markdown: how each comes about, and where it is known from.
 
     Args:
       cases: The cases.
     """
     lines = [
-        "| case | how it comes about | wrong epsilon | at least | valid | source |",
-        "|---|---|---:|---:|---:|---|",
+        "| case | how it comes about | wrong epsilon | at least | valid |",
+        "|---|---|---:|---:|---:|",
     ]
     lines += [
         f"| `{case.name}` | {case.mistake} | {shown(case.wrong)} | "
-        f"{shown(case.lower_bound, math.floor)} | {shown(case.valid, math.ceil)} | {case.source} |"
+        f"{shown(case.lower_bound, math.floor)} | {shown(case.valid, math.ceil)} |"
         for case in cases
     ]
+    lines += ["", "| case | explained in | seen in |", "|---|---|---|"]
+    lines += [f"| `{case.name}` | {case.source} | {case.seen} |" for case in cases]
     return "\n".join(lines) + "\n"
 
 

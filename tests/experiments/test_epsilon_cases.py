@@ -32,7 +32,7 @@ def test_each_wrong_epsilon_is_below_what_is_proven_and_each_of_ours_is_not(case
         assert case.refusal
     else:
         assert case.valid >= case.lower_bound
-    for text in (case.question, case.mistake, case.proof, case.source):
+    for text in (case.question, case.mistake, case.proof, case.source, case.seen):
         assert len(text) > 20 or text.startswith("arXiv")
 
 
@@ -45,9 +45,9 @@ def test_the_file_is_what_the_definitions_give(definition):
         assert (before is None) == (now is None)
         assert before is None or now == pytest.approx(before, rel=1e-4)
     assert again.inputs == case.inputs
-    assert [getattr(again, name) for name in ("question", "mistake", "proof", "source")] == [
-        getattr(case, name) for name in ("question", "mistake", "proof", "source")
-    ]
+    assert [
+        getattr(again, name) for name in ("question", "mistake", "proof", "source", "seen")
+    ] == [getattr(case, name) for name in ("question", "mistake", "proof", "source", "seen")]
     assert len(make.CASES) == len(CASES)
 
 

@@ -72,6 +72,7 @@ SMALL = {
     ),
     "lstm": ({"length": 10, "channels": 2, "classes": 3, "units": 8}, windows, [10, 2], 0.5),
     "char_lstm": ({"vocabulary": 5, "length": 6, "units": 8, "layers": 2}, texts, [6], 2.0),
+    "ngram": ({"vocabulary": 5, "length": 6, "context": 2, "units": 8}, texts, [6], 2.0),
     "transformer": (
         {"vocabulary": 5, "length": 6, "width": 8, "heads": 2, "blocks": 1},
         texts,
