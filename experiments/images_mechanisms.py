@@ -1,0 +1,335 @@
+"""Images, 1,000 and 10,000 clients: which mechanism wins at which epsilon?
+
+A client is protected as a whole. All mechanisms that can train a model of this size are calibrated to
+the same epsilons and train the same logistic regression on the same images (`experiments.data.fashion`),
+with the same rounds, as many clients a round, and the same number of trials to tune them
+(`experiments._trials`); the server's optimizer is SGD without momentum. `experiments._image_mechanisms`
+has the mechanisms, each with the sampler that its accounting needs, and the noise that each adds to the
+model, by formula.
+
+What is left out: noise for single images (`RecordGaussianMechanism`), since its epsilon is that of
+another unit, and images are no persons (`medicine_silos` and `finance` compare the two); a clip norm for
+each layer, which has the same noise as one for all; the distributed discrete Gaussian, whose noise is
+that of Skellam; and local Laplace noise, which is larger than all of the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+import tff_dp
+from experiments import _image_mechanisms as mechanisms
+from experiments import _images, _plots, _report, _tables, _training, _trials
+from experiments._image_mechanisms import KINDS, Population
+from experiments.data import fashion
+from tff_dp import _checks
+from tff_dp.config import Config
+from tff_dp.errors import ArgumentError
+
+NONE = "no privacy"
+_TRUSTED = ("Gaussian", "Gaussian, fixed size", "tree", "banded", "banded, sampled")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacySettings(Config):
+    """The [privacy] section.
+
+    Attributes:
+      learning_rate: Of the clients.
+      cohort: Clients a round, or their expected number.
+      alpha: Of the Dirichlet law by which labels are dealt out.
+      target_epsilons: One training of each mechanism for each.
+    """
+
+    learning_rate: float
+    cohort: int
+    alpha: float
+    target_epsilons: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _checks.real("learning_rate", self.learning_rate, "(0, inf)")
+        _checks.real("alpha", self.alpha, "(0, 1e6]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MechanismTuning(Config):
+    """The [tuning] section: what is tried for each row, equally many.
+
+    Attributes:
+      seed: Of all trials.
+      validation: The share of the training images that trials are scored on.
+      epsilons: At which trials are made; each target takes the choice of the nearest one, by ratio.
+      server_rates: The server's learning rates, each with each bound of the row's kind.
+      clip_norms: L2 clip norms.
+      l1_clip_norms: L1 clip norms.
+      quantiles: Shares of clients that adaptive clipping leaves unclipped.
+      reference_rates: The server's learning rates without privacy.
+    """
+
+    seed: int
+    validation: float
+    epsilons: Sequence[float]
+    server_rates: Sequence[float]
+    clip_norms: Sequence[float]
+    l1_clip_norms: Sequence[float]
+    quantiles: Sequence[float]
+    reference_rates: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _checks.integer("epsilons", len(self.epsilons), "[1, inf)", "Give at least one.")
+
+    def candidates(self, kind: str | None) -> list[_trials.Candidate]:
+        """Returns what is tried for a kind of mechanism.
+
+        Args:
+          kind: One of `KINDS`; None without privacy.
+        """
+        if kind is None:
+            return [{"server rate": rate} for rate in self.reference_rates]
+        bound = KINDS[kind].bound
+        bounds = {
+            "clip norm": self.clip_norms,
+            "L1 clip norm": self.l1_clip_norms,
+            "quantile": self.quantiles,
+        }[bound]
+        return [
+            {bound: b, "server rate": r} for b, r in itertools.product(bounds, self.server_rates)
+        ]
+
+    def nearest(self, epsilon: float) -> float:
+        """Returns the epsilon whose trials a target takes.
+
+        Args:
+          epsilon: The target.
+        """
+        return min(self.epsilons, key=lambda other: abs(math.log(other / epsilon)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PopulationSettings(Config):
+    """The sections [small] and [large].
+
+    Attributes:
+      clients: Over how many the images are dealt out.
+      delta: Of each epsilon.
+      mechanisms: Names of `KINDS`.
+    """
+
+    clients: int
+    delta: float
+    mechanisms: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name in self.mechanisms:
+            if name not in KINDS:
+                raise ArgumentError(
+                    f"mechanisms has {name!r}: expected names among {', '.join(KINDS)}."
+                )
+
+
+def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
+    """Runs the experiment and writes its results.
+
+    Args:
+      settings: The sections "training", "privacy", "tuning", "small" and "large".
+      out: The folder of the experiment.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      ArgumentError: A setting is outside its bound, or `out` has other results.
+    """
+    training = _images.ImageSettings.from_dict(settings["training"])
+    privacy = PrivacySettings.from_dict(settings["privacy"])
+    tuning = MechanismTuning.from_dict(settings["tuning"])
+    sizes = [PopulationSettings.from_dict(settings[name]) for name in ("small", "large")]
+    weights = (fashion.pixels(training.pool) + 1) * fashion.CLASSES
+    populations = {size.clients: _population(size, training, privacy, weights) for size in sizes}
+    rows = [row for size in sizes for row in rows_of(size, privacy, tuning)]
+    _trials.check(rows, tuning.seed, training.seeds)
+    plan = functools.partial(_plan, populations)
+    for row in rows:  # whatever no plan takes shows before TensorFlow is imported
+        for setting, candidate in itertools.product((row.setting, row.tuned_as), row.candidates):
+            plan(setting, candidate)
+
+    def train(
+        setting: Mapping[str, Any],
+        candidate: _trials.Candidate,
+        seed: int,
+        trial: bool,
+        folder: pathlib.Path,
+    ) -> dict[str, Any]:
+        task = _images.load(
+            clients=setting["clients"], alpha=privacy.alpha, seed=seed, pool=training.pool,
+            examples=training.examples, validation=tuning.validation if trial else None,
+        )  # fmt: skip
+        return _trained(
+            task, training, privacy, plan(setting, candidate), setting, candidate, seed, folder
+        )
+
+    with _training.session():
+        tuned = _trials.run(
+            rows, train, tuning_seed=tuning.seed, seeds=training.seeds, settings=settings, out=out
+        )
+    tuned.save()
+    _report.publish(
+        tuned.finished,
+        name="images_mechanisms",
+        settings=settings,
+        by=["clients", "mechanism", "epsilon"],
+        measures=["accuracy", "noise in the model", "noise multiplier", "epsilon spent"],
+        decimals={"noise in the model": 4},
+        plots=[functools.partial(_plot, [size.clients for size in sizes]), _plot_others],
+        notes=tuned.notes,
+    )
+    return 0
+
+
+def rows_of(
+    size: PopulationSettings, privacy: PrivacySettings, tuning: MechanismTuning
+) -> list[_trials.Row]:
+    """Returns the rows of a population: no privacy, and each mechanism at each target.
+
+    Args:
+      size: The population.
+      privacy: The targets.
+      tuning: What is tried.
+    """
+    none = {"clients": size.clients, "mechanism": NONE, "epsilon": None}
+    rows = [_trials.Row(setting=none, tuned_as=none, candidates=tuning.candidates(None))]
+    for name, epsilon in itertools.product(
+        size.mechanisms, sorted(privacy.target_epsilons, reverse=True)
+    ):
+        setting = {"clients": size.clients, "mechanism": name, "epsilon": float(epsilon)}
+        rows.append(
+            _trials.Row(
+                setting=setting,
+                tuned_as={**setting, "epsilon": float(tuning.nearest(epsilon))},
+                candidates=tuning.candidates(name),
+            )
+        )
+    return rows
+
+
+def _population(
+    size: PopulationSettings,
+    training: _images.ImageSettings,
+    privacy: PrivacySettings,
+    weights: int,
+) -> Population:
+    _checks.integer(
+        "cohort", privacy.cohort, f"[1, {size.clients // 2}]", "It is at most half of the clients."
+    )
+    return Population(
+        clients=size.clients, cohort=privacy.cohort, rounds=training.rounds, delta=size.delta,
+        dimension=weights,
+    )  # fmt: skip
+
+
+def _plan(
+    populations: Mapping[int, Population],
+    setting: Mapping[str, Any],
+    candidate: _trials.Candidate,
+) -> tff_dp.PrivacyPlan | tff_dp.NoPrivacy:
+    population, name = populations[setting["clients"]], setting["mechanism"]
+    if name == NONE:
+        return tff_dp.NoPrivacy(sampler=population.poisson)
+    bound = candidate[KINDS[name].bound]
+    return mechanisms.plan_of(name, population, setting["epsilon"], bound)
+
+
+def _trained(
+    task: _images.Task,
+    training: _images.ImageSettings,
+    privacy: PrivacySettings,
+    plan: tff_dp.PrivacyPlan | tff_dp.NoPrivacy,
+    setting: Mapping[str, Any],
+    candidate: _trials.Candidate,
+    seed: int,
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    from models import logistic  # needs Keras, and so TensorFlow
+
+    result = _images.train(
+        logistic.build(features=task.pixels, classes=fashion.CLASSES),
+        task,
+        training,
+        folder=folder,
+        client_rate=privacy.learning_rate,
+        server_rate=candidate["server rate"],
+        privacy=plan,
+        algorithm=tff_dp.FedAvg(
+            client_optimizer=tff_dp.SGD(learning_rate=1.0),
+            server_optimizer=tff_dp.SGD(learning_rate=1.0),
+            weighting="uniform",
+        ),
+        seed=seed,
+    )
+    found = {
+        "accuracy": task.accuracy(result.model),
+        "epsilon spent": result.epsilon,
+        "data": task.source,
+        "rounds": len(result.history),
+    }
+    if isinstance(plan, tff_dp.PrivacyPlan):
+        found |= {
+            "noise in the model": mechanisms.noise_of(setting["mechanism"], plan),
+            "noise multiplier": plan.mechanism.noise_multiplier,
+            "neighbors": plan.adjacency.value,
+            "sampler": type(plan.sampler).__name__,
+            "bands": getattr(plan.mechanism, "bands", None),
+        }
+    return found
+
+
+def _plot(sizes: Sequence[int], table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
+    """Draws the mechanisms of a trusted server, a panel a population: the plot of the README."""
+    panels = [
+        _panel(table[table["clients"] == clients], _TRUSTED, f"{clients:,} clients")
+        for clients in sizes
+    ]
+    return _plots.draw(panels, out / "images_mechanisms.png")
+
+
+def _plot_others(table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
+    """Draws what was run with the small population only, beside the plain Gaussian."""
+    mine = table[table["clients"] == table["clients"].iloc[0]]
+    names = ["Gaussian", *(name for name in KINDS if name not in _TRUSTED)]
+    return _plots.draw(
+        [_panel(mine, names, f"{mine['clients'].iloc[0]:,} clients")], out / "others.png"
+    )
+
+
+def _panel(table: pd.DataFrame, names: Sequence[str], title: str) -> _plots.Panel:
+    curves = []
+    for name in names:
+        rows = table[table["mechanism"] == name].sort_values("epsilon")
+        if len(rows):
+            curves.append(
+                _plots.Curve(
+                    label=name, x=rows["epsilon"].tolist(), y=rows["accuracy"].tolist(),
+                    spread=rows["accuracy" + _tables.SPREAD].tolist(),
+                )
+            )  # fmt: skip
+    none = table[table["mechanism"] == NONE].iloc[0]
+    spread = none["accuracy" + _tables.SPREAD]
+    return _plots.Panel(
+        title=title,
+        x_label="epsilon for a client (smaller: more private)",
+        y_label="accuracy on test images",
+        curves=curves,
+        levels=[
+            _plots.Level(
+                label=NONE, y=none["accuracy"], spread=0.0 if math.isnan(spread) else spread
+            )
+        ],
+    )
