@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
@@ -270,7 +269,7 @@ def test_the_mechanisms_run_at_their_small_size_within_their_targets(tff, digits
     assert private["noise in the model"].gt(0).all()
     assert rows["accuracy"].between(0, 1).all()
     results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results["trials"]) == len(pd.read_csv(tmp_path / "trials.csv")) == 5
+    assert len(results["trials"]) == len(pd.read_csv(tmp_path / "trials.csv")) == 4
     assert {cell["seed"] for cell in results["cells"]} == {1}
     for name in ("images_mechanisms.png", "others.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -280,9 +279,8 @@ def test_the_mechanisms_run_at_their_small_size_within_their_targets(tff, digits
 def test_the_algorithms_run_at_their_small_size(tff, digits, tmp_path):
     assert command.main(["images_algorithms", "--smoke", "--out", str(tmp_path)]) == 0
     rows = pd.read_csv(tmp_path / "cells.csv")
-    assert list(zip(rows["labels"], rows["algorithm"], strict=True)) == list(
-        itertools.product(["Dirichlet 0.5", "iid"], ["FedAvg", "FedYogi"])
-    )
+    assert rows["labels"].tolist() == ["Dirichlet 0.5", "iid"]
+    assert set(rows["algorithm"]) == {"FedYogi"}
     assert rows["accuracy"].between(0, 1).all()
     assert (tmp_path / "images_algorithms.png").read_bytes().startswith(b"\x89PNG")
 
@@ -312,7 +310,7 @@ BAD = [
     ("images_algorithms", 'federation.algorithms=["Adam"]', "algorithms has 'Adam'"),
     ("images_algorithms", "federation.cohort=41", "cohort=41 is outside its bound"),
     ("images_algorithms", "tuning.client_rates=[-1.0]", "client_rates=-1.0 is outside its bound"),
-    ("images_algorithms", "tuning.fedavg_server_rates=[1.0, 2.0]", "candidates are [1, 2]"),
+    ("images_algorithms", "tuning.adaptive_server_rates=[]", "candidates are [0]"),
 ]
 
 
