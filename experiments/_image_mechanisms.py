@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import cast
 
 import tff_dp
 from tff_dp.mechanisms.strategy import banded_strategy, running_sum_error
@@ -219,8 +220,9 @@ def _independent(plan: tff_dp.PrivacyPlan, deviation: float | None = None) -> fl
 
 
 def _banded_noise(plan: tff_dp.PrivacyPlan) -> float:
-    error = running_sum_error(banded_strategy(plan.mechanism.bands, plan.rounds), plan.rounds)
-    return float(plan.mechanism.noise_multiplier * error / plan.clients_per_round)
+    bands = cast(tff_dp.BandedMechanism, plan.mechanism).bands
+    error = running_sum_error(banded_strategy(bands, plan.rounds), plan.rounds)
+    return plan.mechanism.noise_multiplier * error / plan.clients_per_round
 
 
 def _tree_noise(plan: tff_dp.PrivacyPlan) -> float:
@@ -228,7 +230,8 @@ def _tree_noise(plan: tff_dp.PrivacyPlan) -> float:
 
 
 def _adaptive_noise(plan: tff_dp.PrivacyPlan) -> float:
-    return _independent(plan, plan.mechanism.value_noise_multiplier(plan.clients_per_round))
+    mechanism = cast(tff_dp.AdaptiveGaussianMechanism, plan.mechanism)
+    return _independent(plan, mechanism.value_noise_multiplier(plan.clients_per_round))
 
 
 def _laplace_noise(plan: tff_dp.PrivacyPlan) -> float:
