@@ -17,7 +17,6 @@ from experiments.data import fashion
 from tff_dp import _checks
 from tff_dp.config import Config
 
-
 # Pixels are shifted and scaled by round numbers near what is usual for such images. A linear model learns
 # three times as fast by that; being public, the numbers release nothing.
 _MIDDLE, _SCALE = np.float32(0.3), np.float32(0.3)
