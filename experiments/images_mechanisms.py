@@ -10,7 +10,8 @@ model, by formula.
 What is left out: noise for single images (`RecordGaussianMechanism`), since its epsilon is that of
 another unit, and images are no persons (`medicine_silos` and `finance` compare the two); a clip norm for
 each layer, which has the same noise as one for all; the distributed discrete Gaussian, whose noise is
-that of Skellam; and local Laplace noise, which is larger than all of the others.
+that of Skellam; and local Laplace noise, since the L1 norm of an update of 1,970 weights is up to 44
+times its L2 norm.
 """
 
 from __future__ import annotations

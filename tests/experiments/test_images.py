@@ -254,6 +254,23 @@ def test_pixels_are_averages_over_squares(digits):
         fashion.load(seed=3, clients=10, pool=3)
 
 
+def test_models_get_the_same_images_as_rows_of_scaled_pixels(digits):
+    split = fashion.load(seed=3, clients=10, pool=2, alpha=0.5, examples=300)
+    task = _images.load(clients=10, alpha=0.5, seed=3, pool=2, examples=300, validation=None)
+    assert task.pixels == fashion.pixels(2) == 16
+    np.testing.assert_allclose(0.3 + 0.3 * task.x, split.test_x.reshape(-1, 16), atol=1e-6)
+    for client in range(10):
+        (x, y), (images, labels) = task.train.client(client), split.train.client(client)
+        np.testing.assert_allclose(0.3 + 0.3 * x, images.reshape(-1, 16), atol=1e-6)
+        np.testing.assert_array_equal(y, labels)
+    assert task.train.num_examples == 300
+
+
+def test_accuracy_is_the_share_of_right_classes():
+    task = _images.Task(train=None, x=np.eye(4, 10), y=np.array([0, 1, 2, 9]), source="made up")
+    assert task.accuracy(lambda x, training: x) == 0.75
+
+
 # The experiments.
 
 
