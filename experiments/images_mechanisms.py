@@ -37,6 +37,13 @@ from tff_dp.errors import ArgumentError
 
 NONE = "no privacy"
 _TRUSTED = ("Gaussian", "Gaussian, fixed size", "tree", "banded", "banded, sampled")
+_LABELS = {  # in plots, for readers who know other names
+    "Gaussian": "Gaussian (DP-FedAvg)",
+    "Gaussian, fixed size": "Gaussian, cohorts of fixed size",
+    "tree": "tree (DP-FTRL)",
+    "banded": "banded (DP-BandMF)",
+    "Skellam": "Skellam, distributed",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -294,8 +301,12 @@ def _trained(
 
 def _plot(sizes: Sequence[int], table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
     """Draws the mechanisms of a trusted server, a panel a population: the plot of the README."""
+    shown = table[table["mechanism"].isin([NONE, *_TRUSTED])]
+    spread = shown["accuracy" + _tables.SPREAD].fillna(0.0)
+    # One range for all panels, which are compared.
+    y_range = (shown["accuracy"] - spread).min() - 0.01, (shown["accuracy"] + spread).max() + 0.01
     panels = [
-        _panel(table[table["clients"] == clients], _TRUSTED, f"{clients:,} clients")
+        _panel(shown[shown["clients"] == clients], _TRUSTED, f"{clients:,} clients", y_range)
         for clients in sizes
     ]
     return _plots.draw(panels, out / "images_mechanisms.png")
@@ -310,14 +321,20 @@ def _plot_others(table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _panel(table: pd.DataFrame, names: Sequence[str], title: str) -> _plots.Panel:
+def _panel(
+    table: pd.DataFrame,
+    names: Sequence[str],
+    title: str,
+    y_range: tuple[float, float] | None = None,
+) -> _plots.Panel:
     curves = []
     for name in names:
         rows = table[table["mechanism"] == name].sort_values("epsilon")
         if len(rows):
             curves.append(
                 _plots.Curve(
-                    label=name, x=rows["epsilon"].tolist(), y=rows["accuracy"].tolist(),
+                    label=_LABELS.get(name, name),
+                    x=rows["epsilon"].tolist(), y=rows["accuracy"].tolist(),
                     spread=rows["accuracy" + _tables.SPREAD].tolist(),
                 )
             )  # fmt: skip
@@ -333,4 +350,5 @@ def _panel(table: pd.DataFrame, names: Sequence[str], title: str) -> _plots.Pane
                 label=NONE, y=none["accuracy"], spread=0.0 if math.isnan(spread) else spread
             )
         ],
+        y_range=y_range,
     )
