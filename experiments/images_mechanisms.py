@@ -16,7 +16,6 @@ times its L2 norm.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -30,12 +29,12 @@ import tff_dp
 from experiments import _image_mechanisms as mechanisms
 from experiments import _images, _plots, _report, _tables, _training, _trials
 from experiments._image_mechanisms import KINDS, Population
+from experiments._image_settings import MechanismTuning, PopulationSettings, PrivacySettings
 from experiments.data import fashion
 from tff_dp import _checks
-from tff_dp.config import Config
-from tff_dp.errors import ArgumentError
 
 NONE = "no privacy"
+_ANY_BOUND = 0.5  # the noise is in clip norms
 _TRUSTED = ("Gaussian", "Gaussian, fixed size", "tree", "banded", "banded, sampled")
 _LABELS = {  # in plots, for readers who know other names
     "Gaussian": "Gaussian (DP-FedAvg)",
@@ -44,103 +43,6 @@ _LABELS = {  # in plots, for readers who know other names
     "banded": "banded (DP-BandMF)",
     "Skellam": "Skellam, distributed",
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivacySettings(Config):
-    """The [privacy] section.
-
-    Attributes:
-      learning_rate: Of the clients.
-      cohort: Clients a round, or their expected number.
-      alpha: Of the Dirichlet law by which labels are dealt out.
-      target_epsilons: One training of each mechanism for each.
-    """
-
-    learning_rate: float
-    cohort: int
-    alpha: float
-    target_epsilons: Sequence[float]
-
-    def __post_init__(self) -> None:
-        _checks.real("learning_rate", self.learning_rate, "(0, inf)")
-        _checks.real("alpha", self.alpha, "(0, 1e6]")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MechanismTuning(Config):
-    """The [tuning] section: what is tried for each row, equally many.
-
-    Attributes:
-      seed: Of all trials.
-      validation: The share of the training images that trials are scored on.
-      epsilons: At which trials are made; each target takes the choice of the nearest one, by ratio.
-      server_rates: The server's learning rates, each with each bound of the row's kind.
-      clip_norms: L2 clip norms.
-      l1_clip_norms: L1 clip norms.
-      quantiles: Shares of clients that adaptive clipping leaves unclipped.
-      reference_rates: The server's learning rates without privacy.
-    """
-
-    seed: int
-    validation: float
-    epsilons: Sequence[float]
-    server_rates: Sequence[float]
-    clip_norms: Sequence[float]
-    l1_clip_norms: Sequence[float]
-    quantiles: Sequence[float]
-    reference_rates: Sequence[float]
-
-    def __post_init__(self) -> None:
-        _checks.integer("epsilons", len(self.epsilons), "[1, inf)", "Give at least one.")
-
-    def candidates(self, kind: str | None) -> list[_trials.Candidate]:
-        """Returns what is tried for a kind of mechanism.
-
-        Args:
-          kind: One of `KINDS`; None without privacy.
-        """
-        if kind is None:
-            return [{"server rate": rate} for rate in self.reference_rates]
-        bound = KINDS[kind].bound
-        bounds = {
-            "clip norm": self.clip_norms,
-            "L1 clip norm": self.l1_clip_norms,
-            "quantile": self.quantiles,
-        }[bound]
-        return [
-            {bound: b, "server rate": r} for b, r in itertools.product(bounds, self.server_rates)
-        ]
-
-    def nearest(self, epsilon: float) -> float:
-        """Returns the epsilon whose trials a target takes.
-
-        Args:
-          epsilon: The target.
-        """
-        return min(self.epsilons, key=lambda other: abs(math.log(other / epsilon)))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PopulationSettings(Config):
-    """The sections [small] and [large].
-
-    Attributes:
-      clients: Over how many the images are dealt out.
-      delta: Of each epsilon.
-      mechanisms: Names of `KINDS`.
-    """
-
-    clients: int
-    delta: float
-    mechanisms: Sequence[str]
-
-    def __post_init__(self) -> None:
-        for name in self.mechanisms:
-            if name not in KINDS:
-                raise ArgumentError(
-                    f"mechanisms has {name!r}: expected names among {', '.join(KINDS)}."
-                )
 
 
 def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
@@ -189,6 +91,8 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
             rows, train, tuning_seed=tuning.seed, seeds=training.seeds, settings=settings, out=out
         )
     tuned.save()
+    noise = noise_table(sizes, populations, privacy.target_epsilons)
+    noise.to_csv(out / "noise.csv", index=False)
     _report.publish(
         tuned.finished,
         name="images_mechanisms",
@@ -197,9 +101,42 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
         measures=["accuracy", "noise in the model", "noise multiplier", "epsilon spent"],
         decimals={"noise in the model": 4},
         plots=[functools.partial(_plot, [size.clients for size in sizes]), _plot_others],
-        notes=tuned.notes,
+        notes=tuned.notes | {"noise_in_the_model": noise.to_dict("records")},
     )
+    print(f"\nNoise in the model by formula, and bands:\n{noise.to_string(index=False)}")
     return 0
+
+
+def noise_table(
+    sizes: Sequence[PopulationSettings],
+    populations: Mapping[int, Population],
+    epsilons: Sequence[float],
+) -> pd.DataFrame:
+    """Returns the noise in the model of all mechanisms, whether they are trained or not.
+
+    Args:
+      sizes: The populations' settings.
+      populations: The populations by their number of clients.
+      epsilons: The targets.
+
+    Returns:
+      One row a population, mechanism and target: "clients", "mechanism", "epsilon", "noise in the
+      model", in clip norms (of L1 for Laplace noise), and "bands".
+    """
+    rows = []
+    for size, epsilon in itertools.product(sizes, sorted(epsilons)):
+        for name in (*size.mechanisms, *size.by_formula):
+            plan = mechanisms.plan_of(name, populations[size.clients], epsilon, _ANY_BOUND)
+            rows.append(
+                {
+                    "clients": size.clients,
+                    "mechanism": name,
+                    "epsilon": float(epsilon),
+                    "noise in the model": mechanisms.noise_of(name, plan),
+                    "bands": getattr(plan.mechanism, "bands", None),
+                }
+            )
+    return pd.DataFrame(rows).astype({"bands": "Int64"})
 
 
 def rows_of(

@@ -15,6 +15,7 @@ from experiments import _image_mechanisms, _images, _settings, _trials
 from experiments import images_algorithms as algorithms
 from experiments import images_mechanisms as mechanisms
 from experiments._image_mechanisms import KINDS, Population
+from experiments._image_settings import MechanismTuning, PopulationSettings, PrivacySettings
 from experiments.data import fashion
 from tff_dp.errors import ArgumentError
 from tff_dp.mechanisms.strategy import banded_strategy
@@ -196,7 +197,7 @@ def test_unequal_effort_and_tuning_on_what_is_reported_are_refused(rows, seeds, 
 @pytest.mark.parametrize("smoke", [False, True])
 def test_the_rows_of_both_experiments_get_the_same_number_of_trials(smoke):
     settings = _settings.load("images_mechanisms", smoke=smoke)
-    tuning = mechanisms.MechanismTuning.from_dict(settings["tuning"])
+    tuning = MechanismTuning.from_dict(settings["tuning"])
     counts = {len(tuning.candidates(kind)) for kind in (None, *KINDS)}
     of = algorithms.AlgorithmTuning.from_dict(
         _settings.load("images_algorithms", smoke=smoke)["tuning"]
@@ -207,16 +208,21 @@ def test_the_rows_of_both_experiments_get_the_same_number_of_trials(smoke):
 
 def test_a_target_takes_the_trials_at_the_nearest_epsilon_by_ratio():
     settings = _settings.load("images_mechanisms")
-    tuning = mechanisms.MechanismTuning.from_dict(settings["tuning"])
+    tuning = MechanismTuning.from_dict(settings["tuning"])
     assert [tuning.nearest(epsilon) for epsilon in (1.0, 2.0, 4.0, 8.0)] == [1.4, 1.4, 5.6, 5.6]
     rows = mechanisms.rows_of(
-        mechanisms.PopulationSettings.from_dict(settings["small"]),
-        mechanisms.PrivacySettings.from_dict(settings["privacy"]),
+        PopulationSettings.from_dict(settings["small"]),
+        PrivacySettings.from_dict(settings["privacy"]),
         tuning,
     )
-    assert {row.setting["mechanism"] for row in rows} == {mechanisms.NONE, *KINDS}
-    assert len({tuple(row.setting.items()) for row in rows}) == len(rows) == 1 + 4 * len(KINDS)
-    assert len({tuple(row.tuned_as.items()) for row in rows}) == 1 + 2 * len(KINDS)
+    names = settings["small"]["mechanisms"]
+    assert [row.setting["mechanism"] for row in rows] == [
+        mechanisms.NONE, *(name for name in names for _ in range(4))
+    ]  # fmt: skip
+    assert len({tuple(row.setting.items()) for row in rows}) == len(rows)
+    assert len({tuple(row.tuned_as.items()) for row in rows}) == 1 + 2 * len(names)
+    for size in ("small", "large"):  # everything is trained, or its noise is computed
+        assert {*settings[size]["mechanisms"], *settings[size]["by_formula"]} == KINDS.keys()
 
 
 # The data.
@@ -288,6 +294,11 @@ def test_the_mechanisms_run_at_their_small_size_within_their_targets(tff, digits
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results["trials"]) == len(pd.read_csv(tmp_path / "trials.csv")) == 4
     assert {cell["seed"] for cell in results["cells"]} == {1}
+    noise = pd.read_csv(tmp_path / "noise.csv").set_index(["clients", "mechanism"])
+    assert list(noise.index) == [(40, "banded, sampled"), (40, "Laplace"), (80, "Gaussian")]
+    for row in private.itertuples():
+        found = noise.loc[(row.clients, row.mechanism), "noise in the model"]
+        assert found == pytest.approx(private.loc[row.Index, "noise in the model"])
     for name in ("images_mechanisms.png", "others.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -316,7 +327,7 @@ def test_algorithms_are_what_their_names_say():
 
 
 BAD = [
-    ("images_mechanisms", 'small.mechanisms=["gauss"]', "mechanisms has 'gauss'"),
+    ("images_mechanisms", 'small.mechanisms=["gauss"]', "mechanisms and by_formula have 'gauss'"),
     ("images_mechanisms", "privacy.cohort=21", "cohort=21 is outside its bound"),
     ("images_mechanisms", "privacy.alpha=0.0", "alpha=0.0 is outside its bound"),
     ("images_mechanisms", "tuning.seed=1", "tuning.seed=1 is one of seeds=[1]"),
