@@ -33,7 +33,7 @@ from experiments._image_settings import MechanismTuning, PopulationSettings, Pri
 from experiments.data import fashion
 from tff_dp import _checks
 
-NONE = "no privacy"
+NONE, CLIPPED = "no privacy", "clipped, no noise"  # neither is private
 _ANY_BOUND = 0.5  # the noise is in clip norms
 _TRUSTED = ("Gaussian", "Gaussian, fixed size", "tree", "banded", "banded, sampled")
 _LABELS = {  # in plots, for readers who know other names
@@ -142,15 +142,19 @@ def noise_table(
 def rows_of(
     size: PopulationSettings, privacy: PrivacySettings, tuning: MechanismTuning
 ) -> list[_trials.Row]:
-    """Returns the rows of a population: no privacy, and each mechanism at each target.
+    """Returns the rows of a population: two without privacy, and each mechanism at each target.
 
     Args:
       size: The population.
       privacy: The targets.
       tuning: What is tried.
     """
-    none = {"clients": size.clients, "mechanism": NONE, "epsilon": None}
-    rows = [_trials.Row(setting=none, tuned_as=none, candidates=tuning.candidates(None))]
+    rows = []
+    for name, kind in ((NONE, None), (CLIPPED, "Gaussian")):
+        setting = {"clients": size.clients, "mechanism": name, "epsilon": None}
+        rows.append(
+            _trials.Row(setting=setting, tuned_as=setting, candidates=tuning.candidates(kind))
+        )
     for name, epsilon in itertools.product(
         size.mechanisms, sorted(privacy.target_epsilons, reverse=True)
     ):
@@ -188,6 +192,9 @@ def _plan(
     population, name = populations[setting["clients"]], setting["mechanism"]
     if name == NONE:
         return tff_dp.NoPrivacy(sampler=population.poisson)
+    if name == CLIPPED:
+        clipping = tff_dp.GaussianMechanism(clip_norm=candidate["clip norm"], noise_multiplier=0.0)
+        return population.plan(clipping, population.poisson)
     bound = candidate[KINDS[name].bound]
     return mechanisms.plan_of(name, population, setting["epsilon"], bound)
 
@@ -225,7 +232,7 @@ def _trained(
         "data": task.source,
         "rounds": len(result.history),
     }
-    if isinstance(plan, tff_dp.PrivacyPlan):
+    if isinstance(plan, tff_dp.PrivacyPlan) and setting["mechanism"] != CLIPPED:
         found |= {
             "noise in the model": mechanisms.noise_of(setting["mechanism"], plan),
             "noise multiplier": plan.mechanism.noise_multiplier,
@@ -238,7 +245,7 @@ def _trained(
 
 def _plot(sizes: Sequence[int], table: pd.DataFrame, out: pathlib.Path) -> pathlib.Path:
     """Draws the mechanisms of a trusted server, a panel a population: the plot of the README."""
-    shown = table[table["mechanism"].isin([NONE, *_TRUSTED])]
+    shown = table[table["mechanism"].isin([NONE, CLIPPED, *_TRUSTED])]
     spread = shown["accuracy" + _tables.SPREAD].fillna(0.0)
     # One range for all panels, which are compared.
     y_range = (shown["accuracy"] - spread).min() - 0.01, (shown["accuracy"] + spread).max() + 0.01
@@ -275,17 +282,20 @@ def _panel(
                     spread=rows["accuracy" + _tables.SPREAD].tolist(),
                 )
             )  # fmt: skip
-    none = table[table["mechanism"] == NONE].iloc[0]
-    spread = none["accuracy" + _tables.SPREAD]
+    levels = []
+    for name in (NONE, CLIPPED):
+        row = table[table["mechanism"] == name].iloc[0]
+        spread = row["accuracy" + _tables.SPREAD]
+        levels.append(
+            _plots.Level(
+                label=name, y=row["accuracy"], spread=0.0 if math.isnan(spread) else spread
+            )
+        )
     return _plots.Panel(
         title=title,
         x_label="epsilon for a client (smaller: more private)",
         y_label="accuracy on test images",
         curves=curves,
-        levels=[
-            _plots.Level(
-                label=NONE, y=none["accuracy"], spread=0.0 if math.isnan(spread) else spread
-            )
-        ],
+        levels=levels,
         y_range=y_range,
     )

@@ -217,10 +217,10 @@ def test_a_target_takes_the_trials_at_the_nearest_epsilon_by_ratio():
     )
     names = settings["small"]["mechanisms"]
     assert [row.setting["mechanism"] for row in rows] == [
-        mechanisms.NONE, *(name for name in names for _ in range(4))
+        mechanisms.NONE, mechanisms.CLIPPED, *(name for name in names for _ in range(4))
     ]  # fmt: skip
     assert len({tuple(row.setting.items()) for row in rows}) == len(rows)
-    assert len({tuple(row.tuned_as.items()) for row in rows}) == 1 + 2 * len(names)
+    assert len({tuple(row.tuned_as.items()) for row in rows}) == 2 + 2 * len(names)
     for size in ("small", "large"):  # everything is trained, or its noise is computed
         assert {*settings[size]["mechanisms"], *settings[size]["by_formula"]} == KINDS.keys()
 
@@ -292,7 +292,7 @@ def test_the_mechanisms_run_at_their_small_size_within_their_targets(tff, digits
     assert private["noise in the model"].gt(0).all()
     assert rows["accuracy"].between(0, 1).all()
     results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results["trials"]) == len(pd.read_csv(tmp_path / "trials.csv")) == 4
+    assert len(results["trials"]) == len(pd.read_csv(tmp_path / "trials.csv")) == 6
     assert {cell["seed"] for cell in results["cells"]} == {1}
     noise = pd.read_csv(tmp_path / "noise.csv").set_index(["clients", "mechanism"])
     assert list(noise.index) == [(40, "banded, sampled"), (40, "Laplace"), (80, "Gaussian")]
