@@ -96,7 +96,7 @@ class PopulationSettings(Config):
     Attributes:
       clients: Over how many the images are dealt out.
       delta: Of each epsilon.
-      mechanisms: Names of `KINDS`, which are trained.
+      mechanisms: Names of `KINDS`, which are trained. A population without any is left out.
       by_formula: Names of others, of which only the noise in the model is computed.
     """
 

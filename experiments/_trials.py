@@ -144,7 +144,7 @@ def check(rows: Sequence[Row], tuning_seed: int, seeds: Sequence[int]) -> None:
             "is chosen by some data must be tested on others."
         )
     counts = sorted({len(row.candidates) for row in rows})
-    if counts[0] < 1 or len(counts) > 1:
+    if len(counts) != 1 or counts[0] < 1:
         raise ArgumentError(
             f"The numbers of candidates are {counts}: expected the same number, at least one, for each "
             "row, since whoever tries more finds better. Give lists of equal length."

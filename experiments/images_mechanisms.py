@@ -62,6 +62,7 @@ def main(settings: Mapping[str, Any], out: pathlib.Path) -> int:
     privacy = PrivacySettings.from_dict(settings["privacy"])
     tuning = MechanismTuning.from_dict(settings["tuning"])
     sizes = [PopulationSettings.from_dict(settings[name]) for name in ("small", "large")]
+    sizes = [size for size in sizes if size.mechanisms]
     weights = (fashion.pixels(training.pool) + 1) * fashion.CLASSES
     populations = {size.clients: _population(size, training, privacy, weights) for size in sizes}
     rows = [row for size in sizes for row in rows_of(size, privacy, tuning)]
