@@ -75,6 +75,8 @@ class Panel:
       log_x: Whether the x axis is logarithmic, with a tick at each point.
       log_y: Whether the y axis is logarithmic.
       y_range: The ends of the y axis, or None for those that show all curves and levels.
+      x_ticks: Names of the positions 0, 1, ... of an axis of categories, which is not logarithmic, or
+        None. The points of several curves stand side by side, and no line joins categories.
     """
 
     title: str
@@ -86,6 +88,7 @@ class Panel:
     log_x: bool = True
     log_y: bool = False
     y_range: tuple[float, float] | None = None
+    x_ticks: Sequence[str] | None = None
 
 
 def draw(panels: Sequence[Panel], path: pathlib.Path, *, columns: int = 3) -> pathlib.Path:
@@ -132,10 +135,12 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
         x, y = np.asarray(curve.x, float)[shown], np.asarray(curve.y, float)[shown]
         ticks.update(x.tolist())
         # Bars of several curves at one position stand side by side.
-        shift = 1 + 0.03 * (number - (len(own) - 1) / 2) if panel.log_x else 1.0
+        place = number - (len(own) - 1) / 2
+        factor = 1 + 0.03 * place if panel.log_x else 1.0
         axis.errorbar(
-            x * shift, y, yerr=_bars(curve, y, shown, log=panel.log_y),
-            label=curve.label, capsize=3, ms=5, lw=1.6,
+            x * factor + (0.0 if panel.x_ticks is None else 0.12 * place), y,
+            yerr=_bars(curve, y, shown, log=panel.log_y),
+            label=curve.label, capsize=3, ms=5, lw=1.6, ls="-" if panel.x_ticks is None else "",
             color=_COLORS[style % len(_COLORS)], marker=_MARKERS[style % len(_MARKERS)], zorder=2,
         )  # fmt: skip
     for curve in panel.curves:
@@ -151,6 +156,8 @@ def _draw_panel(panel: Panel, axis: Axes, styles: dict[str, int]) -> None:
         axis.set_xscale("log")
         axis.set_xticks(sorted(ticks), [_tick(tick) for tick in sorted(ticks)])
         axis.xaxis.set_minor_locator(NullLocator())
+    if panel.x_ticks is not None:
+        axis.set_xticks(range(len(panel.x_ticks)), list(panel.x_ticks))
     if panel.y_range is not None:
         axis.set_ylim(*panel.y_range)
     if not panel.log_y:

@@ -28,6 +28,7 @@ import numpy as np
 from experiments.data import _files
 from experiments.data._split import Split
 from tff_dp import _checks, _seeds, data
+from tff_dp.errors import ArgumentError
 
 FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
 CLASSES = 10
@@ -58,6 +59,8 @@ def load(
     clients: int = 1000,
     alpha: float | None = None,
     examples: int | None = None,
+    validation: float | None = None,
+    pool: int = 1,
 ) -> Images:
     """Loads the images, holds some out, and deals the others out to simulated clients.
 
@@ -68,15 +71,20 @@ def load(
       clients: The number of clients, >= 1.
       alpha: The Dirichlet law's concentration, in (0, 1e6]; None deals out evenly (iid).
       examples: How many training images are used, a random choice; None for all.
+      validation: To tune on: a share of the training images, in (0, 1), a random choice, is held out in
+        place of the test images, which play no part then. None for the test images.
+      pool: Pixels are averaged over squares of so many by so many, which both sides must be multiples
+        of; 1 for the images as they are.
 
     Returns:
-      x [images, height, width, 1] in [0, 1], float32; y [images], int32, the class.
+      x [images, height / pool, width / pool, 1] in [0, 1], float32; y [images], int32, the class.
 
     Raises:
       ArgumentError: A value is outside its bound.
       DataError: A file is not the one that the figures here were made with.
     """
     source, x, y, published = _images()
+    x = _pooled(x, pool)
     rng = _seeds.generator(_seeds.root(seed), "held-out images")
     order = rng.permutation(len(x))
     if held_out is None and published:
@@ -84,6 +92,9 @@ def load(
     else:
         share = _checks.real("held_out", 0.2 if held_out is None else held_out, "(0, 1)")
         test, train = np.split(order, [min(max(round(share * len(x)), 1), len(x) - 1)])
+    if validation is not None:
+        share = _checks.real("validation", validation, "(0, 1)")
+        test, train = np.split(train, [min(max(round(share * len(train)), 1), len(train) - 1)])
     if examples is not None:
         train = train[: _checks.integer("examples", examples, f"[{clients}, {len(train)}]")]
     dealt = (
@@ -101,6 +112,33 @@ def load(
         held_out="examples",
         source=source,
     )
+
+
+def pixels(pool: int) -> int:
+    """Returns the number of pixels of an image.
+
+    Args:
+      pool: As for `load`.
+    """
+    return (_side() // pool) ** 2
+
+
+def _side() -> int:
+    return 28 if FOLDER.exists() else 8
+
+
+def _pooled(x: np.ndarray, pool: int) -> np.ndarray:
+    """Returns images of averages over squares of pixels."""
+    side = x.shape[1]
+    _checks.integer("pool", pool, f"[1, {side}]")
+    if side % pool:
+        raise ArgumentError(
+            f"pool={pool} is outside its bound: expected a divisor of the images' side, {side}."
+        )
+    if pool == 1:
+        return x
+    parts = [x[:, row::pool, column::pool] for row in range(pool) for column in range(pool)]
+    return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
 
 
 def _images() -> tuple[str, np.ndarray, np.ndarray, int]:
