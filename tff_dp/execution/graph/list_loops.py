@@ -49,7 +49,14 @@ class Layout:
 
     @classmethod
     def of(cls, start: TensorList) -> Layout:
-        """Returns the layout of a list that a loop does not change."""
+        """Returns the layout of a list that a loop does not change.
+
+        Args:
+          start: The list before the loop.
+
+        Returns:
+          The layout.
+        """
         has_rows = start.rows is not None or start.only is not None
         return cls(start.shape, start.same, has_rows, start.cleared is not None)
 
@@ -89,7 +96,14 @@ class Layout:
         return str(self.shape), same, self.has_rows, self.has_cleared, *moves
 
     def started(self, start: TensorList) -> TensorList:
-        """Returns the list before the loop in this layout."""
+        """Returns the list before the loop in this layout.
+
+        Args:
+          start: The list before the loop.
+
+        Returns:
+          A list of the same elements.
+        """
         start = start.of_shape(self.shape)
         if self.has_cleared:
             start = start.with_cleared()
@@ -98,7 +112,14 @@ class Layout:
         return start if self.same is None else dataclasses.replace(start, same=self.same)
 
     def tensors(self, listed: TensorList) -> list[tf.Tensor]:
-        """Returns the loop variables of a list, before the loop or after an iteration."""
+        """Returns the loop variables of a list.
+
+        Args:
+          listed: The list in this layout, before the loop or after an iteration.
+
+        Returns:
+          The tensors, in the order in which `read` takes them.
+        """
         found = [listed.with_rows().rows] if self.moves_rows else []
         if self.moves_cleared:
             found.append(listed.with_cleared().cleared)
@@ -106,7 +127,14 @@ class Layout:
         return [*found, length] if self.moves_length else found
 
     def shapes(self, start: TensorList) -> list[tf.TensorShape]:
-        """Returns the shapes of the loop variables of a list."""
+        """Returns the shapes of the loop variables of a list.
+
+        Args:
+          start: The list before the loop.
+
+        Returns:
+          A shape for each of the `tensors`.
+        """
         found = [tf.TensorShape([start.capacity, *self.shape])] if self.moves_rows else []
         if self.moves_cleared:
             found.append(tf.TensorShape([start.capacity]))
