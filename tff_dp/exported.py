@@ -246,7 +246,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedRound:
             members = {name: archive.read(name) for name in (_MODULE, _STATE)}
             for name, member in members.items():
                 if hashlib.sha256(member).hexdigest() != hashes[name]:
-                    raise ValueError(f"{name} has another SHA-256 than the manifest says")
+                    raise _damaged(path, f"{name} has another SHA-256 than the manifest says")
         manifest = Manifest.from_dict(described)
         _check_module(members[_MODULE])
         with np.load(io.BytesIO(members[_STATE]), allow_pickle=False) as arrays:
@@ -254,11 +254,15 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedRound:
     except ArgumentError:
         raise
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArgumentError(
-            f"path={os.fspath(path)!r} is not an exported round, or is damaged: {error}. Pass a file "
-            "that tff_dp.execution.export wrote."
-        ) from error
+        raise _damaged(path, str(error)) from error
     return ExportedRound(manifest, members[_MODULE], state)
+
+
+def _damaged(path: str | os.PathLike[str], why: str) -> ArgumentError:
+    return ArgumentError(
+        f"path={os.fspath(path)!r} is not an exported round, or is damaged: {why}. Pass a file that "
+        "tff_dp.execution.export wrote."
+    )
 
 
 class ExportedRound:

@@ -550,6 +550,7 @@ def test_the_account_of_a_round_names_the_clients_as_those_who_draw(tff):
     assert "random numbers in work" in execution.explain(process.next)
 
 
+@pytest.mark.slow
 def test_a_round_of_training_is_stock_tffs_but_for_the_rounding(tff, stock):
     clients = some_clients()
     plan = a_plan(z=0.0, dimension=4, population=8)

@@ -52,7 +52,13 @@ def clipped_by_hand(gradient: np.ndarray, clip_norm: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("context", "weighting"),
-    [("stock", None), ("scan", None), ("scan", "examples"), ("xla", None), ("call", "examples")],
+    [
+        ("stock", None),
+        ("scan", None),
+        ("scan", "examples"),
+        slow("xla", None),
+        ("call", "examples"),
+    ],
 )
 def test_steps_without_noise_are_those_of_clipped_gradients_by_hand(stock, context, weighting):
     # All records are in each batch; 40 of them take two passes. The second client has fewer than the

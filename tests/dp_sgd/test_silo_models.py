@@ -112,6 +112,7 @@ def test_the_other_algorithms_take_their_steps(tff, algorithm):
     assert all(np.isfinite(change).all() and np.abs(change).max() > 1e-4 for change in changes)
 
 
+@pytest.mark.slow
 def test_a_model_whose_gradients_are_large_trains_more_than_once(tff):
     """TensorFlow saves memory in a graph of 231 MB, by which the second client of a block fails."""
     layers = [LAYERS.Dense(3000, activation="relu"), LAYERS.Dense(1)]

@@ -153,6 +153,7 @@ def trained(silos, **options):
         return model_weights(process, state).trainable
 
 
+@pytest.mark.slow
 def test_dp_sgd_takes_the_steps_that_it_takes_inlined(silos, taken, monkeypatch):
     """The sums of clipped gradients, and the noise, are compiled; the model's gradients are not."""
     _, bound, _ = silos

@@ -114,6 +114,7 @@ def trained(tff):
     return train
 
 
+@pytest.mark.slow
 def test_a_client_that_needs_too_much_memory_is_named_with_the_remedy(tff):
     """The kernel itself fails: no machine has 2 ** 60 bytes."""
 
@@ -135,6 +136,7 @@ def test_a_client_that_needs_too_much_memory_is_named_with_the_remedy(tff):
         )
 
 
+@pytest.mark.slow
 def test_rounds_go_on_in_a_way_that_takes_less_memory_and_say_so_once(trained, monkeypatch):
     expected = trained("scan", rounds=2)[1]
     with warnings.catch_warnings():

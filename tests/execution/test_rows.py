@@ -8,6 +8,7 @@ import tensorflow as tf
 import tree
 
 from tests.support.rounds import assert_close, cohort_of
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.execution import devices
 from tff_dp.execution.cohort import grouping, tables
@@ -35,7 +36,7 @@ def total(tff):
 
 
 @pytest.mark.parametrize(("strategy", "xla"), STRATEGIES)
-@pytest.mark.parametrize("clients", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("clients", [1, slow(63), 64, 65, slow(200)])
 def test_each_client_of_tensors_counts_once(total, strategy, xla, clients):
     numbers = [3 * number + 1 for number in range(clients)]
     with execution.fast(strategy, xla=xla, strict=True):

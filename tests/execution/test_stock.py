@@ -126,6 +126,7 @@ def read_to_the_end(stream) -> str:
         found += text
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_parent_that_is_killed_nor_leaves_a_pipe_open():
     process, started = start("time.sleep(600)")
     process.send_signal(signal.SIGKILL)

@@ -176,7 +176,7 @@ LAYERS = {
     [
         ("recurrent", False),
         slow("large", True),
-        ("recurrent", True),
+        slow("recurrent", True),
         pytest.param("large", False, marks=pytest.mark.full),
         pytest.param("group normalization", False, marks=pytest.mark.full),
     ],

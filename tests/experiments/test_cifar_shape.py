@@ -54,6 +54,7 @@ def test_the_model_is_that_of_the_benchmark(tff):
     assert cnn.build(shape=(32, 32, 3)).model.count_params() == weights
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_small_size_runs_and_goes_on(tff, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(devices, "obstacle", lambda: "no GPU: a reason.")

@@ -22,6 +22,7 @@ def small_run(tmp_path_factory):
     return linear_regression.main(settings, out), out
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_main_job_passes_its_own_check_and_writes_table_figures_and_plot(small_run):
     code, out = small_run

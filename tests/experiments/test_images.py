@@ -281,6 +281,7 @@ def test_accuracy_is_the_share_of_right_classes():
 # The experiments.
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_mechanisms_run_at_their_small_size_within_their_targets(tff, digits, tmp_path):
     assert command.main(["images_mechanisms", "--smoke", "--out", str(tmp_path)]) == 0
@@ -304,6 +305,7 @@ def test_the_mechanisms_run_at_their_small_size_within_their_targets(tff, digits
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_algorithms_run_at_their_small_size(tff, digits, tmp_path):
     assert command.main(["images_algorithms", "--smoke", "--out", str(tmp_path)]) == 0

@@ -126,6 +126,7 @@ def test_the_best_candidate_has_the_least_noise_within_the_target(epsilon):
         assert len({noise_of_sums(plan) for plan in others}) == 2
 
 
+@pytest.mark.slow
 def test_without_sampling_banded_noise_needs_a_large_epsilon_to_beat_independent_noise():
     """The crossover that the experiment shows, from the accounting alone."""
     small, large = ([noise_of_sums(rounds().best(m, e)) for m in METHODS] for e in (1.0, 16.0))

@@ -127,6 +127,7 @@ print("works")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_tff_can_be_imported_after_a_plain_import_has_failed():
     done = subprocess.run(

@@ -113,6 +113,18 @@ def test_every_block_has_a_language_and_what_is_not_run_a_reason(page):
     assert wrong_blocks(page.read_text(encoding="utf-8")) == []
 
 
+SLOW = (
+    *(
+        "keras.md",
+        "execution.md",
+        "privacy.md",
+        "runs.md",
+        "coming-from.md",
+        "fit.md",
+        "exported.md",
+    ),
+    *("mechanisms.md", "pitfalls.md", "tff.md"),
+)
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 
 
@@ -120,10 +132,7 @@ WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding=
 @pytest.mark.parametrize(
     "page",
     # These train a model for most of their sections.
-    [
-        slow(page) if page.name in ("keras.md", "execution.md", "privacy.md", "runs.md") else page
-        for page in WITH_PYTHON
-    ],
+    [slow(page) if page.name in SLOW else page for page in WITH_PYTHON],
     ids=name,
 )
 def test_the_python_blocks_of_a_page_run_as_they_stand(page, tff, tmp_path, monkeypatch):

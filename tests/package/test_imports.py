@@ -155,6 +155,7 @@ def test_modules_that_import_one_way_are_no_circle(tmp_path):
     assert import_circle(package) == []
 
 
+@pytest.mark.slow
 def test_tensorflow_is_imported_in_functions_only_where_that_keeps_an_import_light():
     assert in_functions(PACKAGE) == IN_FUNCTIONS
     for name in IN_FUNCTIONS:  # else it gains nothing

@@ -93,6 +93,7 @@ print([type(each).__module__ for each in sys.meta_path if "tff_dp" in type(each)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_script_of_tff_runs_with_one_line_added():
     done = run(SCRIPT)

@@ -111,7 +111,7 @@ def parts_of(checks) -> tuple[str, ...]:
         # table has all of FIXED's there.
         ("stock", FIXED, ("provenance",)),
         slow("stock", ADAPTIVE, HALVES),
-        ("fast", ADAPTIVE, suite.PARTS),  # and the command's own plan below, which is FIXED's
+        slow("fast", ADAPTIVE, suite.PARTS),  # and the command's own plan below, which is FIXED's
         # Which compiles for a minute.
         pytest.param("fast with XLA", FIXED, suite.PARTS, marks=pytest.mark.full),
         pytest.param("stock", FIXED, suite.PARTS, marks=pytest.mark.full),
@@ -413,6 +413,7 @@ def test_updates_of_another_format_that_are_not_clipped_are_caught(tff, one_sum,
     assert failures == {*FORMATS, *MANY[1:]}
 
 
+@pytest.mark.slow
 def test_the_thorough_sizes_see_more(tff, one_sum, monkeypatch):
     monkeypatch.setitem(
         builders._BUILDERS, GaussianMechanism, lambda mechanism, m, _: own_format(mechanism, m)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tff_dp
+from tests.support.tables import slow
 from tff_dp import data, execution
 from tff_dp.mechanisms import RecordGaussianMechanism
 from tff_dp.model import ModelSpec
@@ -34,7 +35,9 @@ CONTEXTS = {
     "call": {"strategy": "call"},
 }
 
-in_contexts = pytest.mark.parametrize("context", CONTEXTS)
+in_contexts = pytest.mark.parametrize(
+    "context", [slow(context) if context == "xla" else context for context in CONTEXTS]
+)
 
 
 @contextlib.contextmanager

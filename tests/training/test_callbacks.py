@@ -169,6 +169,7 @@ def test_a_learning_rate_scheduler_sets_the_servers_rate_of_the_same_round(clien
     assert_weights(result.model, plain_loop(clients, [(CLIENT, rate) for rate in rates])[-1])
 
 
+@pytest.mark.slow
 def test_rates_that_a_callback_sets_at_the_end_of_a_round_are_those_of_the_next(clients):
     class Halves(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

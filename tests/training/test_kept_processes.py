@@ -79,6 +79,7 @@ def has_deviation(sample, expected):
     return bool(low < share < high)
 
 
+@pytest.mark.slow
 def test_each_run_of_a_sweep_has_the_noise_of_its_own_plan(clients):
     """Runs share one process. Noise that was left over from another plan is told from the right one."""
     sweep = (0.5, 4.0, 1.0, 30.0, 0.5)
@@ -92,6 +93,7 @@ def test_each_run_of_a_sweep_has_the_noise_of_its_own_plan(clients):
     )  # from 8 on, uniform numbers of the fine part take a word each
 
 
+@pytest.mark.slow
 def test_a_plan_of_another_clip_norm_or_cohort_has_a_process_of_its_own(clients):
     for other in (plan(1.0), plan(1.0, clip_norm=7.0), plan(1.0, cohort=3, sampler=None)):
         noise = noise_of(clients, other)

@@ -66,6 +66,7 @@ def test_a_run_without_noise_ends_with_the_same_bits_however_often_it_is_killed(
     assert files == expected_files(earlier, last)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("kills", AMOUNTS)
 def test_the_ledger_of_a_killed_run_has_every_round_as_often_as_it_was_drawn(killed, kills):

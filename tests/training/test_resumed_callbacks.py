@@ -146,6 +146,7 @@ def test_a_run_that_dies_goes_on_counting_from_its_last_checkpoint(data, tmp_pat
     assert_same(rest, whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_the_weights_that_its_callback_restored(data, tmp_path):
     """All rounds were run, and the best was not the last: Keras restores at the end of training."""
     options = {"rounds": 16, "run_dir": tmp_path / "run"}
@@ -170,6 +171,7 @@ def test_the_best_file_is_not_replaced_by_a_worse_one(data, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_two_of_a_class_go_on_as_themselves(data, tmp_path):
     def both() -> list[Any]:
         return [stopping(keras, monitor="loss", patience=100), stopping(keras, patience=5)]

@@ -169,6 +169,7 @@ def test_lists_of_numbers_are_one_array(tff):
 # --- Weights of outputs --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "name"),
     covered(

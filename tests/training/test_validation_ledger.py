@@ -119,6 +119,7 @@ def test_a_death_between_charge_and_release_loses_no_charge(data, tmp_path, monk
     assert rest.validation_spent.epsilon == plan(rounds=ROUNDS + 2).epsilon(ROUNDS).epsilon
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_charge(data, tmp_path):
     """A process that is killed by SIGKILL in the middle of its third evaluation."""
     folder = tmp_path / "run"

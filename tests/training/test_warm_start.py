@@ -217,6 +217,7 @@ def trained(model, privacy, **changes):
     return tff_dp.fit(model, make_clients(), loss="mse", privacy=privacy, batch_size=8, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_warm_start_states_what_both_runs_have_spent(first, tmp_path):
     assert first.charges.of(FIRST) == (range(1, 6),)
