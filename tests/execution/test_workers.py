@@ -336,7 +336,7 @@ def sent(tensors):
     [
         ("ragged arrays", "scan", True),
         ("ragged arrays", "call", None),
-        ("private", "vmap", False),
+        slow("private", "vmap", False),
         ("data sets", "scan", False),
     ],
 )

@@ -208,6 +208,7 @@ def test_setting_trust_and_unit_follow_from_the_mechanism(
     assert "nan" not in re.sub(r"<style>.*</style>", "", page, flags=re.S).lower()
 
 
+@pytest.mark.slow
 def test_what_is_covered_depends_on_the_metrics_and_on_other_runs(tmp_path, monkeypatch):
     plan = plan_of(metrics=(PrivateMetric(name="loss", clip_value=5.0),))
     folder = RunFolder(tmp_path / "run", plan).install(monkeypatch)

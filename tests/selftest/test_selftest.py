@@ -187,7 +187,7 @@ OTHERS = [
         pytest.param(*OTHERS[3], marks=pytest.mark.full),
         OTHERS[4],
         slow(*OTHERS[5]),
-        OTHERS[6],
+        slow(*OTHERS[6]),
     ],
 )
 def test_other_mechanisms_pass(tff, mechanism, changes):

@@ -77,8 +77,7 @@ def norm_of_move(result: tff_dp.FitResult, start: Any) -> float:
         ["keras", "tf_keras"],
         by=[
             ("numbers", "FedAvg", "keras"),
-            ("column", "FedAvg", "tf_keras"),
-            ("column", "FedSGD", "keras"),
+            ("column", "FedSGD", "tf_keras"),
         ],
         slow=None,
     ),
