@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.tables import slow
 from tff_dp import execution
 from tff_dp.errors import ComputationError
 from tff_dp.execution.graph import list_loops
@@ -188,7 +189,10 @@ def by_kernels(name, clients):
     return sum(function(tf.constant(x)).numpy().astype(np.float64) for x in clients)
 
 
-@pytest.mark.parametrize("name", WORK)
+LONG = ("two layers", "read twice", "gradient of inputs")
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in LONG else name for name in WORK])
 def test_a_list_under_xla_gives_what_kernels_give(tff, name):
     with execution.fast("scan", xla=True, strict=True):
         actual = summed(name)(list(CLIENTS))
