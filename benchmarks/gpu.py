@@ -45,10 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if options.command == "prepare":
         options.folder.mkdir(parents=True, exist_ok=True)
-        for case in chosen:
-            print(case.name, file=sys.stderr, flush=True)
-            _exports.prepare(case, options.folder)
-        return 0
+        return _prepare(chosen, options.folder)
     # Memory is taken as it is needed: JAX and PyTorch share the card.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     measured = _run(chosen, options)
@@ -58,6 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"busy: by {Utilization().source}. A difference is at most {TOLERANCE}.")
     wrong = [m for m in measured if "error" in m or (m["difference"] or 0) > TOLERANCE]
     return 1 if wrong or not measured else 0
+
+
+def _prepare(chosen: list[_exports.Case], folder: pathlib.Path) -> int:
+    """Exports the rounds that can be; returns the exit code: 0, or 1 if there are none."""
+    from tff_dp.errors import ComputationError
+
+    for case in chosen:
+        print(case.name, file=sys.stderr, flush=True)
+        try:
+            _exports.prepare(case, folder)
+        except ComputationError as error:  # such as a recurrent layer of clients side by side
+            print(f"{case.name} is left out: {error}", file=sys.stderr, flush=True)
+    return 0 if list(folder.glob("*.round")) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +114,8 @@ def _run(chosen: list[_exports.Case], options: argparse.Namespace) -> list[dict[
             options.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
     for case in chosen:
-        measure(case, _device.measure_exported, case, options.folder)
+        if (options.folder / f"{case.name}.json").exists():
+            measure(case, _device.measure_exported, case, options.folder)
         if (case.workload, case.private) in beside:
             continue
         beside.add((case.workload, case.private))
