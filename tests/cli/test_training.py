@@ -38,6 +38,7 @@ def demo(capsys, *more: str) -> None:
     assert "client-level differential privacy: epsilon" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_the_example_of_every_help_runs(command, here, capsys, monkeypatch):
     code, out, _ = run(capsys, command, "--help")

@@ -103,6 +103,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [slow(k) if k == "recurrent" else k for k in MODELS])
 def test_gradients_of_examples_are_vectorized_and_those_of_keras_one_at_a_time(
     tff, monkeypatch, kind

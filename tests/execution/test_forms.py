@@ -66,6 +66,7 @@ def of_clients(tff, function, dtype=np.int32):
     return computation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function", [slow(plain), slow(one_branch), several_results, variables, nested, stateful]
 )

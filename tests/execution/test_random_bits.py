@@ -43,6 +43,7 @@ def test_the_contexts_look_for_the_scope_that_noise_is_drawn_under():
 OBSTACLES = {"gamma": "RandomGamma", "numpy": "PyFunc"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("local", "gamma"), slow("local", "numpy"), ("distributed", "gamma"), ("record", "gamma")],

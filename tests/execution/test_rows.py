@@ -108,6 +108,7 @@ def test_a_graph_reads_a_table_back(kind, looks_up):
             assert getattr(found, name) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "xla"), [("scan", False), ("scan", True), ("vmap", False)])
 @pytest.mark.parametrize("shuffled_first", [False, True])
 def test_rounds_of_which_some_are_shuffled_are_the_rounds_one_by_one(

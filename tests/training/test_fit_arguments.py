@@ -105,6 +105,7 @@ def test_frozen_weights_are_part_of_the_initial_ones(clients):
     assert not np.array_equal(found.model.get_weights()[2], start.get_weights()[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["model", "list", "of a checkpoint"])
 def test_charges_of_initial_weights_count_like_those_of_a_model(clients, kind, tmp_path):
     saver = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
@@ -153,6 +154,7 @@ def test_initial_weights_that_are_not_finite_are_refused(clients):
 # --- Class weights -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "labels"),
     covered(

@@ -171,6 +171,7 @@ BY_OUTPUT = {
 TWO = {"left": LINE, "right": rng.integers(0, 3, len(X))}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")  # Keras's own, of one
 @pytest.mark.parametrize(
     ("k", "outputs_and_losses"),

@@ -80,6 +80,7 @@ def assert_same(one: Any, two: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "name"),
     covered(

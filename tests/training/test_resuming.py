@@ -164,6 +164,7 @@ MECHANISMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("privacy", MECHANISMS, ids=lambda p: type(p.mechanism).__name__)
 def test_the_state_of_every_mechanism_comes_back_bit_by_bit(folder, monkeypatch, privacy):
     """Noise, clip norm and optimizers included; and it can be trained further."""

@@ -69,6 +69,7 @@ def norm_of_move(result: tff_dp.FitResult, start: Any) -> float:
     return math.sqrt(sum(float((m**2).sum()) for m in moved))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "algorithm", "name"),
     covered(

@@ -66,6 +66,7 @@ def assert_close(one: Any, two: Any) -> None:
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("container", "name"),
     covered([list, tuple], KERASES, by=[(list, "tf_keras"), (tuple, "keras")], slow=None),

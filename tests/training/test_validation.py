@@ -188,6 +188,7 @@ def test_clients_and_infinite_data_sets_are_no_validation_data(clients, held_out
 # --- Over clients --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("regularizer", "name"),
     covered(
