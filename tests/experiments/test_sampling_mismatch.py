@@ -18,7 +18,7 @@ def test_the_smoke_size_writes_tables_and_plot_and_reports_are_below_what_is_pro
     assert (table["reported"] < table["shuffled at least"]).all()
     for kind in ("fixed size", "shuffled"):
         assert (table[f"{kind} at least"] < table[f"{kind} valid"]).all()
-    assert "| 1.828 | 13.356 | 13.361 | " in (tmp_path / "epsilon_cases.md").read_text()
+    assert "| 1.828 | 13.356 | 13.361 |" in (tmp_path / "epsilon_cases.md").read_text()
     assert (tmp_path / "epsilon_against_noise.png").read_bytes().startswith(b"\x89PNG")
 
 
