@@ -6,6 +6,7 @@ is needed, and made anew when the list has changed.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -35,18 +36,26 @@ def python(name: str | None) -> str:
     listed = _HERE / "environments" / f"{name}.txt"
     folder = _folder(name, listed.read_bytes())
     found = folder / "bin" / "python"
-    if (folder / "complete").exists():
-        return str(found)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # One process makes an environment; others, such as those of the tests, wait for it.
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            _make(name, folder, listed)
+    return str(found)
+
+
+def _make(name: str, folder: pathlib.Path, listed: pathlib.Path) -> None:
     print(f"making {folder} from {listed}", file=sys.stderr, flush=True)
     venv.create(folder, clear=True, with_pip=True)
-    install = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    python = str(folder / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*install, "-r", str(listed)], check=False)
     if done.returncode:
         raise SystemExit(
             f"The environment {name} cannot be made; leave its systems out (--systems)."
         )
     (folder / "complete").touch()
-    return str(found)
 
 
 def _folder(name: str, listed: bytes) -> pathlib.Path:
