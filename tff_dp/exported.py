@@ -6,7 +6,7 @@ An exported round is one file: a zip archive, not compressed, that holds
   cohort, the messages of the checks, the versions, and the SHA-256 of the other members;
 - `round.stablehlo`: the whole round as a portable StableHLO module, from the server's state, the
   clients' examples and a random key to the next state and the metrics, with clipping and noise;
-- `state.npz`: the state before the first round.
+- `state.npz`: the state before the first round; of bfloat16, which numpy lacks, the bits as uint16.
 
 Nothing in it is code that Python runs. A module of StableHLO computes numbers; operations that call
 anything outside of it are refused when it is written and when it is read.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -34,10 +35,11 @@ import numpy as np
 from tff_dp import _checks
 from tff_dp._arrays import CohortArrays, arrays_of
 from tff_dp._compat import jax as jax_compat
-from tff_dp.errors import ArgumentError, ComputationError, DataError
+from tff_dp.errors import ArgumentError, ComputationError, DataError, StackError
 
 FORMAT = 1
 _MANIFEST, _MODULE, _STATE = "manifest.json", "round.stablehlo", "state.npz"
+_BFLOAT16 = "bfloat16"
 _OUTSIDE = b"custom_call"  # the operation that calls code outside of a module
 
 
@@ -177,7 +179,7 @@ class Manifest:
         given = dict(values)
         for name in ("state", "data", "metrics"):
             given[name] = tuple(
-                Tensor(each["name"], tuple(map(int, each["shape"])), np.dtype(each["dtype"]).name)
+                Tensor(each["name"], tuple(map(int, each["shape"])), _dtype(each["dtype"]).name)
                 for each in given[name]
             )
         for name in ("left_out", "checks"):
@@ -205,7 +207,7 @@ def write(
     """
     _check_module(module)
     packed = io.BytesIO()
-    np.savez(packed, **{each.name: state[each.name] for each in manifest.state})  # type: ignore[arg-type]
+    np.savez(packed, **{each.name: _storable(state[each.name]) for each in manifest.state})  # type: ignore[arg-type]
     members = {_MODULE: module, _STATE: packed.getvalue()}
     hashes = {name: hashlib.sha256(member).hexdigest() for name, member in members.items()}
     described = {"format": FORMAT, "sha256": hashes, **manifest.to_dict()}
@@ -232,6 +234,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedRound:
 
     Raises:
       ArgumentError: The file is not an exported round, is damaged, or is of a later format.
+      StackError: It has tensors of a type that numpy lacks, such as bfloat16, and JAX is missing.
       OSError: The file cannot be read.
     """
     try:
@@ -250,7 +253,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedRound:
         manifest = Manifest.from_dict(described)
         _check_module(members[_MODULE])
         with np.load(io.BytesIO(members[_STATE]), allow_pickle=False) as arrays:
-            state = {each.name: _as(arrays[each.name], each) for each in manifest.state}
+            state = {each.name: _stored(arrays[each.name], each) for each in manifest.state}
     except ArgumentError:
         raise
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -284,12 +287,34 @@ class ExportedRound:
         self.manifest = manifest
         self.initial_state = dict(initial_state)
         self._module = module
-        self._call: Any = None
+        self._compiled: jax_compat.Compiled | None = None
+
+    def compile(self) -> int | None:
+        """Compiles the round for JAX's default device, which `step` does otherwise when first called.
+
+        A ledger is charged before a round runs: a round that does not compile is found before that.
+
+        Returns:
+          The bytes of the device's memory that a round takes: the state, the examples, and everything in
+          between; None if JAX does not tell.
+
+        Raises:
+          StackError: JAX is missing or too old.
+        """
+        return self._executable().memory_bytes
+
+    def _executable(self) -> jax_compat.Compiled:
+        if self._compiled is None:
+            described = self.manifest
+            self._compiled = jax_compat.compiled(
+                self._module, described.inputs(), described.outputs()
+            )
+        return self._compiled
 
     def step(
         self, state: Mapping[str, Any], data: Any, *, key: Any = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Runs one round. The first call compiles it.
+        """Runs one round. The first call compiles it, unless `compile` has.
 
         Args:
           state: The state before the round, by name: `initial_state`, or what the round before
@@ -318,10 +343,9 @@ class ExportedRound:
         fields, count = self._fields(data)
         given = [_as(state[each.name], each, "state ") for each in manifest.state]
         root = _key(key)
-        if self._call is None:
-            self._call = jax_compat.callable_of(self._module, manifest.inputs(), manifest.outputs())
+        call = self._executable().call
         table = manifest.cohort.table(count)
-        who, check, *results = self._call(root, *given, *fields, table)
+        who, check, *results = call(root, *given, *fields, table)
         if int(check):
             self._raise(int(who), int(check), count)
         after = len(manifest.state)
@@ -352,7 +376,7 @@ class ExportedRound:
             wanted = Tensor(each.name, (count, shape.examples, *each.shape), each.dtype)
             field = _as(field, wanted, "data ")
             if count < shape.slots:
-                room = np.zeros([shape.slots - count, *field.shape[1:]], each.dtype)
+                room = np.zeros([shape.slots - count, *field.shape[1:]], _dtype(each.dtype))
                 field = np.concatenate([np.asarray(field), room])
             found.append(field.reshape([-1, *each.shape]))
         return found, count
@@ -393,6 +417,32 @@ def _as(value: Any, wanted: Tensor, of: str = "") -> Any:
             f"{wanted.dtype} {list(wanted.shape)}."
         )
     return array
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """Returns a data type by its name. That of bfloat16 is not numpy's, and comes with JAX."""
+    if name != _BFLOAT16:
+        return np.dtype(name)
+    try:
+        found: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError as error:
+        raise StackError(
+            "The round has tensors of bfloat16, which numpy lacks: pip install ml_dtypes, which comes "
+            "with JAX."
+        ) from error
+    return found
+
+
+def _storable(value: np.ndarray) -> np.ndarray:
+    """Returns an array that numpy's files can hold: the bits of bfloat16."""
+    return value.view(np.uint16) if value.dtype.name == _BFLOAT16 else value
+
+
+def _stored(value: np.ndarray, wanted: Tensor) -> np.ndarray:
+    """Returns what `_storable` was given."""
+    is_bits = wanted.dtype == _BFLOAT16 and value.dtype == np.uint16
+    found: np.ndarray = _as(value.view(_dtype(_BFLOAT16)) if is_bits else value, wanted)
+    return found
 
 
 def _key(key: Any) -> np.ndarray:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
+import signal
 import subprocess
+import sys
+import warnings
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tree
 
 import tff_dp
@@ -49,9 +54,15 @@ def plan(mechanism, sampler=None) -> tff_dp.PrivacyPlan:
     )
 
 
-def central(layers="dense", algorithm=None, privacy=None):
-    made = [keras.layers.Input([FEATURES]), *LAYERS[layers](keras)]
-    bound = ModelSpec(model=keras.Sequential(made), loss="mse").bind(clients_of().element_spec())
+def central(layers="dense", algorithm=None, privacy=None, policy="float32"):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        made = [keras.layers.Input([FEATURES]), *LAYERS[layers](keras)]
+        spec = ModelSpec(model=keras.Sequential(made), loss="mse")
+    finally:
+        keras.config.set_dtype_policy(before)
+    bound = spec.bind(clients_of().element_spec())
     return build_process(
         bound,
         algorithm=algorithm or tff_dp.FedAvg(client_optimizer=tff_dp.SGD(learning_rate=0.1)),
@@ -64,6 +75,12 @@ def of_records():
     return tff_dp.PrivacyPlan(
         unit="record", mechanism=mechanism, records=(EXAMPLES,) * CLIENTS, rounds=ROUNDS, delta=1e-3
     )
+
+
+def of_16_bits(policy):
+    with warnings.catch_warnings():  # of losses that nobody scales in float16
+        warnings.filterwarnings("ignore", "The model .* computes in float16", UserWarning)
+        return central(privacy=plan(tff_dp.GaussianMechanism(**SIZE)), policy=policy)
 
 
 PROCESSES = {
@@ -84,6 +101,9 @@ PROCESSES = {
     "tree": lambda: central(privacy=plan(tff_dp.TreeMechanism(**SIZE), APART)),
     "convolution": lambda: central("convolution"),
     "normalization": lambda: central("group normalization"),
+    "float16": lambda: of_16_bits("float16"),
+    "bfloat16": lambda: of_16_bits("bfloat16"),
+    "mixed_bfloat16": lambda: of_16_bits("mixed_bfloat16"),
 }
 # How many clients run at once.
 WIDTHS = {
@@ -92,10 +112,13 @@ WIDTHS = {
     "tree": (1,),
     "records": (1,),
     "normalization": (1,),
+    "bfloat16": (1, 4),
 }
 BY_DEFAULT = [("gaussian", 4)]
 # DP-SGD reads all records of a client, whose number is known where they are one batch.
 BATCHES = {"records": EXAMPLES}
+# Relative to 1: 16 bits round to 5e-4 or 4e-3, and XLA may keep more of them in between.
+TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-2, "mixed_bfloat16": 1e-2}
 CASES = [
     pytest.param(name, width, marks=[] if (name, width) in BY_DEFAULT else pytest.mark.slow)
     for name in PROCESSES
@@ -164,21 +187,31 @@ def test_jax_gives_what_the_fast_context_gives(found, name, width):
     manifest = exported.load_exported(path).manifest
     arrays = np.load(path.with_suffix(".found.npz"))
     for number, output in enumerate(results):
-        own = {each.name: arrays[f"{number}.{each.name}"] for each in manifest.state}
+        own = {
+            each.name: arrays[f"{number}.{each.name}"].astype(
+                tf.as_dtype(each.dtype).as_numpy_dtype
+            )
+            for each in manifest.state
+        }
         state = execution.restored_state(process, manifest, own)
         for actual, expected in zip(tree.flatten(state), tree.flatten(output.state), strict=True):
-            _assert_close(actual, expected)
+            _assert_close(actual, expected, TOLERANCES.get(name))
         if name != "records":  # whose losses nobody is told
             loss = arrays[f"{number}.metrics.client_work.train.loss"]
-            _assert_close(loss, output.metrics["client_work"]["train"]["loss"])
+            expected = output.metrics["client_work"]["train"]["loss"]
+            _assert_close(loss, expected, TOLERANCES.get(name))
 
 
-def _assert_close(actual, expected):
-    expected = np.asarray(expected)
+def _assert_close(actual, expected, tolerance=None):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    if expected.dtype.name == "bfloat16":  # of a kind of its own to numpy
+        assert actual.dtype == expected.dtype
+        actual, expected = actual.astype(np.float32), expected.astype(np.float32)
     if expected.dtype.kind != "f":
         np.testing.assert_array_equal(actual, expected)
     else:
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+        rtol, atol = (tolerance or 1e-4), (tolerance or 1e-5)
+        np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +320,73 @@ def test_a_module_that_calls_code_outside_is_refused(one, tmp_path):
             tmp_path / "x.round", whole.manifest, b"...vhlo.custom_call_v1...", whole.initial_state
         )
     assert list(tmp_path.iterdir()) == [one]
+
+
+def test_a_state_of_bfloat16_is_kept(one, tmp_path):
+    """Numpy's files have no such type: they hold its bits."""
+    whole = exported.load_exported(one)
+    values = np.array([1.5, -0.0, np.inf, 3e38], tf.bfloat16.as_numpy_dtype)
+    manifest = dataclasses.replace(
+        whole.manifest, state=(exported.Tensor("weights", (4,), "bfloat16"),)
+    )
+    path = tmp_path / "bfloat16.round"
+    exported.write(path, manifest, read(one)["round.stablehlo"], {"weights": values})
+    found = exported.load_exported(path)
+    assert found.manifest == manifest
+    assert found.initial_state["weights"].dtype == values.dtype
+    assert found.initial_state["weights"].tobytes() == values.tobytes()
+
+
+KILLED = """
+import os, signal, sys, zipfile
+from tff_dp import exported
+
+moment, source, target = sys.argv[1:]
+whole = exported.load_exported(source)
+members = []
+original = zipfile.ZipFile.writestr
+
+
+def writing(archive, *args):
+    original(archive, *args)
+    members.append(args)
+    if moment == "between members" and len(members) == 2:
+        archive.fp.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def renaming(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+zipfile.ZipFile.writestr, os.replace = writing, renaming
+module = zipfile.ZipFile(source).read("round.stablehlo")
+exported.write(target, whole.manifest, module, whole.initial_state)
+"""
+
+
+@pytest.mark.parametrize("moment", ["between members", "before the rename"])
+def test_a_process_killed_while_it_writes_leaves_no_half_round(one, tmp_path, moment):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    new, older = folder / "new.round", folder / "older.round"
+    older.write_bytes(one.read_bytes())
+    for target in (new, older):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, str(one), str(target)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert not new.exists()
+    assert older.read_bytes() == one.read_bytes()
+    left = sorted(folder.glob(".*"))  # under names that nobody asks for
+    assert len(left) == 2
+    if moment == "between members":
+        for path in left:
+            with pytest.raises(ArgumentError, match="is not an exported round"):
+                exported.load_exported(path)
 
 
 def test_wrong_inputs_are_refused_before_anything_runs(one):

@@ -20,12 +20,18 @@ def run(path: pathlib.Path) -> None:
         fields = [given[f"{number}.{each.name}"] for each in rounds.manifest.data]
         state, metrics = rounds.step(state, fields, key=given["keys"][number])
         for name, value in {**state, **metrics}.items():
-            found[f"{number}.{name}"] = np.asarray(value)
+            found[f"{number}.{name}"] = _storable(value)
     # The first round once more, with the key of the second.
     fields = [given[f"0.{each.name}"] for each in rounds.manifest.data]
     state, _ = rounds.step(rounds.initial_state, fields, key=given["keys"][1])
-    found.update({f"other key.{name}": np.asarray(value) for name, value in state.items()})
+    found.update({f"other key.{name}": _storable(value) for name, value in state.items()})
     np.savez(path.with_suffix(".found.npz"), **found)
+
+
+def _storable(value) -> np.ndarray:
+    """Returns an array that numpy's files can hold: bfloat16, which they lack, as float32."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 if __name__ == "__main__":

@@ -41,12 +41,27 @@ def load() -> Any:
     return jax
 
 
-def callable_of(
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled module.
+
+    Attributes:
+      call: From the inputs to a list of the outputs, arrays of JAX on its default device. 64-bit integers
+        stay 64-bit integers, whatever `jax_enable_x64` says.
+      memory_bytes: What the inputs, the outputs and everything in between take on the device; None if JAX
+        does not tell.
+    """
+
+    call: Callable[..., Any]
+    memory_bytes: int | None
+
+
+def compiled(
     module: bytes,
     inputs: Sequence[tuple[tuple[int, ...], str]],
     outputs: Sequence[tuple[tuple[int, ...], str]],
-) -> Callable[..., Any]:
-    """Makes a compiled function of a StableHLO module.
+) -> Compiled:
+    """Compiles a StableHLO module for JAX's default device.
 
     JAX has no public function that loads a module that JAX has not written. Its `Exported` is a
     plain dataclass, however: a function of the same inputs and outputs is exported, and its module
@@ -58,8 +73,7 @@ def callable_of(
       outputs: The shape and the data type of each output.
 
     Returns:
-      From the inputs to a list of the outputs, arrays of JAX on its default device. 64-bit integers
-      stay 64-bit integers, whatever `jax_enable_x64` says.
+      The compiled module.
 
     Raises:
       StackError: JAX is missing or too old.
@@ -79,13 +93,22 @@ def callable_of(
         )
         # Compiled here, and once: a call would compile again for numpy's arrays, JAX's, and each
         # device that these have been placed on.
-        compiled = jax.jit(exchanged.call).lower(*given).compile()
+        executable = jax.jit(exchanged.call).lower(*given).compile()
 
     def call(*arrays: Any) -> Any:
         with _x64(jax):
-            return compiled(*arrays)
+            return executable(*arrays)
 
-    return call
+    return Compiled(call, _memory_bytes(executable))
+
+
+def _memory_bytes(executable: Any) -> int | None:
+    sizes = executable.memory_analysis()
+    if sizes is None:
+        return None
+    parts = ("argument", "output", "temp", "generated_code")
+    total = sum(int(getattr(sizes, f"{part}_size_in_bytes")) for part in parts)
+    return total - int(sizes.alias_size_in_bytes)
 
 
 def _x64(jax: Any) -> Any:
