@@ -20,6 +20,7 @@ from benchmarks._workloads import Privacy, Workload
 _SAMPLING_SECONDS = 0.05
 # Of a result, relative to what a round changes: on a GPU, factors of matrix products keep 10 bits.
 TOLERANCE = 2e-2
+PYTORCH, PFL = "PyTorch", "pfl"
 
 
 class Utilization:
@@ -105,8 +106,9 @@ def measure_exported(
       seconds: How long to time them, at most; three are timed in any case.
 
     Returns:
-      The device, the seconds of the first call and of a round (the median), the share of time in which
-      the device was busy, the most memory in use, and how far the result is from the expected one.
+      The device, the seconds that compiling took and those of a round (the median), the share of time
+      in which the device was busy, the memory that a round takes, and how far the result is from the
+      expected one.
     """
     import jax
 
@@ -121,8 +123,9 @@ def measure_exported(
     # The data stay on the device, as they do in the loop of PyTorch.
     fields = [jax.device_put(field) for field in fields_of(workload)]
     begin = time.perf_counter()
+    memory = whole.compile()
+    compiling = time.perf_counter() - begin
     state, _ = whole.step(start, fields, key=np.array(expected["key"], np.uint64))
-    first = time.perf_counter() - begin
     found = projections([state[name] for name in names])
     held = {"state": state}
 
@@ -131,12 +134,11 @@ def measure_exported(
 
     device = jax.devices()[0]
     measured = _timed(step, rounds, seconds, Utilization())
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return {
         **measured,
-        "system": f"exported, {case.side_by_side} at once",
+        "system": case.system,
         "device": device.device_kind,
-        "first_seconds": first,
+        "compile_seconds": compiling,
         "memory_bytes": memory,
         "clients_a_second": workload.clients / measured["seconds"],
         "difference": _difference(found, expected["projections"], projections(initial)),
@@ -174,19 +176,68 @@ def measure_pytorch(
     kind = _pytorch.Vectorized if workload.local_steps else _pytorch.Loop
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = workload.data()
+    _forget_memory_of_torch()
     loop = kind(workload, Privacy() if private else None, x, y, device=device)
-    begin = time.perf_counter()
-    loop.run()
-    first = time.perf_counter() - begin
+    loop.run()  # loads the libraries
     measured = _timed(lambda: (loop.run(), None)[1], rounds, seconds, Utilization())
-    memory = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    return {**measured, **_of_torch(workload, measured["seconds"]), "system": PYTORCH}
+
+
+def runs_in_pfl(workload: Workload) -> bool:
+    """Returns whether `benchmarks.peers.in_pfl` has the workload's algorithm and model."""
+    return not workload.local_steps and not workload.is_text
+
+
+def measure_pfl(workload: Workload, private: bool, rounds: int, seconds: float) -> dict[str, Any]:
+    """Measures `FederatedAveraging` of pfl, which takes PyTorch's GPU if there is one.
+
+    Args:
+      workload: The workload.
+      private: Whether with central differential privacy.
+      rounds: Rounds to time, at most.
+      seconds: How long to time them, about.
+
+    Returns:
+      As `measure_exported` does, without a difference.
+    """
+    from benchmarks.peers import in_pfl
+    from benchmarks.peers.task import Clock, Task
+
+    x, y = workload.data()
+    privacy, initial = Privacy() if private else None, workload.initial_weights()
+
+    def times(count: int) -> list[float]:
+        clock = Clock(count)
+        in_pfl.run(Task(workload, privacy, count, x, y, initial, pathlib.Path()), clock)
+        return clock.seconds
+
+    _forget_memory_of_torch()
+    times(1)  # loads the libraries
+    (once,) = times(1)
+    busy = Utilization()
+    with busy.sampling():
+        found = times(max(1, min(rounds, int(seconds / once))))
+    median = statistics.median(found)
+    measured = {"seconds": median, "rounds": len(found), "busy": busy.percent()}
+    return {**measured, **_of_torch(workload, median), "system": PFL}
+
+
+def _forget_memory_of_torch() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _of_torch(workload: Workload, seconds: float) -> dict[str, Any]:
+    """Returns what is measured of PyTorch beside the seconds of a round."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
     return {
-        **measured,
-        "system": "PyTorch loop" if kind is _pytorch.Loop else "PyTorch vmap",
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "first_seconds": first,
-        "memory_bytes": memory,
-        "clients_a_second": workload.clients / measured["seconds"],
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "clients_a_second": workload.clients / seconds,
         "difference": None,
     }
 
@@ -203,38 +254,51 @@ def has_tensorflow_gpu() -> bool:
 
 
 def measure_tensorflow(
-    workload: Workload, private: bool, rounds: int, seconds: float
+    strategy: str, workload: Workload, private: bool, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Measures the rounds of the fast context on TensorFlow's GPU.
+    """Measures the rounds of the fast context on TensorFlow's GPU if there is one.
 
     Args:
+      strategy: "scan" or "vmap"; see `tff_dp.execution.fast`.
       workload: The workload.
       private: Whether with differential privacy.
       rounds: Rounds to time, at most.
       seconds: How long to time them, at most.
 
     Returns:
-      As `measure_exported` does, without a difference.
+      As `measure_exported` does, without a difference. Compiling is what the first round took longer
+      than later ones.
     """
     import tensorflow as tf
 
     from benchmarks._systems import Arrays, Task
+    from tff_dp import execution
+
+    class Compiled(Arrays):
+        def _context(self) -> contextlib.AbstractContextManager[Any]:
+            return execution.fast(strategy, strict=True, xla=True)
 
     x, y = workload.data()
     task = Task(workload, Privacy() if private else None, x, y, calls=rounds + 1)
+    devices = tf.config.list_physical_devices("GPU")
+    if devices:
+        tf.config.experimental.reset_memory_stats("GPU:0")
     with contextlib.ExitStack() as stack:
-        system = Arrays(task, stack)
+        system = Compiled(task, stack)
         begin = time.perf_counter()
         system.run()
         first = time.perf_counter() - begin
         measured = _timed(lambda: (system.run(), None)[1], rounds, seconds, Utilization())
-    device = tf.config.list_physical_devices("GPU")[0]
+    kind, memory = "cpu", None
+    if devices:
+        kind = tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU")
+        memory = tf.config.experimental.get_memory_info("GPU:0")["peak"]
     return {
         **measured,
-        "system": "fast context, arrays",
-        "device": tf.config.experimental.get_device_details(device).get("device_name", "GPU"),
-        "first_seconds": first,
-        "memory_bytes": tf.config.experimental.get_memory_info("GPU:0")["peak"],
+        "system": f"TensorFlow, {strategy}",
+        "device": kind,
+        "compile_seconds": first - measured["seconds"],
+        "memory_bytes": memory,
         "clients_a_second": workload.clients / measured["seconds"],
         "difference": None,
     }

@@ -1,47 +1,53 @@
-"""What a round costs on a GPU: exported rounds by JAX, and the same rounds by a loop in PyTorch.
+"""What a round costs on a GPU: exported rounds in JAX, and the same in PyTorch, pfl and TensorFlow.
 
 `./run python -m benchmarks.gpu prepare FOLDER` exports the rounds of W1 to W7 and of cifar_shape, on a
 machine without a GPU, and keeps what the first round of each has to give. `python -m benchmarks.gpu run
-FOLDER` measures them on a machine that has JAX, and beside them the same rounds in
-PyTorch, and in the fast context, where PyTorch, or TensorFlow with a GPU, is installed: seconds a round,
-clients a second, how busy the device was, memory, the seconds of the first round (XLA compiles it), and
-how far its result is from the expected one. It begins with what matters most, starts nothing new once
+FOLDER` measures them on a machine that has JAX, and beside them the same rounds where there is what they
+need: a loop in PyTorch, pfl, and the fast context in a TensorFlow that sees a GPU. It prints seconds a
+round, clients a second, how busy the device was, memory, the seconds of compiling, and how far the first
+round's result is from the expected one. It begins with what matters most, starts nothing new once
 `--limit` seconds are over, and writes what it has after each measurement.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
+import platform
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import _exports
 
-_COLUMNS = {
-    "workload": "",
-    "system": "",
-    "seconds": "s a round",
-    "clients_a_second": "clients/s",
-    "busy": "busy",
-    "memory_bytes": "memory, MiB",
-    "first_seconds": "first, s",
-    "difference": "difference",
-}
+PAGE = "docs/gpu.md"
+"""The page of the documentation that has the table, between `<!-- gpu -->` and its end."""
+
+NOT_RUN = "not run yet"
+_HEADER = [
+    *("workload", "system", "s a round", "clients/s", "busy", "memory, MiB", "compile, s"),
+    *("times as fast as PyTorch", "as pfl", "difference"),
+]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns the exit code: 0, or 1 if a measurement failed or a result is wrong."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
+    if options.command == "run" and options.write and (options.workloads or options.side_by_side):
+        parser().error(f"--write needs all rounds, which {PAGE} has")
     chosen = [
         case
         for case in _exports.cases()
         if not options.workloads or case.workload in options.workloads
+        if not options.side_by_side or case.side_by_side in options.side_by_side
     ]
     if options.command == "prepare":
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -49,28 +55,43 @@ def main(arguments: list[str] | None = None) -> int:
     # Memory is taken as it is needed: JAX and PyTorch share the card.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     measured = _run(chosen, options)
-    print(table(measured))
     from benchmarks._device import TOLERANCE, Utilization
 
-    print(f"busy: by {Utilization().source}. A difference is at most {TOLERANCE}.")
-    wrong = [m for m in measured if "error" in m or (m["difference"] or 0) > TOLERANCE]
+    part = f"{_circumstances(measured, Utilization().source)}\n\n{table(measured, chosen)}"
+    print(f"{part}\nA difference is at most {TOLERANCE}.")
+    wrong = [m for m in measured if "error" in m or not (m["difference"] or 0) <= TOLERANCE]
+    if options.write and measured and not wrong:
+        from benchmarks import comparison
+
+        path = comparison.ROOT / PAGE
+        path.write_text(
+            comparison.replaced(path.read_text(encoding="utf-8"), "gpu", part), encoding="utf-8"
+        )
     return 1 if wrong or not measured else 0
 
 
 def _prepare(chosen: list[_exports.Case], folder: pathlib.Path) -> int:
-    """Exports the rounds that can be; returns the exit code: 0, or 1 if there are none."""
-    from tff_dp.errors import ComputationError
+    """Exports the rounds; returns the exit code: 0, or 1 if one could not be."""
+    failed: dict[str, str] = {}
+    for (workload, private), same in itertools.groupby(sorted(chosen, key=_task), key=_task):
+        begin = time.perf_counter()
+        failed.update(_exports.prepare(list(same), folder))
+        print(
+            f"{workload}{', DP' if private else ''}: {time.perf_counter() - begin:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    for name, why in failed.items():
+        print(f"{name} is left out: {why}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
 
-    for case in chosen:
-        print(case.name, file=sys.stderr, flush=True)
-        try:
-            _exports.prepare(case, folder)
-        except ComputationError as error:  # such as a recurrent layer of clients side by side
-            print(f"{case.name} is left out: {error}", file=sys.stderr, flush=True)
-    return 0 if list(folder.glob("*.round")) else 1
+
+def _task(case: _exports.Case) -> tuple[str, bool]:
+    return case.workload, case.private
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.gpu", description=(__doc__ or "").partition("\n")[0]
     )
@@ -81,11 +102,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--workloads", nargs="*", choices=list(_exports.NAMED), help="those alone"
         )
+        command.add_argument(
+            "--side-by-side", nargs="*", type=int, metavar="N", help="so many clients at once alone"
+        )
     command.add_argument("--limit", type=float, default=210.0, help="seconds, of everything")
     command.add_argument("--rounds", type=int, default=50, help="rounds to time, at most")
     command.add_argument("--seconds", type=float, default=2.0, help="of timing each, at most")
     command.add_argument("--json", type=pathlib.Path, help="write what is measured to this file")
-    command.add_argument("--no-pytorch", action="store_true", help="leave PyTorch out")
+    command.add_argument("--no-pytorch", action="store_true", help="leave PyTorch and pfl out")
+    command.add_argument("--write", action="store_true", help=f"put the table into {PAGE}")
     return parser
 
 
@@ -94,68 +119,104 @@ def _run(chosen: list[_exports.Case], options: argparse.Namespace) -> list[dict[
 
     begin = time.perf_counter()
     measured: list[dict[str, Any]] = []
-    beside: set[tuple[str, bool]] = set()
+    compared: set[str] = set()
     timing = options.rounds, options.seconds
     in_pytorch = not options.no_pytorch and importlib.util.find_spec("torch") is not None
+    in_pfl = not options.no_pytorch and importlib.util.find_spec("pfl") is not None
     in_tensorflow = _device.has_tensorflow_gpu()
 
-    def measure(case: _exports.Case, what: Any, *given: Any) -> None:
+    def measure(case: _exports.Case, system: str, what: Any, *given: Any) -> None:
         if time.perf_counter() - begin > options.limit:
             return
-        named = f"{case.workload}{', DP' if case.private else ''}"
         try:
             found = what(*given, *timing)
         except Exception as error:  # the other measurements go on
             traceback.print_exc()
-            found = {"system": what.__name__, "error": f"{type(error).__name__}: {error}"[:300]}
-        measured.append({"workload": named, **found})
+            found = {"system": system, "error": f"{type(error).__name__}: {error}"[:300]}
+        measured.append({"workload": case.task, **found})
         print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
         if options.json:
             options.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
     for case in chosen:
         if (options.folder / f"{case.name}.json").exists():
-            measure(case, _device.measure_exported, case, options.folder)
-        if (case.workload, case.private) in beside:
+            measure(case, case.system, _device.measure_exported, case, options.folder)
+        if case.task in compared:
             continue
-        beside.add((case.workload, case.private))
-        task = _exports.NAMED[case.workload], case.private
+        compared.add(case.task)
+        workload = _exports.NAMED[case.workload]
+        task = workload, case.private
         if in_pytorch:
-            measure(case, _device.measure_pytorch, *task)
-        if in_tensorflow:
-            measure(case, _device.measure_tensorflow, *task)
+            measure(case, _device.PYTORCH, _device.measure_pytorch, *task)
+        if in_pfl and _device.runs_in_pfl(workload):
+            measure(case, _device.PFL, _device.measure_pfl, *task)
+        # The first case of a task is the one with the most clients side by side.
+        for strategy in ("scan", "vmap") if case.side_by_side > 1 else ("scan",):
+            if in_tensorflow:
+                what = functools.partial(_device.measure_tensorflow, strategy)
+                measure(case, f"TensorFlow, {strategy}", what, *task)
     return measured
 
 
-def table(measured: list[dict[str, Any]]) -> str:
+def _circumstances(measured: Sequence[dict[str, Any]], source: str) -> str:
+    """Returns on what was measured, in words."""
+    versions = []
+    for name in ("jax", "torch", "pfl", "tensorflow"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices = ", ".join(sorted({one["device"] for one in measured if "device" in one}))
+    return (
+        f"{devices or 'No device'}; Python {platform.python_version()}, {', '.join(versions)}; "
+        f"{time.strftime('%F')}; busy: {source}."
+    )
+
+
+def table(measured: Sequence[dict[str, Any]], planned: Sequence[_exports.Case]) -> str:
     """Returns measurements as a table in Markdown.
 
     Args:
       measured: What was measured, as `--json` writes it.
+      planned: What there is to measure: "not run yet" stands where it has not been.
 
     Returns:
-      The table, with a row for each.
+      The table, with a row for each case that is planned, and after those of a workload a row for what
+      else was measured of it.
     """
-    shown = {
-        "seconds": lambda value: f"{value:.3g}",
-        "clients_a_second": lambda value: f"{value:.0f}",
-        "busy": lambda value: f"{value:.0f} %",
-        "memory_bytes": lambda value: f"{value / 2**20:.0f}",
-        "first_seconds": lambda value: f"{value:.1f}",
-        "difference": lambda value: f"{value:.1g}",
-    }
-    lines = [
-        "| " + " | ".join(_COLUMNS.values()) + " |",
-        "|" + "---|" * len(_COLUMNS),
+    found = {(one["workload"], one["system"]): one for one in measured}
+    order = {case.task: n for n, case in reversed(list(enumerate(planned)))}
+    keys = dict.fromkeys([*((case.task, case.system) for case in planned), *found])
+    rows = [
+        _row(key, found.get(key), found)
+        for key in sorted(keys, key=lambda key: order.get(key[0], 0))
     ]
-    for one in measured:
-        cells = [
-            "" if one.get(name) is None else shown.get(name, str)(one[name]) for name in _COLUMNS
-        ]
-        if "error" in one:
-            cells[2] = f"failed: {one['error'].splitlines()[0]}"
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in [_HEADER, ["---"] * len(_HEADER), *rows]
+    )
+
+
+def _row(key: tuple[str, str], one: dict[str, Any] | None, found: Any) -> list[str]:
+    cells = len(_HEADER) - len(key)
+    if one is None:
+        return [*key, *[NOT_RUN] * cells]
+    if "error" in one:
+        return [*key, f"failed: {one['error'].splitlines()[0]}", *[""] * (cells - 1)]
+    shown = [
+        ("seconds", "{:.3g}", 1),
+        ("clients_a_second", "{:.0f}", 1),
+        ("busy", "{:.0f} %", 1),
+        ("memory_bytes", "{:.3g}", 2**20),
+        ("compile_seconds", "{:.1f}", 1),
+    ]
+    texts = [
+        "" if one.get(name) is None else text.format(one[name] / unit) for name, text, unit in shown
+    ]
+    for other in ("PyTorch", "pfl"):
+        seconds = found.get((key[0], other), {}).get("seconds")
+        texts.append("" if seconds is None else f"{seconds / one['seconds']:.3g}")
+    texts.append("" if one["difference"] is None else f"{one['difference']:.1g}")
+    return [*key, *texts]
 
 
 if __name__ == "__main__":

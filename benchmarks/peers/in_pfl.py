@@ -13,6 +13,7 @@ from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.pytorch import PyTorchTensorDataset
 from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam.base import NNTrainHyperParams
+from pfl.internal.ops.pytorch_ops import get_default_device
 from pfl.metrics import Metrics
 from pfl.model.pytorch import PyTorchModel
 from pfl.privacy.gaussian_mechanism import GaussianMechanism
@@ -47,7 +48,8 @@ def run(task: Task, clock: Clock) -> list[Array]:
     # pfl asks a module for its loss and its metrics.
     module.loss = lambda x, y: modules.loss_of(workload, module(x), y)
     module.metrics = lambda x, y: {}
-    clients = modules.clients_of(task)
+    device = get_default_device()  # where pfl puts the model
+    clients = [tuple(field.to(device) for field in client) for client in modules.clients_of(task)]
     users = list(range(workload.clients))
     data = FederatedDataset(
         lambda user: PyTorchTensorDataset(clients[user]), get_user_sampler("minimize_reuse", users)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import _device, _exports, gpu
+from benchmarks._workloads import WORKLOADS
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
-
+@pytest.mark.heavy
+@pytest.mark.slow
 def test_rounds_are_prepared_measured_and_checked(jax_python, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
@@ -33,8 +36,14 @@ def test_rounds_are_prepared_measured_and_checked(jax_python, tmp_path):
     done = called(jax_python, *run, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert [one["system"] for one in found] == [f"exported, {n} at once" for n in (4, 1, 4)]
-    assert gpu.table(found) in done.stdout
+    assert [(one["workload"], one["system"]) for one in found] == [
+        ("W1, DP", "exported, vmap of 4"),
+        ("W1, DP", "exported, scan"),
+        ("W1", "exported, vmap of 4"),
+    ]
+    assert all(one["memory_bytes"] > 0 for one in found)
+    chosen = [case for case in _exports.cases() if case.workload == "W1"]
+    assert gpu.table(found, chosen) in done.stdout
 
     # Planted: a result that is not the expected one.
     (path, *_) = sorted(rounds.glob("*.json"))
@@ -44,10 +53,70 @@ def test_rounds_are_prepared_measured_and_checked(jax_python, tmp_path):
     assert called(jax_python, *run).returncode == 1
 
 
+@pytest.mark.parametrize("strategy", ["scan", "vmap"])
+def test_rounds_in_tensorflow_are_measured(tff, strategy):
+    found = _device.measure_tensorflow(strategy, WORKLOADS["W1"], True, 2, 60.0)
+    assert (found["system"], found["rounds"]) == (f"TensorFlow, {strategy}", 2)
+    assert found["clients_a_second"] == pytest.approx(4 / found["seconds"])
+
+
+CASES = [
+    _exports.Case(workload="W2", private=True, side_by_side=8),
+    _exports.Case(workload="W3", private=True, side_by_side=1),
+]
+
+
 def test_what_failed_stands_in_the_table():
     failed = {
         "workload": "W2, DP",
-        "system": "exported, 8 at once",
+        "system": "exported, vmap of 8",
         "error": "Boom: no memory\nmore",
     }
-    assert "| W2, DP | exported, 8 at once | failed: Boom: no memory |" in gpu.table([failed])
+    rows = gpu.table([failed], CASES).splitlines()
+    assert rows[2].startswith("| W2, DP | exported, vmap of 8 | failed: Boom: no memory |")
+    assert rows[3] == "| W3, DP | exported, scan |" + " not run yet |" * 8
+
+
+def test_ratios_are_of_the_same_workload():
+    numbers = {"clients_a_second": 9.0, "busy": 71.2, "memory_bytes": 3 << 20, "difference": None}
+    measured = [
+        {"workload": "W3, DP", "system": "exported, scan", "seconds": 0.5, **numbers},
+        {"workload": "W2, DP", "system": "pfl", "seconds": 7.0, **numbers},
+        {"workload": "W3, DP", "system": "PyTorch", "seconds": 1.0, **numbers},
+        {"workload": "W3, DP", "system": "pfl", "seconds": 2.0, **numbers},
+    ]
+    rows = gpu.table(measured, CASES).splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| W2, DP", "exported, vmap of 8"],
+        ["| W2, DP", "pfl"],
+        ["| W3, DP", "exported, scan"],
+        ["| W3, DP", "PyTorch"],
+        ["| W3, DP", "pfl"],
+    ]
+    assert rows[2] == "| W3, DP | exported, scan | 0.5 | 9 | 71 % | 3 |  | 2 | 4 |  |"
+
+
+def test_the_page_has_a_row_for_each_round_and_the_command_that_measures_them():
+    page = (ROOT / gpu.PAGE).read_text(encoding="utf-8")
+    part = re.search(r"<!-- gpu -->\n(.*?)<!-- end of gpu -->", page, re.DOTALL)[1]
+    planned = gpu.table([], _exports.cases()).splitlines()
+    found = [line for line in part.splitlines() if line.startswith("|")]
+    assert found[:2] == planned[:2]
+    rows = {tuple(line.split(" | ")[:2]) for line in found}
+    assert {tuple(line.split(" | ")[:2]) for line in planned} <= rows
+    commands = re.findall(r"^(?:\./run )?python -m benchmarks\.gpu (.*)$", page, re.MULTILINE)
+    prepare, run = (gpu.parser().parse_args(shlex.split(command)) for command in commands)
+    assert (prepare.command, run.command, run.write) == ("prepare", "run", True)
+    assert prepare.folder == run.folder
+
+
+def test_all_workloads_and_numbers_side_by_side_are_planned():
+    """W8 has clients of different sizes; W4 and W5 do not run side by side."""
+    widths = {}
+    for case in _exports.cases():
+        widths.setdefault(case.workload, set()).add(case.side_by_side)
+    assert widths == {
+        **{name: {1, 8, 50} for name in ("cifar_shape", "W2")},
+        **{name: {1, 8, 64} for name in ("W3", "W6")},
+        **{"W1": {1, 4}, "W7": {1, 8, 20}, "W4": {1}, "W5": {1}},
+    }
