@@ -80,8 +80,9 @@ def prepare(same: Sequence[Case], folder: pathlib.Path) -> dict[str, str]:
     """Exports cases, runs their first round on this machine's CPU, and keeps projections of the result.
 
     Args:
-      same: What to export: cases of one workload that differ in how many clients run at once.
-      folder: Where the files go: for each case NAME.round, and NAME.json with key and projections.
+      same: What to export: cases of one workload.
+      folder: Where the files go: for each case NAME.round, and NAME.json with the key, the projections,
+        and how far a round without noise moves them.
 
     Returns:
       Why cases could not be exported, by name.
@@ -99,36 +100,41 @@ def prepare(same: Sequence[Case], folder: pathlib.Path) -> dict[str, str]:
     assert isinstance(workload.examples, int)
     x, y = workload.data()
     clients = tff_dp.Clients(x, y, workload.offsets())
-    privacy = Privacy() if same[0].private else None
-    bound, process = process_of(workload, privacy, clients, rounds=1000)
     # Clients that take steps of DP-SGD read all of their examples, and draw batches of their own.
     batch_size = workload.examples if workload.local_steps else workload.batch_size
-    zeros = tree.map_structure(np.zeros_like, bound.initial_weights)
     # XLA's convolutions take minutes on a CPU, and TensorFlow's own are a check of them.
     how: dict[str, Any] = {"seed": _SEED, "random_bits": "philox", "strict": True}
-    with execution.fast("scan", xla=not workload.convolves, **how) as made:
-        # Weights that are given anew where the round runs need not travel.
-        blank = initialize_from(process, zeros)
-        state = initialize_from(process, bound.initial_weights)
-        key = randomness.root(_SEED, made.settings.calls + 1)
-        everyone = clients.cohort(range(workload.clients), batch_size=batch_size)
-        after = model_weights(process, process.next(state, everyone).state).trainable
-    expected = {"key": [int(part) for part in key], "projections": projections(after)}
-    failed = {}
-    for case in same:
-        shape = execution.CohortShape(
-            clients=workload.clients,
-            examples=workload.examples,
-            batch_size=batch_size,
-            side_by_side=case.side_by_side,
-        )
-        try:
-            execution.export(process, shape, folder / f"{case.name}.round", blank)
-        except ComputationError as error:
-            failed[case.name] = str(error)
-            continue
-        text = json.dumps(expected) + "\n"
-        (folder / f"{case.name}.json").write_text(text, encoding="utf-8")
+    failed, moved = {}, 0.0
+    for private in (True,) if workload.local_steps else (False, True):
+        privacy = Privacy() if private else None
+        bound, process = process_of(workload, privacy, clients, rounds=1000)
+        with execution.fast("scan", xla=not workload.convolves, **how) as made:
+            # Weights that are given anew where the round runs need not travel.
+            blank = initialize_from(
+                process, tree.map_structure(np.zeros_like, bound.initial_weights)
+            )
+            state = initialize_from(process, bound.initial_weights)
+            key = randomness.root(_SEED, made.settings.calls + 1)
+            everyone = clients.cohort(range(workload.clients), batch_size=batch_size)
+            after = model_weights(process, process.next(state, everyone).state).trainable
+        found = projections(after)
+        # Of the first process: noise, where it comes after training, moves weights much further.
+        moved = moved or movement(found, projections(workload.initial_weights()))
+        expected = {"key": [int(part) for part in key], "projections": found, "moved": moved}
+        for case in (case for case in same if case.private == private):
+            shape = execution.CohortShape(
+                clients=workload.clients,
+                examples=workload.examples,
+                batch_size=batch_size,
+                side_by_side=case.side_by_side,
+            )
+            try:
+                execution.export(process, shape, folder / f"{case.name}.round", blank)
+            except ComputationError as error:
+                failed[case.name] = str(error)
+                continue
+            text = json.dumps(expected) + "\n"
+            (folder / f"{case.name}.json").write_text(text, encoding="utf-8")
     return failed
 
 
@@ -151,6 +157,21 @@ def projections(weights: Any) -> list[list[float]]:
             products.append(float(flat @ direction / np.linalg.norm(direction)))
         found.append([*products, float(np.linalg.norm(flat))])
     return found
+
+
+def movement(found: Any, before: Any) -> float:
+    """Returns the largest difference of two results of `projections` in a random direction.
+
+    The norms are left out: they are of the length of weights, and a projection is of that of one of them.
+
+    Args:
+      found: Projections.
+      before: Those of other weights.
+    """
+    return max(
+        float(np.abs(np.subtract(a, b))[:_DIRECTIONS].max())
+        for a, b in zip(found, before, strict=True)
+    )
 
 
 def fields_of(workload: Workload) -> list[Array]:

@@ -15,7 +15,6 @@ import argparse
 import functools
 import importlib.metadata
 import importlib.util
-import itertools
 import json
 import os
 import pathlib
@@ -55,11 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Memory is taken as it is needed: JAX and PyTorch share the card.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     measured = _run(chosen, options)
-    from benchmarks._device import TOLERANCE, Utilization
+    from benchmarks._device import Utilization
 
     part = f"{_circumstances(measured, Utilization().source)}\n\n{table(measured, chosen)}"
-    print(f"{part}\nA difference is at most {TOLERANCE}.")
-    wrong = [m for m in measured if "error" in m or not (m["difference"] or 0) <= TOLERANCE]
+    print(part)
+    wrong = [one for one in measured if "error" in one or _is_wrong(one)]
+    for one in wrong:
+        print(f"wrong: {json.dumps(one)}")
     if options.write and measured and not wrong:
         from benchmarks import comparison
 
@@ -70,24 +71,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if wrong or not measured else 0
 
 
+def _is_wrong(one: dict[str, Any]) -> bool:
+    return one["difference"] is not None and not one["difference"] <= one["tolerance"]
+
+
 def _prepare(chosen: list[_exports.Case], folder: pathlib.Path) -> int:
     """Exports the rounds; returns the exit code: 0, or 1 if one could not be."""
     failed: dict[str, str] = {}
-    for (workload, private), same in itertools.groupby(sorted(chosen, key=_task), key=_task):
+    for workload in dict.fromkeys(case.workload for case in chosen):
         begin = time.perf_counter()
-        failed.update(_exports.prepare(list(same), folder))
-        print(
-            f"{workload}{', DP' if private else ''}: {time.perf_counter() - begin:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        same = [case for case in chosen if case.workload == workload]
+        failed.update(_exports.prepare(same, folder))
+        print(f"{workload}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
     for name, why in failed.items():
         print(f"{name} is left out: {why}", file=sys.stderr, flush=True)
     return 1 if failed else 0
-
-
-def _task(case: _exports.Case) -> tuple[str, bool]:
-    return case.workload, case.private
 
 
 def parser() -> argparse.ArgumentParser:

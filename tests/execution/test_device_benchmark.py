@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import _device, _exports, gpu
@@ -45,12 +46,36 @@ def test_rounds_are_prepared_measured_and_checked(jax_python, tmp_path):
     chosen = [case for case in _exports.cases() if case.workload == "W1"]
     assert gpu.table(found, chosen) in done.stdout
 
-    # Planted: a result that is not the expected one.
-    (path, *_) = sorted(rounds.glob("*.json"))
+    # Planted: the round is run with another key than the expected one was.
+    (path,) = rounds.glob("W1-dp-1.json")
     expected = json.loads(path.read_text(encoding="utf-8"))
-    expected["projections"][0][0] += 1.0
+    expected["key"][0] ^= 1
     path.write_text(json.dumps(expected), encoding="utf-8")
-    assert called(jax_python, *run).returncode == 1
+    wrong = called(jax_python, *run)
+    assert wrong.returncode == 1
+    assert [
+        json.loads(line.partition(": ")[2])["system"]
+        for line in wrong.stdout.splitlines()
+        if line.startswith("wrong: ")
+    ] == ["exported, scan"]
+
+
+def test_a_difference_is_measured_by_what_training_moves():
+    """Under noise that moves every one of a million weights, training a little too much is found."""
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=10**6) / 1000
+    step, noise = rng.normal(size=10**6) / 1000, rng.normal(size=10**6)  # of norms 1 and 1000
+    own = _exports.projections([before])
+    expected = {
+        "projections": _exports.projections([before + step + noise]),
+        "moved": _exports.movement(_exports.projections([before + step]), own),
+    }
+    bound = _device.tolerance(WORKLOADS["W6"])
+    for factor, is_right in ((1.0, True), (1.001, True), (1.1, False)):
+        found = _exports.projections([before + factor * step + noise])
+        assert (_device.difference(found, expected) <= bound) == is_right
+    other = _exports.projections([before + step + rng.permutation(noise)])
+    assert _device.difference(other, expected) > 100 * bound
 
 
 @pytest.mark.parametrize("strategy", ["scan", "vmap"])

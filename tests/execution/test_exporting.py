@@ -25,6 +25,7 @@ from tff_dp import data, execution, exported, ledger
 from tff_dp.errors import ArgumentError, ComputationError, DataError
 from tff_dp.execution.cohort import batches
 from tff_dp.execution.graph import randomness
+from tff_dp.execution.round import client_loop
 from tff_dp.model import ModelSpec
 from tff_dp.process import build_process
 
@@ -387,6 +388,22 @@ def test_a_process_killed_while_it_writes_leaves_no_half_round(one, tmp_path, mo
         for path in left:
             with pytest.raises(ArgumentError, match="is not an exported round"):
                 exported.load_exported(path)
+
+
+@pytest.mark.parametrize(("allowed", "precision"), [(True, "DEFAULT"), (False, "HIGHEST")])
+def test_tensorflow_writes_the_precision_of_products_into_a_module(allowed, precision):
+    """docs/exported.md: JAX's setting comes too late."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    try:
+        products = client_loop.jitted(lambda a, b, x, k: [a @ b, tf.nn.conv2d(x, k, 1, "VALID")])
+        shapes = [2, 3], [3, 4], [2, 8, 8, 3], [3, 3, 3, 4]
+        lowered = products.experimental_get_compiler_ir(*(tf.zeros(shape) for shape in shapes))
+        text = lowered(stage="stablehlo")
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+    assert re.findall(r"stablehlo\.dot .* precision = \[(\w+), (\w+)\]", text) == [(precision,) * 2]
+    assert re.findall(r"stablehlo<precision (\w+)>", text) == [precision] * 2
 
 
 def test_wrong_inputs_are_refused_before_anything_runs(one):
