@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import tff_dp
+from benchmarks import gpu
 from experiments import __main__ as experiments
 from experiments import _settings
 from tests.support.paths import ROOT
@@ -50,6 +51,9 @@ INSIDE = {
     "mypy",
     "CMD",
 }  # what ./run finds in the environment
+
+
+ON_DEVICE = ["python", "-m", "benchmarks.gpu"]
 
 
 class Block(NamedTuple):
@@ -186,8 +190,8 @@ def check_command(command: str) -> None:
         return
     if words[0] == "./run":
         words = words[1:]
-    else:
-        assert words[0] == "tff-dp", command
+    else:  # the environment's own, or a Python with JAX, on a machine that has no other
+        assert words[0] == "tff-dp" or words[:3] == ON_DEVICE, command
     assert words[0] in OWN | INSIDE, command
     if words[0] == "tff-dp":
         options = parsed(cli._parser(), words[1:])
@@ -199,6 +203,8 @@ def check_command(command: str) -> None:
         config = None  # a name in an example
         if options.name is not None:
             _settings.load(options.name, config, options.overrides, smoke=options.smoke)
+    elif words[:3] == ON_DEVICE:
+        parsed(gpu.parser(), words[3:])
     elif words[0] == "python" and not words[1].startswith("-"):
         assert (ROOT / words[1]).is_file(), command
 
@@ -224,6 +230,8 @@ def test_every_command_of_a_shell_block_is_one_and_parses(page):
         "./run quickstrat",
         "./run quickstart --set tutorial.nothing=3",
         "./run python benchmarks/nothing.py",
+        "python -m benchmarks.gpu run",
+        "python -m benchmarks.noise",
         "rm -rf results",
     ],
 )
