@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import pathlib
 import statistics
@@ -226,7 +227,8 @@ def measure_pfl(workload: Workload, private: bool, rounds: int, seconds: float) 
 
     def times(count: int) -> list[float]:
         clock = Clock(count)
-        in_pfl.run(Task(workload, privacy, count, x, y, initial, pathlib.Path()), clock)
+        with contextlib.redirect_stdout(io.StringIO()):  # pfl prints its metrics in each round
+            in_pfl.run(Task(workload, privacy, count, x, y, initial, pathlib.Path()), clock)
         return clock.seconds
 
     _forget_memory_of_torch()
