@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from tff_dp.data import Clients, _fields, clients
+from tff_dp.data import Clients, _fields, clients, cohort
 from tff_dp.errors import ArgumentError, DataError
 
 
@@ -43,6 +44,64 @@ def test_ids_are_strings_and_default_to_positions():
     data = Clients(y, y, [0, 1, 2], [np.int64(7), "x"])
     assert data.ids == ("7", "x")
     assert data.position(7) == data.position("7") == 0
+
+
+def test_ids_that_nobody_gave_are_made_when_they_are_asked_for():
+    y = np.zeros(120)
+    data = Clients(y, y, np.arange(121))
+    assert data.ids_of([7, 0, 119]) == ["7", "0", "119"]
+    assert data.ids_of(range(3)) == data.ids_of(np.arange(3)) == ["0", "1", "2"]
+    assert [data.position(name) for name in (0, "7", 119, np.int64(100))] == [0, 7, 119, 100]
+    for name in (
+        "120",
+        "007",
+        "-1",
+        "+1",
+        " 1",
+        "1.0",
+        "",
+        "x",
+        "\u0661",
+        "9" * 5000,
+        True,
+        120,
+        -1,
+    ):
+        with pytest.raises(ArgumentError, match=r"is unknown.*such as '0', '1', '2'"):
+            data.position(name)
+    assert data.ids == tuple(str(k) for k in range(120))
+    assert data.ids is data.ids
+    for again in (pickle.loads(pickle.dumps(data)), copy.deepcopy(data)):
+        assert again.ids == data.ids
+    assert data.subset([5, 3]).ids == ("5", "3")
+    assert data.subset(np.arange(119, 0, -59)).ids == ("119", "60", "1")
+
+
+def test_ids_that_nobody_gave_take_no_memory(tmp_path):
+    y = np.zeros(200_000, np.float32)
+    offsets = np.arange(len(y) + 1)
+    tracemalloc.start()
+    try:
+        data = Clients(y, y, offsets)
+        data.position(199_999)
+        data.save(tmp_path)
+        loaded = Clients.load(tmp_path)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (
+        kept < 3 * offsets.nbytes
+    )  # two copies of the offsets; each id would take 50 bytes or more
+    assert loaded.ids == data.ids
+
+
+def test_ids_of_some_clients():
+    data = three()
+    assert data.ids_of([2, 0, 2]) == ["c", "a", "c"]
+    assert data.ids_of([]) == []
+    for wrong in ([3], np.array([0, -1]), [0.0], [True], np.array([True])):
+        with pytest.raises(ArgumentError, match="positions="):
+            data.ids_of(wrong)
 
 
 def test_views_share_memory_and_are_read_only():
@@ -236,6 +295,28 @@ def test_shuffled_epochs_are_permutations_of_their_own(epochs):
     assert len({tuple(order) for order in orders}) == epochs
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("most", [0, 1, 4, 60])
+def test_passes_that_are_sorted_together_have_the_order_of_one_sort(monkeypatch, most, epochs):
+    sizes = np.random.default_rng(most).integers(0, most + 1, 100)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    y = np.arange(offsets[-1])
+    data = Clients(y, y, offsets, allow_empty=True)
+    chosen = np.random.default_rng(1).permutation(100)[:70]
+    expected = []
+    numbers = np.random.default_rng(2).random(int(sizes[chosen].sum()) * epochs)
+    for client in chosen:
+        for _ in range(epochs):
+            own, numbers = np.split(numbers, [sizes[client]])
+            expected += (offsets[client] + np.argsort(own, kind="stable")).tolist()
+    for least in (0, 16, 1 << 30):  # together, by the rule, and one sort
+        monkeypatch.setattr(cohort, "_MOST_SIZES", least)
+        rng = np.random.default_rng(2)
+        drawn = data.cohort(chosen, batch_size=4, epochs=epochs, shuffle=True, rng=rng)
+        assert drawn.arrays().rows.tolist() == expected
+        assert len(data.cohort([], batch_size=4, shuffle=True, rng=rng).arrays().rows) == 0
+
+
 def test_shuffle_depends_on_the_generator_only():
     def order(seed):
         y = np.arange(20)
@@ -308,7 +389,14 @@ def test_subset_is_mapped_when_it_is_large(monkeypatch):
 
 @pytest.mark.parametrize(
     ("positions", "message"),
-    [([], "positions is empty"), ([1, 1], "positions has 1 twice"), ([3], "positions=3")],
+    [
+        ([], "positions is empty"),
+        ([1, 1], "positions has 1 twice"),
+        ([3], "positions=3"),
+        (np.array([0, 2, 1, 1, 2]), "positions has 2 twice"),
+        (np.array([0, -1]), "positions=-1"),
+        (np.array([0.0]), "positions="),
+    ],
 )
 def test_subset_positions_that_are_refused(positions, message):
     with pytest.raises(ArgumentError, match=message):

@@ -30,6 +30,7 @@ from tff_dp.sampling import (
     MinSeparationSampler,
     PoissonSampler,
     Sampler,
+    independent,
 )
 
 examples = settings(max_examples=100, deadline=None, derandomize=True)
@@ -368,6 +369,28 @@ def test_cohorts_share_no_stream_with_another_purpose():
     )
     # Two-sided binomial test at ALPHA: independent halves agree in about half of the places.
     assert oracles.binomial_p((drawn == other).sum(), 1000, 0.5) > ALPHA
+
+
+def test_a_large_population_is_drawn_in_pieces_from_the_same_numbers(monkeypatch):
+    expected = {}
+    for pieces in (1 << 30, 1000, 333, 1):
+        monkeypatch.setattr(independent, "_DRAWN_AT_ONCE", pieces)
+        for sampler in (PoissonSampler(rate=0.5), CyclicPoissonSampler(rate=0.5, cycle=2)):
+            drawn = [sampler.cohort(2000, number, 7) for number in (3, 4)]
+            for cohort, first in zip(drawn, expected.setdefault(sampler, drawn), strict=True):
+                np.testing.assert_array_equal(cohort, first)
+    numbers = _seeds.generator(7, "cohort", round_number=3).random(2000)
+    np.testing.assert_array_equal(
+        expected[PoissonSampler(rate=0.5)][0], np.flatnonzero(numbers < 0.5)
+    )
+
+
+def test_what_was_drawn_can_be_written_to_without_changing_the_sampler():
+    sampler = MinSeparationSampler(size=3, min_separation=2)
+    drawn = sampler.cohort(10, 1, 5)
+    kept = drawn.copy()
+    drawn[:] = 0
+    np.testing.assert_array_equal(sampler.cohort(10, 1, 5), kept)
 
 
 def test_root_keeps_a_seed_and_draws_128_bits_without():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import math
 import os
 import signal
@@ -24,7 +25,7 @@ from tff_dp import execution
 from tff_dp.errors import ArgumentError, ComputationError, LedgerError, RunFolderError
 from tff_dp.runs import checkpoint, codec, read_run
 from tff_dp.runs.layout import Layout
-from tff_dp.training import repetition
+from tff_dp.training import identity, repetition
 from tff_dp.training import run as run_module
 from tff_dp.training.checkpoints import Checkpoints
 from tff_dp.training.run import Run
@@ -841,3 +842,14 @@ def test_the_result_names_every_source_of_random_bits(folder, monkeypatch):
     assert math.isfinite(result.epsilon)
     with execution.fast(xla=False, random_bits="philox"):  # nothing is drawn there any more
         assert resume(folder).random_bits == result.random_bits
+
+
+@pytest.mark.parametrize("ids", [None, [f"é{k}" for k in range(10)]])
+def test_the_fingerprint_of_data_is_one_of_all_ids_whatever_the_pieces(monkeypatch, ids):
+    y = np.arange(10, dtype=np.float32)
+    clients = tff_dp.Clients(y, y, np.arange(11), ids)
+    names = "".join(f"{name}\0" for name in clients.ids).encode()
+    expected = hashlib.sha256(names + clients.sizes.astype("<i8").tobytes()).hexdigest()
+    for pieces in (1, 3, 10, 1 << 16):
+        monkeypatch.setattr(identity, "_IDS_AT_ONCE", pieces)
+        assert identity._data(clients)["fingerprint"] == expected

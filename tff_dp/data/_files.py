@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ _FORMAT = 1
 _MANIFEST = "clients.json"
 
 
-def write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fields) -> None:
+def write(folder: Path, ids: Sequence[str] | None, offsets: Array, x: Fields, y: Fields) -> None:
     """Writes clients into a new folder, which appears under its name only when it is complete.
 
     Args:
       folder: The folder, which must be empty or not exist. Its parents are made.
-      ids: The clients' ids.
+      ids: The clients' ids; None for "0", "1", ...
       offsets: The clients' offsets, int64 [clients + 1].
       x: Inputs.
       y: Targets.
@@ -43,7 +43,7 @@ def write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fiel
         ) from error
 
 
-def _write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fields) -> None:
+def _write(folder: Path, ids: Sequence[str] | None, offsets: Array, x: Fields, y: Fields) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"folder={str(folder)!r} is not empty: expected a new or an empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def _write(folder: Path, ids: tuple[str, ...], offsets: Array, x: Fields, y: Fie
         raise
 
 
-def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, Fields]:
+def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...] | None, Array, Fields, Fields]:
     """Reads clients that `write` wrote.
 
     Args:
@@ -70,7 +70,7 @@ def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, F
       mmap: Whether to map the files of the fields, read-only, instead of reading them.
 
     Returns:
-      ids, offsets, x and y.
+      ids (None for "0", "1", ...), offsets, x and y.
 
     Raises:
       DataError: The folder is missing, incomplete, damaged, or of another format.
@@ -84,7 +84,8 @@ def read(folder: Path, *, mmap: bool) -> tuple[tuple[str, ...], Array, Fields, F
             )
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
         x, y = (_read_fields(folder, part, manifest[part], mmap=mmap) for part in ("x", "y"))
-        return tuple(manifest["ids"]), offsets, x, y
+        ids = manifest["ids"]
+        return None if ids is None else tuple(ids), offsets, x, y
     except DataError:
         raise
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,11 @@ def as_id(value: Any) -> str:
     return str(value)
 
 
-def as_ids(ids: Iterable[Any] | None, count: int) -> tuple[str, ...]:
+def as_ids(ids: Iterable[Any], count: int) -> tuple[str, ...]:
     """Checks client ids.
 
     Args:
-      ids: One string or whole number for each client, or None for "0", "1", ...
+      ids: One string or whole number for each client.
       count: The number of clients.
 
     Returns:
@@ -43,24 +43,53 @@ def as_ids(ids: Iterable[Any] | None, count: int) -> tuple[str, ...]:
       DataError: The number of ids is not that of the clients, an id has another type, or an id
         occurs twice (1 and "1" are the same id).
     """
-    if ids is None:
-        return tuple(str(i) for i in range(count))
     if isinstance(ids, str):
         raise DataError(f"ids={ids!r} is one string: expected a sequence of ids. Pass a list.")
-    named = tuple(as_id(value) for value in ids)
+    named = tuple(value if type(value) is str else as_id(value) for value in ids)
     if len(named) != count:
         raise DataError(
             f"ids has {len(named)} entries where offsets has {count} clients. Give one id for each "
             "client."
         )
+    if len(set(named)) == count:
+        return named
     seen: set[str] = set()
     for name in named:
         if name in seen:
-            raise DataError(
-                f"ids has {name!r} twice: expected unique ids. Rename or merge the clients."
-            )
+            break
         seen.add(name)
-    return named
+    raise DataError(f"ids has {name!r} twice: expected unique ids. Rename or merge the clients.")
+
+
+class Numbers(Sequence[str]):
+    """The ids "0", "1", ..., each made when it is read: millions of strings take a gigabyte.
+
+    Args:
+      count: The number of clients.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, position: Any) -> Any:
+        """Returns the id at a position, or a tuple of ids for a slice."""
+        found = self._numbers[position]
+        return tuple(map(str, found)) if isinstance(found, range) else str(found)
+
+    def position(self, name: str) -> int | None:
+        """Returns the position of an id, or None if there is no such id.
+
+        Args:
+          name: The id.
+        """
+        # int() reads other forms of a number as well, such as "007", and refuses very long ones.
+        if len(name) > len(str(len(self))) or not (name.isascii() and name.isdigit()):
+            return None
+        number = int(name)
+        return number if number < len(self) and str(number) == name else None
 
 
 def group(label: str, column: Any) -> tuple[tuple[str, ...], Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def as_offsets(offsets: Any, examples: int) -> Array:
     return checked
 
 
-def check_finite(label: str, array: Array, offsets: Array, ids: tuple[str, ...]) -> None:
+def check_finite(label: str, array: Array, offsets: Array, ids: Sequence[str]) -> None:
     """Checks that floats are finite, piece by piece, so that a mapped file stays on disk.
 
     Args:

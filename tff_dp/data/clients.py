@@ -38,7 +38,7 @@ class Clients:
       y: Targets, in the same form.
       offsets: Whole numbers [clients + 1], non-decreasing from 0 to the number of examples. Copied.
       ids: A unique string or whole number for each client, stored as strings; "0", "1", ... if
-        None.
+        None, which takes no memory.
       allow_empty: Whether clients may have no examples.
       allow_nonfinite: Whether floats may be NaN or infinite; if so, they are not checked.
 
@@ -49,7 +49,7 @@ class Clients:
         is not allowed.
     """
 
-    __slots__ = ("_ids", "_offsets", "_positions", "_x", "_y")
+    __slots__ = ("_all_ids", "_ids", "_offsets", "_positions", "_x", "_y")
 
     def __init__(
         self,
@@ -66,8 +66,14 @@ class Clients:
         self._x = _fields.checked("x", x)
         self._y = _fields.checked("y", y)
         self._offsets = _offsets.as_offsets(offsets, _fields.count_examples(self._x, self._y))
-        self._ids = _ids.as_ids(ids, self.num_clients)
-        self._positions = {name: position for position, name in enumerate(self._ids)}
+        self._ids: tuple[str, ...] | _ids.Numbers
+        if ids is None:
+            self._ids = _ids.Numbers(self.num_clients)
+        else:
+            self._ids = _ids.as_ids(ids, self.num_clients)
+        # Made when they are asked for.
+        self._all_ids: tuple[str, ...] = ()
+        self._positions: dict[str, int] | None = None
         if not allow_empty and (self.sizes == 0).any():
             empty = self._ids[int(np.argmin(self.sizes))]
             raise DataError(
@@ -90,7 +96,14 @@ class Clients:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The clients' ids, in the order of their positions."""
+        """The clients' ids, in the order of their positions.
+
+        Where the clients were made without ids, asking for those of all makes as many strings, which
+        are kept. `ids_of` makes those of some clients alone.
+        """
+        if isinstance(self._ids, _ids.Numbers):
+            self._all_ids = self._all_ids or self._ids[:]
+            return self._all_ids
         return self._ids
 
     @property
@@ -122,7 +135,7 @@ class Clients:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, since arrays are writable after unpickling.
-        return _unpickled, (self._x, self._y, self._offsets, self._ids)
+        return _unpickled, (self._x, self._y, self._offsets, self._given_ids())
 
     def position(self, client_id: str | int) -> int:
         """Returns the position of the client with an id.
@@ -136,7 +149,13 @@ class Clients:
         Raises:
           ArgumentError: No client has the id.
         """
-        found = self._positions.get(str(client_id))
+        name = str(client_id)
+        if isinstance(self._ids, _ids.Numbers):
+            found = self._ids.position(name)
+        else:
+            if self._positions is None:
+                self._positions = {name: position for position, name in enumerate(self._ids)}
+            found = self._positions.get(name)
         if found is None:
             some = ", ".join(repr(name) for name in self._ids[:3])
             raise ArgumentError(
@@ -144,6 +163,20 @@ class Clients:
                 f"such as {some}. See the property ids."
             )
         return found
+
+    def ids_of(self, positions: Sequence[int] | Array) -> list[str]:
+        """Returns the ids of some clients, without making those of all of them.
+
+        Args:
+          positions: The positions of the clients, whole numbers in [0, num_clients).
+
+        Returns:
+          The ids, in the order of the positions.
+
+        Raises:
+          ArgumentError: A position is outside its bound.
+        """
+        return [self._ids[p] for p in self._chosen(positions).tolist()]
 
     def client(self, position: int) -> tuple[Fields, Fields]:
         """Returns the examples of one client.
@@ -312,24 +345,26 @@ class Clients:
         Raises:
           ArgumentError: A position is outside its bound or occurs twice, or there is none.
         """
-        chosen = [_checks.integer("positions", p, f"[0, {self.num_clients})") for p in positions]
-        if not chosen:
+        chosen = self._chosen(positions)
+        if not len(chosen):
             raise ArgumentError("positions is empty: expected at least one. Choose a client.")
-        if len(set(chosen)) != len(chosen):
-            twice = next(p for p in chosen if chosen.count(p) > 1)
+        distinct, times = np.unique(chosen, return_counts=True)
+        if len(distinct) != len(chosen):
+            repeated = np.isin(chosen, distinct[times > 1])
             raise ArgumentError(
-                f"positions has {twice} twice: expected distinct ones. Remove one of them."
+                f"positions has {chosen[np.argmax(repeated)]} twice: expected distinct ones. Remove one "
+                "of them."
             )
-        sizes = self.sizes[chosen]
+        sizes = self._offsets[chosen + 1] - self._offsets[chosen]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
-        if chosen == list(range(chosen[0], chosen[0] + len(chosen))):
+        if (np.diff(chosen) == 1).all():
             rows = slice(self._offsets[chosen[0]], self._offsets[chosen[-1] + 1])
             x, y = (_fields.apply(lambda a: a[rows], part) for part in (self._x, self._y))
         else:
             # The distance of a row from its client's first row stays the same.
             index = np.arange(offsets[-1]) + np.repeat(self._offsets[chosen] - offsets[:-1], sizes)
             x, y = _storage.take(self._x, self._y, index, map_above=MEMORY_MAP_BYTES, convert=False)
-        ids = [self._ids[p] for p in chosen]
+        ids = self.ids_of(chosen)
         return Clients(
             x, y, offsets, ids, allow_empty=True, allow_nonfinite=True
         )  # checked already
@@ -347,7 +382,7 @@ class Clients:
           DataError: The folder is not empty, is a file, or cannot be written.
         """
         _checks.instance("folder", folder, (str, os.PathLike), "Give the path of a new folder.")
-        _files.write(Path(folder), self._ids, self._offsets, self._x, self._y)
+        _files.write(Path(folder), self._given_ids(), self._offsets, self._x, self._y)
 
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = True) -> Self:
@@ -370,10 +405,23 @@ class Clients:
         ids, offsets, x, y = _files.read(Path(folder), mmap=mmap)
         return cls(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)
 
+    def _given_ids(self) -> tuple[str, ...] | None:
+        return None if isinstance(self._ids, _ids.Numbers) else self._ids
+
+    def _chosen(self, positions: Sequence[int] | Array) -> Array:
+        """Returns checked positions, int64 [clients]."""
+        bound = f"[0, {self.num_clients})"
+        if not (isinstance(positions, np.ndarray) and positions.dtype.kind in "iu"):
+            positions = [_checks.integer("positions", p, bound) for p in positions]
+        chosen = np.asarray(positions, np.int64)
+        for wrong in chosen[(chosen < 0) | (chosen >= self.num_clients)][:1]:
+            _checks.integer("positions", int(wrong), bound)
+        return chosen
+
     def _rows(self, position: int) -> slice:
         position = _checks.integer("position", position, f"[0, {self.num_clients})")
         return slice(int(self._offsets[position]), int(self._offsets[position + 1]))
 
 
-def _unpickled(x: Fields, y: Fields, offsets: Array, ids: tuple[str, ...]) -> Clients:
+def _unpickled(x: Fields, y: Fields, offsets: Array, ids: tuple[str, ...] | None) -> Clients:
     return Clients(x, y, offsets, ids, allow_empty=True, allow_nonfinite=True)  # checked already

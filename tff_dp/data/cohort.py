@@ -11,6 +11,8 @@ from tff_dp._arrays import CohortArrays
 from tff_dp.data import _fields
 from tff_dp.data._fields import Array, Fields
 
+_MOST_SIZES = 16  # passes for each distinct size, from which passes of one size are sorted together
+
 
 class Cohort(Sequence[Any]):
     """The data of a round's clients, from `Clients.cohort`.
@@ -119,10 +121,22 @@ class Cohort(Sequence[Any]):
 def _shuffled(starts: Array, sizes: Array, epochs: int, rng: np.random.Generator) -> Array:
     """Returns the rows of all clients, with a random order for each client and epoch."""
     passes = np.repeat(sizes, epochs)
-    pass_of = np.repeat(np.arange(len(passes)), passes)
-    begins = np.concatenate([[0], np.cumsum(passes)])[:-1]
+    ends = np.cumsum(passes)
+    begins, total = ends - passes, int(ends[-1]) if len(ends) else 0
     first_rows = np.repeat(starts, epochs)
-    rows = np.arange(len(pass_of)) + np.repeat(first_rows - begins, passes)
     # Sorting by a random number within each pass permutes it uniformly (ties: probability 2^-53 each).
-    shuffled: Array = rows[np.lexsort((rng.random(len(rows)), pass_of))]
+    numbers = rng.random(total)
+    values, counts = np.unique(passes, return_counts=True)
+    if _MOST_SIZES * len(values) >= len(passes):
+        pass_of = np.repeat(np.arange(len(passes)), passes)
+        rows = np.arange(total) + np.repeat(first_rows - begins, passes)
+        shuffled: Array = rows[np.lexsort((numbers, pass_of))]
+        return shuffled
+    # The same order, as stable sorts of many short rows: one long sort takes several times as long.
+    shuffled = np.empty(total, np.int64)
+    by_size = np.split(np.argsort(passes, kind="stable"), np.cumsum(counts)[:-1])
+    for size, same in zip(values.tolist(), by_size, strict=True):
+        places = begins[same, None] + np.arange(size)
+        order = np.argsort(numbers[places], axis=1, kind="stable")
+        shuffled[places] = first_rows[same, None] + order
     return shuffled

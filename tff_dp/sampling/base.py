@@ -138,11 +138,15 @@ class Sampler(Config, abc.ABC):
         self.check(population)
         _checks.integer("round_number", round_number, "[1, inf)", "Rounds count from 1.")
         drawn = self._draw(population, round_number, root_seed)
-        is_cohort = (
+        is_integers = (
             isinstance(drawn, np.ndarray)
             and drawn.ndim == 1
             and (drawn.size == 0 or np.issubdtype(drawn.dtype, np.integer))
-            and bool(np.all(np.diff(drawn.astype(np.int64), prepend=-1, append=population) > 0))
+        )
+        # A copy, as samplers keep what they have drawn.
+        cohort = drawn.astype(np.int64) if is_integers else np.array([-1])
+        is_cohort = cohort.size == 0 or (
+            cohort[0] >= 0 and cohort[-1] < population and bool((cohort[1:] > cohort[:-1]).all())
         )
         if not is_cohort:  # a client that is in a cohort twice has twice the influence
             raise ArgumentError(
@@ -150,4 +154,4 @@ class Sampler(Config, abc.ABC):
                 f"{round_number}: expected an array of different client positions in "
                 f"[0, {population}), sorted, of whole numbers."
             )
-        return drawn.astype(np.int64)
+        return cohort

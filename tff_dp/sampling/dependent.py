@@ -11,7 +11,7 @@ import numpy as np
 
 from tff_dp import _checks, _seeds
 from tff_dp.sampling.base import Adjacency, Sampler
-from tff_dp.sampling.independent import PoissonSampler
+from tff_dp.sampling.independent import PoissonSampler, participants
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,8 @@ def _participations(
     sampler: MinSeparationSampler, population: int, root_seed: int
 ) -> _Participations:
     del sampler, root_seed  # they are the key of the cache
-    return _Participations([], np.zeros(population, np.int64), np.zeros(population, np.int64))
+    # Rounds do not exceed int32, and half the memory stays.
+    return _Participations([], np.zeros(population, np.int32), np.zeros(population, np.int32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,9 +208,11 @@ class CyclicPoissonSampler(Sampler):
     def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
         part = _order(population, root_seed)[(round_number - 1) % self.cycle :: self.cycle]
         rng = _seeds.generator(root_seed, "cohort", round_number=round_number)
-        return np.sort(part[rng.random(len(part)) < self.rate])
+        return np.sort(part[participants(rng, len(part), self.rate)])
 
 
 @functools.lru_cache(maxsize=4)
 def _order(population: int, root_seed: int) -> np.ndarray:
-    return _seeds.generator(root_seed, "parts").permutation(population)
+    order = _seeds.generator(root_seed, "parts").permutation(population)
+    # Half the memory, of an array that stays.
+    return order.astype(np.int32) if population <= np.iinfo(np.int32).max else order

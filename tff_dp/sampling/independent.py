@@ -11,6 +11,29 @@ import numpy as np
 from tff_dp import _checks, _seeds
 from tff_dp.sampling.base import Adjacency, Sampler
 
+_DRAWN_AT_ONCE = 1 << 18  # numbers, which stay in a core's cache
+
+
+def participants(rng: np.random.Generator, count: int, rate: float) -> np.ndarray:
+    """Draws which of some clients participate, each independently of the others.
+
+    The numbers are drawn in pieces, which is the same as at once: those of millions of clients would
+    take more memory than anything else in a round.
+
+    Args:
+      rng: The generator, from which `count` numbers are drawn.
+      count: The number of clients; >= 0.
+      rate: The probability that a client participates.
+
+    Returns:
+      The numbers of those who do, in [0, count), ascending, int64.
+    """
+    found = [
+        begin + np.flatnonzero(rng.random(min(_DRAWN_AT_ONCE, count - begin)) < rate)
+        for begin in range(0, count, _DRAWN_AT_ONCE)
+    ]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoissonSampler(Sampler):
@@ -50,7 +73,7 @@ class PoissonSampler(Sampler):
 
     def _draw(self, population: int, round_number: int, root_seed: int) -> np.ndarray:
         rng = _seeds.generator(root_seed, "cohort", round_number=round_number)
-        return np.flatnonzero(rng.random(population) < self.rate)
+        return participants(rng, population, self.rate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,7 @@ def check_same(config: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             raise ArgumentError(_message(what, shortened(found), saved_versions))
 
 
+_IDS_AT_ONCE = 1 << 16  # of clients, that are made and hashed together
 _NOT_COMPARED = {("model", "name"), ("model", "library")}
 
 
@@ -151,8 +152,10 @@ def _model(bound: BoundModel) -> dict[str, Any]:
 
 def _data(clients: Clients) -> dict[str, Any]:
     hashed = hashlib.sha256()
-    for name in clients.ids:
-        hashed.update(name.encode() + b"\0")
+    count = clients.num_clients
+    for begin in range(0, count, _IDS_AT_ONCE):
+        names = clients.ids_of(np.arange(begin, min(begin + _IDS_AT_ONCE, count)))
+        hashed.update("".join(f"{name}\0" for name in names).encode())
     hashed.update(clients.sizes.astype("<i8").tobytes())
     x, y = clients.element_spec()
     return {
