@@ -8,6 +8,7 @@ Exception
     │   ├── DataError                   client data disagree with each other or with the model
     │   ├── ModelError                  a model cannot be wrapped, or not in this way
     │   └── AccountingError             no valid accountant for a combination, or over its rounds
+    ├── ClusterError (RuntimeError)     the workers of a cluster could not finish a round
     ├── ComputationError (RuntimeError) a computation failed while it ran, for example on a client
     ├── LedgerError (RuntimeError)      a privacy ledger is in use, damaged, or of another data set
     ├── RunFolderError (RuntimeError)   a run folder is in use, damaged, of another run, or not writable
@@ -61,6 +62,10 @@ class StackError(TffDpError, ImportError):
 
 class ComputationError(TffDpError, RuntimeError):
     """A computation failed while it ran."""
+
+
+class ClusterError(TffDpError, RuntimeError):
+    """The workers of a cluster could not be reached, or could not finish a round."""
 
 
 class LedgerError(TffDpError, RuntimeError):

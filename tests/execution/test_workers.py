@@ -412,6 +412,20 @@ def test_parts_follow_from_the_clients_and_fit_into_memory(monkeypatch, xla, alo
             found = client_loop.part_count(count, 0, size, xla)
             assert found == 1 or found * size <= client_loop._BYTES_OF_PARTS
         assert client_loop.part_count(count, 0, None, xla) == 1  # sums of no known size
+    # More than that for cohorts that many machines share, whose parts would be long otherwise.
+    longest = 1 << 13 if xla else 1 << 11
+    millions = [
+        client_loop.part_count(count, 0, 1000, xla) for count in range(60_000, 3 << 20, 997)
+    ]
+    assert millions == sorted(millions)
+    assert millions[-1] == max(millions) == 256
+    found = [
+        (count, client_loop.part_count(count, 0, 1000, xla)) for count in (1 << 17, 1 << 18, 10**6)
+    ]
+    assert all(count / parts <= longest for count, parts in found if parts < 256)
+    assert found[-1][1] == (128 if xla else 256)
+    assert client_loop.part_count(10**6, 0, 1 << 22, xla) == 32  # 128 MiB of sums
+    assert client_loop.part_count(10**6, 0, None, xla) == 1
     for rows in range(1, 40):  # a part has a row at least
         assert client_loop.part_count(64 * rows, 64, 8, xla) <= rows
 

@@ -32,13 +32,14 @@ PAGES = [
 ]
 LANGUAGES = {"python", "sh", "text", "toml", "json"}
 NOT_RUN = "# Not run in the tests: "
-FOREIGN = {"git", "pip", "uv", "cd"}  # commands of others, in the pages' shell blocks
+FOREIGN = {"git", "pip", "uv", "cd", "ray"}  # commands of others, in the pages' shell blocks
 OWN = {
     "quickstart",
     "test",
     "fuzz",
     "lint",
     "docs",
+    "cluster-demo",
     "lock",
     "interpreters",
     "help",
@@ -127,7 +128,7 @@ SLOW = (
         "fit.md",
         "exported.md",
     ),
-    *("mechanisms.md", "pitfalls.md", "tff.md"),
+    *("mechanisms.md", "pitfalls.md", "tff.md", "cluster.md"),
 )
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 

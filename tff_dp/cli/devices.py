@@ -31,6 +31,20 @@ def add_device(command: argparse.ArgumentParser, default: str | None, more: str 
     )
 
 
+def add_cluster(command: argparse.ArgumentParser) -> None:
+    """Adds the option --cluster.
+
+    Args:
+      command: The parser of the command.
+    """
+    command.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="have the workers of a Ray cluster run the clients: the address of its head, auto for the "
+        "one that Ray finds or a new one on this machine, or local for a new one (docs/cluster.md)",
+    )
+
+
 def choose(device: str) -> None:
     """Makes TensorFlow use a kind of device, in this process and from now on.
 
@@ -84,22 +98,27 @@ def obstacle() -> str | None:
 
 
 @contextlib.contextmanager
-def used(device: str) -> Iterator[None]:
+def used(device: str, cluster: str | None = None) -> Iterator[None]:
     """Runs the trainings of a block on a device.
 
     Args:
-      device: One of `CHOICES`; "auto" leaves the choice, and the execution context, to the trainings.
+      device: One of `CHOICES`; "auto" leaves the choice to the trainings, and without a cluster the
+        execution context as well.
+      cluster: The address of the Ray cluster that runs the clients, as for `execution.fast`; None for
+        none.
 
     Yields:
       Nothing.
 
     Raises:
-      ArgumentError: device="gpu", and TensorFlow sees no GPU.
+      ArgumentError: device="gpu", and TensorFlow sees no GPU; or the address is none.
+      ClusterError: The cluster cannot be reached.
+      StackError: Ray is missing.
     """
-    if device == "auto":
+    if device == "auto" and cluster is None:
         yield
         return
     from tff_dp import execution
 
-    with execution.fast(device=device):
+    with execution.fast(device=device, cluster=cluster):
         yield

@@ -51,6 +51,7 @@ def add_train(command: argparse.ArgumentParser) -> None:
         help="write a configuration, a model and data that can be trained into a new folder",
     )
     devices.add_device(command, None, "; in place of train.device")
+    devices.add_cluster(command)
 
 
 def add_resume(command: argparse.ArgumentParser) -> None:
@@ -67,6 +68,7 @@ def add_resume(command: argparse.ArgumentParser) -> None:
         help="the number of rounds that the run is to have in all; by default as many as before",
     )
     devices.add_device(command, None, "; by default the one on which the run began")
+    devices.add_cluster(command)
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:
@@ -98,6 +100,7 @@ def train(options: argparse.Namespace) -> int:
       AccountingError: No valid accounting is known for it.
       RunFolderError: The folder of the run cannot be used.
       LedgerError: The rounds cannot be charged.
+      ClusterError: The cluster cannot be reached, or its workers could not finish a round.
       ComputationError: A client's computation fails.
     """
     if options.example is not None:
@@ -122,12 +125,12 @@ def train(options: argparse.Namespace) -> int:
     import tff_dp
 
     run_dir = prepared.run_dir
-    _store(run_dir, source)
     arguments = prepared.train.arguments()
     if prepared.algorithm is not None:
         arguments["algorithm"] = prepared.algorithm
     try:
-        with _plain_warnings(), devices.used(prepared.train.device):
+        with _plain_warnings(), devices.used(prepared.train.device, options.cluster):
+            _store(run_dir, source)  # once there is a cluster to run on
             result = tff_dp.fit(
                 prepared.model.model,
                 prepared.clients,
@@ -161,6 +164,7 @@ def resume(options: argparse.Namespace) -> int:
       ArgumentError: The run was not begun by `tff-dp train`, or its model or data cannot be made.
       RunFolderError: The folder cannot be used.
       LedgerError: The rounds cannot be charged.
+      ClusterError: The cluster cannot be reached, or its workers could not finish a round.
       ComputationError: A client's computation fails.
     """
     run_dir = pathlib.Path(options.run_dir)
@@ -188,7 +192,7 @@ def resume(options: argparse.Namespace) -> int:
     more = {} if options.rounds is None else {"rounds": options.rounds}
     table = mistakes.source.values.get("train", {})
     try:
-        with _plain_warnings(), devices.used(device_of(source)):
+        with _plain_warnings(), devices.used(device_of(source), options.cluster):
             result = tff_dp.resume(
                 run_dir,
                 model.model,

@@ -4,6 +4,7 @@ Apart from tff_dp's lowest layer, this package imports nothing of tff_dp, so tha
 TFF users as well.
 """
 
+from tff_dp.cluster import Cluster
 from tff_dp.execution.context import current_or_fast, expecting, fast, install, is_seeded
 from tff_dp.execution.explanation import explain
 from tff_dp.execution.exporting import export, restored_state
@@ -14,6 +15,7 @@ from tff_dp.execution.stock import stock
 from tff_dp.exported import CohortShape, ExportedRound, load_exported
 
 __all__ = [
+    "Cluster",
     "CohortShape",
     "ExportedRound",
     "NoiseBits",

@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tff_dp import _caching, _checks, _compat
+from tff_dp.cluster import Cluster
+from tff_dp.cluster.options import as_cluster
+from tff_dp.cluster.pool import Pool
 from tff_dp.errors import ComputationError
 from tff_dp.execution import compilation, devices, lock, marked_noise
 from tff_dp.execution.round import noise_source
@@ -39,6 +42,7 @@ def fast(
     seed: int | None = None,
     random_bits: str = "auto",
     workers: int | None = None,
+    cluster: str | Cluster | None = None,
 ) -> Iterator[Any]:
     """Runs the TFF computations of a `with` block in this process.
 
@@ -75,13 +79,20 @@ def fast(
         cohort at the same time; in [1, inf), and at most the number of devices. None for as many
         threads as there are cores, or all devices. Results do not depend on it, not even in their
         last bits.
+      cluster: The Ray cluster whose workers compute the sums over the parts of large cohorts, an
+        address or a `Cluster`; "auto" for the one that Ray finds, or a new one on this machine. The
+        connection lasts as long as the block. With equal processors and software, results are those of
+        this process, to the last bit, but rounds are not fused (docs/cluster.md). None for this process
+        alone.
 
     Yields:
       The execution context, a `tff.framework.SyncContext`.
 
     Raises:
       ArgumentError: An argument is outside its bound.
-      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+      ClusterError: The cluster cannot be reached, or has no room; or, raised by the call, its workers
+        could not finish a round. The caller's state and data are what they were.
+      StackError: TFF cannot be imported, or Ray for `cluster`, or "aes-ctr" lacks its package.
       ArgumentTypeError: A computation is called with an argument of another type. Raised by the
         call.
       ComputationError: A client's computation fails, with the client's position; or, with `strict`,
@@ -98,6 +109,7 @@ def fast(
             seed=seed,
             random_bits=random_bits,
             workers=workers,
+            cluster=cluster,
         )
         with tff.framework.get_context_stack().install(context):
             yield context
@@ -112,6 +124,7 @@ def install(
     seed: int | None = None,
     random_bits: str = "auto",
     workers: int | None = None,
+    cluster: str | Cluster | None = None,
 ) -> Any:
     """Makes the context of `fast` TFF's default for the rest of the process.
 
@@ -126,13 +139,15 @@ def install(
       seed: See `fast`.
       random_bits: See `fast`.
       workers: See `fast`.
+      cluster: See `fast`.
 
     Returns:
       The execution context.
 
     Raises:
       ArgumentError: An argument is outside its bound.
-      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+      ClusterError: The cluster cannot be reached, or has no room.
+      StackError: TFF cannot be imported, or Ray for `cluster`, or "aes-ctr" lacks its package.
     """
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
@@ -145,6 +160,7 @@ def install(
         seed=seed,
         random_bits=random_bits,
         workers=workers,
+        cluster=cluster,
     )
     tff.framework.set_default_context(context)
     return context
@@ -231,6 +247,7 @@ def make_context(
     seed: int | None,
     random_bits: str,
     workers: int | None,
+    cluster: str | Cluster | None,
 ) -> Any:
     """Makes the context of `fast`, without installing it.
 
@@ -244,13 +261,15 @@ def make_context(
       seed: See `fast`.
       random_bits: See `fast`.
       workers: See `fast`.
+      cluster: See `fast`.
 
     Returns:
       A `FastContext`.
 
     Raises:
       ArgumentError: An argument is outside its bound.
-      StackError: "aes-ctr" lacks its package.
+      ClusterError: The cluster cannot be reached, or has no room.
+      StackError: "aes-ctr" lacks its package, or `cluster` lacks Ray.
     """
     xla = _checks.optional_flag("xla", xla)
     strict = _checks.flag("strict", strict)
@@ -262,13 +281,22 @@ def make_context(
     if workers is not None:
         workers = _checks.integer("workers", workers, "[1, inf)", "Leave it out for all there are.")
     noise_source.check(random_bits)
+    options = None if cluster is None else as_cluster(cluster)
     _caching.prepare()
+    places = devices.choose(device, workers)
+    pool = None
+    if options is not None:
+        if options.gpus and not places.on_gpu:
+            places = devices.of_workers_gpus(places)
+        pool = Pool(options)
+        stack.callback(pool.close)
     settings = Settings(
         strategy=strategy,
         xla=xla,
         seed=seed,
         random_bits=random_bits,
-        places=devices.choose(device, workers),
+        places=places,
+        pool=pool,
     )
     return FastContext(settings, stack, strict=strict)
 

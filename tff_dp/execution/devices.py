@@ -12,6 +12,8 @@ import tensorflow as tf
 from tff_dp import _why_no_gpu
 from tff_dp.errors import ArgumentError
 
+_CPU_BYTES, _GPU_BYTES = 1 << 28, 1 << 31  # of examples that may stay on a device
+
 
 @dataclasses.dataclass(frozen=True)
 class Places:
@@ -44,6 +46,18 @@ class Places:
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context manager in which graphs are called on the default device."""
         return tf.device(self.default) if self.default else contextlib.nullcontext()
+
+
+def of_workers_gpus(here: Places) -> Places:
+    """Returns the places of a driver without a GPU whose clients run on the GPUs of a cluster.
+
+    Args:
+      here: The driver's own places.
+
+    Returns:
+      Places to which the rules for GPUs apply. Cohorts that do not leave the driver run on its CPU.
+    """
+    return dataclasses.replace(here, on_gpu=True, resident_bytes=_GPU_BYTES)
 
 
 def choose(device: str, workers: int | None = None) -> Places:
@@ -88,5 +102,5 @@ def choose(device: str, workers: int | None = None) -> Places:
         )
     names = names[:workers]
     if gpus:
-        return Places(True, names, 1 << 31, None)
-    return Places(False, names, 1 << 28, "/CPU:0" if present else None)
+        return Places(True, names, _GPU_BYTES, None)
+    return Places(False, names, _CPU_BYTES, "/CPU:0" if present else None)

@@ -16,6 +16,7 @@ from typing import Any
 
 from tff_dp import _checks, _compat
 from tff_dp._compat.tff import internals
+from tff_dp.cluster import Cluster
 from tff_dp.errors import ComputationError
 from tff_dp.execution import marked_noise
 from tff_dp.execution.context import FastContext, make_context
@@ -43,6 +44,7 @@ def federated_context(
     seed: int | None = None,
     random_bits: str = "auto",
     workers: int | None = None,
+    cluster: str | Cluster | None = None,
     install: bool = True,
 ) -> Iterator[Any]:
     """Runs the federated programs of a `with` block in this process.
@@ -72,6 +74,7 @@ def federated_context(
       seed: See `fast`. Calls take their keys in the order in which they run.
       random_bits: See `fast`.
       workers: See `fast`.
+      cluster: See `fast`.
       install: Whether the context that is yielded is in effect in the block, for the thread that
         enters it. Otherwise it takes effect where the caller installs it
         (`tff.framework.set_default_context`).
@@ -81,7 +84,8 @@ def federated_context(
 
     Raises:
       ArgumentError: An argument is outside its bound.
-      StackError: TFF cannot be imported, or "aes-ctr" lacks its package.
+      ClusterError: As with `fast`.
+      StackError: As with `fast`.
       ComputationError: As with `fast`, raised where values are awaited; or a computation is called
         outside of coroutines, or was not awaited within the block.
     """
@@ -98,6 +102,7 @@ def federated_context(
             seed=seed,
             random_bits=random_bits,
             workers=workers,
+            cluster=cluster,
         )
         executor = ThreadPoolExecutor(1, thread_name_prefix="tff_dp-calls")
         # Entered after `resources`, and so closed before them: stock TFF's worker must not end

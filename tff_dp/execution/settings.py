@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tff_dp.cluster.pool import Pool
 from tff_dp.execution import devices
+from tff_dp.execution.cohort.references import ByReference
 from tff_dp.execution.cohort.resident import Resident
 from tff_dp.execution.graph import random_words, randomness
 from tff_dp.execution.round import compile_policy
@@ -31,7 +33,8 @@ class Settings:
       expected: The total number of rounds that are expected; None if it is not known.
       backend: Takes the in-process backend of a computation, and returns the backend that runs its
         rounds of several blocks.
-      resident: The arrays that stay on the device between rounds.
+      pool: The workers of a cluster, which run the parts of cohorts; None for this process alone.
+      resident: The arrays that stay on the device between rounds, or what makes references to arrays.
     """
 
     strategy: str = "auto"
@@ -42,10 +45,12 @@ class Settings:
     calls: int = 0
     expected: int | None = None
     backend: Callable[[Backend], Backend] = lambda here: here
-    resident: Resident = dataclasses.field(init=False)
+    pool: Pool | None = None
+    resident: Resident | ByReference = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        self.resident = Resident(self.places.resident_bytes)
+        here = Resident(self.places.resident_bytes)
+        self.resident = here if self.pool is None else ByReference(here)
         self._trained: weakref.WeakKeyDictionary[Any, compile_policy.Trained] = (
             weakref.WeakKeyDictionary()
         )

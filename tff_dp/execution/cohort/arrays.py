@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tff_dp._arrays import CohortArrays
-from tff_dp.execution.cohort import grouping, resident, tables
+from tff_dp.execution.cohort import grouping, references, resident, tables
 
 _BYTES = 1 << 24  # of examples in a copy, for arrays that do not fit on the device
-_ALIGNMENT = 64  # bytes; TensorFlow uses memory of this alignment without a copy
 
 
 def blocks_of_arrays(
     cohort: CohortArrays,
-    held: resident.Resident,
+    held: resident.Resident | references.ByReference,
     *,
     is_regular: grouping.IsRegular,
     by_size: bool,
@@ -31,7 +28,7 @@ def blocks_of_arrays(
 
     Args:
       cohort: The cohort.
-      held: The arrays that stay on the device between rounds.
+      held: The arrays that stay on the device between rounds, or what makes references to arrays.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients.
       by_size: Whether the clients of a block must have the same number of examples, and not only
         last batches of the same size.
@@ -47,7 +44,7 @@ def blocks_of_arrays(
         return
     for low, high in _spans(cohort):
         part, rows = _alone(cohort, low, high)
-        fields = [_copied(field, rows) for field in cohort.fields]
+        fields = [held.rows(field, rows) for field in cohort.fields]
         yield from grouping.grouped(fields, part, is_regular, by_size=by_size, offset=low)
 
 
@@ -82,27 +79,3 @@ def _alone(cohort: CohortArrays, low: int, high: int) -> tuple[CohortArrays, Any
         rows = positions if cohort.rows is None else cohort.rows[positions]
     alone = dataclasses.replace(cohort, rows=None, starts=starts[:-1], sizes=sizes)
     return alone, rows
-
-
-def _copied(field: np.ndarray, rows: Any) -> tf.Tensor:
-    """Returns rows of a field as a tensor, padded with zeros to a length that many blocks share."""
-    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-    array = _aligned([tables.padded_length(count), *field.shape[1:]], field.dtype)
-    if isinstance(rows, slice):
-        array[:count] = field[rows]
-    else:
-        np.take(field, rows, axis=0, out=array[:count], mode="clip")
-    array[count:] = np.zeros([], field.dtype)
-    if array.dtype.kind not in "biufc":
-        return tf.convert_to_tensor(array)
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # without a second copy
-
-
-def _aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """Returns an uninitialized array whose memory TensorFlow can use without a copy."""
-    if dtype.hasobject:
-        return np.empty(shape, dtype)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNMENT
-    return memory[begin : begin + size].view(dtype).reshape(shape)

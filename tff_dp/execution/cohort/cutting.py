@@ -7,13 +7,21 @@ from typing import Any
 
 from tff_dp._arrays import arrays_of
 from tff_dp.execution import values
-from tff_dp.execution.cohort import arrays, datasets, grouping, resident, tables, tensors
+from tff_dp.execution.cohort import (
+    arrays,
+    datasets,
+    grouping,
+    references,
+    resident,
+    tables,
+    tensors,
+)
 
 
 def blocks_of(
     data: Any,
     data_type: Any,
-    held: resident.Resident,
+    held: resident.Resident | references.ByReference,
     *,
     is_regular: grouping.IsRegular,
     by_size: bool,
@@ -26,7 +34,7 @@ def blocks_of(
       data: The data of the clients, as the computation received them: a cohort of arrays, or a
         sequence of data sets or of other values.
       data_type: The TFF type of one client's data.
-      held: The arrays that stay on the device between rounds.
+      held: The arrays that stay on the device between rounds, or what makes references to arrays.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients.
       by_size: Whether the clients of a block must have the same number of examples, and not only
         last batches of the same size.

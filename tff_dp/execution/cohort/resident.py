@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_dp.execution.cohort.tables import Limits
+from tff_dp import _copies
+from tff_dp.execution.cohort.tables import Limits, padded_length
 
 
 class Resident:
@@ -63,6 +64,19 @@ class Resident:
         while sum(size for _, _, size in self._held.values()) > self.limit and len(self._held) > 1:
             self._held.popitem(last=False)
         return tensor
+
+    def rows(self, array: np.ndarray, rows: Any) -> tf.Tensor:
+        """Copies rows of an array that does not stay on the device.
+
+        Args:
+          array: The array.
+          rows: The rows, a slice of consecutive ones or an array of numbers.
+
+        Returns:
+          The rows, padded with zeros to a length that many blocks share.
+        """
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        return _copies.padded_rows(array, rows, padded_length(count))
 
     def limits(self, array: Any) -> Limits:
         """Returns the smallest and the largest value of an integer array, computed once.

@@ -148,8 +148,8 @@ class Block:
     """Some clients of a cohort, which one graph processes.
 
     Attributes:
-      fields: A tensor [rows, ...] for each field of the examples; for data that are not a sequence,
-        a tensor [clients, ...] for each part of a client's value.
+      fields: A tensor [rows, ...], or a reference to it, for each field of the examples; for data that
+        are not a sequence, a tensor [clients, ...] for each part of a client's value.
       table: The clients and the positions of their batches.
       batching: The properties that their batches have in common.
       limits: The smallest and the largest value of each field, None where not known; empty if none

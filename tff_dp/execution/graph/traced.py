@@ -151,6 +151,21 @@ class Graphs:
             graph = self._found(wanted)
         return wanted.called(graph)
 
+    def graph(self, wanted: Wanted) -> Any:
+        """Looks a graph up, and traces it first if it is not in the cache.
+
+        Args:
+          wanted: The graph. In place of its inputs, their specifications will do.
+
+        Returns:
+          The concrete function.
+
+        Raises:
+          CannotTraceError: The function cannot be traced.
+        """
+        with self._finding:
+            return self._found(wanted)
+
     def _found(self, wanted: Wanted) -> Any:
         key = wanted.key
         made_by, coming = self._coming.pop(key, (None, None))

@@ -25,6 +25,11 @@ def account_of(runner: RoundRunner, settings: Settings) -> str:
         "server: with the clients in one graph, where a cohort is one block of clients; otherwise a "
         "graph before them and one after",
     ]
+    if settings.pool is not None:
+        lines.append(
+            f"cluster: clients of cohorts of several parts run on Ray at {settings.pool.address}, up to "
+            f"{settings.pool.slots()} parts at a time; the rest runs in this process"
+        )
     if way.xla and tried.server_xla:
         lines.append(f"server: without XLA, because {tried.server_xla}")
     if way.xla and way.strategy == "scan" and not settings.compiles_at_once:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tff_dp.execution.cohort import cutting
 from tff_dp.execution.cohort.grouping import IsRegular
+from tff_dp.execution.cohort.references import ByReference, Reference, tensor_of
 from tff_dp.execution.cohort.resident import Resident
 from tff_dp.execution.round.client_loop import Shape, shape_of
 from tff_dp.execution.round.programs import RoundPrograms
@@ -27,19 +28,30 @@ class BlockWork:
     Attributes:
       number: The number of the block, from 0.
       shape: What its graph is specialized for.
-      fields: The examples, one tensor [rows, ...] for each field.
+      fields: The examples, one tensor [rows, ...] for each field, or a reference to it.
       table: The arrays of the table that says who the clients are and where their batches begin;
         see `ClientTable.read`.
     """
 
     number: int
     shape: Shape
-    fields: Sequence[tf.Tensor]
+    fields: Sequence[tf.Tensor | Reference]
     table: Sequence[np.ndarray]
 
     def tensors(self) -> list[tf.Tensor]:
         """Returns the examples and then the table, as `client_loop.clients` takes them."""
-        return [*self.fields, *(tf.constant(column) for column in self.table)]
+        examples = [tensor_of(field) for field in self.fields]
+        return [*examples, *(tf.constant(column) for column in self.table)]
+
+    def specs(self) -> list[tf.TensorSpec]:
+        """Returns the specifications of `tensors`."""
+        examples = [
+            field.spec()
+            if isinstance(field, Reference)
+            else tf.TensorSpec(field.shape, field.dtype)
+            for field in self.fields
+        ]
+        return [*examples, *(tf.TensorSpec(c.shape, tf.as_dtype(c.dtype)) for c in self.table)]
 
     def of_nobody(self) -> BlockWork:
         """Returns a block of the same shapes whose table has no clients."""
@@ -70,7 +82,7 @@ Work = BlockWork | CallWork
 
 
 def cut(
-    parts: RoundPrograms, data: Any, way: Way, held: Resident, is_regular: IsRegular
+    parts: RoundPrograms, data: Any, way: Way, held: Resident | ByReference, is_regular: IsRegular
 ) -> Iterator[Work]:
     """Splits a cohort into blocks, which depend only on these arguments.
 
@@ -78,7 +90,7 @@ def cut(
       parts: The programs of the round.
       data: The data of the clients, as they were passed to the computation.
       way: How the clients run.
-      held: The arrays that stay on the device between rounds.
+      held: The arrays that stay on the device between rounds, or what makes references to arrays.
       is_regular: Whether a graph of static shapes is wanted for a kind of clients. It is not called
         for clients that run side by side, which always need such a graph.
 

@@ -23,7 +23,9 @@ from tff_dp.execution.cohort.tables import (
 from tff_dp.execution.graph.style import Style
 from tff_dp.execution.round.programs import RoundPrograms
 
-_MOST_PARTS = 8  # each is a separate call and holds its own sums
+# The most parts of a block, unless they would be very long: each is a separate call and holds its own
+# sums.
+_MOST_PARTS = 8
 _MOST_LONG_PARTS = 16  # of graphs in which a part has more to do
 # The fewest entries of a block's table per part. A part takes a call and a join, about 0.1 ms. A client
 # of a small model takes a few microseconds in XLA's code. It takes 0.3 ms or more in a graph that
@@ -31,6 +33,11 @@ _MOST_LONG_PARTS = 16  # of graphs in which a part has more to do
 # That leaves most cores idle: operations of one client are too small to share.
 _ENTRIES_OF_A_PART = 128
 _ENTRIES_OF_A_LONG_PART = 16
+# The most entries of a block's table per part, up to the most parts of any block. A part then takes
+# milliseconds or more, and a cluster may have more workers than this machine has cores.
+_MOST_ENTRIES_OF_A_PART = 1 << 13
+_MOST_ENTRIES_OF_A_LONG_PART = 1 << 11
+_MOST_PARTS_OF_ALL = 256
 _BYTES_OF_PARTS = 1 << 27  # the most memory that the sums of all parts may take
 
 
@@ -104,7 +111,9 @@ def part_count(count: int, width: int, carry_bytes: int | None, quick: bool) -> 
     The number must not depend on what runs the parts, since the result of a floating-point sum
     depends on the order of its terms. It follows from the length of the block's table, because XLA
     compiles anew for another length anyway, and is small enough for the sums of all parts to fit
-    into memory.
+    into memory. Where XLA compiles, 91 clients make two parts and 430 make eight; from about 65,000
+    clients on, the number doubles whenever theirs does. Elsewhere, 9 make two and 91 make sixteen,
+    which doubles from about 32,000 on. A block of a million clients has 128 or 256 parts.
 
     Args:
       count: The number of clients.
@@ -118,9 +127,12 @@ def part_count(count: int, width: int, carry_bytes: int | None, quick: bool) -> 
     """
     if carry_bytes is None:
         return 1
-    entries = _ENTRIES_OF_A_PART if quick else _ENTRIES_OF_A_LONG_PART
+    least = _ENTRIES_OF_A_PART if quick else _ENTRIES_OF_A_LONG_PART
+    longest = _MOST_ENTRIES_OF_A_PART if quick else _MOST_ENTRIES_OF_A_LONG_PART
     most = _MOST_PARTS if quick else _MOST_LONG_PARTS
-    most = min(most, roomy_length(count, count) // entries)
+    entries = roomy_length(count, count)
+    most = max(most, min(entries // longest, _MOST_PARTS_OF_ALL))
+    most = min(most, entries // least)
     most = min(most, _BYTES_OF_PARTS // max(carry_bytes, 1))
     if width:
         most = min(most, count // width)
@@ -151,26 +163,14 @@ def clients(
     Returns:
       The sums, and the status.
     """
-    width = len(tensors) - shape.form.width
-    fields, table = tensors[:width], ClientTable.read(shape.form, tensors[width:])
-    contribution = _contribution(parts, shape, fields, table, common, root)
-    step = _rows if shape.side_by_side else _one_by_one
-    body = step(parts, shape, contribution, table, root)
-
-    def span(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
-        start = parts.nobody(root, shape.style)
-        return _advance(body, low, high, start, parts.carry_shapes)
-
+    table = _table(shape, tensors)
+    span = _span(parts, shape, tensors, common, root)
     if shape.parts == 1:
         run = jitted(span) if shape.xla and not inside else span
         return list(run(tf.constant(0), table.count))
     # All parts call the same function, so that it is traced and compiled once.
     run = jitted(span) if shape.xla else tf.function(span, **_CALLED)
-    # Parts hold whole rows of clients that run side by side. If a part ended within a row, the
-    # clients of that row would be counted twice. They differ by one row at most, so that no core
-    # waits for a part that is larger than the others.
-    row = max(shape.side_by_side, 1)
-    bounds = [table.count // row * part // shape.parts * row for part in range(shape.parts + 1)]
+    bounds = bounds_of(shape, table.count)
     sums: list[list[tf.Tensor]] = []
     for part in range(shape.parts):
         place = part * len(places) // shape.parts
@@ -190,6 +190,76 @@ def clients(
         return list(both(join(left, middle), join(middle, right), key))
 
     return join(0, shape.parts)
+
+
+def part(
+    parts: RoundPrograms,
+    shape: Shape,
+    tensors: Sequence[tf.Tensor],
+    common: list[tf.Tensor],
+    root: tf.Tensor,
+    low: tf.Tensor,
+    high: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Writes the sums over one part of a block, with the same bits as within `clients`.
+
+    Args:
+      parts: The programs of the round.
+      shape: What the graph over the block's clients is specialized for.
+      tensors: The fields of the examples, then the table, as `ClientTable.arrays` returns it.
+      common: The tensors that the server sends to all clients.
+      root: The root key of the call, uint64 [2].
+      low: The number of the part's first client in the table, int32 [].
+      high: The number after that of its last client, int32 [].
+
+    Returns:
+      The sums, and the status.
+    """
+    span = _span(parts, shape, tensors, common, root)
+    run = jitted(span) if shape.xla else tf.function(span, **_CALLED)
+    return list(run(low, high))
+
+
+def bounds_of(shape: Shape, count: Any) -> list[Any]:
+    """Computes where the parts of a block begin and end.
+
+    Parts hold whole rows of clients that run side by side. If a part ended within a row, the clients
+    of that row would be counted twice. They differ by one row at most, so that no core waits for a
+    part that is larger than the others.
+
+    Args:
+      shape: What the graph over the block's clients is specialized for.
+      count: The number of the clients, a number or a tensor.
+
+    Returns:
+      The number of each part's first client, then the number of clients in rows.
+    """
+    row = max(shape.side_by_side, 1)
+    return [count // row * part // shape.parts * row for part in range(shape.parts + 1)]
+
+
+def _table(shape: Shape, tensors: Sequence[tf.Tensor]) -> ClientTable:
+    return ClientTable.read(shape.form, tensors[len(tensors) - shape.form.width :])
+
+
+def _span(
+    parts: RoundPrograms,
+    shape: Shape,
+    tensors: Sequence[tf.Tensor],
+    common: list[tf.Tensor],
+    root: tf.Tensor,
+) -> Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]:
+    """Returns the function that writes the sums over consecutive clients of a block's table."""
+    fields, table = tensors[: len(tensors) - shape.form.width], _table(shape, tensors)
+    contribution = _contribution(parts, shape, fields, table, common, root)
+    step = _rows if shape.side_by_side else _one_by_one
+    body = step(parts, shape, contribution, table, root)
+
+    def span(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
+        start = parts.nobody(root, shape.style)
+        return _advance(body, low, high, start, parts.carry_shapes)
+
+    return span
 
 
 _CALLED: dict[str, Any] = {

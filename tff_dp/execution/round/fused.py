@@ -52,6 +52,8 @@ def iterate(
     Raises:
       ComputationError: A check in the server's part or in a client's part failed.
     """
+    if settings.pool is not None:  # workers share the parts of each round
+        return None
     way = runner.chooser.way(settings, cohorts[0]) if cohorts else None
     if way is None or way.strategy == "call" or not runner.fusable:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -151,6 +152,46 @@ class RoundGraphs:
         wanted = traced.Wanted(("clients", block.shape, places), clients, self.common_specs, inputs)
         return self.kept.call(wanted)
 
+    def part(self, root: tf.Tensor, common: list[tf.Tensor], block: BlockWork) -> Any:
+        """Traces the graph of the parts of a block.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          common: The tensors that the server sends to all clients.
+          block: The block.
+
+        Returns:
+          The concrete function, from the root key, `common`, the tensors of the block and the two bounds
+          of a part to its sums and their status.
+
+        Raises:
+          CannotTraceError: The graph cannot be written.
+        """
+
+        def part(root: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+            common_, tensors = traced.split(flat, [len(common)])
+            *tensors, low, high = tensors
+            return client_loop.part(self._parts, block.shape, tensors, common_, root, low, high)
+
+        inputs = [root, *common, *block.specs(), _NUMBER, _NUMBER]
+        return self.kept.graph(
+            traced.Wanted(("part", block.shape), part, self.common_specs, inputs)
+        )
+
+    def join_parts(self, root: tf.Tensor, left: Sums, right: Sums, position: int) -> Sums:
+        """Joins the sums over neighboring parts of a block.
+
+        Args:
+          root: The root key of the call, uint64 [2].
+          left: Sums over consecutive parts.
+          right: Sums over the parts that follow them.
+          position: The position in the cohort of the first client of `right`.
+
+        Returns:
+          The sums over all of these parts, and the status of the failure at the smallest position.
+        """
+        return self._joined("join parts", root, left, right, position, of_blocks=False)
+
     def join(self, root: tf.Tensor, left: Sums, right: Sums, split: int) -> Sums:
         """Joins the sums over neighboring blocks; see `Backend`.
 
@@ -163,15 +204,20 @@ class RoundGraphs:
         Returns:
           The sums over all of these blocks, and the status of the failure at the smallest position.
         """
+        return self._joined("join", root, left, right, split, of_blocks=True)
+
+    def _joined(
+        self, name: str, root: tf.Tensor, left: Sums, right: Sums, split: int, *, of_blocks: bool
+    ) -> Sums:
         specs = self._parts.carry_specs
 
         def join(root: tf.Tensor, split: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
             left, right = traced.split(flat, [len(specs)])
-            key = self._parts.merge_key(split, root, of_blocks=True)
+            key = self._parts.merge_key(split, root, of_blocks=of_blocks)
             return self._parts.join(left, right, key)
 
         inputs = [root, tf.constant(split), *left, *right]
-        return self.kept.call(traced.Wanted("join", join, [_NUMBER, *specs, *specs], inputs))
+        return self.kept.call(traced.Wanted(name, join, [_NUMBER, *specs, *specs], inputs))
 
     def finish(
         self,

@@ -27,6 +27,7 @@ from tff_dp.execution.round import (
 )
 from tff_dp.execution.round.block_work import BlockWork, Work
 from tff_dp.execution.round.in_process import InProcess
+from tff_dp.execution.round.on_cluster import OnCluster
 from tff_dp.execution.round.programs import RoundPrograms, ServerShapeError
 from tff_dp.execution.round.round_graphs import RoundGraphs
 from tff_dp.execution.settings import Settings
@@ -217,21 +218,25 @@ class RoundRunner:
             self.parts, data, way, settings.resident, lambda other, *_: bool(other == kind)
         )
         block, more = next(only, None), next(only, None)
-        return block.of_nobody() if isinstance(block, BlockWork) and more is None else None
+        if not isinstance(block, BlockWork) or more is not None or _is_shared(block, settings):
+            return None
+        return block.of_nobody()
 
     def _run(
         self, call: Call, way: strategies.Way, *, server_xla: bool
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         blocks = self.cut(call.data, way, call.settings)
         first, second = next(blocks, None), next(blocks, None)
-        if isinstance(first, BlockWork) and second is None:
+        if isinstance(first, BlockWork) and second is None and not _is_shared(first, call.settings):
             who, check, *results = self.graphs.kept.call(self._whole(call, first, server_xla))
             return results, [who, check]
         here = InProcess(self.graphs, self._calls, call.settings.places, way)
         seen = [block for block in (first, second) if block is not None]
         every = itertools.chain(seen, blocks)
+        pool = call.settings.pool
+        behind = here if pool is None else OnCluster(here, pool)
         return backend.run_round(
-            call.settings.backend(here), call.root, call.fed, call.state, every
+            call.settings.backend(behind), call.root, call.fed, call.state, every
         )
 
     def _whole(self, call: Call, block: BlockWork, server_xla: bool) -> traced.Wanted:
@@ -273,6 +278,11 @@ class RoundRunner:
             return trained.uses(kind, batches, of, rounds) if rounds else trained.used(kind)
 
         return block_work.cut(self.parts, data, way, settings.resident, is_regular)
+
+
+def _is_shared(block: BlockWork, settings: Settings) -> bool:
+    """Returns whether workers of a cluster share the parts of a cohort that is one block."""
+    return settings.pool is not None and block.shape.parts > 1
 
 
 def _warn_of_memory(given_up: Mapping[strategies.Way, str], way: strategies.Way) -> None:
