@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import re
@@ -41,6 +42,10 @@ from tff_dp.process import build_process, initialize_from
 
 ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = {"strategy": "scan", "xla": False}
+WITH_RAY = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None,
+    reason="Ray is not installed: pip install 'tff_dp[ray]'",
+)
 
 
 def cohorts(count=2):
@@ -225,6 +230,7 @@ with execution.fast(device="cpu", xla=False, cluster=Cluster(address="local", lo
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 
 
+@WITH_RAY
 @pytest.mark.slow
 @pytest.mark.parametrize("agents", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_driver_that_is_killed_leaves_no_process_and_listens_on_loopback_alone(tmp_path, agents):
@@ -447,6 +453,7 @@ def test_tasks_of_a_round_that_was_given_up_do_not_run_on_actors(
     assert begun.read_text() == "xx"
 
 
+@WITH_RAY
 def test_a_connection_that_was_ended_is_not_replaced_by_another():
     """Ray's functions would join any cluster of this machine, or start one that listens to others."""
     program = """
@@ -476,6 +483,7 @@ print("end")
     assert run.stdout.endswith("end\n"), run.stderr
 
 
+@WITH_RAY
 def test_a_token_in_the_users_file_is_that_of_a_new_cluster(monkeypatch, tmp_path):
     """Ray reads a token once: with another one, this process could not join the file's clusters."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
