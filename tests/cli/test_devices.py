@@ -108,7 +108,8 @@ def demo(tmp_path, monkeypatch, tff, capsys):
     assert run(capsys, "train", "--example", "demo")[0] == 0
     found, fast = [], execution.fast
 
-    def on(*, device):
+    def on(*, device, cluster):
+        assert cluster is None
         found.append(device)
         return fast(device="cpu")
 

@@ -275,7 +275,7 @@ def test_a_driver_that_is_killed_leaves_no_process_and_listens_on_loopback_alone
 
 
 @pytest.mark.slow
-def test_a_cluster_without_its_token_is_not_joined(nodes):
+def test_a_cluster_without_its_token_is_not_joined(nodes, tmp_path):
     program = (
         "from tff_dp.cluster import Cluster\nfrom tff_dp.cluster.session import Session\n"
         f"Session(Cluster(address={nodes.address!r})).close()"
@@ -285,7 +285,7 @@ def test_a_cluster_without_its_token_is_not_joined(nodes):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         return subprocess.run(
             [sys.executable, "-c", program],
-            env={**environment, "HOME": "/nonexistent", **variables},
+            env={**environment, "HOME": str(tmp_path), **variables},
             capture_output=True,
             text=True,
             check=False,

@@ -35,6 +35,8 @@ IN_FUNCTIONS = {
     # It says how far it came: what takes seconds to import is imported between what it says.
     # Callbacks are made after the model, whose Keras is imported by then.
     "tff_dp.cli.configs.around": {"tff_dp.training.refused_callbacks"},
+    # Workers set the environment first, which TensorFlow reads when it is imported.
+    "tff_dp.cluster.worker": {"tensorflow", "tff_dp._compat.tensorflow", "tff_dp._copies"},
     # They make a model first, from what a configuration says, or look for a GPU.
     "tff_dp.cli.devices": {"tensorflow", "tff_dp.execution"},
     "tff_dp.cli.training_check": {"tensorflow", "keras", "tff_dp.execution.devices"},

@@ -386,6 +386,7 @@ def one_sum(monkeypatch):
     """A runtime that sums clients one after another; in a tree of sums, roundoff grows more slowly."""
     monkeypatch.setattr(client_loop, "_MOST_PARTS", 1)
     monkeypatch.setattr(client_loop, "_MOST_LONG_PARTS", 1)
+    monkeypatch.setattr(client_loop, "_MOST_PARTS_OF_ALL", 1)
 
 
 @pytest.mark.heavy

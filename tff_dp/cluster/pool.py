@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from tff_dp.cluster import worker
 from tff_dp.cluster.messages import Done, Failed
 from tff_dp.cluster.options import Cluster
@@ -437,8 +439,6 @@ def _error(failed: Failed) -> Exception:
     """Returns the exception of a part that failed on its worker."""
     if failed.code is None:
         return ClusterError(f"The worker {failed.worker} cannot run clients: {failed.message}")
-    import tensorflow as tf
-
     kind = tf.compat.v1.errors.exception_type_from_error_code(failed.code)
     raised: Exception = kind(None, None, failed.message)
     return raised

@@ -80,10 +80,13 @@ class Numbers(Sequence[str]):
         return tuple(map(str, found)) if isinstance(found, range) else str(found)
 
     def position(self, name: str) -> int | None:
-        """Returns the position of an id, or None if there is no such id.
+        """Looks up the position of an id.
 
         Args:
           name: The id.
+
+        Returns:
+          The position, or None if there is no such id.
         """
         # int() reads other forms of a number as well, such as "007", and refuses very long ones.
         if len(name) > len(str(len(self))) or not (name.isascii() and name.isdigit()):
