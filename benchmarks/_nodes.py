@@ -11,6 +11,8 @@ from typing import Any
 from tff_dp._compat import ray as ray_compat
 
 _STORE_BYTES = 1 << 28
+# Ray forks this process to start a node, which now and then comes to nothing where many threads run.
+_ATTEMPTS = 3
 
 
 class Nodes:
@@ -37,11 +39,20 @@ class Nodes:
             "object_store_memory": _STORE_BYTES,
         }
         self._count = count
-        self._cluster = Cluster()
-        # Nodes with workers can be lost; that of the driver cannot.
-        self._cluster.add_node(**{**self._node, "num_cpus": 0, "num_gpus": 0})
         self._working: list[Any] = []
-        self.mend()
+        for attempt in range(_ATTEMPTS):
+            self._cluster = Cluster()
+            try:
+                # Nodes with workers can be lost; that of the driver cannot.
+                self._cluster.add_node(**{**self._node, "num_cpus": 0, "num_gpus": 0})
+                self.mend()
+            except Exception:  # Ray's, after half a minute in which a node has not come up
+                self.close()
+                self._working.clear()
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            else:
+                break
         self.address: str = self._cluster.address
 
     def lose(self) -> None:
@@ -50,8 +61,14 @@ class Nodes:
 
     def mend(self) -> None:
         """Starts new nodes for those that were lost."""
+        failures = 0
         while len(self._working) < self._count:
-            self._working.append(self._cluster.add_node(**self._node))
+            try:
+                self._working.append(self._cluster.add_node(**self._node))
+            except Exception:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise
 
     def close(self) -> None:
         """Ends all nodes."""

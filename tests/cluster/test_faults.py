@@ -501,3 +501,18 @@ def test_a_token_in_the_users_file_is_that_of_a_new_cluster(monkeypatch, tmp_pat
         ray_compat.require_tokens(fresh=True)
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     del os.environ["RAY_AUTH_TOKEN"]
+
+
+@WITH_RAY
+def test_a_cluster_that_does_not_come_up_is_tried_again():
+    def module(failures):
+        ray = mock.MagicMock()
+        ray.init.side_effect = [Exception("timed out during startup")] * failures + [None]
+        return ray
+
+    ray = module(2)
+    ray_compat.start(ray, 1)
+    assert ray.init.call_count == 3
+    assert ray.shutdown.call_count == 2
+    with pytest.raises(RuntimeError, match="timed out during startup"):
+        ray_compat.start(module(3), 1)

@@ -21,6 +21,8 @@ from tff_dp.errors import StackError
 OLDEST = (2, 55)
 """The oldest version of Ray that is tried."""
 LOOPBACK = "127.0.0.1"
+# Ray forks this process to start another one, which now and then comes to nothing where many threads run.
+_ATTEMPTS = 3
 _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -122,15 +124,26 @@ def start(ray: Any, cpus: int | None) -> None:
     Args:
       ray: The module.
       cpus: The number of its CPUs; None for those of the machine.
+
+    Raises:
+      RuntimeError: It did not come up.
     """
-    with _loopback():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-            **_QUIET,
-        )
+    for attempt in range(_ATTEMPTS):
+        try:
+            with _loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _node_ip_address=LOOPBACK,
+                    **_QUIET,
+                )
+        except Exception as error:  # a plain one, if a node does not come up
+            ray.shutdown()
+            if attempt + 1 == _ATTEMPTS:
+                raise RuntimeError(str(error)) from error
+        else:
+            return
 
 
 def join(ray: Any, address: str) -> None:
