@@ -225,8 +225,12 @@ def test_fractions_of_a_gpu_are_as_many_workers(nodes, bound, processes, monkeyp
     here, _ = rounds(processes["plain"], bound, cohorts, **options)
     on_actors(monkeypatch)
     cluster = Cluster(address=nodes.address, gpus=0.5, cpus=0.5)
-    there, counts = rounds(processes["plain"], bound, cohorts, cluster=cluster, **options)
-    assert len(counts.workers) > 2
+    pools = []
+    there, counts = rounds(
+        processes["plain"], bound, cohorts, cluster=cluster, before=pools.append, **options
+    )
+    assert len(pools[0]._runners._actors) == 4
+    assert counts.parts == 4
     assert bits(there) == bits(here)
 
 
