@@ -37,7 +37,7 @@ CHECKED_ROUNDS = 2
 # How far apart the weights may be, over the largest change of one. In a network with maxima and
 # rectifiers, a near tie goes one way here and the other way there; a missing client moves it further.
 # Flower sums the weights of 1,000 clients in float32, not their updates, and loses up to 2e-3 of a
-# change that clipping has made small (W3); a missing client would be about 3e-2.
+# change that clipping has made small (W3); one missing client moves the weights by 1e-2 of it.
 TOLERANCES = {"W1": 1e-3, "W2": 1e-2, "W3": 4e-3}
 # Every update is longer than this bound, so that the check sees clipping.
 CLIPPED = Privacy(clip_norm=0.01, noise_multiplier=0.0)

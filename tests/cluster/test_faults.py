@@ -70,6 +70,23 @@ def test_a_lost_node_changes_no_bit(nodes, bound, processes, monkeypatch):
     assert bits(there) == bits(here)
 
 
+@pytest.mark.slow
+def test_a_cluster_that_has_lost_all_workers_says_so_before_the_time_is_over(
+    nodes, bound, processes, monkeypatch
+):
+    """The limit is an hour: if the loss were not seen, this test would not end."""
+
+    def lose_all(pool):
+        nodes.lose()
+        nodes.lose()
+
+    acted = after_first_task(monkeypatch, lose_all)
+    cluster = Cluster(address=nodes.address, time_limit=3600)
+    with pytest.raises(ClusterError, match="no node of the cluster"):
+        rounds(processes["private"], bound, cohorts(), cluster=cluster, **OPTIONS)
+    assert acted
+
+
 def dies(*arguments):
     os.kill(os.getpid(), 9)
 

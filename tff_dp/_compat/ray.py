@@ -18,8 +18,8 @@ from typing import Any
 
 from tff_dp.errors import StackError
 
-OLDEST = (2, 55)
-"""The oldest version of Ray that is tried."""
+OLDEST = (2, 60)
+"""The version of Ray that the tests run; older ones were not tried."""
 LOOPBACK = "127.0.0.1"
 # Ray forks this process to start another one, which now and then comes to nothing where many threads run.
 _ATTEMPTS = 3

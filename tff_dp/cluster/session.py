@@ -25,12 +25,11 @@ class Session:
 
     Attributes:
       ray: The module.
-      started: Whether this session has started the cluster.
     """
 
     def __init__(self, options: Cluster) -> None:
         self.ray = ray = ray_compat.load()
-        self.started = self._joined = False
+        self._joined = False
         self._job = ""
         if ray.is_initialized():
             self._check_same(options.address)
@@ -48,7 +47,6 @@ class Session:
             if address == "local":
                 ray_compat.require_tokens(fresh=True)
                 ray_compat.start(ray, options.local_cpus)
-                self.started = True
             else:
                 _settle_authentication(address)
                 ray_compat.join(ray, address)
